@@ -1,0 +1,286 @@
+// Package store is the contract between a limiter and the place where all
+// replicas count: five operations on one shard, their meaning and their errors.
+//
+// A holder (one replica process) never sends "+1" or "-1". For each counter
+// that changed it sends two absolute numbers, Live (sessions that exist) and
+// Need (live plus waiting), and the store answers how many it may hold. Each
+// batch names its predecessor's token and carries its own, so that a
+// byte-identical resend changes nothing and a late copy is refused.
+//
+// The contract knows no clock. A holder is dead when another holder has
+// witnessed its token unchanged for long enough and says so with Reap, which
+// names exactly that token. Two packages implement the contract, memstore and
+// redisstore; storetest holds both to every clause of it.
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// MaxEntries is the most entries that one Join or Batch may carry: beyond it
+// the cost of a script in Redis grows faster than linearly.
+const MaxEntries = 64
+
+// MaxReap is the most counters that one Reap gives back before it answers More.
+const MaxReap = 500
+
+// NoLimit as a maximum says that a level has no limit.
+const NoLimit int64 = -1
+
+// Errors of the contract. Any other error means that the outcome is unknown:
+// the request may or may not have been executed, now or later.
+var (
+	// ErrLost says that the store does not hold what the caller builds on: its
+	// data was lost or rolled back, or the holder was declared dead. Join anew.
+	ErrLost = errors.New("store: the lease or the store's data is lost")
+	// ErrStale answers a Join that a newer one of the same holder has overtaken.
+	ErrStale = errors.New("store: a newer join of this holder exists")
+	// ErrBusy says that the request was not executed and may be sent again,
+	// byte for byte, over the same connection.
+	ErrBusy = errors.New("store: busy, not executed")
+	// ErrMoved says that the request was not executed and that this
+	// connection leads to the wrong place: dial again.
+	ErrMoved = errors.New("store: this server does not serve the shard now, not executed")
+)
+
+// Store opens connections to the shards of one cluster of replicas.
+// It is safe for concurrent use.
+type Store interface {
+	// Shards returns the number of shards, at least 1.
+	Shards() int
+	// Leased reports whether holders must renew their lease. A store inside
+	// the process answers false: it cannot be lost, so there is no fence.
+	Leased() bool
+	// Dial opens a connection to a shard and reads the server's run id.
+	Dial(ctx context.Context, shard int) (Conn, error)
+	// Close frees what the store itself holds; open connections stay the
+	// caller's to close.
+	Close() error
+}
+
+// Conn is one connection to one shard, bound to one server process. After any
+// error but the ones above, the caller closes it and never uses it again.
+// A Conn is not safe for concurrent use.
+type Conn interface {
+	// RunID identifies the server process at the other end.
+	RunID() string
+	Join(context.Context, Join) (JoinReply, error)
+	Batch(context.Context, Batch) (BatchReply, error)
+	// Observe reads the roster, and the totals of the named counters.
+	Observe(ctx context.Context, counters []string) (Roster, error)
+	Reap(context.Context, Reap) (ReapReply, error)
+	Mature(context.Context, Mature) (young bool, err error)
+	Close() error
+}
+
+// Token is the identity of a holder's last batch: the birth of the data that
+// it speaks of, the number of the holder's stream (a new one with each join)
+// and the place in the stream.
+type Token struct {
+	Birth       string
+	Stream, Seq uint64
+}
+
+// String returns birth:stream:seq, the form in which stores compare tokens.
+func (t Token) String() string {
+	if t == (Token{}) {
+		return ""
+	}
+	return t.Birth + ":" + strconv.FormatUint(t.Stream, 10) + ":" + strconv.FormatUint(t.Seq, 10)
+}
+
+// Next returns the token of the batch that follows t in its stream.
+func (t Token) Next() Token { t.Seq++; return t }
+
+// ParseToken reads what String wrote.
+func ParseToken(s string) (Token, error) {
+	if s == "" {
+		return Token{}, nil
+	}
+	parts := strings.Split(s, ":")
+	if len(parts) != 3 {
+		return Token{}, fmt.Errorf("store: malformed token %q", s)
+	}
+	stream, err1 := strconv.ParseUint(parts[1], 10, 64)
+	seq, err2 := strconv.ParseUint(parts[2], 10, 64)
+	if err := errors.Join(err1, err2); err != nil {
+		return Token{}, fmt.Errorf("store: malformed token %q: %w", s, err)
+	}
+	return Token{Birth: parts[0], Stream: stream, Seq: seq}, nil
+}
+
+// Settings are what all holders of a cluster must agree on.
+type Settings struct {
+	Protocol int           // version of this contract
+	TTL      time.Duration // lease TTL, whole milliseconds
+	Strict   bool          // sessions end at the fence
+	Shards   int
+}
+
+// String is the canonical form that stores compare.
+func (s Settings) String() string {
+	mode := "keep"
+	if s.Strict {
+		mode = "strict"
+	}
+	return fmt.Sprintf("v%d ttl=%d loss=%s shards=%d", s.Protocol, s.TTL.Milliseconds(), mode, s.Shards)
+}
+
+// ParseSettings reads what String wrote.
+func ParseSettings(text string) (Settings, error) {
+	var s Settings
+	var ttl int64
+	var mode string
+	if _, err := fmt.Sscanf(text, "v%d ttl=%d loss=%s shards=%d", &s.Protocol, &ttl, &mode, &s.Shards); err != nil {
+		return Settings{}, fmt.Errorf("store: malformed settings %q: %w", text, err)
+	}
+	s.TTL = time.Duration(ttl) * time.Millisecond
+	s.Strict = mode == "strict"
+	return s, nil
+}
+
+// Entry states what a holder has and wants of one counter.
+type Entry struct {
+	// Counter is <space>/<rule> or <space>/<rule>/<key>. The count of a rule
+	// with keys is the sum over its keys.
+	Counter string
+	// Max is the counter's own maximum, RuleMax, for a counter with a key,
+	// that of its rule. NoLimit is none.
+	Max, RuleMax int64
+	// Live sessions exist; Need is Live and those that wait to be admitted.
+	Live, Need int64
+}
+
+// RuleOf returns the rule's counter of a counter with a key, else "".
+func RuleOf(counter string) string {
+	space, rest, ok := strings.Cut(counter, "/")
+	if !ok {
+		return ""
+	}
+	rule, _, keyed := strings.Cut(rest, "/")
+	if !keyed {
+		return ""
+	}
+	return space + "/" + rule
+}
+
+// Count is a store's answer to one Entry.
+type Count struct {
+	Own       int64 // what the holder may hold now
+	Total     int64 // the counter's total over all holders
+	RuleTotal int64 // with a key: the rule's total over all keys
+	Contended bool  // another holder was refused here lately: ask, do not hand over
+}
+
+// Join states who a holder is and re-claims its live sessions. It is never
+// sent twice: after an unknown outcome the next Join has a higher Stream.
+type Join struct {
+	Holder    string // 128 random bits, hexadecimal, made at process start
+	RunID     string // of the connection that carries this join
+	Candidate string // the birth to give to data that must be born anew
+	Stream    uint64
+	Settings  Settings
+	Last      Token  // the last acknowledged token, zero if none
+	Space     string // the counter space (digest of the rules) in force here
+	Number    uint64 // the number that Space is known by here, 0 if none yet
+	More      bool   // further claims follow in batches
+	Entries   []Entry
+}
+
+// JoinStatus says how a Join ended.
+type JoinStatus int
+
+const (
+	Joined   JoinStatus = iota
+	Mismatch            // living holders use other settings
+	Dying               // the holder is being reaped: finish that, join anew
+)
+
+// JoinReply answers a Join.
+type JoinReply struct {
+	Status JoinStatus
+	Birth  string
+	Young  bool // the data was just born: nothing new is given out
+	// Kept says that the holder's counts were still there.
+	Kept     bool
+	Number   uint64   // of the holder's space
+	Counts   []Count  // one per entry
+	Settings Settings // with Mismatch: those in force
+	Token    Token    // with Dying: the token to reap
+}
+
+// Batch is one step of a holder's ordered stream, and its heartbeat.
+type Batch struct {
+	Holder    string
+	Prev, New Token // New follows Prev in the same birth and stream
+	Strict    bool
+	More      bool   // further claims follow
+	Space     string // when the space changed with a reload, else ""
+	Number    uint64
+	Entries   []Entry
+}
+
+// BatchReply answers a Batch, or its duplicate.
+type BatchReply struct {
+	Young  bool
+	Number uint64
+	Counts []Count
+}
+
+// MemberState is where a member of the roster stands.
+type MemberState string
+
+const (
+	OK       MemberState = "ok"
+	Claiming MemberState = "claiming" // still re-stating its sessions
+	DyingOne MemberState = "dying"    // its counts are being given back
+)
+
+// Member is one holder on the roster.
+type Member struct {
+	Holder string
+	Token  Token
+	State  MemberState
+	Space  string
+}
+
+// Roster is what an observer reads.
+type Roster struct {
+	Birth      string // "" when the shard holds no data
+	Young      bool
+	Settings   Settings
+	Members    []Member          // ordered by Holder
+	Tombstones map[string]uint64 // removed holder -> its highest stream
+	Numbers    map[string]uint64 // space -> number
+	Totals     map[string]int64  // of the counters asked for
+}
+
+// Reap gives back all that Target holds, if its token is still Token. A
+// holder reaps itself to leave.
+type Reap struct {
+	Target string
+	Birth  string
+	Token  Token
+}
+
+// ReapReply answers a Reap.
+type ReapReply int
+
+const (
+	Gone ReapReply = iota // the target is off the roster
+	More                  // some of its counters are left: reap again
+	No                    // the target has moved on since: it lives
+)
+
+// Mature drops tombstones and, when Ripe, ends the young state if no holder
+// is claiming.
+type Mature struct {
+	Birth string
+	Ripe  bool
+	Gone  []string // holders whose tombstones are to be dropped
+}
