@@ -1,0 +1,148 @@
+// Package admin is the HTTP listener for operators and their machines: is the
+// process alive, should a balancer send it clients, what are its numbers. It
+// only shows; nothing can be changed through it.
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// Options are what a Server shows. All fields are required.
+type Options struct {
+	Readiness *Readiness
+	// Snapshot is called for each request, from several goroutines at once.
+	Snapshot func() Snapshot
+	Gatherer prometheus.Gatherer
+	Logger   *slog.Logger // of the HTTP server's own errors
+}
+
+// Server answers GET and HEAD of /healthz, /readyz, /metrics and /status.
+type Server struct {
+	o    Options
+	http http.Server
+}
+
+// New returns a Server that does not listen yet.
+func New(o Options) *Server {
+	s := &Server{o: o}
+	s.http = http.Server{
+		Handler:           s.routes(),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(o.Logger.Handler(), slog.LevelWarn),
+	}
+	return s
+}
+
+// Serve answers requests of ln until Shutdown; then it returns nil.
+func (s *Server) Serve(ln net.Listener) error {
+	if err := s.http.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("admin listener %s: %w", ln.Addr(), err)
+	}
+	return nil
+}
+
+// Shutdown closes the listener, waits for requests under way until ctx is
+// done, and cuts those that are left.
+func (s *Server) Shutdown(ctx context.Context) error {
+	if err := s.http.Shutdown(ctx); err != nil {
+		return s.http.Close()
+	}
+	return nil
+}
+
+// routes relies on the mux: a pattern with GET takes HEAD too, and every other
+// method is answered 405.
+func (s *Server) routes() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", index)
+	mux.HandleFunc("GET /healthz", healthz)
+	mux.HandleFunc("GET /readyz", s.readyz)
+	mux.HandleFunc("GET /status", s.status)
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.o.Gatherer, promhttp.HandlerOpts{
+		ErrorLog:      slog.NewLogLogger(s.o.Logger.Handler(), slog.LevelError),
+		ErrorHandling: promhttp.ContinueOnError,
+	}))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		w.Header().Set("Cache-Control", "no-store")
+		mux.ServeHTTP(w, r)
+	})
+}
+
+func index(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	io.WriteString(w, "usher admin listener\n"+
+		"/healthz  the process is alive\n"+
+		"/readyz   send clients here (?strict=1: and limited rules can admit now)\n"+
+		"/metrics  for Prometheus\n"+
+		"/status   JSON; usher status prints it\n")
+}
+
+// healthz answers as long as the process can answer: it depends on nothing
+// outside, or the loss of a store would get healthy processes killed.
+func healthz(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	io.WriteString(w, "ok\n")
+}
+
+// Ready is the body of /readyz.
+type Ready struct {
+	Ready      bool   `json:"ready"`
+	Reason     string `json:"reason,omitempty"` // why not
+	Limited    bool   `json:"limited"`          // a rule in force has a limit
+	Generation string `json:"generation"`
+	Store      Store  `json:"store"`
+}
+
+// Status is the body of /status.
+type Status struct {
+	Ready  bool   `json:"ready"`
+	Reason string `json:"reason,omitempty"`
+	Snapshot
+}
+
+func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
+	now := s.o.Snapshot()
+	limited := now.Rules.Limited()
+	reason := s.o.Readiness.Check(time.Now(), limited, now.Store.WasMature)
+	if reason == "" && limited && r.URL.Query().Get("strict") == "1" {
+		reason = now.Store.trouble()
+	}
+	code := http.StatusOK
+	if reason != "" {
+		code = http.StatusServiceUnavailable
+	}
+	writeJSON(w, code, Ready{
+		Ready: reason == "", Reason: reason, Limited: limited,
+		Generation: now.Rules.Generation, Store: now.Store,
+	})
+}
+
+func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
+	now := s.o.Snapshot()
+	reason := s.o.Readiness.Check(time.Now(), now.Rules.Limited(), now.Store.WasMature)
+	writeJSON(w, http.StatusOK, Status{Ready: reason == "", Reason: reason, Snapshot: now})
+}
+
+func writeJSON(w http.ResponseWriter, code int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	enc.Encode(body) //nolint:errcheck // the client is gone, and nobody else is to be told
+}

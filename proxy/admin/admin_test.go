@@ -1,0 +1,204 @@
+package admin_test
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"usher/limiter"
+	"usher/proxy/admin"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// world is a running admin listener and the snapshot that it shows.
+type world struct {
+	url   string
+	ready *admin.Readiness
+	ops   *admin.StoreMetrics
+	set   func(func(*admin.Snapshot))
+}
+
+func serve(t *testing.T) world {
+	t.Helper()
+	var mu sync.Mutex
+	now := admin.Snapshot{
+		Version: "v1", Started: time.Unix(1000, 0), Listen: []string{"127.0.0.1:1080"}, Sessions: 3,
+		Rules: admin.Rules{
+			File: "sockd.conf", Digest: "c19f31c2ab", Generation: "g5-9f31c2ab", Number: 5,
+			Loaded: time.Unix(1700000000, 0), ReloadOK: true,
+			Limits: []admin.RuleLimit{
+				{Rule: "s1", Place: "sockd.conf:4:1", Generation: "g5-9f31c2ab", Current: true, Max: 5, Sessions: 2},
+				{Rule: "s1", Place: "sockd.conf:4:1", Generation: "g4-00000000", Max: 9, Sessions: 7},
+			},
+		},
+		Store: admin.StoreOf("memory", limiter.Status{Joined: true, WasMature: true, Holders: 3, Spaces: 2}),
+	}
+	snapshot := func() admin.Snapshot {
+		mu.Lock()
+		defer mu.Unlock()
+		return now
+	}
+	set := func(f func(*admin.Snapshot)) {
+		mu.Lock()
+		defer mu.Unlock()
+		f(&now)
+	}
+	reg := admin.NewRegistry("v1", "go1.26")
+	ops := admin.NewStoreMetrics(reg)
+	admin.CollectSnapshot(reg, snapshot)
+	ready := admin.NewReadiness(time.Now(), time.Hour)
+	srv := admin.New(admin.Options{
+		Readiness: ready, Snapshot: snapshot, Gatherer: reg, Logger: slog.New(slog.DiscardHandler),
+	})
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(ln) }()
+	t.Cleanup(func() {
+		http.DefaultClient.CloseIdleConnections()
+		if err := errors.Join(srv.Shutdown(t.Context()), <-done); err != nil {
+			t.Error(err)
+		}
+	})
+	return world{"http://" + ln.Addr().String(), ready, ops, set}
+}
+
+// ask returns the status code and body of one request.
+func (w world) ask(t *testing.T, method, path string) (int, string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, w.url+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(body)
+}
+
+func (w world) want(t *testing.T, method, path string, code int, parts ...string) {
+	t.Helper()
+	got, body := w.ask(t, method, path)
+	if got != code {
+		t.Errorf("%s %s: status %d, want %d; body %s", method, path, got, code, body)
+	}
+	for _, part := range parts {
+		if !strings.Contains(body, part) {
+			t.Errorf("%s %s: body lacks %q:\n%s", method, path, part, body)
+		}
+	}
+	if method == http.MethodHead && body != "" {
+		t.Errorf("HEAD %s: body %q", path, body)
+	}
+}
+
+func TestReadyz(t *testing.T) {
+	w := serve(t)
+	w.want(t, "GET", "/readyz", 503, `"ready": false`, admin.Starting)
+	w.ready.Listening()
+	w.want(t, "GET", "/readyz", 200, `"ready": true`, `"generation": "g5-9f31c2ab"`, `"joined": true`)
+	w.want(t, "HEAD", "/readyz", 200)
+	w.ready.Draining()
+	w.want(t, "GET", "/readyz", 503, admin.Draining)
+	w.want(t, "HEAD", "/readyz", 503)
+	w.want(t, "GET", "/healthz", 200, "ok")
+}
+
+func TestLosingTheStoreKeepsReadyButNotStrict(t *testing.T) {
+	w := serve(t)
+	w.ready.Listening()
+	w.want(t, "GET", "/readyz?strict=1", 200)
+	for what, harm := range map[string]func(*admin.Snapshot){
+		"not joined": func(s *admin.Snapshot) { s.Store.Joined = false },
+		"young":      func(s *admin.Snapshot) { s.Store.Joined, s.Store.Young = true, true },
+		"ttl=5":      func(s *admin.Snapshot) { s.Store.Mismatch = "ttl=5" },
+	} {
+		w.set(harm)
+		w.want(t, "GET", "/readyz", 200, `"ready": true`)
+		w.want(t, "GET", "/readyz?strict=1", 503, what)
+		w.set(func(s *admin.Snapshot) { s.Store = admin.Store{Joined: true, WasMature: true} })
+	}
+	// Rules without a limit need no store, strict or not.
+	w.set(func(s *admin.Snapshot) { s.Store.Joined, s.Rules.Limits = false, nil })
+	w.want(t, "GET", "/readyz?strict=1", 200, `"limited": false`)
+}
+
+func TestStatusIsJSON(t *testing.T) {
+	w := serve(t)
+	code, body := w.ask(t, "GET", "/status")
+	var st admin.Status
+	if err := json.Unmarshal([]byte(body), &st); err != nil || code != 200 {
+		t.Fatal(code, err, body)
+	}
+	if st.Ready || st.Reason != admin.Starting || st.Sessions != 3 || st.Rules.Limits[1].Sessions != 7 {
+		t.Errorf("status %+v", st)
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	w := serve(t)
+	w.ops.Observe("batch", 2*time.Millisecond, nil)
+	w.ops.Observe("batch", 3*time.Millisecond, errors.New("away"))
+	w.set(func(s *admin.Snapshot) { s.Rules.ReloadOK = false })
+	w.want(t, "GET", "/metrics", 200,
+		"go_goroutines ", "process_open_fds ",
+		`usher_build_info{goversion="go1.26",version="v1"} 1`,
+		"usher_config_generation 5\n",
+		"usher_config_last_reload_successful 0\n",
+		"usher_config_last_reload_success_timestamp_seconds 1.7e+09\n",
+		`usher_rule_sessions{generation="g5-9f31c2ab",rule="s1"} 2`,
+		`usher_rule_sessions{generation="g4-00000000",rule="s1"} 7`,
+		`usher_rule_sessions_limit{generation="g5-9f31c2ab",rule="s1"} 5`,
+		`usher_store_operation_duration_seconds_count{op="batch"} 2`,
+		`usher_store_errors_total{op="batch"} 1`,
+		"usher_store_joined 1\n", "usher_store_young 0\n", "usher_store_settings_mismatch 0\n",
+		"usher_store_holders 3\n", "usher_store_generations 2\n",
+	)
+}
+
+func TestOnlyShows(t *testing.T) {
+	w := serve(t)
+	for _, path := range []string{"/healthz", "/readyz", "/metrics", "/status", "/"} {
+		for _, method := range []string{"POST", "PUT", "DELETE", "PATCH"} {
+			w.want(t, method, path, 405)
+		}
+	}
+	w.want(t, "GET", "/nothing", 404)
+	w.want(t, "GET", "/", 200, "/readyz")
+}
+
+func TestSilentConnectionIsClosed(t *testing.T) {
+	w := serve(t)
+	c, err := net.Dial("tcp", strings.TrimPrefix(w.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(c, "GET /healthz HTTP/1.1\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if rest, err := io.ReadAll(c); err != nil {
+		t.Fatalf("half a request is still waited for: %v %q", err, rest)
+	}
+}

@@ -1,0 +1,124 @@
+package admin
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+)
+
+// NewRegistry returns a registry that holds the metrics of the Go runtime and
+// of the process, and usher_build_info.
+func NewRegistry(version, goVersion string) *prometheus.Registry {
+	reg := prometheus.NewRegistry()
+	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "usher_build_info", Help: "Always 1; the labels say what runs.",
+	}, []string{"version", "goversion"})
+	build.WithLabelValues(version, goVersion).Set(1)
+	reg.MustRegister(build,
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return reg
+}
+
+// StoreMetrics count what the limiter asks of the store.
+type StoreMetrics struct {
+	duration *prometheus.HistogramVec
+	errors   *prometheus.CounterVec
+}
+
+// NewStoreMetrics registers the metrics of the store.
+func NewStoreMetrics(reg prometheus.Registerer) *StoreMetrics {
+	m := &StoreMetrics{
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "usher_store_operation_duration_seconds",
+			Help:    "Time that an operation of the store took, failed ones included.",
+			Buckets: prometheus.ExponentialBuckets(0.000125, 2, 16), // 125 µs to 4 s
+		}, []string{"op"}),
+		errors: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "usher_store_errors_total",
+			Help: "Operations of the store that failed.",
+		}, []string{"op"}),
+	}
+	reg.MustRegister(m.duration, m.errors)
+	return m
+}
+
+// Observe takes note of one operation. Its signature is that of
+// limiter.Options.Observe; it is safe for concurrent use.
+func (m *StoreMetrics) Observe(op string, took time.Duration, err error) {
+	m.duration.WithLabelValues(op).Observe(took.Seconds())
+	if err != nil {
+		m.errors.WithLabelValues(op).Inc()
+	}
+}
+
+// CollectSnapshot registers the metrics that are read from a snapshot when
+// somebody asks for them, so that they cannot differ from /status.
+func CollectSnapshot(reg prometheus.Registerer, snapshot func() Snapshot) {
+	reg.MustRegister(&snapshotCollector{snapshot})
+}
+
+type snapshotCollector struct{ snapshot func() Snapshot }
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("usher_"+name, help, labels, nil)
+}
+
+var (
+	generation = desc("config_generation",
+		"Number of the generation of the rules in force, 0 while the store has not told it.")
+	reloadOK = desc("config_last_reload_successful",
+		"1 if the last attempt to load the rules went well, 0 if the old ones serve on.")
+	reloadTime = desc("config_last_reload_success_timestamp_seconds",
+		"When the rules in force were loaded, in seconds since 1970.")
+	ruleSessions = desc("rule_sessions",
+		"Sessions of a limited rule over all replicas, as last heard from the store.", "rule", "generation")
+	ruleLimit = desc("rule_sessions_limit",
+		"The limit that usher_rule_sessions is held to.", "rule", "generation")
+	storeJoined = desc("store_joined",
+		"1 while the store counts with this replica.")
+	storeYoung = desc("store_young",
+		"1 while the store's data was just born, and only sessions that exist are counted.")
+	storeMismatch = desc("store_settings_mismatch",
+		"1 while this replica is refused because living ones run with other lease settings.")
+	storeHolders = desc("store_holders",
+		"Replicas on the store's roster.")
+	storeGenerations = desc("store_generations",
+		"Distinct generations of rules among the replicas on the roster; above 1 for long is a mistake.")
+)
+
+// Describe implements prometheus.Collector.
+func (c *snapshotCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{generation, reloadOK, reloadTime, ruleSessions, ruleLimit,
+		storeJoined, storeYoung, storeMismatch, storeHolders, storeGenerations} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *snapshotCollector) Collect(ch chan<- prometheus.Metric) {
+	now := c.snapshot()
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	gauge(generation, float64(now.Rules.Number))
+	gauge(reloadOK, flag(now.Rules.ReloadOK))
+	gauge(reloadTime, float64(now.Rules.Loaded.UnixMilli())/1000)
+	for _, l := range now.Rules.Limits {
+		gauge(ruleSessions, float64(l.Sessions), l.Rule, l.Generation)
+		gauge(ruleLimit, float64(l.Max), l.Rule, l.Generation)
+	}
+	gauge(storeJoined, flag(now.Store.Joined))
+	gauge(storeYoung, flag(now.Store.Young))
+	gauge(storeMismatch, flag(now.Store.Mismatch != ""))
+	gauge(storeHolders, float64(now.Store.Holders))
+	gauge(storeGenerations, float64(now.Store.Generations))
+}
+
+func flag(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,82 @@
+package admin
+
+import (
+	"time"
+
+	"usher/limiter"
+)
+
+// Snapshot is what the admin listener shows of the process at one moment. The
+// caller fills it in; field names in JSON are an interface for scripts.
+type Snapshot struct {
+	Version  string    `json:"version"`
+	Started  time.Time `json:"started"`
+	Listen   []string  `json:"listen"`
+	Sessions int       `json:"sessions"` // on this replica
+	Rules    Rules     `json:"rules"`
+	Store    Store     `json:"store"`
+}
+
+// Rules are the rules in force and how the last attempt to load them went.
+type Rules struct {
+	File       string      `json:"file"`
+	Digest     string      `json:"digest"`
+	Generation string      `json:"generation"` // label such as g5-9f31c2ab
+	Number     uint64      `json:"number"`     // of the generation, 0 if not known yet
+	Loaded     time.Time   `json:"loaded"`     // when the rules in force were loaded
+	ReloadOK   bool        `json:"reload_ok"`  // of the last attempt
+	ReloadErr  string      `json:"reload_error,omitempty"`
+	Limits     []RuleLimit `json:"limits"` // generation in force first, then older ones with sessions
+}
+
+// Limited reports whether a rule in force has a limit.
+func (r Rules) Limited() bool {
+	for _, l := range r.Limits {
+		if l.Current {
+			return true
+		}
+	}
+	return false
+}
+
+// RuleLimit is a limit and how much of it is used over all replicas.
+type RuleLimit struct {
+	Rule       string `json:"rule"`  // c1, s2
+	Place      string `json:"place"` // file:line:col
+	Generation string `json:"generation"`
+	Current    bool   `json:"current"` // of the rules in force
+	Max        int64  `json:"max"`
+	Sessions   int64  `json:"sessions"` // over all replicas, as last heard
+}
+
+// Store is how this replica stands with the place where all replicas count.
+type Store struct {
+	Address     string `json:"address"` // without its password
+	Joined      bool   `json:"joined"`
+	WasMature   bool   `json:"was_mature"`
+	Young       bool   `json:"young"`
+	Mismatch    string `json:"mismatch,omitempty"`
+	Holders     int    `json:"holders"`
+	Generations int    `json:"generations"` // distinct ones among the holders
+}
+
+// StoreOf returns what st says about the store at address.
+func StoreOf(address string, st limiter.Status) Store {
+	return Store{
+		Address: address, Joined: st.Joined, WasMature: st.WasMature, Young: st.Young,
+		Mismatch: st.Mismatch, Holders: st.Holders, Generations: st.Spaces,
+	}
+}
+
+// trouble says why limited rules cannot admit anybody now, "" if they can.
+func (s Store) trouble() string {
+	switch {
+	case s.Mismatch != "":
+		return "other replicas run with other lease settings: " + s.Mismatch
+	case !s.Joined:
+		return "the store is not joined"
+	case s.Young:
+		return "the store is young: it gives nothing new out yet"
+	}
+	return ""
+}
