@@ -1,0 +1,106 @@
+package socks
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"strings"
+)
+
+// Version is the first byte of a SOCKS message.
+type Version byte
+
+const (
+	V4 Version = 4
+	V5 Version = 5
+)
+
+// Command is what a request asks for (RFC 1928 section 4). Readers pass
+// unknown values on, since answering them is the server's business.
+type Command byte
+
+const (
+	Connect      Command = 1
+	Bind         Command = 2
+	UDPAssociate Command = 3 // SOCKS 5 only
+)
+
+// MaxName is the longest name, user id, user name and password, in bytes.
+const MaxName = 255
+
+// Errors of the format.
+var (
+	ErrVersion     = errors.New("socks: the first byte is not the version expected here")
+	ErrAddressType = errors.New("socks: unknown address type")
+	ErrName        = errors.New("socks: a name is empty or contains a NUL byte")
+	ErrTooLong     = errors.New("socks: a field is longer than 255 bytes")
+)
+
+// Addr is a name or an IP address, and a port.
+type Addr struct {
+	Name string     // 1 to MaxName bytes without NUL; "" if IP is set
+	IP   netip.Addr // without zone
+	Port uint16
+}
+
+// AddrOf returns the Addr of an IP address and port.
+func AddrOf(a netip.AddrPort) Addr { return Addr{IP: a.Addr(), Port: a.Port()} }
+
+// String returns host:port, as in URLs. A name is returned as it came:
+// whoever prints it escapes it.
+func (a Addr) String() string {
+	if a.Name != "" {
+		return fmt.Sprintf("%s:%d", a.Name, a.Port)
+	}
+	return netip.AddrPortFrom(a.IP, a.Port).String()
+}
+
+// Request asks for a connection, a listener or a UDP association.
+type Request struct {
+	Version Version
+	Command Command
+	Addr    Addr
+	UserID  string // SOCKS 4: who the client says it is, not proven by anything
+}
+
+// checkName refuses what no resolver could mean. A NUL would end the name for
+// C libraries and loggers, and so would hide what follows from a rule.
+func checkName(name string) error {
+	if name == "" || strings.IndexByte(name, 0) >= 0 {
+		return ErrName
+	}
+	return nil
+}
+
+// readFull fills b. Unlike io.ReadFull it knows that a message has begun, so
+// an end here is unexpected.
+func readFull(r io.Reader, b []byte) error {
+	_, err := io.ReadFull(r, b)
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// readVersion fills b, the shortest beginning of any message, and checks its
+// first byte as soon as it is there: a client of another protocol is not
+// waited for.
+func readVersion(r io.Reader, b []byte, allowed ...Version) error {
+	n, err := io.ReadAtLeast(r, b, 1)
+	if err != nil {
+		return err
+	}
+	for _, v := range allowed {
+		if b[0] == byte(v) {
+			return readFull(r, b[n:])
+		}
+	}
+	return fmt.Errorf("%w: %#02x", ErrVersion, b[0])
+}
+
+// write writes a whole message with one Write.
+func write(w io.Writer, b []byte) error {
+	_, err := w.Write(b)
+	return err
+}
