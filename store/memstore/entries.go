@@ -1,0 +1,168 @@
+package memstore
+
+import (
+	"slices"
+
+	"usher/store"
+)
+
+// terms are what a join or batch says for all of its entries.
+type terms struct {
+	strict bool // claims do not go above the maximum
+	more   bool // claims only: nothing grows
+}
+
+// level is one counter of an entry with its maximum: the entry's own, or its rule's.
+type level struct {
+	name string
+	max  int64
+}
+
+func levelsOf(e store.Entry) []level {
+	if rule := store.RuleOf(e.Counter); rule != "" {
+		return []level{{e.Counter, e.Max}, {rule, e.RuleMax}}
+	}
+	return []level{{e.Counter, e.Max}}
+}
+
+// apply works the entries of a holder in two passes, all that shrinks before
+// all that grows, and answers them.
+func (s *shard) apply(holder string, entries []store.Entry, how terms) []store.Count {
+	held := map[string]int64{} // freed here, but for the next holder that asks
+	for _, e := range entries {
+		s.shrink(holder, e, held)
+	}
+	for _, e := range entries {
+		s.grow(holder, e, held, how)
+	}
+	return s.answer(holder, entries)
+}
+
+func (s *shard) shrink(holder string, e store.Entry, held map[string]int64) {
+	own := s.r[holder].own[e.Counter]
+	levels := levelsOf(e)
+	to := min(own, e.Need)
+	if own > e.Live && slices.ContainsFunc(levels, func(l level) bool { return s.t.notesAnother(l.name, holder) }) {
+		to = min(to, e.Live)
+	}
+	if room := s.room(levels) + own - to; room < 0 {
+		to = max(min(to, e.Live), to+room)
+	}
+	freed := own - to
+	if freed == 0 {
+		return
+	}
+	for _, l := range levels {
+		if s.t.notesAnother(l.name, holder) {
+			held[l.name] += freed
+			s.t.dropNotes(l.name, func(h string) bool { return h != holder })
+		}
+	}
+	s.set(holder, e.Counter, to)
+}
+
+func (s *shard) grow(holder string, e store.Entry, held map[string]int64, how terms) {
+	own := s.r[holder].own[e.Counter]
+	levels := levelsOf(e)
+	free, room := unlimited, s.room(levels)
+	for _, l := range levels {
+		if l.max != store.NoLimit {
+			free = min(free, l.max-s.t.count[l.name]-held[l.name])
+		}
+	}
+	if s.m.young || how.more {
+		free = min(free, 0)
+	}
+	floor := e.Live
+	if how.strict {
+		floor = min(e.Live, own+max(0, room))
+	}
+	to := min(e.Need, max(floor, own+free))
+	s.set(holder, e.Counter, to)
+	if s.m.young || how.more {
+		return
+	}
+	for _, l := range levels {
+		switch {
+		case to == e.Need:
+			s.t.dropNotes(l.name, func(h string) bool { return h == holder })
+		case l.max != store.NoLimit && s.t.count[l.name] >= max(l.max, 1): // at 0 nobody frees anything
+			s.t.note(l.name, holder)
+		}
+	}
+}
+
+// answer reads what the holder has now of each entry.
+func (s *shard) answer(holder string, entries []store.Entry) []store.Count {
+	counts := make([]store.Count, len(entries))
+	for i, e := range entries {
+		counts[i] = store.Count{Own: s.r[holder].own[e.Counter], Total: s.t.count[e.Counter]}
+		if rule := store.RuleOf(e.Counter); rule != "" {
+			counts[i].RuleTotal = s.t.count[rule]
+		}
+		for _, l := range levelsOf(e) {
+			counts[i].Contended = counts[i].Contended || s.t.notesAnother(l.name, holder)
+		}
+	}
+	return counts
+}
+
+// unlimited is far above any count and far below overflow; redisstore's
+// scripts use the same number.
+const unlimited int64 = 1 << 52
+
+// room is what is left under the maxima; below zero the counter is over.
+func (s *shard) room(levels []level) int64 {
+	room := unlimited
+	for _, l := range levels {
+		if l.max != store.NoLimit {
+			room = min(room, l.max-s.t.count[l.name])
+		}
+	}
+	return room
+}
+
+// set writes a holder's count and moves the totals by the difference.
+func (s *shard) set(holder, counter string, to int64) {
+	own := s.r[holder].own
+	s.t.add(counter, to-own[counter])
+	if own[counter] = to; to == 0 {
+		delete(own, counter)
+	}
+}
+
+// add moves the totals of a counter and of its rule. A note goes with its total.
+func (t *totals) add(counter string, n int64) {
+	for _, name := range []string{counter, store.RuleOf(counter)} {
+		if name == "" {
+			continue
+		}
+		if t.count[name] += n; t.count[name] == 0 {
+			delete(t.count, name)
+			delete(t.notes, name)
+		}
+	}
+}
+
+func (t *totals) notesAnother(name, holder string) bool {
+	return slices.ContainsFunc(t.notes[name], func(h string) bool { return h != holder })
+}
+
+// note puts the holder first and keeps the newest other name. With one name
+// only, a busy holder would overwrite a quiet one's before it was ever read.
+func (t *totals) note(name, holder string) {
+	names := []string{holder}
+	for _, h := range t.notes[name] {
+		if h != holder {
+			names = append(names, h)
+			break
+		}
+	}
+	t.notes[name] = names
+}
+
+func (t *totals) dropNotes(name string, drop func(holder string) bool) {
+	if t.notes[name] = slices.DeleteFunc(t.notes[name], drop); len(t.notes[name]) == 0 {
+		delete(t.notes, name)
+	}
+}

@@ -1,0 +1,83 @@
+// Package memstore is the store contract inside one process: the store of a
+// single replica, and the model to which the scripts of redisstore are held.
+//
+// It keeps the same data under the same names as redisstore does (m, t and r
+// of store/redisstore/keys.go) and works the same steps on it, one request at
+// a time under a mutex. Nothing survives the process, and nothing has to: a
+// counter is only about sessions of the process itself.
+package memstore
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"sync"
+
+	"usher/store"
+)
+
+// Store is a store with one shard. It is safe for concurrent use; the zero
+// value is not usable, see New.
+type Store struct {
+	run string
+
+	mu sync.Mutex
+	shard
+}
+
+// New returns an empty store.
+func New() *Store {
+	var id [16]byte
+	rand.Read(id[:])
+	return &Store{run: hex.EncodeToString(id[:]), shard: shard{r: map[string]*ledger{}}}
+}
+
+// Shards implements store.Store.
+func (*Store) Shards() int { return 1 }
+
+// Leased implements store.Store: the data cannot outlive its holder, so that
+// nothing has to be renewed.
+func (*Store) Leased() bool { return false }
+
+// Dial implements store.Store.
+func (s *Store) Dial(context.Context, int) (store.Conn, error) { return conn{s}, nil }
+
+// Close implements store.Store.
+func (*Store) Close() error { return nil }
+
+// conn has no state: a connection to one's own memory cannot break.
+type conn struct{ s *Store }
+
+func (c conn) RunID() string { return c.s.run }
+
+func (conn) Close() error { return nil }
+
+func (c conn) Join(_ context.Context, j store.Join) (store.JoinReply, error) {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	return c.s.join(j)
+}
+
+func (c conn) Batch(_ context.Context, b store.Batch) (store.BatchReply, error) {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	return c.s.batch(b)
+}
+
+func (c conn) Observe(_ context.Context, counters []string) (store.Roster, error) {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	return c.s.observe(counters), nil
+}
+
+func (c conn) Reap(_ context.Context, r store.Reap) (store.ReapReply, error) {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	return c.s.reap(r)
+}
+
+func (c conn) Mature(_ context.Context, m store.Mature) (bool, error) {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	return c.s.mature(m)
+}

@@ -1,0 +1,85 @@
+-- join: who a holder is, and the sessions that it holds already.
+-- KEYS  m, t, r of the holder
+-- ARGV  holder, run id, candidate birth, stream, settings, last acknowledged
+--       token ("" if none), strict (0|1), more claims follow (0|1), space, its
+--       number; then per entry as in batch.lua
+-- Returns {"STALE"}, {"MISMATCH", settings in force}, {"DYING", birth, token},
+--       or {"OK", birth, young (0|1), kept (0|1), number, then per entry as
+--       in batch.lua}.
+-- Never sent twice: after an unknown outcome the next join has a higher
+-- stream, and this one, should it still arrive, is refused as stale.
+local m, t, r = KEYS[1], KEYS[2], KEYS[3]
+local holder, run, candidate, stream = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local settings, last, strict, more = ARGV[5], ARGV[6], ARGV[7] == '1', ARGV[8] == '1'
+local space, hint = ARGV[9], tonumber(ARGV[10])
+local list = read_entries(11)
+
+local roster = { members = {} }
+local fields = redis.call('HGETALL', m)
+for i = 1, #fields, 2 do
+  local kind = string.sub(fields[i], 1, 1)
+  if kind == '@' then
+    roster.members[string.sub(fields[i], 2)] = member_of(fields[i + 1])
+  else
+    roster[fields[i]] = fields[i + 1]
+  end
+end
+local me = roster.members[holder]
+local token = redis.call('HGET', r, '.t')
+
+if tonumber(roster['-' .. holder] or 0) >= stream or (token and stream_of(token) >= stream) then
+  return { 'STALE' }
+end
+if roster.run == run and roster.settings ~= settings then
+  for other in pairs(roster.members) do
+    if other ~= holder then return { 'MISMATCH', roster.settings } end
+  end
+end
+
+-- The data cannot be built on if its parts disagree, if another server
+-- process holds it now, or if it went back behind what was acknowledged.
+local birth = roster.birth
+local anew = not birth or redis.call('HGET', t, '.b') ~= birth or roster.run ~= run
+  or (me and token ~= me.token)
+  or (token and last ~= '' and birth_of(token) == birth_of(last) and older(token, last))
+if not anew and me and me.state == 'dying' then
+  return { 'DYING', birth, me.token }
+end
+
+local left = me and me.space or ''
+if anew then
+  birth, left = candidate, ''
+  redis.call('UNLINK', m, t)
+  redis.call('HSET', m, 'birth', birth, 'young', '1', 'run', run)
+  redis.call('HSET', t, '.b', birth)
+  roster.young = '1'
+end
+redis.call('HSET', m, 'settings', settings)
+
+local kept = token and birth_of(token) == birth and last ~= '' and birth_of(last) == birth
+if not kept then
+  if token and birth_of(token) == birth then
+    -- A join of its own that was never answered: at most 64 counters.
+    local own = redis.call('HGETALL', r)
+    for i = 1, #own, 2 do
+      if own[i] ~= '.t' then
+        for _, name in ipairs({ own[i], rule_of(own[i]) }) do
+          if redis.call('HINCRBY', t, name, '-' .. own[i + 1]) == 0 then
+            redis.call('HDEL', t, name, '!' .. name)
+          end
+        end
+      end
+    end
+  end
+  redis.call('UNLINK', r)
+end
+
+local book = open_book(t, r, holder, list)
+apply(book, list, strict, true)
+finish(book, list)
+local now = birth .. ':' .. int(stream) .. ':0'
+redis.call('HSET', r, '.t', now)
+local n = number(m, space, hint)
+redis.call('HSET', m, '@' .. holder, now .. (more and ' claiming ' or ' ok ') .. space)
+if left ~= space then forget(m, left, holder) end
+return answer({ 'OK', birth, roster.young and 1 or 0, kept and 1 or 0, n }, book, list)

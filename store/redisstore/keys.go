@@ -1,0 +1,25 @@
+package redisstore
+
+import "fmt"
+
+// keys names what a shard keeps in Redis. All of it carries one hash tag, so
+// that a shard lives in one slot of a Redis Cluster.
+type keys struct{ prefix string }
+
+func keysOf(cluster string, shard int) keys {
+	return keys{fmt.Sprintf("usher:{%s:%d}:", cluster, shard)}
+}
+
+// roster is m, the only key that an observer reads.
+func (k keys) roster() string { return k.prefix + "m" }
+
+// totals is t.
+func (k keys) totals() string { return k.prefix + "t" }
+
+// ledger is r of one holder.
+func (k keys) ledger(holder string) string { return k.prefix + "r:" + holder }
+
+// all lists the keys of an operation on a holder's counts, as scripts declare them.
+func (k keys) all(holder string) []string {
+	return []string{k.roster(), k.totals(), k.ledger(holder)}
+}

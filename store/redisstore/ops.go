@@ -1,0 +1,163 @@
+package redisstore
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+
+	"usher/store"
+)
+
+// Join implements store.Conn.
+func (c *conn) Join(ctx context.Context, j store.Join) (store.JoinReply, error) {
+	args := appendEntries([]any{
+		j.Holder, j.RunID, j.Candidate, j.Stream, j.Settings.String(), j.Last.String(),
+		bit(j.Settings.Strict), bit(j.More), j.Space, j.Number,
+	}, j.Entries)
+	reply, err := c.run(ctx, c.scripts.join, c.keys.all(j.Holder), args)
+	if err != nil {
+		return store.JoinReply{}, err
+	}
+	r := read(reply)
+	switch status := r.text(); status {
+	case "OK":
+		out := store.JoinReply{Birth: r.text(), Young: r.flag(), Kept: r.flag(), Number: uint64(r.int())}
+		out.Counts = r.counts(len(j.Entries))
+		return out, r.err
+	case "STALE":
+		return store.JoinReply{}, store.ErrStale
+	case "MISMATCH":
+		settings, err := store.ParseSettings(r.text())
+		return store.JoinReply{Status: store.Mismatch, Settings: settings}, err
+	case "DYING":
+		return store.JoinReply{Status: store.Dying, Birth: r.text(), Token: r.token()}, r.err
+	default:
+		return store.JoinReply{}, fmt.Errorf("redisstore: join answered %q", status)
+	}
+}
+
+// Batch implements store.Conn.
+func (c *conn) Batch(ctx context.Context, b store.Batch) (store.BatchReply, error) {
+	args := appendEntries([]any{
+		b.Holder, b.New.Birth, b.Prev.String(), b.New.String(),
+		bit(b.Strict), bit(b.More), b.Space, b.Number,
+	}, b.Entries)
+	reply, err := c.run(ctx, c.scripts.batch, c.keys.all(b.Holder), args)
+	if err != nil {
+		return store.BatchReply{}, err
+	}
+	r := read(reply)
+	switch status := r.text(); status {
+	case "OK":
+		out := store.BatchReply{Young: r.flag(), Number: uint64(r.int())}
+		out.Counts = r.counts(len(b.Entries))
+		return out, r.err
+	case "LOST":
+		return store.BatchReply{}, store.ErrLost
+	default:
+		return store.BatchReply{}, fmt.Errorf("redisstore: batch answered %q", status)
+	}
+}
+
+// Reap implements store.Conn.
+func (c *conn) Reap(ctx context.Context, q store.Reap) (store.ReapReply, error) {
+	args := []any{q.Target, q.Birth, q.Token.String(), store.MaxReap}
+	reply, err := c.run(ctx, c.scripts.reap, c.keys.all(q.Target), args)
+	if err != nil {
+		return 0, err
+	}
+	switch reply {
+	case "GONE":
+		return store.Gone, nil
+	case "MORE":
+		return store.More, nil
+	case "NO":
+		return store.No, nil
+	case "LOST":
+		return 0, store.ErrLost
+	}
+	return 0, fmt.Errorf("redisstore: reap answered %q", reply)
+}
+
+// Mature implements store.Conn.
+func (c *conn) Mature(ctx context.Context, q store.Mature) (bool, error) {
+	args := []any{q.Birth, bit(q.Ripe)}
+	for _, h := range q.Gone {
+		args = append(args, h)
+	}
+	reply, err := c.run(ctx, c.scripts.mature, []string{c.keys.roster()}, args)
+	if err != nil {
+		return false, err
+	}
+	switch reply {
+	case "YOUNG":
+		return true, nil
+	case "MATURE":
+		return false, nil
+	case "LOST":
+		return false, store.ErrLost
+	}
+	return false, fmt.Errorf("redisstore: mature answered %q", reply)
+}
+
+// Observe implements store.Conn: one round trip, no script.
+func (c *conn) Observe(ctx context.Context, counters []string) (store.Roster, error) {
+	var m *redis.MapStringStringCmd
+	var t *redis.SliceCmd
+	_, err := c.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
+		m = p.HGetAll(ctx, c.keys.roster())
+		if len(counters) > 0 {
+			t = p.HMGet(ctx, c.keys.totals(), counters...)
+		}
+		return nil
+	})
+	if err != nil {
+		return store.Roster{}, classify(err)
+	}
+	out, err := parseRoster(m.Val())
+	out.Totals = map[string]int64{}
+	if t != nil {
+		for i, v := range t.Val() {
+			text, _ := v.(string)
+			n, _ := strconv.ParseInt(text, 10, 64)
+			out.Totals[counters[i]] = n
+		}
+	}
+	return out, err
+}
+
+func parseRoster(fields map[string]string) (store.Roster, error) {
+	out := store.Roster{
+		Birth: fields["birth"], Young: fields["young"] != "",
+		Tombstones: map[string]uint64{}, Numbers: map[string]uint64{},
+	}
+	var err error
+	if out.Birth != "" {
+		if out.Settings, err = store.ParseSettings(fields["settings"]); err != nil {
+			return out, err
+		}
+	}
+	for field, value := range fields {
+		name := field[1:]
+		switch field[0] {
+		case '-':
+			out.Tombstones[name] = parseUint(value)
+		case '#':
+			out.Numbers[name] = parseUint(value)
+		case '@':
+			token, rest, _ := strings.Cut(value, " ")
+			state, space, _ := strings.Cut(rest, " ")
+			m := store.Member{Holder: name, State: store.MemberState(state), Space: space}
+			if m.Token, err = store.ParseToken(token); err != nil {
+				return out, err
+			}
+			out.Members = append(out.Members, m)
+		}
+	}
+	slices.SortFunc(out.Members, func(a, b store.Member) int { return strings.Compare(a.Holder, b.Holder) })
+	return out, nil
+}

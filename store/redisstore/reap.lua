@@ -1,0 +1,54 @@
+-- reap: gives back what a holder has, if it has not moved on since; a holder
+-- that leaves reaps itself.
+-- KEYS  m, t, r of the target
+-- ARGV  target, birth, token, most counters to give back in this call
+-- Returns "LOST", "NO" (the token moved on), "MORE" or "GONE".
+-- Safe to repeat: it works on the named token only, and a target that is no
+-- longer on the roster is gone.
+local m, t, r = KEYS[1], KEYS[2], KEYS[3]
+local target, birth, token, most = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+
+local head = redis.call('HMGET', m, 'birth', '@' .. target)
+if head[1] ~= birth then return 'LOST' end
+local it = member_of(head[2])
+if not it then return 'GONE' end
+if it.token ~= token then return 'NO' end
+if redis.call('HGET', t, '.b') ~= birth or redis.call('HGET', r, '.t') ~= token then
+  redis.call('UNLINK', m) -- corrupt: the next join bears new data
+  return 'LOST'
+end
+
+local own, cursor = {}, '0'
+repeat
+  local page = redis.call('HSCAN', r, cursor, 'COUNT', most)
+  cursor = page[1]
+  for i = 1, #page[2], 2 do
+    if page[2][i] ~= '.t' then own[page[2][i]] = tonumber(page[2][i + 1]) end
+  end
+  local n = 0
+  for _ in pairs(own) do n = n + 1 end
+until cursor == '0' or n > most
+
+local counters = {}
+for c in pairs(own) do counters[#counters + 1] = c end
+table.sort(counters)
+local some_left = #counters > most
+for i = 1, math.min(#counters, most) do
+  local c = counters[i]
+  redis.call('HDEL', r, c)
+  for _, name in ipairs({ c, rule_of(c) }) do
+    if redis.call('HINCRBY', t, name, int(-own[c])) == 0 then
+      redis.call('HDEL', t, name, '!' .. name)
+    end
+  end
+end
+if some_left then
+  redis.call('HSET', m, '@' .. target, token .. ' dying ' .. it.space)
+  return 'MORE'
+end
+
+redis.call('UNLINK', r)
+redis.call('HDEL', m, '@' .. target)
+redis.call('HSET', m, '-' .. target, int(stream_of(token)))
+forget(m, it.space, target)
+return 'GONE'

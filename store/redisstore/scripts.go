@@ -1,0 +1,62 @@
+package redisstore
+
+import (
+	"context"
+	_ "embed"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// One file a script: its keys, arguments, returns, and why it may be repeated.
+var (
+	//go:embed common.lua
+	commonLua string
+	//go:embed join.lua
+	joinLua string
+	//go:embed batch.lua
+	batchLua string
+	//go:embed reap.lua
+	reapLua string
+	//go:embed mature.lua
+	matureLua string
+)
+
+// scripts are the operations in the form that a server version takes.
+type scripts struct{ join, batch, reap, mature *redis.Script }
+
+var (
+	plainScripts = sync.OnceValue(func() *scripts { return newScripts("") })
+	// Scripts that count must run when Redis is out of memory: they are what
+	// gives sessions back.
+	oomScripts = sync.OnceValue(func() *scripts { return newScripts("#!lua flags=allow-oom\n") })
+)
+
+// scriptsFor returns the scripts for a server: script flags came with Redis 7.0.
+func scriptsFor(version string) *scripts {
+	major, _, _ := strings.Cut(version, ".")
+	if n, err := strconv.Atoi(major); err == nil && n >= 7 {
+		return oomScripts()
+	}
+	return plainScripts()
+}
+
+func newScripts(head string) *scripts {
+	build := func(body string) *redis.Script { return redis.NewScript(head + commonLua + body) }
+	return &scripts{join: build(joinLua), batch: build(batchLua), reap: build(reapLua), mature: build(matureLua)}
+}
+
+// run runs a script, loading it if the server does not have it: scripts do not
+// survive a restart, and newer servers may evict them. SCRIPT LOAD, unlike
+// EVAL, keeps a script from being evicted.
+func (c *conn) run(ctx context.Context, s *redis.Script, keys []string, args []any) (any, error) {
+	reply, err := s.EvalSha(ctx, c.redis, keys, args...).Result()
+	if err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
+		if err = s.Load(ctx, c.redis).Err(); err == nil {
+			reply, err = s.EvalSha(ctx, c.redis, keys, args...).Result()
+		}
+	}
+	return reply, classify(err)
+}

@@ -1,0 +1,97 @@
+package redisstore
+
+import (
+	"fmt"
+	"strconv"
+
+	"usher/store"
+)
+
+// bit is a flag as scripts take it.
+func bit(on bool) string {
+	if on {
+		return "1"
+	}
+	return "0"
+}
+
+// appendEntries adds the five arguments of each entry.
+func appendEntries(args []any, entries []store.Entry) []any {
+	for _, e := range entries {
+		args = append(args, e.Counter, e.Max, e.RuleMax, e.Live, e.Need)
+	}
+	return args
+}
+
+// reader takes a script's reply apart, in order. The first thing that is not
+// as the script documents it is the error of the whole reply.
+type reader struct {
+	rest []any
+	err  error
+}
+
+func read(reply any) *reader {
+	list, ok := reply.([]any)
+	if !ok {
+		list = []any{reply}
+	}
+	return &reader{rest: list}
+}
+
+func (r *reader) next() any {
+	if len(r.rest) == 0 {
+		r.fail("is too short")
+		return nil
+	}
+	v := r.rest[0]
+	r.rest = r.rest[1:]
+	return v
+}
+
+func (r *reader) text() string {
+	s, ok := r.next().(string)
+	if !ok {
+		r.fail("lacks a text")
+	}
+	return s
+}
+
+func (r *reader) int() int64 {
+	n, ok := r.next().(int64)
+	if !ok {
+		r.fail("lacks a number")
+	}
+	return n
+}
+
+func (r *reader) flag() bool { return r.int() != 0 }
+
+func (r *reader) counts(n int) []store.Count {
+	counts := make([]store.Count, n)
+	for i := range counts {
+		counts[i] = store.Count{Own: r.int(), Total: r.int(), RuleTotal: r.int(), Contended: r.flag()}
+	}
+	if len(r.rest) != 0 {
+		r.fail("is too long")
+	}
+	return counts
+}
+
+func (r *reader) token() store.Token {
+	t, err := store.ParseToken(r.text())
+	if err != nil {
+		r.fail(err.Error())
+	}
+	return t
+}
+
+func (r *reader) fail(what string) {
+	if r.err == nil {
+		r.err = fmt.Errorf("redisstore: a script's reply %s", what)
+	}
+}
+
+func parseUint(s string) uint64 {
+	n, _ := strconv.ParseUint(s, 10, 64)
+	return n
+}
