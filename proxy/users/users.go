@@ -1,0 +1,116 @@
+// Package users checks user names and passwords against a file in the format
+// of Apache's htpasswd: one user:hash a line, empty lines and lines that
+// begin with # ignored.
+//
+// Accepted are bcrypt ($2y$, $2a$, $2b$), SHA-crypt ($5$, $6$, with or without
+// rounds=) and, for files that exist already, MD5-crypt ($apr1$, $1$). Not
+// accepted are plain text, {SHA} and {SSHA}, which a stolen file gives away at
+// once, and hashes so costly that checking them would be an attack by itself.
+// The hashing is github.com/tg123/go-htpasswd's; what it would take too
+// lightly (a malformed hash makes it panic at the first login) is refused here
+// when the file is read.
+package users
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"os"
+	"runtime"
+	"strings"
+
+	htpasswd "github.com/tg123/go-htpasswd"
+)
+
+// Checker is the content of one users file. It never changes, and is safe for
+// concurrent use. The zero Checker knows nobody.
+type Checker struct {
+	hashes map[string]htpasswd.EncodedPasswd
+	decoys []htpasswd.EncodedPasswd // the hashes again, in the file's order
+	seed   maphash.Seed
+	slots  chan struct{} // bounds the hashes computed at a time
+}
+
+// LineError is what is wrong with one line, and the remedy. It never contains
+// the hash.
+type LineError struct {
+	File   string
+	Line   int // from 1
+	What   string
+	Remedy string
+}
+
+func (e *LineError) Error() string {
+	return fmt.Sprintf("%s:%d: %s; %s", e.File, e.Line, e.What, e.Remedy)
+}
+
+// Load reads a users file. If lines of it cannot be used, the error joins a
+// *LineError for each of them and there is no Checker: half a file would lock
+// users out silently.
+func Load(path string) (*Checker, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("users file: %w", err)
+	}
+	return parse(path, string(text))
+}
+
+func parse(file, text string) (*Checker, error) {
+	c := &Checker{
+		hashes: make(map[string]htpasswd.EncodedPasswd),
+		seed:   maphash.MakeSeed(),
+		slots:  make(chan struct{}, runtime.GOMAXPROCS(0)),
+	}
+	lines := make(map[string]int)
+	var errs []error
+	for i, line := range strings.Split(text, "\n") {
+		line = strings.TrimSpace(line)
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		user, hash, what, remedy := parseLine(line)
+		if first := lines[user]; what == "" && first != 0 {
+			what = fmt.Sprintf("the user %q is already on line %d", user, first)
+			remedy = "remove one of the two"
+		}
+		if what != "" {
+			errs = append(errs, &LineError{File: file, Line: i + 1, What: what, Remedy: remedy})
+			continue
+		}
+		lines[user] = i + 1
+		c.hashes[user] = hash
+		c.decoys = append(c.decoys, hash)
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	return c, nil
+}
+
+// Len returns the number of users.
+func (c *Checker) Len() int { return len(c.hashes) }
+
+// Check reports whether password is user's. As many hashes as the process has
+// processors are computed at a time; the error is ctx's if it ends before the
+// turn comes.
+//
+// An unknown user costs what a wrong password costs: the password is hashed
+// like that of some known user, always the same one for the same name, so
+// that not even a file of mixed hashes tells by time who is in it.
+func (c *Checker) Check(ctx context.Context, user, password string) (bool, error) {
+	hash, known := c.hashes[user]
+	if !known {
+		if len(c.decoys) == 0 {
+			return false, nil
+		}
+		hash = c.decoys[maphash.String(c.seed, user)%uint64(len(c.decoys))]
+	}
+	select {
+	case c.slots <- struct{}{}:
+	case <-ctx.Done():
+		return false, context.Cause(ctx)
+	}
+	defer func() { <-c.slots }()
+	return hash.MatchesPassword(password) && known, nil
+}

@@ -1,0 +1,195 @@
+package users
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	htpasswd "github.com/tg123/go-htpasswd"
+)
+
+// vectors are hashes of "open-sesame" by openssl passwd and by crypt(3).
+var vectors = map[string]string{
+	"sha512":   "$6$saltsalt$IIO3tFf9acEh.KPN8fdlOw2L4J9tP9mcGB/zidm03nlDYowG0EQh194NRIhnrsreO3tSs2RIuGbdYI1mdJPS50",
+	"rounds":   "$6$rounds=1000$saltsalt$DrjWAO/MPesqcpu8YFKGSFbzMeH6hOVfdV5i4kx7.OoZAZoHcjYsZmqGdmGY4v81mC7lKO/0Bf2HPb4f8fHJI0",
+	"sha256":   "$5$saltsalt$NWbjf9l/JYa5lKZwUXbDrYs.7gmSTsn9pl1o0TRnjc6",
+	"apr1":     "$apr1$saltsalt$KlYmbxGi6RFqoNneyFPyH/",
+	"md5crypt": "$1$saltsalt$Omjcn0qVxmemoOaJVnpUW.",
+	"bcrypt":   "$2b$05$abcdefghijklmnopqrstuutXu9KzOt.1yBoZUeFWoT/914/JfszCO",
+}
+
+func load(t *testing.T, text string) (*Checker, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "users")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return Load(path)
+}
+
+func TestEveryForm(t *testing.T) {
+	text := "# the staff\n\n"
+	for user, hash := range vectors {
+		text += user + ":" + hash + "\r\n"
+	}
+	c, err := load(t, text)
+	if err != nil || c.Len() != len(vectors) {
+		t.Fatalf("%d users, %v; want %d", c.Len(), err, len(vectors))
+	}
+	for user := range vectors {
+		for password, want := range map[string]bool{"open-sesame": true, "open-sesamE": false, "": false} {
+			if ok, err := c.Check(t.Context(), user, password); ok != want || err != nil {
+				t.Errorf("%s with %q: %v, %v; want %v", user, password, ok, err, want)
+			}
+		}
+	}
+	for _, user := range []string{"", "nobody", "SHA512", "#", strings.Repeat("x", 255)} {
+		if ok, err := c.Check(t.Context(), user, "open-sesame"); ok || err != nil {
+			t.Errorf("unknown user %q: %v, %v", user, ok, err)
+		}
+	}
+}
+
+func TestZeroCheckerKnowsNobody(t *testing.T) {
+	if ok, err := new(Checker).Check(t.Context(), "fred", "x"); ok || err != nil {
+		t.Errorf("%v, %v", ok, err)
+	}
+}
+
+func TestBadLinesAreAllNamed(t *testing.T) {
+	lines := []struct{ line, want string }{
+		{"fred:" + vectors["apr1"], ""},
+		{"nocolon", "no colon"},
+		{":" + vectors["apr1"], "empty"},
+		{"plain:open-sesame", "plain text"},
+		{"sha1:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=", "not accepted"},
+		{"crypt:rqXexS6ZhobKA", "not accepted"},
+		{"nothing:", "plain text"},
+		{"fred:" + vectors["apr1"], "already on line 1"},
+		{"short:$2y$05$abc", "bcrypt hash is malformed"},
+		{"dear:" + strings.Replace(vectors["bcrypt"], "$05$", "$31$", 1), "cost 31"},
+		{"cheap:" + strings.Replace(vectors["bcrypt"], "$05$", "$03$", 1), "malformed"},
+		{"slow:" + strings.Replace(vectors["rounds"], "=1000", "=999999999", 1), "rounds=999999999"},
+		{"few:" + strings.Replace(vectors["rounds"], "=1000", "=10", 1), "rounds=10"},
+		{"zeros:" + strings.Replace(vectors["rounds"], "=1000", "=001000", 1), "rounds=001000"},
+		{"panics:$6$rounds=x$saltsalt$abc", "SHA-512-crypt hash is malformed"},
+		{"nosalt:$5$nosalt", "malformed"},
+		{"md5:$apr1$$abc", "malformed"},
+		{strings.Repeat("x", 256) + ":" + vectors["apr1"], "longer than 255"},
+		{"bell\a:" + vectors["apr1"], "control characters"},
+		{"latin\xe9:" + vectors["apr1"], "not UTF-8"},
+	}
+	var text strings.Builder
+	want := map[int]string{}
+	for i, l := range lines {
+		text.WriteString(l.line + "\n")
+		if l.want != "" {
+			want[i+1] = l.want
+		}
+	}
+	c, err := load(t, text.String())
+	joined, ok := err.(interface{ Unwrap() []error })
+	if c != nil || !ok {
+		t.Fatalf("%v, %v; want one error per bad line", c, err)
+	}
+	for _, err := range joined.Unwrap() {
+		var line *LineError
+		if !errors.As(err, &line) || !strings.Contains(line.What, want[line.Line]) || line.Remedy == "" {
+			t.Errorf("%v: want %q and a remedy", err, want[line.Line])
+			continue
+		}
+		if strings.Contains(err.Error(), "saltsalt") || strings.Contains(err.Error(), "open-sesame") {
+			t.Errorf("%v tells the hash", err)
+		}
+		delete(want, line.Line)
+	}
+	if len(want) > 0 {
+		t.Errorf("not reported: %v", want)
+	}
+}
+
+func TestMissingFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "absent")
+	if _, err := Load(path); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), path) {
+		t.Errorf("%v, want one that names %s", err, path)
+	}
+}
+
+// probe is a hash that records what it is asked, and lets a test hold it.
+type probe struct {
+	asked chan string
+	held  chan struct{}
+}
+
+func (p probe) MatchesPassword(password string) bool {
+	p.asked <- password
+	<-p.held
+	return true
+}
+
+// An unknown user is hashed for like a known one, always like the same one,
+// and is refused even if the hash happens to match.
+func TestUnknownUserCostsTheSame(t *testing.T) {
+	held := make(chan struct{})
+	close(held)
+	probes := []probe{{make(chan string, 64), held}, {make(chan string, 64), held}, {make(chan string, 64), held}}
+	c, err := parse("users", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range probes {
+		c.decoys = append(c.decoys, p)
+	}
+	for range 8 {
+		if ok, err := c.Check(t.Context(), "mallory", "guess"); ok || err != nil {
+			t.Fatalf("%v, %v", ok, err)
+		}
+	}
+	counts := []int{len(probes[0].asked), len(probes[1].asked), len(probes[2].asked)}
+	slices.Sort(counts)
+	if !slices.Equal(counts, []int{0, 0, 8}) {
+		t.Errorf("hashes computed %v, want 8 of one", counts)
+	}
+}
+
+func TestHashesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := probe{make(chan string, 64), make(chan struct{})}
+		c := &Checker{hashes: map[string]htpasswd.EncodedPasswd{"fred": p}, slots: make(chan struct{}, 2)}
+		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, errors.New("too late"))
+		defer cancel()
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		var ok, late int
+		for range 8 {
+			wg.Go(func() {
+				matched, err := c.Check(ctx, "fred", "x")
+				mu.Lock()
+				defer mu.Unlock()
+				if matched {
+					ok++
+				} else if err != nil && err.Error() == "too late" {
+					late++
+				}
+			})
+		}
+		synctest.Wait()
+		if n := len(p.asked); n != 2 {
+			t.Errorf("%d hashes at a time, want 2", n)
+		}
+		<-ctx.Done()
+		synctest.Wait()
+		close(p.held)
+		wg.Wait()
+		if ok != 2 || late != 6 {
+			t.Errorf("%d matched, %d came too late; want 2 and 6", ok, late)
+		}
+	})
+}
