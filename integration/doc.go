@@ -1,0 +1,10 @@
+// Package integration tests the built binary as a black box: several replicas
+// behind a real HAProxy that count in a real Redis, clients with a SOCKS client
+// of the tests' own (a second opinion on package socks), curl, and the compose
+// demo as it is shipped.
+//
+// Most tests run processes on loopback and need redis-server and haproxy; those
+// with containers need a Docker engine and the images that the compose file
+// names. What is missing skips a test and is named; with CI=true it is a failure.
+// With -short the tests with containers are left out.
+package integration

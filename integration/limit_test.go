@@ -1,0 +1,266 @@
+package integration
+
+import (
+	"fmt"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// scenario is one promise about limits. It begins and ends with a world in
+// which nobody has a session; those that stop replicas come last.
+type scenario struct {
+	name string
+	ttl  time.Duration // of a world of processes
+	run  func(*testing.T, *world)
+}
+
+var scenarios = []scenario{
+	{"exactly five of forty", 2 * time.Second, exactlyFive},
+	{"a closed session is replaced at once", 2 * time.Second, replacedAtOnce},
+	{"old and new limits side by side", 2 * time.Second, sideBySide},
+	{"a broken file changes nothing", 2 * time.Second, brokenFile},
+	{"the store is away and comes back", 2 * time.Second, storeAway},
+	{"kill gives slots back within one TTL", 2 * time.Second, killGivesBack},
+	{"stop gives slots back at once", 4 * time.Second, stopGivesBack},
+}
+
+// TestLimits runs each scenario in a world of processes of its own.
+func TestLimits(t *testing.T) {
+	for _, s := range scenarios {
+		t.Run(s.name, func(t *testing.T) {
+			s.run(t, newWorld(t, options{ttl: s.ttl}))
+		})
+	}
+}
+
+// exactlyFive sends forty clients at the same time.
+func exactlyFive(t *testing.T, w *world) {
+	all := w.proxy.ask(t, 40, w.limited.String())
+	all.want(t, 5, notAllowed)
+	if w.echo != nil {
+		if now, peak := w.echo.open(); now != 5 || peak != 5 {
+			t.Errorf("the target has %d connections and had at most %d, want 5", now, peak)
+		}
+	}
+	spread := 0
+	for r, n := range w.sessions() {
+		t.Logf("%s holds %d", r.name, n)
+		if n > 0 {
+			spread++
+		}
+	}
+	if spread < 2 {
+		t.Errorf("the sessions are on %d replicas: this run says nothing about the others", spread)
+	}
+	// The rule without a limit has none.
+	w.proxy.ask(t, 20, w.free.String()).want(t, 20, notAllowed)
+	all.alive().want(t, 5, notAllowed)
+}
+
+// replacedAtOnce closes a session on one replica and opens one on another.
+func replacedAtOnce(t *testing.T, w *world) {
+	if w.replicas[0].socks == "" {
+		t.Skip("replicas have no address of their own here; the world of processes has")
+	}
+	a := client{proxy: w.replicas[0].socks}
+	b := client{proxy: w.replicas[1].socks}
+	held := a.ask(t, 5, w.limited.String())
+	held.want(t, 5, notAllowed)
+	for i := range 5 {
+		b.ask(t, 1, w.limited.String()).want(t, 0, notAllowed)
+		held[i].Close()
+		begin := time.Now()
+		var next answer
+		// Far below the TTL, and a request or two are enough.
+		eventually(t, w.ttl/4, func() string {
+			next = b.connect(w.limited.String())
+			if next.Conn == nil {
+				return fmt.Sprintf("the slot of a closed session is not free on another replica: reply %d", next.reply)
+			}
+			return ""
+		})
+		t.Cleanup(func() { next.Close() })
+		t.Logf("replaced after %v", time.Since(begin).Round(time.Millisecond))
+		crowd{next}.want(t, 1, notAllowed)
+		a, b = b, a
+		if i%2 == 0 {
+			continue
+		}
+		a, b = client{proxy: w.replicas[1].socks}, client{proxy: w.replicas[2].socks}
+	}
+}
+
+// sideBySide reloads with another limit while sessions of the old one live.
+func sideBySide(t *testing.T, w *world) {
+	old := w.proxy.ask(t, 6, w.limited.String())
+	old.want(t, 5, notAllowed)
+	old = old.alive()
+	w.reload(standard(3)(w.limited, w.free), true)
+	young := w.proxy.ask(t, 20, w.limited.String())
+	young.want(t, 3, notAllowed)
+	young = young.alive()
+	old.want(t, 5, notAllowed)
+
+	// Ends of old sessions free nothing under the new limit ...
+	old[0].Close()
+	old[1].Close()
+	eventually(t, patience, func() string {
+		for _, r := range w.living() {
+			st := r.status(t)
+			if was, is := st.counted("s1", false), st.counted("s1", true); was != 3 || is != 3 {
+				return fmt.Sprintf("%s: %d sessions counted under the old rules, %d under the new, want 3 and 3",
+					r.name, was, is)
+			}
+		}
+		return ""
+	})
+	w.proxy.ask(t, 10, w.limited.String()).want(t, 0, notAllowed)
+	// ... and that of a new one does.
+	young[0].Close()
+	var next answer
+	eventually(t, patience, func() string {
+		if next = w.proxy.connect(w.limited.String()); next.Conn == nil {
+			return fmt.Sprintf("reply %d after a session of the new rules ended", next.reply)
+		}
+		return ""
+	})
+	now := append(append(crowd{next}, young[1:]...), old[2:]...)
+	now.want(t, 6, notAllowed)
+
+	now.close()
+	w.reload(standard(5)(w.limited, w.free), true)
+	w.waitIdle()
+}
+
+// brokenFile reloads rules that are none.
+func brokenFile(t *testing.T, w *world) {
+	held := w.proxy.ask(t, 3, w.limited.String())
+	held.want(t, 3, notAllowed)
+	digest := w.replicas[0].status(t).Rules.Digest
+	w.reload("socks pass {\n\tfrom: 0/0 to: 0/0\n", false)
+	for _, r := range w.living() {
+		if got := r.status(t).Rules.Digest; got != digest {
+			t.Errorf("%s: digest %s after a broken file, was %s", r.name, got, digest)
+		}
+		if got := r.metrics(t).sum("usher_config_last_reload_successful"); got != 0 {
+			t.Errorf("%s: usher_config_last_reload_successful %v", r.name, got)
+		}
+	}
+	rest := w.proxy.ask(t, 10, w.limited.String())
+	rest.want(t, 2, notAllowed)
+	held.want(t, 3, notAllowed)
+
+	held.close()
+	rest.close()
+	w.reload(standard(5)(w.limited, w.free), true)
+	w.waitIdle()
+}
+
+// storeAway kills the store, with sessions alive, and brings it back empty.
+func storeAway(t *testing.T, w *world) {
+	held := w.proxy.ask(t, 3, w.limited.String())
+	held.want(t, 3, notAllowed)
+	w.store.Kill()
+	begin := time.Now()
+	w.proxy.ask(t, 10, w.free.String()).want(t, 10, notAllowed)
+	t.Logf("without a store, the rule without a limit answered in %v", time.Since(begin).Round(time.Millisecond))
+	// Until the replicas have lost their leases too, and after.
+	for range 3 {
+		w.proxy.ask(t, 5, w.limited.String()).want(t, 0, failure)
+	}
+	held.want(t, 3, notAllowed)
+	for _, r := range w.living() {
+		if code, body, err := r.get("/readyz"); code != 200 {
+			t.Errorf("%s is not ready without its store: %d %s %v", r.name, code, body, err)
+		}
+		eventually(t, patience, func() string {
+			if code, _, err := r.get("/readyz?strict=1"); code != 503 {
+				return fmt.Sprintf("%s: strict readiness without a store: %d %v", r.name, code, err)
+			}
+			return ""
+		})
+	}
+
+	w.store.Start()
+	w.waitMature()
+	held.want(t, 3, notAllowed)
+	rest := w.proxy.ask(t, 10, w.limited.String())
+	rest.want(t, 2, notAllowed)
+	held.close()
+	rest.close()
+	w.waitIdle()
+}
+
+// killGivesBack kills the replica that holds most with SIGKILL.
+func killGivesBack(t *testing.T, w *world) {
+	held := w.proxy.ask(t, 6, w.limited.String())
+	held.want(t, 5, notAllowed)
+	held = held.alive()
+	victim, n := w.busiest()
+	begin := time.Now()
+	victim.kill()
+	t.Logf("killed %s, which held %d", victim.name, n)
+	back := w.regain(t, n, begin, w.ttl)
+	t.Logf("its slots were back after %v of a TTL of %v", time.Since(begin).Round(time.Millisecond), w.ttl)
+	now := append(held.alive(), back...)
+	now.want(t, 5, notAllowed)
+	w.proxy.ask(t, 10, w.limited.String()).want(t, 0, notAllowed)
+	now.close()
+	w.waitIdle()
+}
+
+// stopGivesBack ends the replica that holds most with SIGTERM.
+func stopGivesBack(t *testing.T, w *world) {
+	held := w.proxy.ask(t, 6, w.limited.String())
+	held.want(t, 5, notAllowed)
+	held = held.alive()
+	victim, n := w.busiest()
+	victim.signal(syscall.SIGTERM)
+	victim.exits(patience, 0)
+	begin := time.Now()
+	// No other replica can know of its end by silence before 0.75 TTL.
+	back := w.regain(t, n, begin, w.ttl/4)
+	t.Logf("%d slots were back %v after %s had stopped", n, time.Since(begin).Round(time.Millisecond), victim.name)
+	now := append(held.alive(), back...)
+	now.want(t, 5, notAllowed)
+	w.proxy.ask(t, 10, w.limited.String()).want(t, 0, notAllowed)
+	now.close()
+	w.waitIdle()
+}
+
+// regain asks for limited sessions until n are granted, which must be so
+// within a time after begin. It asks living replicas in turn where they can be
+// reached, so that the balancer's own discovery of a death is not measured.
+func (w *world) regain(t *testing.T, n int, begin time.Time, within time.Duration) (back crowd) {
+	t.Helper()
+	var ways []client
+	for _, r := range w.living() {
+		if r.socks != "" {
+			ways = append(ways, client{proxy: r.socks})
+		}
+	}
+	if len(ways) == 0 {
+		ways = append(ways, w.proxy)
+	}
+	tries := 0
+	eventually(t, within-time.Since(begin), func() string {
+		for len(back) < n {
+			tries++
+			a := ways[tries%len(ways)].connect(w.limited.String())
+			if a.Conn == nil {
+				if a.reply != notAllowed {
+					t.Logf("while waiting for slots: reply %d %v", a.reply, a.err)
+				}
+				return fmt.Sprintf("%d of %d slots are back", len(back), n)
+			}
+			t.Cleanup(func() { a.Close() })
+			back = append(back, a)
+		}
+		return ""
+	})
+	if took := time.Since(begin); took > within {
+		t.Errorf("the slots were back after %v, want %v", took, within)
+	}
+	return back
+}
