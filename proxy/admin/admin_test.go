@@ -41,7 +41,9 @@ func serve(t *testing.T) world {
 				{Rule: "s1", Place: "sockd.conf:4:1", Generation: "g4-00000000", Max: 9, Sessions: 7},
 			},
 		},
-		Store: admin.StoreOf("memory", limiter.Status{Joined: true, WasMature: true, Holders: 3, Spaces: 2}),
+		Store: admin.StoreOf("memory", limiter.Status{
+			Joined: true, WasMature: true, Holders: map[string]string{"a": "c1x", "b": "c1y", "c": "c1x"},
+		}),
 	}
 	snapshot := func() admin.Snapshot {
 		mu.Lock()

@@ -56,15 +56,21 @@ type Store struct {
 	WasMature   bool   `json:"was_mature"`
 	Young       bool   `json:"young"`
 	Mismatch    string `json:"mismatch,omitempty"`
-	Holders     int    `json:"holders"`
-	Generations int    `json:"generations"` // distinct ones among the holders
+	Holders     int    `json:"holders"`     // replicas on the roster
+	Generations int    `json:"generations"` // distinct ones among them
+	// Replicas is the roster: id of the replica -> digest of its rules.
+	Replicas map[string]string `json:"replicas,omitempty"`
 }
 
 // StoreOf returns what st says about the store at address.
 func StoreOf(address string, st limiter.Status) Store {
+	distinct := map[string]bool{}
+	for _, digest := range st.Holders {
+		distinct[digest] = true
+	}
 	return Store{
-		Address: address, Joined: st.Joined, WasMature: st.WasMature, Young: st.Young,
-		Mismatch: st.Mismatch, Holders: st.Holders, Generations: st.Spaces,
+		Address: address, Joined: st.Joined, WasMature: st.WasMature, Young: st.Young, Mismatch: st.Mismatch,
+		Holders: len(st.Holders), Generations: len(distinct), Replicas: st.Holders,
 	}
 }
 

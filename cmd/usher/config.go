@@ -1,0 +1,181 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caarlos0/env/v11"
+)
+
+// config is everything that the environment says. The tags are the one place
+// where a variable is described: parsing, checking and the help read them.
+//
+//	env, envDefault   name and default
+//	enum, min, max    what is accepted
+//	help              its meaning
+type config struct {
+	Listen       []hostPort    `env:"USHER_LISTEN" envDefault:"127.0.0.1:1080" help:"Addresses for SOCKS clients, separated by commas. When it is set, it wins over the internal: lines of the rule file."`
+	Config       string        `env:"USHER_CONFIG" help:"The rule file, in Dante's language. Without one, built-in rules let clients on the loopback addresses through and nobody else."`
+	UsersFile    string        `env:"USHER_USERS_FILE" help:"Names and passwords in htpasswd format. With it, and without a socksmethod line, clients must give a name and a password."`
+	Store        storeURL      `env:"USHER_STORE" envDefault:"memory" help:"Where sessions are counted: memory (limits hold for this process), redis://[user:password@]host:port/db or rediss:// (limits hold over all replicas that use it)."`
+	Cluster      string        `env:"USHER_CLUSTER" envDefault:"default" help:"Name of this set of replicas in the store. Sets with different names do not see each other's sessions."`
+	LeaseTTL     time.Duration `env:"USHER_LEASE_TTL" envDefault:"10s" min:"1s" max:"10m" help:"How long a replica that died keeps its slots. The same on all replicas."`
+	LeaseLoss    string        `env:"USHER_LEASE_LOSS" envDefault:"keep" enum:"keep,close" help:"What becomes of limited sessions on a replica that is cut off from the store: keep lets them live, close ends them before their slots can be given to others. The same on all replicas."`
+	StoreWait    time.Duration `env:"USHER_STORE_WAIT" envDefault:"3s" min:"0s" max:"1m" help:"How long a limited session may wait for a store that is slow or away before it is refused."`
+	ProxyFrom    prefixes      `env:"USHER_PROXY_PROTOCOL_FROM" help:"Networks of the balancers, separated by commas. They must send a PROXY protocol header (version 1 or 2); nobody else may."`
+	AdminListen  adminAddr     `env:"USHER_ADMIN_LISTEN" envDefault:"127.0.0.1:9090" help:"Address for health checks, metrics and status over HTTP, without a password: keep it private. off opens none."`
+	DrainGrace   time.Duration `env:"USHER_DRAIN_GRACE" envDefault:"3s" min:"0s" max:"10m" help:"After SIGTERM: how long to report not ready and still accept, so that balancers look elsewhere first. At least their check interval times the failures they wait for."`
+	DrainTimeout time.Duration `env:"USHER_DRAIN_TIMEOUT" envDefault:"30s" min:"0s" max:"24h" help:"After the grace: how long sessions may go on before they are cut."`
+	LogFormat    string        `env:"USHER_LOG_FORMAT" envDefault:"auto" enum:"auto,text,json" help:"auto is text on a terminal and JSON elsewhere."`
+	LogLevel     string        `env:"USHER_LOG_LEVEL" envDefault:"info" enum:"debug,info,warn,error" help:"The least severe lines that are logged."`
+
+	listenSet bool // USHER_LISTEN was given
+}
+
+// variable describes one field of config.
+type variable struct {
+	name, kind, def, help string
+	min, max              time.Duration // of durations
+	enum                  []string      // nil: anything that kind allows
+	index                 int
+}
+
+// variables lists the fields of config in their order.
+func variables() []variable {
+	t := reflect.TypeFor[config]()
+	var list []variable
+	for i := range t.NumField() {
+		f := t.Field(i)
+		name, ok := f.Tag.Lookup("env")
+		if !ok {
+			continue
+		}
+		v := variable{name: name, def: f.Tag.Get("envDefault"), help: f.Tag.Get("help"), index: i}
+		if enum, ok := f.Tag.Lookup("enum"); ok {
+			v.enum = strings.Split(enum, ",")
+		}
+		v.kind = kindOf(f.Type, v.enum)
+		if f.Type == reflect.TypeFor[time.Duration]() {
+			v.min, v.max = mustDuration(f.Tag.Get("min")), mustDuration(f.Tag.Get("max"))
+		}
+		list = append(list, v)
+	}
+	return list
+}
+
+// mustDuration panics on a malformed tag, which any test that starts finds.
+func mustDuration(tag string) time.Duration {
+	d, err := time.ParseDuration(tag)
+	if err != nil {
+		panic(err)
+	}
+	return d
+}
+
+// kindOf names a type for people.
+func kindOf(t reflect.Type, enum []string) string {
+	switch {
+	case enum != nil:
+		return strings.Join(enum, " | ")
+	case t == reflect.TypeFor[[]hostPort]():
+		return "host:port, ..."
+	case t == reflect.TypeFor[adminAddr]():
+		return "host:port | off"
+	case t == reflect.TypeFor[storeURL]():
+		return "memory | URL"
+	case t == reflect.TypeFor[prefixes]():
+		return "CIDR, ..."
+	case t == reflect.TypeFor[time.Duration]():
+		return "duration"
+	}
+	return "text"
+}
+
+// loadConfig reads the environment, given as a map. The warnings name
+// variables that look like Usher's and are not. Every mistake is reported, as
+// one error that names the variable, its value and the remedy.
+func loadConfig(environ map[string]string) (cfg config, warnings []string, err error) {
+	vars := variables()
+	byField := map[string]variable{}
+	known := map[string]bool{}
+	for _, v := range vars {
+		byField[reflect.TypeFor[config]().Field(v.index).Name] = v
+		known[v.name] = true
+	}
+	var problems []error
+	if err := env.ParseWithOptions(&cfg, env.Options{Environment: environ}); err != nil {
+		var all env.AggregateError
+		if !errors.As(err, &all) {
+			return cfg, nil, err
+		}
+		for _, e := range all.Errors {
+			problems = append(problems, explain(e, byField, environ))
+		}
+	}
+	if len(problems) == 0 {
+		problems = outOfRange(cfg, vars, environ)
+	}
+	for name := range environ {
+		if strings.HasPrefix(name, "USHER_") && !known[name] {
+			warnings = append(warnings, name)
+		}
+	}
+	slices.Sort(warnings)
+	cfg.listenSet = environ["USHER_LISTEN"] != ""
+	return cfg, warnings, errors.Join(problems...)
+}
+
+// explain turns an error of the env library, which names a field and a Go
+// type, into one that names a variable.
+func explain(err error, byField map[string]variable, environ map[string]string) error {
+	var parse env.ParseError
+	if !errors.As(err, &parse) {
+		return err
+	}
+	v := byField[parse.Name]
+	switch v.kind {
+	case "duration":
+		return v.problem(environ, "not a duration; write a number with its unit, such as 500ms, 10s or 2m")
+	case "memory | URL": // the value may hold a password
+		return fmt.Errorf("%s: %w", v.name, parse.Err)
+	}
+	return v.problem(environ, parse.Err.Error())
+}
+
+func (v variable) problem(environ map[string]string, what string) error {
+	return fmt.Errorf("%s=%q: %s", v.name, environ[v.name], what)
+}
+
+// outOfRange checks what the tags enum, min and max say.
+func outOfRange(cfg config, vars []variable, environ map[string]string) (problems []error) {
+	values := reflect.ValueOf(cfg)
+	for _, v := range vars {
+		switch value := values.Field(v.index).Interface().(type) {
+		case time.Duration:
+			if value < v.min || value > v.max {
+				problems = append(problems, v.problem(environ,
+					fmt.Sprintf("out of range; choose a duration from %s to %s", v.min, v.max)))
+			}
+		case string:
+			if v.enum != nil && !slices.Contains(v.enum, value) {
+				problems = append(problems, v.problem(environ, "unknown value; choose one of "+v.kind))
+			}
+		}
+	}
+	return problems
+}
+
+// environMap turns the form of os.Environ into a map.
+func environMap(environ []string) map[string]string {
+	m := make(map[string]string, len(environ))
+	for _, e := range environ {
+		if name, value, ok := strings.Cut(e, "="); ok {
+			m[name] = value
+		}
+	}
+	return m
+}

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestDefaults(t *testing.T) {
+	cfg, unknown, err := loadConfig(map[string]string{"PATH": "/bin"})
+	if err != nil || len(unknown) != 0 {
+		t.Fatal(err, unknown)
+	}
+	if cfg.listenSet || len(cfg.Listen) != 1 || cfg.Listen[0] != "127.0.0.1:1080" || cfg.AdminListen != "127.0.0.1:9090" ||
+		cfg.Store != memory || cfg.LeaseTTL != 10*time.Second || cfg.LeaseLoss != "keep" {
+		t.Errorf("defaults %+v", cfg)
+	}
+}
+
+func TestValues(t *testing.T) {
+	cfg, unknown, err := loadConfig(map[string]string{
+		"USHER_LISTEN":              " 0.0.0.0:1080 ,[::]:1081",
+		"USHER_ADMIN_LISTEN":        "off",
+		"USHER_STORE":               "redis://u:geheim@redis:6379/1?client_name=x",
+		"USHER_PROXY_PROTOCOL_FROM": "10.1.2.3/8, 192.0.2.7,fd00::/8",
+		"USHER_LEASE_TTL":           "2s",
+		"USHER_LISTENER":            "x",
+		"USHER_COLOUR":              "",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !cfg.listenSet || len(cfg.Listen) != 2 || cfg.Listen[1] != "[::]:1081" || cfg.AdminListen != "" {
+		t.Errorf("addresses %+v", cfg)
+	}
+	if got := cfg.Store.String(); got != "redis://redis:6379/1" {
+		t.Errorf("the store is shown as %s", got)
+	}
+	if got := cfg.ProxyFrom; len(got) != 3 || got[0].String() != "10.0.0.0/8" || got[1].String() != "192.0.2.7/32" {
+		t.Errorf("networks %v", got)
+	}
+	if strings.Join(unknown, " ") != "USHER_COLOUR USHER_LISTENER" {
+		t.Errorf("unknown %v", unknown)
+	}
+}
+
+func TestBadValues(t *testing.T) {
+	for _, c := range []struct{ name, value, want string }{
+		{"USHER_LISTEN", "1080", `USHER_LISTEN="1080": "1080" is not an address and a port; write it like 127.0.0.1:1080`},
+		{"USHER_LISTEN", "127.0.0.1:99999", "write it like"},
+		{"USHER_LISTEN", "127.0.0.1:1080,", "write it like"},
+		{"USHER_ADMIN_LISTEN", "none", "write it like"},
+		{"USHER_LEASE_TTL", "10", `USHER_LEASE_TTL="10": not a duration; write a number with its unit`},
+		{"USHER_LEASE_TTL", "1ms", "out of range; choose a duration from 1s to 10m0s"},
+		{"USHER_STORE_WAIT", "-1s", "out of range"},
+		{"USHER_LEASE_LOSS", "drop", `USHER_LEASE_LOSS="drop": unknown value; choose one of keep | close`},
+		{"USHER_LOG_LEVEL", "loud", "choose one of debug | info | warn | error"},
+		{"USHER_PROXY_PROTOCOL_FROM", "balancer", `"balancer" is not a network`},
+		{"USHER_STORE", "etcd://geheim@host", `USHER_STORE: unknown kind of store "etcd"`},
+		{"USHER_STORE", "redis://:ge%heim@host", "USHER_STORE: not a URL (not shown"},
+		{"USHER_STORE", "redis:geheim", "USHER_STORE: the URL has no host"},
+	} {
+		_, _, err := loadConfig(map[string]string{c.name: c.value})
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s=%s: %v, want %s", c.name, c.value, err, c.want)
+		}
+		if err != nil && (strings.Contains(err.Error(), "geheim") || strings.Contains(err.Error(), "ge%heim")) {
+			t.Errorf("%s=%s: the error shows the password: %v", c.name, c.value, err)
+		}
+	}
+}
+
+func TestAllMistakesAtOnce(t *testing.T) {
+	_, _, err := loadConfig(map[string]string{"USHER_LEASE_TTL": "x", "USHER_LISTEN": "y", "USHER_DRAIN_GRACE": "z"})
+	if err == nil || strings.Count(err.Error(), "USHER_") != 3 {
+		t.Error(err)
+	}
+}
+
+// TestDescribed holds the help and the README to the struct.
+func TestDescribed(t *testing.T) {
+	help := variablesHelp()
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range variables() {
+		if len(v.help) < 20 || v.kind == "" {
+			t.Errorf("%s is not described", v.name)
+		}
+		def := v.def
+		if def == "" {
+			def = "none"
+		}
+		if head := "    " + v.name + "  (" + v.kind + "; default: " + def + ")\n"; !strings.Contains(help, head) {
+			t.Errorf("the help lacks %q", head)
+		}
+		if def != "none" {
+			def = "`" + def + "`"
+		}
+		if row := "| `" + v.name + "` | " + def + " |"; !strings.Contains(string(readme), row) {
+			t.Errorf("README.md lacks the row %q", row)
+		}
+	}
+	inReadme := strings.Count(string(readme), "\n| `USHER_")
+	if inReadme != len(variables()) {
+		t.Errorf("README.md describes %d variables, there are %d", inReadme, len(variables()))
+	}
+}

@@ -1,0 +1,104 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+
+	"usher/proxy/rules"
+)
+
+// interfaceAddrs returns the addresses of a network interface as they are now.
+func interfaceAddrs(name string) ([]netip.Addr, bool) {
+	ifi, err := net.InterfaceByName(name)
+	if err != nil {
+		return nil, false
+	}
+	list, err := ifi.Addrs()
+	if err != nil {
+		return nil, false
+	}
+	var addrs []netip.Addr
+	for _, a := range list {
+		if prefix, err := netip.ParsePrefix(a.String()); err == nil {
+			addrs = append(addrs, prefix.Addr())
+		}
+	}
+	return addrs, true
+}
+
+// endpoints returns the addresses of internal: or external: lines. An
+// interface stands for all its addresses, without those that are link-local
+// and say nothing without a zone.
+func endpoints(list []rules.Endpoint) ([]netip.AddrPort, error) {
+	var out []netip.AddrPort
+	for _, e := range list {
+		if e.Interface == "" {
+			out = append(out, netip.AddrPortFrom(e.Addr, e.Port))
+			continue
+		}
+		addrs, ok := interfaceAddrs(e.Interface)
+		if !ok {
+			return nil, fmt.Errorf("%s: no interface %q here; name one that exists, or an address", e.Pos, e.Interface)
+		}
+		for _, a := range addrs {
+			if !a.IsLinkLocalUnicast() {
+				out = append(out, netip.AddrPortFrom(a, e.Port))
+			}
+		}
+	}
+	return out, nil
+}
+
+// listenAddresses decides where to listen, and says what decided: the
+// environment, else the rule file, else the default.
+func listenAddresses(cfg config, set rules.Settings) (addrs []string, source string, err error) {
+	if len(set.Internal) == 0 || cfg.listenSet {
+		source = "USHER_LISTEN"
+		if !cfg.listenSet {
+			source = "default"
+		}
+		for _, a := range cfg.Listen {
+			addrs = append(addrs, string(a))
+		}
+		return addrs, source, nil
+	}
+	list, err := endpoints(set.Internal)
+	for _, a := range list {
+		addrs = append(addrs, a.String())
+	}
+	return addrs, set.Internal[0].Pos.String(), err
+}
+
+// listenAll opens all addresses or none.
+func listenAll(addrs []string) (lns []net.Listener, err error) {
+	for _, a := range addrs {
+		ln, err := net.Listen("tcp", a)
+		if err != nil {
+			for _, ln := range lns {
+				ln.Close() //nolint:errcheck // it was never used
+			}
+			return nil, listenError(a, err)
+		}
+		lns = append(lns, ln)
+	}
+	return lns, nil
+}
+
+func listenError(addr string, err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		err = op.Err // it names the address a second time
+	}
+	host, port, _ := net.SplitHostPort(addr)
+	remedy := "stop what listens there, or choose another address"
+	if n, perr := strconv.Atoi(port); perr == nil && n > 0 && n < 1024 {
+		remedy += " (ports below 1024 may need a privilege)"
+	}
+	if host == "" {
+		host = "*"
+	}
+	return fmt.Errorf("listen at %s: %w; %s", net.JoinHostPort(host, port), err, remedy)
+}

@@ -1,0 +1,168 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/lmittmann/tint"
+	"github.com/mattn/go-isatty"
+
+	"usher/proxy/rules"
+)
+
+// logs is where log lines go: the logger, and the files behind it.
+type logs struct {
+	*slog.Logger
+	files []*logFile
+}
+
+// openLogs opens what the rule file's logoutput and errorlog name: stderr,
+// stdout or files, and stderr if they name nothing. errorlog gets errors only.
+// The system log is not written: syslog means stderr, with a warning.
+func openLogs(cfg config, set rules.Settings, sys system) (*logs, error) {
+	var l logs
+	var handlers []slog.Handler
+	var syslog []string
+	add := func(name string, level slog.Level) error {
+		var w io.Writer
+		switch {
+		case name == "stderr":
+			w = sys.stderr
+		case name == "stdout":
+			w = sys.stdout
+		case name == "syslog" || strings.HasPrefix(name, "syslog/"):
+			syslog = append(syslog, name)
+			w = sys.stderr
+		default:
+			f, err := openLogFile(name)
+			if err != nil {
+				return err
+			}
+			l.files = append(l.files, f)
+			w = f
+		}
+		handlers = append(handlers, newHandler(w, cfg.LogFormat, level))
+		return nil
+	}
+	level := levels[cfg.LogLevel]
+	output := set.LogOutput
+	if len(output) == 0 {
+		output = []string{"stderr"}
+	}
+	for _, name := range unique(output) {
+		if err := add(name, level); err != nil {
+			return nil, errors.Join(err, l.Close())
+		}
+	}
+	for _, name := range unique(set.ErrorLog) {
+		if slices.Contains(output, name) {
+			continue // it has the errors already
+		}
+		if err := add(name, slog.LevelError); err != nil {
+			return nil, errors.Join(err, l.Close())
+		}
+	}
+	l.Logger = slog.New(slog.NewMultiHandler(handlers...))
+	for _, name := range syslog {
+		l.Warn("the system log is not supported; writing to stderr, which a service manager passes on", "logoutput", name)
+	}
+	return &l, nil
+}
+
+func unique(names []string) []string {
+	var out []string
+	for _, name := range names {
+		if !slices.Contains(out, name) {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+var levels = map[string]slog.Level{
+	"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError,
+}
+
+// newHandler writes text for people or JSON for machines to w.
+func newHandler(w io.Writer, format string, level slog.Level) slog.Handler {
+	terminal := false
+	if f, ok := w.(*os.File); ok {
+		terminal = isatty.IsTerminal(f.Fd())
+	}
+	if format == "text" || format == "auto" && terminal {
+		return tint.NewHandler(w, &tint.Options{Level: level, TimeFormat: time.TimeOnly, NoColor: !terminal})
+	}
+	return slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level})
+}
+
+// Reopen opens the files anew, for those who move them away. A file that
+// cannot be opened goes on being written under its old name.
+func (l *logs) Reopen() {
+	for _, f := range l.files {
+		if err := f.reopen(); err != nil {
+			l.Error("log file not opened anew, the old one is written on", "error", err)
+		}
+	}
+}
+
+// Close closes the files. Nothing may be logged afterwards.
+func (l *logs) Close() error {
+	var all []error
+	for _, f := range l.files {
+		all = append(all, f.file.Close())
+	}
+	return errors.Join(all...)
+}
+
+// logFile is a file that is appended to and can be opened anew.
+type logFile struct {
+	name string
+
+	mu   sync.Mutex
+	file *os.File
+}
+
+func openLogFile(name string) (*logFile, error) {
+	f := &logFile{name: name}
+	return f, f.reopen()
+}
+
+func (f *logFile) reopen() error {
+	file, err := os.OpenFile(f.name, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
+	if err != nil {
+		return fmt.Errorf("logoutput or errorlog: %w; name a file that usher may write, or stderr", err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.file != nil {
+		f.file.Close() //nolint:errcheck // appended lines are with the kernel already
+	}
+	f.file = file
+	return nil
+}
+
+// Write implements io.Writer.
+func (f *logFile) Write(line []byte) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.file.Write(line)
+}
+
+// logDiagnostics writes one line per finding about the rule file.
+func logDiagnostics(log *slog.Logger, found []rules.Diagnostic) {
+	for _, d := range found {
+		level := slog.LevelWarn
+		if d.Severity == rules.Error {
+			level = slog.LevelError
+		}
+		log.Log(context.Background(), level, d.Message, "place", d.Pos.String(), "remedy", d.Remedy)
+	}
+}

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"usher/limiter"
+	"usher/proxy"
+	"usher/proxy/admin"
+	"usher/proxy/rules"
+	"usher/proxy/users"
+)
+
+// loadPolicy builds a complete policy from the rule file and the users file,
+// or says all that is wrong with them. The diagnostics are the findings about
+// the rule file, warnings and errors.
+func loadPolicy(cfg config) (*proxy.Policy, []rules.Diagnostic, error) {
+	set, found, err := readRules(cfg.Config)
+	if err != nil {
+		return nil, nil, err
+	}
+	if set == nil {
+		return nil, found, asError(found)
+	}
+	p := &proxy.Policy{Rules: set}
+	external, err := endpoints(set.Settings.External)
+	if err != nil {
+		return nil, found, err
+	}
+	for _, e := range external {
+		p.External = append(p.External, e.Addr())
+	}
+	if cfg.UsersFile != "" {
+		if p.Users, err = users.Load(cfg.UsersFile); err != nil {
+			return nil, found, fmt.Errorf("USHER_USERS_FILE: %w", err)
+		}
+	}
+	return p, found, nil
+}
+
+// history is how loading policies went. It is safe for concurrent use.
+type history struct {
+	mu      sync.Mutex
+	current *rules.Set
+	loaded  time.Time // when current was
+	failure error     // of the last attempt
+}
+
+// use notes that set is in force from now on.
+func (h *history) use(set *rules.Set) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.current, h.loaded, h.failure = set, time.Now(), nil
+}
+
+// failed notes that an attempt to load a policy failed.
+func (h *history) failed(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.failure = err
+}
+
+// inForce returns the rules in force.
+func (h *history) inForce() *rules.Set {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.current
+}
+
+// show adds to what is known of the rules how loading them went.
+func (h *history) show(r *admin.Rules) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	r.Loaded, r.ReloadOK = h.loaded, h.failure == nil
+	if h.failure != nil {
+		r.ReloadErr = h.failure.Error()
+	}
+}
+
+// showRules returns the generation in force and the limits of all generations
+// that have sessions here, the one in force first. Reloads of an unchanged
+// file are one generation.
+func showRules(file string, gens []proxy.Generation, st limiter.Status) admin.Rules {
+	var out admin.Rules
+	out.File = ruleFileName(file)
+	shown := map[string]bool{}
+	for i := len(gens) - 1; i >= 0; i-- {
+		g := gens[i]
+		if shown[g.Digest] {
+			continue
+		}
+		shown[g.Digest] = true
+		if g.Current {
+			out.Digest, out.Generation, out.Number = g.Digest, g.Label, g.Number
+		}
+		for _, r := range limitedRules(g.Rules) {
+			out.Limits = append(out.Limits, admin.RuleLimit{
+				Rule: r.ID(), Place: r.Pos.String(), Generation: g.Label, Current: g.Current,
+				Max: r.Session.Max, Sessions: st.Totals[proxy.Counter(g.Digest, r)],
+			})
+		}
+	}
+	return out
+}

@@ -1,0 +1,55 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"usher/limiter"
+	"usher/proxy"
+	"usher/proxy/rules"
+)
+
+func parse(t *testing.T, text string) *rules.Set {
+	t.Helper()
+	set, found := parseRules("test.conf", []byte(text))
+	if set == nil {
+		t.Fatal(asError(found))
+	}
+	return set
+}
+
+func TestShowRules(t *testing.T) {
+	old := parse(t, "socks pass { from: 0/0 to: 0/0 maxsessions: 9 }\n")
+	now := parse(t, "socks block { from: 10.0.0.0/8 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0 maxsessions: 5 }\n")
+	gens := []proxy.Generation{
+		{Label: "g1-old", Number: 1, Digest: old.Digest(), Rules: old, Sessions: 1},
+		{Label: "g2-now", Number: 2, Digest: now.Digest(), Rules: now, Sessions: 1}, // before an unchanged reload
+		{Label: "g2-now", Number: 2, Digest: now.Digest(), Rules: now, Current: true},
+	}
+	got := showRules("", gens, limiter.Status{Totals: map[string]int64{old.Digest() + "/s1": 3, now.Digest() + "/s2": 4}})
+	if got.File != builtinName || got.Generation != "g2-now" || got.Number != 2 || got.Digest != now.Digest() {
+		t.Errorf("%+v", got)
+	}
+	if len(got.Limits) != 2 {
+		t.Fatalf("%+v", got.Limits)
+	}
+	if l := got.Limits[0]; l.Rule != "s2" || !l.Current || l.Max != 5 || l.Sessions != 4 || l.Place != "test.conf:2:1" {
+		t.Errorf("%+v", l)
+	}
+	if l := got.Limits[1]; l.Rule != "s1" || l.Current || l.Max != 9 || l.Sessions != 3 || l.Generation != "g1-old" {
+		t.Errorf("%+v", l)
+	}
+}
+
+func TestBuiltinRules(t *testing.T) {
+	set, found, err := readRules("")
+	if err != nil || set == nil || len(found) > 0 {
+		t.Fatal(err, found)
+	}
+	if limits := limitedRules(set); len(limits) != 0 {
+		t.Error("the built-in rules limit", limits)
+	}
+	if !strings.HasPrefix(set.Client[0].Pos.String(), builtinName) {
+		t.Error(set.Client[0].Pos)
+	}
+}

@@ -1,0 +1,49 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"time"
+
+	"usher/proxy/admin"
+)
+
+type probeCmd struct {
+	Admin   string        `help:"Address of the admin listener; by default that of USHER_ADMIN_LISTEN." placeholder:"HOST:PORT"`
+	Timeout time.Duration `help:"How long to wait for the answer." default:"2s"`
+	Strict  bool          `help:"Not ready while limited rules cannot admit anybody because of the store."`
+	Relayd  bool          `help:"Exit codes as relayd wants them from its check scripts: 1 if ready, 0 if not."`
+}
+
+// Run asks /readyz. A process that does not answer is not ready.
+func (p probeCmd) Run(ctx context.Context, sys system) error {
+	path := "/readyz"
+	if p.Strict {
+		path += "?strict=1"
+	}
+	code, body, err := adminGet(ctx, sys, p.Admin, path, p.Timeout)
+	ready := err == nil && code == http.StatusOK
+	switch {
+	case err != nil:
+		fmt.Fprintf(sys.stdout, "not ready: %v\n", err)
+	case ready:
+		fmt.Fprintln(sys.stdout, "ready")
+	default:
+		fmt.Fprintf(sys.stdout, "not ready: %s\n", reasonIn(code, body))
+	}
+	if ready != p.Relayd {
+		return nil
+	}
+	return exitCode(1)
+}
+
+// reasonIn reads why a replica is not ready.
+func reasonIn(code int, body []byte) string {
+	var r admin.Ready
+	if err := json.Unmarshal(body, &r); err != nil || r.Reason == "" {
+		return fmt.Sprintf("HTTP status %d", code)
+	}
+	return r.Reason
+}

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"usher/proxy/rules"
+)
+
+// builtin are the rules of an usher without a rule file.
+const builtin = `
+client pass { from: 127.0.0.0/8 to: 0/0 }
+client pass { from: ::1/128 to: 0/0 }
+socks pass { from: 127.0.0.0/8 to: 0/0 }
+socks pass { from: ::1/128 to: 0/0 }
+`
+
+const builtinName = "built-in rules"
+
+// readRules reads and parses the rule file, or the built-in rules if name is
+// empty. An error says that there is no text; what is wrong with the text is
+// in the diagnostics, and then the set is nil.
+func readRules(name string) (*rules.Set, []rules.Diagnostic, error) {
+	if name == "" {
+		set, found := parseRules(builtinName, []byte(builtin))
+		return set, found, nil
+	}
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return nil, nil, fmt.Errorf("rule file: %w; USHER_CONFIG names it", err)
+	}
+	set, found := parseRules(name, text)
+	return set, found, nil
+}
+
+func parseRules(name string, text []byte) (*rules.Set, []rules.Diagnostic) {
+	return rules.Parse(name, text, rules.Env{Interface: interfaceAddrs})
+}
+
+// asError returns what is wrong with a rule file, a line for each mistake.
+func asError(found []rules.Diagnostic) error {
+	var all []error
+	for _, d := range found {
+		if d.Severity == rules.Error {
+			all = append(all, errors.New(d.String()))
+		}
+	}
+	return errors.Join(all...)
+}
+
+// limitedRules returns the rules whose sessions are counted, client-rules first.
+func limitedRules(set *rules.Set) (list []*rules.Rule) {
+	for _, r := range slices.Concat(set.Client, set.Socks) {
+		if r.Pass && r.Session.Limited {
+			list = append(list, r)
+		}
+	}
+	return list
+}
+
+// ruleFileName returns what to call the rule file that the configuration names.
+func ruleFileName(name string) string {
+	if name == "" {
+		return builtinName
+	}
+	return name
+}

@@ -1,0 +1,219 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"runtime"
+	"sync"
+	"time"
+
+	"usher/limiter"
+	"usher/proxy"
+	"usher/proxy/admin"
+	"usher/proxy/rules"
+	"usher/store"
+	"usher/store/memstore"
+	"usher/store/redisstore"
+)
+
+// leaveTimeout bounds how long a stopping process tries to give its slots
+// back to a store that does not answer; the lease frees them otherwise.
+const leaveTimeout = 5 * time.Second
+
+// service is a running usher: everything that start opened and stop closes.
+type service struct {
+	cfg     config
+	started time.Time
+	log     *logs
+	history history
+	ready   *admin.Readiness
+	store   store.Store
+	limiter *limiter.Limiter
+	proxy   *proxy.Server
+	admin   *admin.Server
+	socks   []net.Listener
+	broken  chan error // a listener that ended by itself
+	serving sync.WaitGroup
+}
+
+// start checks everything that can be checked, then opens the listeners, then
+// serves. If it fails nothing is left open.
+func start(cfg config, sys system) (_ *service, err error) {
+	s := &service{cfg: cfg, started: time.Now(), broken: make(chan error, 8)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.abandon())
+		}
+	}()
+	policy, found, err := loadPolicy(cfg)
+	if err != nil {
+		return nil, err
+	}
+	settings := policy.Rules.Settings
+	addrs, source, err := listenAddresses(cfg, settings)
+	if err != nil {
+		return nil, err
+	}
+	if s.store, err = openStore(cfg); err != nil {
+		return nil, usageError{err}
+	}
+	if s.log, err = openLogs(cfg, settings, sys); err != nil {
+		return nil, err
+	}
+	if s.socks, err = listenAll(addrs); err != nil {
+		return nil, err
+	}
+	var adminListener []net.Listener
+	if cfg.AdminListen != "" {
+		if adminListener, err = listenAll([]string{string(cfg.AdminListen)}); err != nil {
+			return nil, fmt.Errorf("USHER_ADMIN_LISTEN: %w", err)
+		}
+	}
+	s.announce(policy, found, source)
+	s.assemble(policy, adminListener)
+	return s, nil
+}
+
+// openStore returns the store that the environment names; it connects later.
+func openStore(cfg config) (store.Store, error) {
+	if cfg.Store == memory {
+		return memstore.New(), nil
+	}
+	st, err := redisstore.Open(string(cfg.Store), cfg.Cluster)
+	if err != nil {
+		return nil, fmt.Errorf("USHER_STORE, USHER_CLUSTER: %w", err)
+	}
+	return st, nil
+}
+
+// assemble puts the parts together and sets them going; it cannot fail.
+func (s *service) assemble(policy *proxy.Policy, adminListener []net.Listener) {
+	reg := admin.NewRegistry(version(), runtime.Version())
+	s.history.use(policy.Rules)
+	s.ready = admin.NewReadiness(s.started, s.cfg.LeaseTTL)
+	s.limiter = limiter.New(limiter.Options{
+		Store: s.store, TTL: s.cfg.LeaseTTL, Strict: s.cfg.LeaseLoss == "close", StoreWait: s.cfg.StoreWait,
+		Observe: admin.NewStoreMetrics(reg).Observe,
+	})
+	var own []netip.AddrPort
+	for _, ln := range adminListener {
+		own = append(own, ln.Addr().(*net.TCPAddr).AddrPort())
+	}
+	s.proxy = proxy.New(proxy.Options{
+		Limiter: s.limiter, Logger: s.log.Logger, Metrics: proxy.NewMetrics(reg),
+		TrustedProxies: s.cfg.ProxyFrom, StrictLease: s.cfg.LeaseLoss == "close", Own: own,
+	}, policy)
+	admin.CollectSnapshot(reg, s.snapshot)
+	s.admin = admin.New(admin.Options{Readiness: s.ready, Snapshot: s.snapshot, Gatherer: reg, Logger: s.log.Logger})
+	for _, ln := range adminListener {
+		s.log.Info("admin listener open", "address", ln.Addr().String())
+		s.serve(ln, s.admin.Serve)
+	}
+	for _, ln := range s.socks {
+		s.serve(ln, s.proxy.Serve)
+	}
+	s.ready.Listening()
+}
+
+// serve runs one listener until it is closed.
+func (s *service) serve(ln net.Listener, serve func(net.Listener) error) {
+	s.serving.Go(func() {
+		if err := serve(ln); err != nil {
+			select {
+			case s.broken <- err:
+			default: // the first failure ends the process; nobody reads more
+			}
+		}
+	})
+}
+
+// announce writes the first lines of the log: what this process does, and how
+// to change it.
+func (s *service) announce(policy *proxy.Policy, found []rules.Diagnostic, source string) {
+	s.log.Info("usher starts", "version", version(), "go", runtime.Version())
+	logDiagnostics(s.log.Logger, found)
+	if s.cfg.Config == "" {
+		s.log.Info("no rule file: clients on loopback addresses may go anywhere, nobody else gets in; " +
+			"set USHER_CONFIG to a file with rules to change that")
+	}
+	s.log.Info("rules loaded", describe(policy, s.cfg)...)
+	if s.cfg.Store == memory {
+		s.log.Info("counting sessions in memory: limits hold for this process alone; " +
+			"set USHER_STORE=redis://host:port/0 on every replica to hold them over all")
+	} else {
+		s.log.Info("counting sessions in a shared store: limits hold over all replicas of the cluster",
+			"store", s.cfg.Store.String(), "cluster", s.cfg.Cluster, "lease_ttl", s.cfg.LeaseTTL.String(), "lease_loss", s.cfg.LeaseLoss)
+	}
+	if internal := policy.Rules.Settings.Internal; s.cfg.listenSet && len(internal) > 0 {
+		s.log.Warn("USHER_LISTEN wins over internal: in the rule file", "internal", internal[0].Pos.String())
+	}
+	for _, ln := range s.socks {
+		s.log.Info("listening for SOCKS clients", "address", ln.Addr().String(), "decided_by", source)
+	}
+}
+
+// describe returns attributes that sum up a policy.
+func describe(policy *proxy.Policy, cfg config) []any {
+	attrs := []any{"file", ruleFileName(cfg.Config), "client_rules", len(policy.Rules.Client), "socks_rules", len(policy.Rules.Socks),
+		"limited", len(limitedRules(policy.Rules)), "digest", policy.Rules.Digest()}
+	if cfg.UsersFile != "" {
+		attrs = append(attrs, "users_file", cfg.UsersFile)
+	}
+	return attrs
+}
+
+// snapshot is what the admin listener shows.
+func (s *service) snapshot() admin.Snapshot {
+	st := s.limiter.Status()
+	now := admin.Snapshot{
+		Version: version(), Started: s.started, Sessions: s.proxy.Sessions(),
+		Rules: showRules(s.cfg.Config, s.proxy.Generations(), st), Store: admin.StoreOf(s.cfg.Store.String(), st),
+	}
+	s.history.show(&now.Rules)
+	for _, ln := range s.socks {
+		now.Listen = append(now.Listen, ln.Addr().String())
+	}
+	return now
+}
+
+// stop drains: not ready at once, the grace, listeners closed, sessions given
+// their time and then cut, slots given back. ctx ends every wait early.
+func (s *service) stop(ctx context.Context) error {
+	s.ready.Draining()
+	select {
+	case <-time.After(s.cfg.DrainGrace):
+	case <-ctx.Done():
+	}
+	s.proxy.CloseListeners()
+	patience, cancel := context.WithTimeout(ctx, s.cfg.DrainTimeout)
+	defer cancel()
+	cut := s.proxy.Drain(patience)
+
+	leaving, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
+	defer cancel()
+	if err := s.limiter.Close(leaving); err != nil {
+		s.log.Warn("the store was not told that this replica leaves; its lease ends by itself", "error", err.Error())
+	}
+	err := errors.Join(s.admin.Shutdown(leaving), s.store.Close())
+	s.serving.Wait()
+	s.log.Info("stopped", "cut", cut)
+	return errors.Join(err, s.log.Close())
+}
+
+// abandon closes what a failed start has opened.
+func (s *service) abandon() error {
+	var all []error
+	for _, ln := range s.socks {
+		all = append(all, ln.Close())
+	}
+	if s.store != nil {
+		all = append(all, s.store.Close())
+	}
+	if s.log != nil {
+		all = append(all, s.log.Close())
+	}
+	return errors.Join(all...)
+}

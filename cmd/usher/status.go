@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"usher/proxy/admin"
+)
+
+type statusCmd struct {
+	Admin   string        `help:"Address of the admin listener; by default that of USHER_ADMIN_LISTEN." placeholder:"HOST:PORT"`
+	Timeout time.Duration `help:"How long to wait for the answer." default:"2s"`
+	JSON    bool          `name:"json" help:"Print the answer as it came."`
+}
+
+// Run asks /status and prints it for people.
+func (s statusCmd) Run(ctx context.Context, sys system) error {
+	code, body, err := adminGet(ctx, sys, s.Admin, "/status", s.Timeout)
+	if err != nil {
+		return err
+	}
+	var st admin.Status
+	if err := json.Unmarshal(body, &st); err != nil || code != http.StatusOK {
+		return fmt.Errorf("the admin listener answered status %d with something else than usher's; is it an usher of another version?", code)
+	}
+	if s.JSON {
+		_, err = sys.stdout.Write(body)
+		return err
+	}
+	return printStatus(sys.stdout, st)
+}
+
+func printStatus(w io.Writer, st admin.Status) error {
+	ready := "yes"
+	if !st.Ready {
+		ready = "no, " + st.Reason
+	}
+	rules := fmt.Sprintf("%s, generation %s, loaded %s", st.Rules.File, st.Rules.Generation, st.Rules.Loaded.Format(time.RFC3339))
+	if !st.Rules.ReloadOK {
+		rules += "\n\tTHE LAST RELOAD FAILED: " + st.Rules.ReloadErr
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, row := range [][2]string{
+		{"version", st.Version},
+		{"started", st.Started.Format(time.RFC3339)},
+		{"ready", ready},
+		{"listening at", strings.Join(st.Listen, ", ")},
+		{"sessions here", fmt.Sprint(st.Sessions)},
+		{"rules", rules},
+		{"store", storeLine(st.Store)},
+	} {
+		fmt.Fprintf(t, "%s\t%s\n", row[0], row[1])
+	}
+	if len(st.Rules.Limits) > 0 {
+		fmt.Fprintln(t, "\nRULE\tGENERATION\tSESSIONS\tLIMIT\tPLACE")
+	}
+	for _, l := range st.Rules.Limits {
+		fmt.Fprintf(t, "%s\t%s\t%d\t%d\t%s\n", l.Rule, l.Generation, l.Sessions, l.Max, l.Place)
+	}
+	return t.Flush()
+}
+
+func storeLine(s admin.Store) string {
+	state := "not joined"
+	switch {
+	case s.Mismatch != "":
+		state = "refused, other replicas run with " + s.Mismatch
+	case s.Joined && s.Young:
+		state = "joined, young: nothing new is given out yet"
+	case s.Joined:
+		state = "joined"
+	}
+	return fmt.Sprintf("%s, %s, replicas %d, generations %d", s.Address, state, s.Holders, s.Generations)
+}
