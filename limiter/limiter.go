@@ -1,79 +1,196 @@
-// Package limiter turns limits into held grants.
+// Package limiter turns limits into held grants, exactly, over all replicas.
+//
+// The truth of a replica is the table of its own live sessions. What it sends
+// to the store is computed from that table, never the other way round; the
+// store answers how many sessions this replica may hold of each counter. All
+// of it is one state machine per shard of the store (holder), a value without
+// goroutines, clocks and IO, and one driver (shard) that carries its requests
+// out, one at a time. Accuracy goes before speed: where the two are at odds, a
+// session waits or is refused, and the reason says so.
 package limiter
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
+	"hash/fnv"
+	"maps"
 	"time"
 
 	"usher/store"
 )
 
-// Reasons for which an admission fails. They are told apart by errors.Is.
+// Reasons for which an admission fails, told apart by errors.Is.
 var (
-	ErrFull        = errors.New("limiter: the limit is reached")
+	// ErrFull says that the limit is reached: the store counted at least as
+	// many sessions as the maximum when it was asked.
+	ErrFull = errors.New("limiter: the limit is reached")
+	// ErrUnavailable says that the store gave no answer in time.
 	ErrUnavailable = errors.New("limiter: the store cannot be reached")
-	ErrYoung       = errors.New("limiter: the store was just born and gives nothing new out yet")
-	ErrMismatch    = errors.New("limiter: other replicas run with other lease settings")
-	ErrClosed      = errors.New("limiter: closed")
+	// ErrYoung says that the store holds data that was just born (it lost what
+	// it had, or starts for the first time) and gives nothing new out yet.
+	ErrYoung = errors.New("limiter: the store was just born and gives nothing new out yet")
+	// ErrMismatch says that living replicas run with other lease settings.
+	ErrMismatch = errors.New("limiter: other replicas run with other lease settings")
+	// ErrClosed says that the limiter is closed or closing.
+	ErrClosed = errors.New("limiter: closed")
 )
 
-// Limit says what a session is counted by. The zero Limit counts nothing.
+// Limit says what a session is counted by. The zero Limit counts nothing and
+// never touches the store.
 type Limit struct {
-	Rule   string // the rule's counter, <digest>/<rule>; "" means no limit
-	Max    int64  // sessions over all keys; store.NoLimit is none
-	Key    string // what the rule counts separately (client address, user), "" if nothing
-	KeyMax int64  // sessions of one Key
+	// Rule is the rule's counter, <space>/<rule>; "" means no limit.
+	Rule string
+	// Max is how many sessions the rule admits at a time, over all keys;
+	// store.NoLimit is none, 0 admits nobody.
+	Max int64
+	// Key is what the rule counts separately (a client address, a user), ""
+	// if nothing, and KeyMax how many sessions of one key it admits.
+	Key    string
+	KeyMax int64
+}
+
+func (l Limit) entry() store.Entry {
+	if l.Key == "" {
+		return store.Entry{Counter: l.Rule, Max: l.Max, RuleMax: store.NoLimit}
+	}
+	return store.Entry{Counter: l.Rule + "/" + l.Key, Max: l.KeyMax, RuleMax: l.Max}
 }
 
 // Options configure a Limiter.
 type Options struct {
-	Store     store.Store
-	TTL       time.Duration
-	Strict    bool
+	Store store.Store
+	// TTL is the lease: a dead replica's sessions are given to others within
+	// it. At least 1 s, in whole milliseconds; all replicas must agree on it.
+	TTL time.Duration
+	// Strict ends limited sessions before anybody else can be given their
+	// slots when the lease cannot be renewed; otherwise they live on.
+	Strict bool
+	// StoreWait is how long an admission waits for the store before it fails.
 	StoreWait time.Duration
-	Observe   func(op string, took time.Duration, err error)
+	// Observe, if set, is told of every request to the store. It is called
+	// from several goroutines.
+	Observe func(op string, took time.Duration, err error)
 }
 
-type Limiter struct{}
+// Limiter admits sessions. It is safe for concurrent use.
+type Limiter struct {
+	options Options
+	start   time.Time
+	shards  []*shard
+	stop    context.CancelFunc
+}
 
-// New returns a Limiter that is joining the store in the background.
-func New(o Options) *Limiter { panic("being written") }
+// New returns a Limiter that joins the store in the background: rules without
+// a limit need not wait for it. End it with Close.
+func New(o Options) *Limiter {
+	if o.Observe == nil {
+		o.Observe = func(string, time.Duration, error) {}
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	l := &Limiter{options: o, start: time.Now(), stop: stop}
+	settings := store.Settings{Protocol: protocol, TTL: o.TTL, Strict: o.Strict, Shards: o.Store.Shards()}
+	id := newID()
+	for i := range o.Store.Shards() {
+		s := newShard(l, i, newHolder(id, settings, o.Store.Leased(), newID))
+		l.shards = append(l.shards, s)
+		s.begin(ctx)
+	}
+	return l
+}
 
-// Admit takes a slot of l, or says why it cannot.
-func (*Limiter) Admit(ctx context.Context, l Limit) (*Grant, error) { panic("being written") }
+// protocol is the version of what holders say to each other through the store.
+const protocol = 1
 
-// SetSpace tells the store which rules are in force here, and which counters of theirs to watch.
-func (*Limiter) SetSpace(digest string, counters []string) {}
+func newID() string {
+	var b [16]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
 
-// Close leaves the store, giving everything back at once; ctx bounds it.
-func (*Limiter) Close(ctx context.Context) error { return nil }
+// now is this process's monotonic clock: no wall clock decides anything.
+func (l *Limiter) now() time.Duration { return time.Since(l.start) }
+
+// shardOf puts everything of one rule into one shard.
+func (l *Limiter) shardOf(rule string) *shard {
+	if len(l.shards) == 1 {
+		return l.shards[0]
+	}
+	h := fnv.New32a()
+	h.Write([]byte(rule))
+	return l.shards[h.Sum32()%uint32(len(l.shards))]
+}
+
+// Admit takes a slot of the limit, or says why it cannot: ErrFull, ErrYoung,
+// ErrMismatch, ErrUnavailable, ErrClosed, or the context's error.
+func (l *Limiter) Admit(ctx context.Context, limit Limit) (*Grant, error) {
+	g := &Grant{limiter: l}
+	return g, g.Move(ctx, limit)
+}
+
+// SetSpace tells the other replicas which counter space (digest of the rules)
+// is in force here, and which counters' totals Status is to report.
+func (l *Limiter) SetSpace(space string, counters []string) {
+	for _, s := range l.shards {
+		var mine []string
+		for _, c := range counters {
+			if l.shardOf(c) == s {
+				mine = append(mine, c)
+			}
+		}
+		s.setSpace(space, mine)
+	}
+}
+
+// Close leaves the store, which gives everything back at once. Call it after
+// the last session's sockets are closed; ctx bounds it.
+func (l *Limiter) Close(ctx context.Context) error {
+	for _, s := range l.shards {
+		s.leave()
+	}
+	var err error
+	for _, s := range l.shards {
+		select {
+		case <-s.left:
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+	}
+	l.stop()
+	for _, s := range l.shards {
+		s.tasks.Wait()
+	}
+	return err
+}
 
 // Status is a snapshot for readiness, metrics and the status page.
 type Status struct {
-	Joined     bool // every shard is joined at this moment
-	WasMature  bool // every shard was joined and mature at least once
-	Young      bool
-	Mismatch   string           // "" or the settings in force elsewhere
-	Generation uint64           // number of the space in force here, 0 if not known yet
-	Holders    int              // replicas on the roster
-	Spaces     int              // distinct spaces among them
-	Totals     map[string]int64 // sessions over all replicas, by counter, of the counters named in SetSpace
+	Joined     bool              // the store knows this replica and its sessions
+	WasMature  bool              // it was joined and mature at least once
+	Young      bool              // it gives nothing new out yet
+	Mismatch   string            // the settings in force elsewhere, "" if ours are
+	Generation uint64            // the number of the space in force here, 0 until the store told it
+	Holders    map[string]string // replicas that the store knows, and the space of each
+	Totals     map[string]int64  // sessions over all replicas, of the counters named in SetSpace
 }
 
-func (*Limiter) Status() Status { return Status{} }
-
-// Grant is one held slot.
-type Grant struct{}
-
-// Move gives the slot back, then asks for one of l.
-func (*Grant) Move(ctx context.Context, l Limit) error { panic("being written") }
-
-// Release gives the slot back. It is idempotent and never blocks.
-func (*Grant) Release() {}
-
-// Valid reports whether a write may be started for the session now. Ask before every write.
-func (*Grant) Valid() bool { return true }
-
-// Lost is closed when the grant ended under the session: it only wakes what is blocked.
-func (*Grant) Lost() <-chan struct{} { return nil }
+// Status reports on all shards together.
+func (l *Limiter) Status() Status {
+	out := Status{Joined: true, WasMature: true, Holders: map[string]string{}, Totals: map[string]int64{}}
+	for i, s := range l.shards {
+		one := s.status()
+		out.Joined = out.Joined && one.Joined
+		out.WasMature = out.WasMature && one.WasMature
+		out.Young = out.Young || one.Young
+		if one.Mismatch != "" {
+			out.Mismatch = one.Mismatch
+		}
+		if i == 0 { // numbers are given per shard; the first speaks for all
+			out.Generation = one.Generation
+		}
+		maps.Copy(out.Holders, one.Holders)
+		maps.Copy(out.Totals, one.Totals)
+	}
+	return out
+}

@@ -228,7 +228,7 @@ func (m *roster) number(holder, space string, hint uint64) {
 		left = me.Space
 		me.Space = space
 	}
-	if m.numbers[space] == 0 {
+	if space != "" && m.numbers[space] == 0 {
 		m.lastNumber = max(m.lastNumber+1, hint)
 		m.numbers[space] = m.lastNumber
 	}

@@ -247,6 +247,7 @@ end
 -- number returns the space's number, giving it one if it has none: the
 -- caller's own if that is free.
 local function number(m, space, hint)
+  if space == '' then return 0 end
   local n = tonumber(redis.call('HGET', m, '#' .. space) or 0)
   if n > 0 then return n end
   n = math.max(tonumber(redis.call('HGET', m, 'gen') or 0) + 1, hint)

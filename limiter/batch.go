@@ -1,0 +1,227 @@
+package limiter
+
+import (
+	"time"
+
+	"usher/store"
+)
+
+// stated is what an entry was made of when it was sent.
+type stated struct {
+	counter *counter
+	live    int64
+	upTo    uint64 // waiters up to this arrival were in it
+}
+
+// makeJoin states who we are and re-claims the first of our sessions.
+func (h *holder) makeJoin() *request {
+	h.phase = detached
+	h.stream++
+	h.claims = h.sorted()
+	r := &request{op: opJoin}
+	r.join = store.Join{
+		Holder: h.id, RunID: h.run, Candidate: h.newBirth(), Stream: h.stream, Settings: h.settings,
+		Last: h.acked, Space: h.space, Number: h.number,
+	}
+	r.join.Entries = h.stateClaims(r)
+	r.join.More = len(h.claims) > 0
+	return r
+}
+
+// stateClaims takes the next counters to be re-stated: what is live, no more.
+func (h *holder) stateClaims(r *request) []store.Entry {
+	n := min(len(h.claims), store.MaxEntries)
+	entries := make([]store.Entry, 0, n)
+	for _, c := range h.claims[:n] {
+		entries = append(entries, h.state(r, c, c.live))
+	}
+	h.claims = h.claims[n:]
+	return entries
+}
+
+// state makes the entry of one counter.
+func (h *holder) state(r *request, c *counter, need int64) store.Entry {
+	s := stated{counter: c, live: c.live}
+	if n := len(c.waiters); n > 0 {
+		s.upTo = c.waiters[n-1].order
+	}
+	r.stated = append(r.stated, s)
+	c.inFlight, c.sentLive = true, c.live
+	return store.Entry{Counter: c.name, Max: c.max, RuleMax: c.ruleMax, Live: c.live, Need: need}
+}
+
+// batchDue reports whether there is something to say: a change, a claim, a
+// new space, or that we live.
+func (h *holder) batchDue(now time.Duration) bool {
+	return len(h.queue) > 0 || h.phase == reclaiming || h.space != h.spaceKnown ||
+		h.leased && now >= h.beatAt
+}
+
+func (h *holder) makeBatch(now time.Duration) *request {
+	r := &request{op: opBatch}
+	r.batch = store.Batch{Holder: h.id, Prev: h.acked, New: h.acked.Next(), Strict: h.settings.Strict}
+	if h.space != h.spaceKnown {
+		r.batch.Space, r.batch.Number = h.space, h.number
+	}
+	if h.phase == reclaiming {
+		r.batch.Entries = h.stateClaims(r)
+		r.batch.More = len(h.claims) > 0
+		return r
+	}
+	if now >= h.beatAt {
+		h.wakePatient()
+	}
+	n := min(len(h.queue), store.MaxEntries)
+	r.batch.Entries = make([]store.Entry, 0, n)
+	r.stated = make([]stated, 0, n)
+	for _, c := range h.queue[:n] {
+		c.place = nowhere
+		need := c.live
+		if !c.over && !h.young {
+			need += int64(len(c.waiters))
+		}
+		r.batch.Entries = append(r.batch.Entries, h.state(r, c, need))
+	}
+	h.queue = append(h.queue[:0], h.queue[n:]...)
+	return r
+}
+
+// wakePatient moves the waiters of a young store into the next batch.
+func (h *holder) wakePatient() {
+	for _, c := range h.patient {
+		c.place = inQueue
+		h.queue = append(h.queue, c)
+	}
+	h.patient = h.patient[:0]
+}
+
+// joined takes the answer to a join.
+func (h *holder) joined(now time.Duration, r *request, reply store.JoinReply) {
+	switch reply.Status {
+	case store.Mismatch:
+		h.mismatch(now, reply.Settings)
+		return
+	case store.Dying:
+		h.phase = expiring
+		h.observer.self = store.Reap{Target: h.id, Birth: reply.Birth, Token: reply.Token}
+		return
+	}
+	if h.leased && r.sent+h.timing.fence <= now {
+		return // too late to rely on: join again
+	}
+	if !reply.Kept {
+		h.newLease()
+	}
+	h.acked = store.Token{Birth: reply.Birth, Stream: r.join.Stream}
+	h.joinedRun = h.run
+	h.phase = live
+	if r.join.More {
+		h.phase = reclaiming
+	}
+	h.spaceKnown, h.number = r.join.Space, reply.Number
+	h.lookAt = now
+	h.acknowledge(now, r, reply.Young, reply.Counts)
+	for _, c := range h.counters {
+		if len(c.waiters) > 0 {
+			h.enqueueWaiting(c)
+		}
+	}
+}
+
+// newLease begins with nothing confirmed: sessions stay on the lease before,
+// and its fence, until the store has confirmed their counter.
+func (h *holder) newLease() {
+	if h.lease.fence.Load() > 0 {
+		h.older = append(h.older, h.lease)
+	}
+	h.lease = &lease{}
+	for _, c := range h.counters {
+		c.own = 0
+	}
+}
+
+// batched takes the answer to a batch, or to its resend.
+func (h *holder) batched(now time.Duration, r *request, reply store.BatchReply) {
+	h.resend = nil
+	h.acked = r.batch.New
+	if r.batch.Space != "" {
+		h.spaceKnown = r.batch.Space
+	}
+	h.number = reply.Number
+	if h.phase == reclaiming && !r.batch.More {
+		h.phase = live
+	}
+	h.acknowledge(now, r, reply.Young, reply.Counts)
+}
+
+// acknowledge renews the lease and settles every entry of the request.
+func (h *holder) acknowledge(now time.Duration, r *request, young bool, counts []store.Count) {
+	h.lease.fence.Store(int64(r.sent + h.timing.fence))
+	h.beatAt = r.sent + h.timing.beat
+	h.setYoung(young)
+	for i, s := range r.stated {
+		h.settle(now, s, counts[i])
+	}
+}
+
+func (h *holder) setYoung(young bool) {
+	if h.young && !young {
+		h.wakePatient()
+	}
+	h.young = young
+	h.ripe = h.ripe || !young && h.phase == live
+}
+
+// settle applies the store's answer to one counter.
+func (h *holder) settle(now time.Duration, s stated, n store.Count) {
+	c := s.counter
+	c.inFlight = false
+	c.own, c.contended = n.Own, n.Contended
+	c.lease.Store(h.lease)
+	if above(n, c) {
+		c.over = true
+	} else if !h.young {
+		c.over = false // a young total is incomplete
+	}
+	if h.settings.Strict && c.live > c.own {
+		h.take(c, c.live-c.own) // a claim that was cut
+	}
+	// Waiters get what was granted beyond the sessions that were stated, not
+	// beyond those that live now: above the maximum, one that ended meanwhile
+	// must not be replaced.
+	for slots := n.Own - s.live; slots > 0 && len(c.waiters) > 0 && c.waiters[0].order <= s.upTo; slots-- {
+		h.grant(c)
+	}
+	h.refuse(c, s.upTo, n)
+	if h.phase == live {
+		h.handOver(now, c)
+	}
+	if len(c.waiters) > 0 {
+		h.enqueueWaiting(c)
+	}
+	h.enqueueSurplus(c)
+	h.drop(c)
+}
+
+// refuse answers those waiters of a batch that got nothing, if the reply says
+// for certain why; the others are asked for again.
+func (h *holder) refuse(c *counter, upTo uint64, n store.Count) {
+	for len(c.waiters) > 0 && c.waiters[0].order <= upTo {
+		switch {
+		case !h.young && full(n, c):
+			h.answer(c, answer{err: ErrFull})
+		case h.ripensAfter(c.waiters[0].deadline):
+			h.answer(c, answer{err: ErrYoung})
+		default:
+			return
+		}
+	}
+}
+
+func above(n store.Count, c *counter) bool {
+	return c.max != store.NoLimit && n.Total > c.max || c.ruleMax != store.NoLimit && n.RuleTotal > c.ruleMax
+}
+
+func full(n store.Count, c *counter) bool {
+	return c.max != store.NoLimit && n.Total >= c.max || c.ruleMax != store.NoLimit && n.RuleTotal >= c.ruleMax
+}

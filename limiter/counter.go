@@ -1,0 +1,197 @@
+package limiter
+
+import (
+	"slices"
+	"sync/atomic"
+	"time"
+)
+
+// counter is a row of the holder's table: the truth about live sessions, and
+// what the store last said about it.
+type counter struct {
+	name         string
+	max, ruleMax int64
+
+	live    int64              // sessions that exist here
+	slots   map[*slot]struct{} // theirs; kept only where they can be taken away
+	waiters []*waiter          // in order of arrival
+
+	own       int64 // what the store counts for us, as last acknowledged
+	over      bool  // more sessions than the maximum exist: nothing is refilled
+	contended bool  // another holder was refused here: freed slots are its
+	lease     atomic.Pointer[lease]
+
+	place    place // which queue it stands in
+	inFlight bool  // in a batch whose outcome is not known
+	sentLive int64 // live as stated in that batch
+}
+
+// place is where a counter waits to be sent.
+type place uint8
+
+const (
+	nowhere   place = iota
+	inQueue         // for the next batch
+	inPatient       // for the next heartbeat
+)
+
+// waiter is an admission that waits for the store's answer.
+type waiter struct {
+	counter  *counter
+	order    uint64        // of arrival at the holder
+	deadline time.Duration // when the wait ends
+	done     chan answer   // gets exactly one, unless it is withdrawn
+}
+
+type answer struct {
+	slot *slot
+	err  error
+}
+
+// ask admits at once where no question is needed, refuses at once where no
+// answer can come in time, and otherwise queues a waiter.
+func (h *holder) ask(now time.Duration, limit Limit, deadline time.Duration) (*slot, *waiter, error) {
+	h.checkFences(now)
+	switch {
+	case h.phase == leaving || h.phase == left:
+		return nil, nil, ErrClosed
+	case h.phase == mismatched:
+		return nil, nil, ErrMismatch
+	case h.ripensAfter(deadline):
+		return nil, nil, ErrYoung
+	}
+	c := h.counterOf(limit)
+	if len(c.waiters) == 0 && h.mayHandOver(now, c) {
+		return h.occupy(c), nil, nil
+	}
+	h.arrivals++
+	w := &waiter{counter: c, order: h.arrivals, deadline: deadline, done: make(chan answer, 1)}
+	c.waiters = append(c.waiters, w)
+	h.enqueueWaiting(c)
+	return nil, w, nil
+}
+
+func (h *holder) counterOf(limit Limit) *counter {
+	e := limit.entry()
+	c := h.counters[e.Counter]
+	if c == nil {
+		c = &counter{name: e.Counter, max: e.Max, ruleMax: e.RuleMax, slots: map[*slot]struct{}{}}
+		c.lease.Store(h.lease)
+		h.counters[e.Counter] = c
+	}
+	return c
+}
+
+// mayHandOver reports whether a slot that the store counts as ours but no
+// session uses may be given to a session here without asking.
+func (h *holder) mayHandOver(now time.Duration, c *counter) bool {
+	return h.phase == live && !h.lease.passed(now) && c.lease.Load() == h.lease &&
+		!c.over && !c.contended && c.live < c.own && (!c.inFlight || c.live < c.sentLive)
+}
+
+// occupy makes one session of c live.
+func (h *holder) occupy(c *counter) *slot {
+	c.live++
+	s := &slot{shard: h.shard, counter: c, lost: make(chan struct{})}
+	if h.settings.Strict {
+		c.slots[s] = struct{}{}
+	}
+	return s
+}
+
+// release ends a session's slot and reports whether the store is to be told.
+func (h *holder) release(now time.Duration, s *slot) bool {
+	if s.ended {
+		return false
+	}
+	s.ended = true
+	c := s.counter
+	delete(c.slots, s)
+	if c.live--; c.live < 0 {
+		panic("limiter: more sessions of " + c.name + " ended than began")
+	}
+	h.checkFences(now)
+	h.handOver(now, c)
+	h.enqueueSurplus(c)
+	return len(h.queue) > 0
+}
+
+// handOver gives free slots to waiters here, oldest first, as far as that
+// needs no question.
+func (h *holder) handOver(now time.Duration, c *counter) {
+	for len(c.waiters) > 0 && h.mayHandOver(now, c) {
+		h.grant(c)
+	}
+}
+
+func (h *holder) grant(c *counter) { h.answer(c, answer{slot: h.occupy(c)}) }
+
+func (h *holder) answer(c *counter, a answer) {
+	w := c.waiters[0]
+	c.waiters[0] = nil
+	c.waiters = c.waiters[1:]
+	w.done <- a
+}
+
+// withdraw takes a waiter back that nobody answered; it reports false if
+// somebody did.
+func (h *holder) withdraw(w *waiter) bool {
+	i := slices.Index(w.counter.waiters, w)
+	if i < 0 {
+		return false
+	}
+	w.counter.waiters = slices.Delete(w.counter.waiters, i, i+1)
+	h.drop(w.counter)
+	return true
+}
+
+// take ends n sessions of c from outside: their slots are somebody else's.
+func (h *holder) take(c *counter, n int64) {
+	for s := range c.slots {
+		if n == 0 {
+			return
+		}
+		n--
+		c.live--
+		delete(c.slots, s)
+		s.ended = true
+		s.dead.Store(true)
+		close(s.lost)
+	}
+}
+
+// enqueue puts c into the next batch.
+func (h *holder) enqueue(c *counter) {
+	if c.place == inPatient {
+		h.patient = slices.DeleteFunc(h.patient, func(p *counter) bool { return p == c })
+	}
+	if c.place != inQueue {
+		c.place = inQueue
+		h.queue = append(h.queue, c)
+	}
+}
+
+// enqueueWaiting does so for its waiters. While the store is young they
+// cannot be admitted, and ride on the heartbeat.
+func (h *holder) enqueueWaiting(c *counter) {
+	if !h.young {
+		h.enqueue(c)
+	} else if c.place == nowhere {
+		c.place = inPatient
+		h.patient = append(h.patient, c)
+	}
+}
+
+// enqueueSurplus does so if the store counts more for us than there is.
+func (h *holder) enqueueSurplus(c *counter) {
+	if c.own > c.live && !c.inFlight {
+		h.enqueue(c)
+	}
+}
+
+// drop takes c off the table when neither side knows anything of it.
+func (h *holder) drop(c *counter) {
+	if c.live == 0 && c.own == 0 && len(c.waiters) == 0 && !c.inFlight && c.place == nowhere {
+		delete(h.counters, c.name)
+	}
+}

@@ -1,0 +1,88 @@
+package limiter
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+)
+
+// Grant is what a session holds: a slot of one limit, or nothing if no limit
+// applies. Admit and Move are the session's own to call; Valid, Lost and
+// Release are safe for concurrent use after them.
+type Grant struct {
+	limiter *Limiter
+	slot    *slot // nil: no limit
+}
+
+// slot is one unit of a counter's live sessions.
+type slot struct {
+	shard   *shard
+	counter *counter
+	ended   bool        // released or taken away; guarded by shard.mu
+	dead    atomic.Bool // taken away
+	lost    chan struct{}
+}
+
+// lease is the right of a replica to what it was told it may hold, until the
+// fence. A counter moves to a new lease only when the store confirmed it there.
+type lease struct {
+	fence atomic.Int64 // on the limiter's clock
+}
+
+func (l *lease) passed(now time.Duration) bool { return int64(now) >= l.fence.Load() }
+
+// Move gives back what the grant holds and asks for a slot of limit; both go
+// to the store together. If it is refused, the old slot is gone all the same.
+// It fails as Admit does.
+func (g *Grant) Move(ctx context.Context, limit Limit) error {
+	old := g.slot
+	g.slot = nil
+	if limit.Rule == "" {
+		old.release()
+		return nil
+	}
+	s := g.limiter.shardOf(limit.Rule)
+	if old != nil && old.shard != s {
+		old.release()
+		old = nil
+	}
+	var err error
+	g.slot, err = s.admit(ctx, old, limit)
+	return err
+}
+
+// Release gives the slot back. It is idempotent and never waits for the store.
+func (g *Grant) Release() { g.slot.release() }
+
+// Valid reports whether a write may be started for the session now: one clock
+// read against the fence, no lock. Ask it before every write, and never ahead
+// of one: after a pause of the process an older answer is worth nothing.
+func (g *Grant) Valid() bool {
+	s := g.slot
+	if s == nil || !s.shard.fenced {
+		return true
+	}
+	return !s.dead.Load() && !s.counter.lease.Load().passed(g.limiter.now())
+}
+
+// Lost is closed when the slot was taken away. It only wakes what is blocked;
+// Valid is what decides.
+func (g *Grant) Lost() <-chan struct{} {
+	if g.slot == nil {
+		return nil
+	}
+	return g.slot.lost
+}
+
+func (s *slot) release() {
+	if s == nil {
+		return
+	}
+	sh := s.shard
+	sh.mu.Lock()
+	wake := sh.holder.release(sh.limiter.now(), s)
+	sh.mu.Unlock()
+	if wake {
+		sh.rouse()
+	}
+}

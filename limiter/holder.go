@@ -1,0 +1,398 @@
+package limiter
+
+import (
+	"errors"
+	"maps"
+	"math"
+	"slices"
+	"time"
+
+	"usher/store"
+)
+
+// holder is the protocol of one replica for one shard of the store, as a
+// state machine: next says what to send now, handle takes the outcome. One
+// request is under way at a time. It has no goroutine, no clock and no lock
+// of its own; shard drives it, and guards it.
+type holder struct {
+	shard    *shard // its driver, for the slots it hands out
+	id       string
+	settings store.Settings
+	leased   bool
+	timing   timing
+	newBirth func() string
+
+	phase     phase
+	connected bool
+	run       string        // the server process at the other end
+	joinedRun string        // the one that the last join reached
+	notBefore time.Duration // nothing is sent earlier, after a failure
+	busy      bool          // a request is under way
+	epoch     uint64        // outcomes of requests of an older epoch are void
+
+	stream uint64
+	acked  store.Token // the last acknowledged, zero before the first
+	resend *request    // a batch whose outcome is unknown
+	lease  *lease      // the current one
+	older  []*lease    // those on which counters still stand after a loss
+	young  bool
+	ripe   bool // it was joined and mature at least once
+
+	counters map[string]*counter
+	arrivals uint64
+	queue    []*counter // for the next batch, oldest first
+	patient  []*counter // for the next heartbeat
+	claims   []*counter // live sessions still to be re-stated after a join
+
+	beatAt   time.Duration // when the next heartbeat is due
+	lookAt   time.Duration // when the next look at the roster is due
+	observer observer
+	roster   store.Roster
+	reaped   bool          // the last request was a reap: batches go first
+	retryAt  time.Duration // mismatched: when to try again
+
+	space      string   // in force here
+	spaceKnown string   // as last acknowledged
+	number     uint64   // of spaceKnown
+	watch      []string // counters whose totals are wanted
+}
+
+type phase int
+
+const (
+	detached   phase = iota // the store does not know us, or not what we have
+	reclaiming              // joined, not all live sessions re-stated yet
+	live
+	mismatched // others run with other settings: observe, and try again
+	expiring   // we are being reaped: finish it, then join anew
+	leaving
+	left
+)
+
+// timing is all that follows from the TTL (store timing rules: a holder stops
+// relying on its lease at 0.7 TTL, others take it for dead after 0.75).
+type timing struct {
+	beat, look, gap, fence, witness, tombstone, request time.Duration
+}
+
+func timingOf(ttl time.Duration, leased bool) timing {
+	t := timing{
+		beat: ttl / 10, look: ttl / 10, gap: ttl * 3 / 10,
+		fence: ttl * 7 / 10, witness: ttl * 3 / 4, tombstone: 4 * ttl,
+		request: ttl / 10,
+	}
+	if !leased {
+		t.fence, t.witness = math.MaxInt64/2, 0
+	}
+	return t
+}
+
+func newHolder(id string, s store.Settings, leased bool, newBirth func() string) *holder {
+	return &holder{
+		id: id, settings: s, leased: leased, timing: timingOf(s.TTL, leased), newBirth: newBirth,
+		lease: &lease{}, counters: map[string]*counter{}, observer: newObserver(),
+	}
+}
+
+// operation is what a request asks of the store.
+type operation string
+
+const (
+	opDial    operation = "dial"
+	opJoin    operation = "join"
+	opBatch   operation = "batch"
+	opObserve operation = "observe"
+	opReap    operation = "reap"
+	opMature  operation = "mature"
+)
+
+// request is one thing for the driver to do.
+type request struct {
+	op     operation
+	epoch  uint64
+	sent   time.Duration // when it was sent first: a resend does not renew it
+	acked  store.Token   // when it was sent
+	join   store.Join
+	batch  store.Batch
+	reap   store.Reap
+	mature store.Mature
+	watch  []string
+	stated []stated // join and batch: what each entry was made of
+}
+
+// outcome is what became of a request.
+type outcome struct {
+	err    error
+	run    string // dial
+	join   store.JoinReply
+	batch  store.BatchReply
+	roster store.Roster
+	reap   store.ReapReply
+	young  bool
+}
+
+// next returns the request to send now, or nil. The caller carries it out and
+// calls handle with the outcome before it calls next again.
+func (h *holder) next(now time.Duration) *request {
+	h.checkFences(now)
+	if h.busy || h.phase == left || now < h.notBefore {
+		return nil
+	}
+	r := h.choose(now)
+	if r != nil {
+		h.busy = true
+		h.reaped = r.op == opReap
+		r.epoch, r.acked = h.epoch, h.acked
+		if r.sent == 0 {
+			r.sent = now
+		}
+	}
+	return r
+}
+
+func (h *holder) choose(now time.Duration) *request {
+	if !h.connected {
+		if h.phase == leaving && h.acked == (store.Token{}) {
+			h.phase = left
+			return nil
+		}
+		return &request{op: opDial}
+	}
+	if h.run != h.joinedRun && (h.phase == live || h.phase == reclaiming) {
+		h.detach() // another server process: it may not have what we built on
+	}
+	switch h.phase {
+	case detached:
+		return h.makeJoin()
+	case expiring:
+		return h.makeReap(h.observer.self)
+	case mismatched:
+		return h.nextMismatched(now)
+	case leaving:
+		return h.nextLeaving()
+	default:
+		return h.nextJoined(now)
+	}
+}
+
+func (h *holder) nextJoined(now time.Duration) *request {
+	switch {
+	case h.resend != nil:
+		return h.resend
+	case now >= h.lookAt:
+		return &request{op: opObserve, watch: h.watch}
+	case h.observer.hasDead() && !h.reaped:
+		return h.makeReap(h.observer.nextDead())
+	case h.batchDue(now):
+		return h.makeBatch(now)
+	case h.observer.hasDead():
+		return h.makeReap(h.observer.nextDead())
+	case h.observer.ripe || len(h.observer.gone) > 0:
+		return &request{op: opMature, mature: store.Mature{
+			Birth: h.acked.Birth, Ripe: h.observer.ripe, Gone: h.observer.gone,
+		}}
+	}
+	return nil
+}
+
+// nextMismatched keeps observing, so that holders with other settings that
+// died do not keep us out for ever; it never matures anything.
+func (h *holder) nextMismatched(now time.Duration) *request {
+	switch {
+	case h.observer.hasDead():
+		return h.makeReap(h.observer.nextDead())
+	case now >= h.retryAt:
+		return h.makeJoin()
+	case now >= h.lookAt:
+		return &request{op: opObserve}
+	}
+	return nil
+}
+
+// nextLeaving settles what is unknown, then gives everything back.
+func (h *holder) nextLeaving() *request {
+	if h.resend != nil && h.run == h.joinedRun {
+		return h.resend
+	}
+	return h.makeReap(store.Reap{Target: h.id, Birth: h.acked.Birth, Token: h.acked})
+}
+
+func (h *holder) makeReap(r store.Reap) *request { return &request{op: opReap, reap: r} }
+
+// wakeAt returns when next may have something to do although nothing happens.
+func (h *holder) wakeAt() time.Duration {
+	at := h.notBefore
+	if h.connected {
+		switch h.phase {
+		case live, reclaiming:
+			next := h.lookAt
+			if h.leased {
+				next = min(next, h.beatAt)
+			}
+			at = max(at, next)
+		case mismatched:
+			at = max(at, min(h.retryAt, h.lookAt))
+		}
+	}
+	return at
+}
+
+// handle takes the outcome of the request under way.
+func (h *holder) handle(now time.Duration, r *request, o outcome) {
+	h.busy = false
+	h.checkFences(now)
+	if h.failed(now, r, o.err) || r.epoch != h.epoch || h.phase == left {
+		return
+	}
+	switch r.op {
+	case opDial:
+		h.connected, h.run = true, o.run
+	case opJoin:
+		h.joined(now, r, o.join)
+	case opBatch:
+		h.batched(now, r, o.batch)
+	case opObserve:
+		h.observed(now, r, o.roster)
+	case opReap:
+		h.reapDone(r, o)
+	case opMature:
+		h.matured(o.young, r.mature.Gone)
+	}
+}
+
+// failed sorts errors by what is known of the outcome, and reports whether
+// there was one.
+func (h *holder) failed(now time.Duration, r *request, err error) bool {
+	current := r.epoch == h.epoch
+	switch {
+	case err == nil:
+		return false
+	case errors.Is(err, store.ErrLost):
+		if h.phase == leaving || h.phase == left {
+			h.phase = left
+		} else if current && (r.op == opBatch || r.reap.Target != h.id) && h.phase != mismatched {
+			h.detach()
+		} else if current {
+			h.phase = detached
+		}
+	case errors.Is(err, store.ErrStale):
+		// The next join has a higher stream.
+	case errors.Is(err, store.ErrBusy):
+		h.notBefore = now + 20*time.Millisecond
+		h.keepForResend(r, current)
+	default:
+		// Unknown, or not executed but to be asked elsewhere: a new connection.
+		h.connected = false
+		h.notBefore = now + min(h.timing.request, 100*time.Millisecond)
+		h.keepForResend(r, current)
+	}
+	return true
+}
+
+// keepForResend keeps a batch, and only a batch, to be sent again byte for
+// byte: a join whose outcome is unknown is followed by one of a new stream.
+func (h *holder) keepForResend(r *request, current bool) {
+	if r.op == opBatch && current {
+		h.resend = r
+	}
+}
+
+// checkFences ends what can no longer be relied on.
+func (h *holder) checkFences(now time.Duration) {
+	if !h.leased {
+		return
+	}
+	for i := 0; i < len(h.older); i++ {
+		if h.older[i].passed(now) {
+			h.fencePassed(h.older[i])
+			h.older = slices.Delete(h.older, i, i+1)
+			i--
+		}
+	}
+	if (h.phase == live || h.phase == reclaiming) && h.lease.passed(now) {
+		h.fencePassed(h.lease)
+		h.detach()
+	}
+}
+
+// fencePassed: others may be given our slots from now on. Strict closes the
+// sessions; otherwise they live on, and nothing is refilled until the store
+// says that the total is back under the maximum.
+func (h *holder) fencePassed(l *lease) {
+	for _, c := range h.counters {
+		if c.lease.Load() != l {
+			continue
+		}
+		if h.settings.Strict {
+			h.take(c, c.live)
+		} else if c.live > 0 {
+			c.over = true
+		}
+	}
+}
+
+// nextFence returns when checkFences has something to do next.
+func (h *holder) nextFence() time.Duration {
+	at := time.Duration(math.MaxInt64)
+	for _, l := range append([]*lease{h.lease}, h.older...) {
+		if f := time.Duration(l.fence.Load()); f > 0 {
+			at = min(at, f)
+		}
+	}
+	return at
+}
+
+// detach drops what is under way: the next thing to send is a join.
+func (h *holder) detach() {
+	h.phase = detached
+	h.epoch++
+	h.resend = nil
+	h.claims = nil
+	for _, c := range h.counters {
+		c.inFlight = false
+	}
+	h.observer = newObserver()
+}
+
+// sorted returns the table's counters by name: the order of claims must not
+// depend on the run of a map.
+func (h *holder) sorted() []*counter {
+	out := make([]*counter, 0, len(h.counters))
+	for _, name := range slices.Sorted(maps.Keys(h.counters)) {
+		out = append(out, h.counters[name])
+	}
+	return out
+}
+
+// leave begins the end: nobody is admitted any more.
+func (h *holder) leave() {
+	if h.phase == left || h.phase == leaving {
+		return
+	}
+	joined := h.phase == live || h.phase == reclaiming
+	h.phase = leaving
+	for _, c := range h.counters {
+		for len(c.waiters) > 0 {
+			h.answer(c, answer{err: ErrClosed})
+		}
+	}
+	h.notBefore = 0
+	if !joined {
+		h.phase = left // whatever the store has of us, others reap
+	}
+}
+
+// wantsMore reports whether a request may be due now that a caller, who sent
+// what he waited for, leaves to the driver.
+func (h *holder) wantsMore() bool {
+	return len(h.queue) > 0 || h.phase != live || !h.connected
+}
+
+// abandon ends without the store's consent: others will reap what is there.
+func (h *holder) abandon() { h.phase = left }
+
+// batchNext reports whether what next returns would be a batch with changes.
+func (h *holder) batchNext(now time.Duration) bool {
+	return !h.busy && h.connected && h.phase == live && len(h.queue) > 0 && h.resend == nil &&
+		h.run == h.joinedRun && now >= h.notBefore && now < h.lookAt && (!h.observer.hasDead() || h.reaped)
+}

@@ -1,0 +1,174 @@
+package limiter
+
+import (
+	"slices"
+	"time"
+
+	"usher/store"
+)
+
+// observer decides which holders are dead and when young data is ripe, by
+// time that it witnessed itself: between two looks that count, at most gap
+// apart, each of which showed its own holder's token. An outage, or a pause of
+// its own, proves nothing about others and restarts every timer.
+type observer struct {
+	looked   bool
+	lastLook time.Duration
+	birth    string
+	since    time.Duration // when this birth was first seen
+	tokens   map[string]sighting
+	tombs    map[string]time.Duration
+
+	dead []store.Reap // to be reaped
+	ripe bool         // the young state may end
+	gone []string     // tombstones that may be dropped
+	self store.Reap   // what is left of our own reap
+}
+
+type sighting struct {
+	token store.Token
+	since time.Duration
+}
+
+func newObserver() observer {
+	return observer{tokens: map[string]sighting{}, tombs: map[string]time.Duration{}}
+}
+
+func (o *observer) hasDead() bool { return len(o.dead) > 0 }
+
+func (o *observer) nextDead() store.Reap { return o.dead[0] }
+
+// look takes a roster that counts, received at now.
+func (o *observer) look(now time.Duration, self string, r store.Roster, t timing) {
+	if !o.looked || now-o.lastLook > t.gap || r.Birth != o.birth {
+		*o = newObserver()
+		o.birth, o.since = r.Birth, now
+	}
+	o.looked, o.lastLook = true, now
+	o.ripe = r.Young && now-o.since >= t.witness
+	o.lookAtMembers(now, self, r, t)
+	o.lookAtTombstones(now, r, t)
+}
+
+func (o *observer) lookAtMembers(now time.Duration, self string, r store.Roster, t timing) {
+	seen := map[string]sighting{}
+	o.dead = nil
+	for _, m := range r.Members {
+		if m.Holder == self {
+			continue
+		}
+		s, known := o.tokens[m.Holder]
+		if !known || s.token != m.Token {
+			s = sighting{m.Token, now}
+		}
+		seen[m.Holder] = s
+		if m.State == store.DyingOne || now-s.since >= t.witness {
+			o.dead = append(o.dead, store.Reap{Target: m.Holder, Birth: r.Birth, Token: m.Token})
+		}
+	}
+	o.tokens = seen
+}
+
+func (o *observer) lookAtTombstones(now time.Duration, r store.Roster, t timing) {
+	seen := map[string]time.Duration{}
+	o.gone = nil
+	for h := range r.Tombstones {
+		since, known := o.tombs[h]
+		if !known {
+			since = now
+		}
+		seen[h] = since
+		if now-since >= t.tombstone {
+			o.gone = append(o.gone, h)
+		}
+	}
+	slices.Sort(o.gone)
+	o.tombs = seen
+}
+
+// observed takes a look at the roster.
+func (h *holder) observed(now time.Duration, r *request, roster store.Roster) {
+	h.lookAt = now + h.timing.look
+	if h.phase == mismatched {
+		h.roster = roster
+		h.observer.look(now, h.id, roster, h.observer.under(h.timing, roster.Settings))
+		h.observer.ripe = false
+		if len(roster.Members) == 0 {
+			h.retryAt = now
+		}
+		return
+	}
+	if showsOwn(roster, h.id, r.acked) {
+		h.roster = roster
+		h.setYoung(roster.Young)
+		h.observer.look(now, h.id, roster, h.timing)
+	}
+}
+
+// showsOwn reports whether the roster is of our birth and no older than what
+// was acknowledged to us when we asked for it.
+func showsOwn(r store.Roster, self string, acked store.Token) bool {
+	for _, m := range r.Members {
+		if m.Holder == self {
+			return m.Token.Birth == acked.Birth && m.Token.Stream == acked.Stream && m.Token.Seq >= acked.Seq
+		}
+	}
+	return false
+}
+
+// under returns our timing under the longer of two TTLs.
+func (*observer) under(t timing, s store.Settings) timing {
+	t.witness = max(t.witness, timingOf(s.TTL, true).witness)
+	return t
+}
+
+// mismatch: holders with other settings live, or died and are not yet reaped.
+func (h *holder) mismatch(now time.Duration, theirs store.Settings) {
+	h.phase = mismatched
+	h.roster.Settings = theirs
+	h.retryAt = now + h.timing.gap
+	h.lookAt = min(max(h.lookAt, now), now+h.timing.look)
+	for _, c := range h.counters {
+		for len(c.waiters) > 0 {
+			h.answer(c, answer{err: ErrMismatch})
+		}
+	}
+}
+
+// reapDone takes the answer to a reap, of another or of ourselves.
+func (h *holder) reapDone(r *request, o outcome) {
+	if r.reap.Target == h.id {
+		switch {
+		case o.reap == store.More:
+			return
+		case h.phase == leaving:
+			h.phase = left
+		default:
+			h.phase = detached
+		}
+		return
+	}
+	if o.reap != store.More {
+		h.observer.dead = slices.DeleteFunc(h.observer.dead, func(d store.Reap) bool { return d == r.reap })
+		delete(h.observer.tokens, r.reap.Target)
+	}
+}
+
+// matured takes the answer to a request to end the young state.
+func (h *holder) matured(young bool, gone []string) {
+	h.setYoung(young)
+	h.observer.ripe = false // if it still is, the next look says so
+	h.observer.gone = nil
+	for _, t := range gone {
+		delete(h.observer.tombs, t)
+	}
+}
+
+// ripensAfter reports whether a young store cannot mature, as far as we can
+// tell, before the deadline: waiting for it is then no use.
+func (h *holder) ripensAfter(deadline time.Duration) bool {
+	if !h.young || h.phase != live && h.phase != reclaiming {
+		return false
+	}
+	return h.observer.looked && h.observer.since+h.timing.witness > deadline
+}

@@ -1,0 +1,272 @@
+package limiter
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"usher/store"
+)
+
+// shard drives one holder: it carries out what the holder wants sent, one
+// request at a time, and hands the answers back. Whoever finds nothing under
+// way sends a batch himself; its goroutine run does all the rest.
+type shard struct {
+	limiter *Limiter
+	index   int
+	fenced  bool // sessions end at the fence
+
+	mu     sync.Mutex
+	holder *holder
+	missed bool // run found a request under way, and waits to be roused
+
+	conn  store.Conn    // owned by who carries out the request under way
+	wake  chan struct{} // something may be due; holds at most one token
+	left  chan struct{} // closed when the store is left
+	tasks sync.WaitGroup
+}
+
+func newShard(l *Limiter, index int, h *holder) *shard {
+	s := &shard{
+		limiter: l, index: index, holder: h,
+		fenced: l.options.Strict && l.options.Store.Leased(),
+		wake:   make(chan struct{}, 1), left: make(chan struct{}),
+	}
+	h.shard = s
+	return s
+}
+
+func (s *shard) begin(ctx context.Context) {
+	s.tasks.Go(func() { s.run(ctx) })
+	if s.fenced {
+		s.tasks.Go(func() { s.watchFence(ctx) })
+	}
+}
+
+// run sends what is due until the store is left or ctx ends.
+func (s *shard) run(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for ctx.Err() == nil {
+		for s.send(ctx, false) {
+		}
+		pause, over := s.rest()
+		if over {
+			break
+		}
+		timer.Reset(pause)
+		select {
+		case <-ctx.Done():
+		case <-s.wake:
+		case <-timer.C:
+		}
+	}
+	s.end()
+}
+
+// rest returns how long run has nothing to do, and whether that is for ever.
+func (s *shard) rest() (pause time.Duration, over bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.missed = s.holder.busy; s.missed {
+		return s.holder.timing.request * 2, false
+	}
+	return max(s.holder.wakeAt()-s.limiter.now(), 0), s.holder.phase == left
+}
+
+// end waits for a request that somebody else may still have under way: it is
+// bounded by its own time limit.
+func (s *shard) end() {
+	defer close(s.left)
+	for {
+		s.mu.Lock()
+		s.holder.abandon()
+		s.missed = s.holder.busy
+		busy, conn := s.holder.busy, s.conn
+		s.mu.Unlock()
+		if !busy {
+			if conn != nil {
+				conn.Close()
+			}
+			return
+		}
+		<-s.wake
+	}
+}
+
+// watchFence wakes blocked sessions when the fence has passed, also while a
+// request to the store hangs.
+func (s *shard) watchFence(ctx context.Context) {
+	for {
+		s.mu.Lock()
+		now := s.limiter.now()
+		s.holder.checkFences(now)
+		pause := max(s.holder.nextFence()-now, time.Millisecond)
+		s.mu.Unlock()
+		timer := time.NewTimer(min(pause, s.holder.timing.fence))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-s.left:
+			timer.Stop()
+			return
+		case <-timer.C:
+		}
+	}
+}
+
+func (s *shard) rouse() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// send carries out one request, if one is due, and reports whether it did.
+// batchOnly is for callers that wait for an answer: they send what they wait
+// for, and nothing else.
+func (s *shard) send(ctx context.Context, batchOnly bool) bool {
+	s.mu.Lock()
+	now := s.limiter.now()
+	var r *request
+	if !batchOnly || s.holder.batchNext(now) {
+		r = s.holder.next(now)
+	}
+	if r == nil {
+		if batchOnly && !s.holder.busy {
+			s.rouse() // it takes more than a batch
+		}
+		s.mu.Unlock()
+		return false
+	}
+	s.mu.Unlock()
+	began := s.limiter.now()
+	o := s.perform(ctx, r)
+	s.limiter.options.Observe(string(r.op), s.limiter.now()-began, o.err)
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.holder.handle(s.limiter.now(), r, o)
+	if !s.holder.connected && s.conn != nil {
+		s.conn.Close()
+		s.conn = nil
+	}
+	if s.missed || batchOnly && s.holder.wantsMore() {
+		s.rouse()
+	}
+	return true
+}
+
+// perform is where the store is spoken to.
+func (s *shard) perform(ctx context.Context, r *request) (o outcome) {
+	limit := s.holder.timing.request
+	if r.op == opDial {
+		limit *= 2 // with a name to resolve, a TLS handshake, and the run id
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	switch r.op {
+	case opDial:
+		if s.conn, o.err = s.limiter.options.Store.Dial(ctx, s.index); o.err == nil {
+			o.run = s.conn.RunID()
+		} else {
+			s.conn = nil
+		}
+	case opJoin:
+		o.join, o.err = s.conn.Join(ctx, r.join)
+	case opBatch:
+		o.batch, o.err = s.conn.Batch(ctx, r.batch)
+	case opObserve:
+		o.roster, o.err = s.conn.Observe(ctx, r.watch)
+	case opReap:
+		o.reap, o.err = s.conn.Reap(ctx, r.reap)
+	case opMature:
+		o.young, o.err = s.conn.Mature(ctx, r.mature)
+	}
+	return o
+}
+
+// admit gives back old, if any, and takes a slot of limit.
+func (s *shard) admit(ctx context.Context, old *slot, limit Limit) (*slot, error) {
+	s.mu.Lock()
+	now := s.limiter.now()
+	if old != nil {
+		s.holder.release(now, old)
+	}
+	wait := s.limiter.options.StoreWait
+	got, w, err := s.holder.ask(now, limit, now+wait)
+	s.mu.Unlock()
+	if w == nil {
+		if old != nil {
+			s.rouse()
+		}
+		return got, err
+	}
+	s.send(context.WithoutCancel(ctx), true)
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case a := <-w.done:
+		return a.slot, a.err
+	case <-ctx.Done():
+		return nil, s.giveUp(w, ctx.Err())
+	case <-timer.C:
+		return nil, s.giveUp(w, nil)
+	}
+}
+
+// giveUp withdraws a waiter. An answer that came at the last moment is given back.
+func (s *shard) giveUp(w *waiter, why error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.holder.withdraw(w) {
+		if a := <-w.done; a.slot != nil && s.holder.release(s.limiter.now(), a.slot) {
+			s.rouse()
+		}
+	}
+	switch {
+	case why != nil:
+		return why
+	case s.holder.young:
+		return ErrYoung
+	}
+	return ErrUnavailable
+}
+
+func (s *shard) setSpace(space string, watch []string) {
+	s.mu.Lock()
+	s.holder.space, s.holder.watch = space, watch
+	s.mu.Unlock()
+	s.rouse()
+}
+
+func (s *shard) leave() {
+	s.mu.Lock()
+	s.holder.leave()
+	s.mu.Unlock()
+	s.rouse()
+}
+
+func (s *shard) status() Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h := s.holder
+	out := Status{
+		Joined: h.phase == live || h.phase == reclaiming, WasMature: h.ripe, Young: h.young,
+		Holders: map[string]string{}, Totals: map[string]int64{},
+	}
+	if h.phase == mismatched {
+		out.Mismatch = h.roster.Settings.String()
+	}
+	if h.space == h.spaceKnown {
+		out.Generation = h.number
+	}
+	for _, m := range h.roster.Members {
+		out.Holders[m.Holder] = m.Space
+	}
+	for _, c := range h.watch {
+		out.Totals[c] = h.roster.Totals[c]
+	}
+	return out
+}
