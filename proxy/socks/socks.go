@@ -29,6 +29,12 @@ const (
 // MaxName is the longest name, user id, user name and password, in bytes.
 const MaxName = 255
 
+// VersionError is an ErrVersion: what came instead of the version.
+type VersionError struct{ Got byte }
+
+func (e *VersionError) Error() string   { return fmt.Sprintf("%v: %#02x", ErrVersion, e.Got) }
+func (e *VersionError) Is(t error) bool { return t == ErrVersion }
+
 // Errors of the format.
 var (
 	ErrVersion     = errors.New("socks: the first byte is not the version expected here")
@@ -96,7 +102,7 @@ func readVersion(r io.Reader, b []byte, allowed ...Version) error {
 			return readFull(r, b[n:])
 		}
 	}
-	return fmt.Errorf("%w: %#02x", ErrVersion, b[0])
+	return &VersionError{Got: b[0]}
 }
 
 // write writes a whole message with one Write.

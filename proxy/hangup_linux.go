@@ -1,0 +1,87 @@
+package proxy
+
+import (
+	"errors"
+	"net"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// watch ends the session as soon as its client hangs up. Nobody may read from
+// the client meanwhile. The returned function stops watching, waits until
+// that is so, and restores the deadline.
+//
+// A client that has closed or reset its connection has hung up. One that has
+// only ended its direction has sent something before, which is still unread
+// then: it may well wait for an answer. The two cannot be told apart when
+// nothing is unread, and count as a hang-up.
+func (s *session) watch() (stop func()) {
+	raw, err := s.client.SyscallConn()
+	if err != nil {
+		return func() {} // closed: the next step will see it
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		// The error is the deadline that stop sets, or that client was closed.
+		_ = raw.Read(func(fd uintptr) bool {
+			gone := hungUp(int(fd))
+			if gone {
+				s.end(errGone)
+			}
+			return gone
+		})
+	}()
+	return func() {
+		s.client.SetReadDeadline(time.Unix(1, 0)) //nolint:errcheck // it fails on a closed connection only
+		<-done
+		s.client.SetReadDeadline(s.deadline) //nolint:errcheck // as above
+	}
+}
+
+// hungUp reports whether the peer of a socket has left for good.
+func hungUp(fd int) bool {
+	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+	for {
+		_, err := unix.Poll(poll, 0)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return false
+		}
+	}
+	if poll[0].Revents&(unix.POLLERR|unix.POLLHUP) != 0 {
+		return true
+	}
+	if poll[0].Revents&unix.POLLRDHUP == 0 {
+		return false
+	}
+	var b [1]byte
+	n, _, err := unix.Recvfrom(fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	return n == 0 && err == nil
+}
+
+// maxDiscard is the most that is taken from a client that is closed.
+const maxDiscard = 256 << 10
+
+// discardPending takes what has arrived from c, without waiting for more.
+func discardPending(c *net.TCPConn) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return
+	}
+	// The error says that c is closed.
+	_ = raw.Control(func(fd uintptr) {
+		buffer := buffers.Get().(*[bufferSize]byte)
+		defer buffers.Put(buffer)
+		for range maxDiscard / bufferSize {
+			n, err := syscall.Read(int(fd), buffer[:])
+			if n <= 0 || err != nil {
+				return
+			}
+		}
+	})
+}

@@ -1,0 +1,135 @@
+package proxy
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"time"
+
+	proxyproto "github.com/pires/go-proxyproto"
+)
+
+// headerTimeout is how long a balancer may take to send its PROXY header.
+const headerTimeout = 3 * time.Second
+
+// Lengths of PROXY headers, by their specification.
+const (
+	minHeaderV1 = 15  // "PROXY UNKNOWN\r\n"
+	maxHeaderV1 = 107 // with the terminating CRLF
+	minHeaderV2 = 16  // signature, version and command, family, length
+)
+
+// identify finds out who the client is and what it dialled: from a trusted
+// balancer's PROXY header, else from the connection itself.
+//
+// LOCAL says that the balancer speaks for itself, to see whether we are well.
+// In version 1 UNKNOWN says so.
+func (s *session) identify() error {
+	s.from, s.to = addrPort(s.client.RemoteAddr()), addrPort(s.client.LocalAddr())
+	if !s.server.trusted(s.from.Addr()) {
+		return nil
+	}
+	s.setDeadline(s.began.Add(headerTimeout))
+	h, err := readHeader(s.client)
+	switch {
+	case errors.Is(err, io.EOF):
+		return errNoGreeting // connected and closed: a balancer's way to see a port
+	case err != nil:
+		return fmt.Errorf("%w: %w", errHeader, err)
+	case h.Command.IsLocal():
+		s.probe = true
+		return nil
+	}
+	source, destination, ok := h.TCPAddrs()
+	if !ok {
+		return fmt.Errorf("%w: it is not about TCP over IPv4 or IPv6", errHeader)
+	}
+	s.from, s.to = addrPort(source), addrPort(destination)
+	return nil
+}
+
+// trusted reports whether a is a balancer.
+func (s *Server) trusted(a netip.Addr) bool {
+	for _, p := range s.opts.TrustedProxies {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// readHeader reads a PROXY header, of version 1 or 2, and nothing after it.
+// The library reads ahead, so the header is cut out here and parsed there. An
+// end before the first byte is io.EOF.
+func readHeader(r io.Reader) (*proxyproto.Header, error) {
+	head := make([]byte, minHeaderV1, 256)
+	n, err := io.ReadAtLeast(r, head, 1)
+	if err != nil {
+		return nil, err
+	}
+	if !startsHeader(head[0]) {
+		return nil, proxyproto.ErrNoProxyProtocol
+	}
+	if _, err := io.ReadFull(r, head[n:]); err != nil {
+		return nil, noEOF(err)
+	}
+	if head[0] == proxyproto.SIGV1[0] {
+		head, err = restV1(r, head)
+	} else {
+		head, err = restV2(r, head)
+	}
+	if err != nil {
+		return nil, noEOF(err)
+	}
+	return proxyproto.Read(bufio.NewReader(bytes.NewReader(head)))
+}
+
+// startsHeader reports whether a PROXY header can begin with b.
+func startsHeader(b byte) bool {
+	return b == proxyproto.SIGV1[0] || b == proxyproto.SIGV2[0]
+}
+
+// restV1 reads up to the line's end, byte by byte, as nothing else tells
+// where it is.
+func restV1(r io.Reader, head []byte) ([]byte, error) {
+	for head[len(head)-1] != '\n' {
+		if len(head) == maxHeaderV1 {
+			return nil, proxyproto.ErrVersion1HeaderTooLong
+		}
+		head = append(head, 0)
+		if _, err := io.ReadFull(r, head[len(head)-1:]); err != nil {
+			return nil, err
+		}
+	}
+	return head, nil
+}
+
+// restV2 reads as much as the header says it is long.
+func restV2(r io.Reader, head []byte) ([]byte, error) {
+	head = head[:minHeaderV2]
+	if _, err := io.ReadFull(r, head[minHeaderV1:]); err != nil {
+		return nil, err
+	}
+	if !bytes.HasPrefix(head, proxyproto.SIGV2) {
+		return nil, proxyproto.ErrNoProxyProtocol
+	}
+	length := binary.BigEndian.Uint16(head[minHeaderV2-2:])
+	if length > proxyproto.MaxV2HeaderSize {
+		return nil, proxyproto.ErrInvalidLength
+	}
+	head = append(head, make([]byte, length)...)
+	_, err := io.ReadFull(r, head[minHeaderV2:])
+	return head, err
+}
+
+// noEOF makes an end within a header unlike one before it.
+func noEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}

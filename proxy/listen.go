@@ -1,0 +1,151 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"syscall"
+	"time"
+)
+
+// How long accepting pauses after an error that passes by itself.
+const (
+	minBackOff = 5 * time.Millisecond
+	maxBackOff = time.Second
+)
+
+// Serve accepts sessions from ln until ln is closed, and then returns nil. Any
+// other error of ln ends it too. Several listeners may be served at a time;
+// their connections must be *net.TCPConn, so ln comes from net.Listen or
+// net.ListenConfig.
+//
+// Running out of descriptors or memory does not end Serve: it pauses, at most
+// a second at a time, and goes on when sessions have ended.
+func (s *Server) Serve(ln net.Listener) error {
+	if !s.addListener(ln) {
+		return ln.Close()
+	}
+	defer s.removeListener(ln)
+	var backOff time.Duration
+	for {
+		conn, err := ln.Accept()
+		switch {
+		case err == nil:
+			backOff = 0
+		case errors.Is(err, net.ErrClosed):
+			return nil
+		case passes(err):
+			if backOff == 0 {
+				s.opts.Logger.Warn("accepting pauses", slog.String("listen", ln.Addr().String()), slog.Any("error", err))
+			}
+			backOff = min(max(2*backOff, minBackOff), maxBackOff)
+			time.Sleep(backOff)
+			continue
+		default:
+			return fmt.Errorf("listener %s: %w", ln.Addr(), err)
+		}
+		client, ok := conn.(*net.TCPConn)
+		if !ok {
+			return errors.Join(fmt.Errorf("listener %s: gives %T; it must give *net.TCPConn", ln.Addr(), conn), conn.Close())
+		}
+		s.start(client)
+	}
+}
+
+// passes reports whether accepting may work again after err.
+func passes(err error) bool {
+	for _, e := range []syscall.Errno{
+		syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, // until a session ends
+		syscall.ECONNABORTED, syscall.EPROTO, syscall.EINTR, syscall.EPERM, // one client's trouble
+		syscall.ENETDOWN, syscall.EHOSTDOWN, syscall.EHOSTUNREACH, syscall.ENETUNREACH,
+	} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
+}
+
+func (s *Server) addListener(ln net.Listener) bool {
+	addr := addrPort(ln.Addr())
+	l := &s.listening
+	l.Lock()
+	defer l.Unlock()
+	if l.closed {
+		return false
+	}
+	l.listeners[ln] = addr
+	if !slices.Contains(l.own, addr) {
+		l.own = append(l.own, addr)
+	}
+	return true
+}
+
+func (s *Server) removeListener(ln net.Listener) {
+	s.listening.Lock()
+	defer s.listening.Unlock()
+	delete(s.listening.listeners, ln)
+}
+
+// CloseListeners ends every Serve, and those to come. Sessions go on.
+func (s *Server) CloseListeners() error {
+	l := &s.listening
+	l.Lock()
+	defer l.Unlock()
+	l.closed = true
+	var errs []error
+	for ln := range l.listeners {
+		if err := ln.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// ownAddress reports whether a connection to a would reach this process: one
+// of its listeners, or one of Options.Own.
+func (s *Server) ownAddress(a netip.AddrPort) bool {
+	s.listening.Lock()
+	own := slices.Concat(s.listening.own, s.opts.Own)
+	s.listening.Unlock()
+	for _, o := range own {
+		if o.Port() != a.Port() {
+			continue
+		}
+		if o.Addr().Unmap() == a.Addr() || o.Addr().IsUnspecified() && isLocal(a.Addr()) {
+			return true
+		}
+	}
+	return false
+}
+
+// isLocal reports whether a belongs to this machine. The interfaces are read
+// each time: it is asked only when the port is one of ours.
+func isLocal(a netip.Addr) bool {
+	if a.IsLoopback() || a.IsUnspecified() {
+		return true
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return true // rather refuse than loop
+	}
+	return slices.ContainsFunc(addrs, func(i net.Addr) bool {
+		prefix, err := netip.ParsePrefix(i.String())
+		return err == nil && prefix.Addr().Unmap() == a.WithZone("")
+	})
+}
+
+// addrPort returns a TCP address in the form in which rules know it: IPv4 as
+// such and no zone.
+func addrPort(a net.Addr) netip.AddrPort {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	ap := tcp.AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
+}

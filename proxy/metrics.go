@@ -1,0 +1,119 @@
+package proxy
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"usher/proxy/rules"
+	"usher/proxy/socks"
+)
+
+// Metrics are what a Server counts for Prometheus. Labels take few values:
+// rules, generations with sessions, and words of this package; never users,
+// clients or targets.
+type Metrics struct {
+	admitted      *prometheus.CounterVec
+	rejected      *prometheus.CounterVec
+	duration      prometheus.Histogram
+	connectErrors *prometheus.CounterVec
+	authAttempts  *prometheus.CounterVec
+
+	live atomic.Pointer[table] // whose sessions Collect shows
+}
+
+var (
+	sessionsDesc = prometheus.NewDesc("usher_sessions",
+		"Sessions on this replica, by the rule that let them in last.", []string{"rule", "generation", "command"}, nil)
+	bytesDesc = prometheus.NewDesc("usher_transferred_bytes_total",
+		"Bytes relayed, up from clients to targets and down.", []string{"direction", "protocol"}, nil)
+)
+
+// NewMetrics returns the metrics of one Server, registered with r unless it
+// is nil. It panics if r has metrics of the same names.
+func NewMetrics(r prometheus.Registerer) *Metrics {
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	}
+	m := &Metrics{
+		admitted:      counter("usher_sessions_admitted_total", "Sessions that a rule let in and that got its slot.", "rule", "command"),
+		rejected:      counter("usher_sessions_rejected_total", "Sessions refused or ended before they were connected, by the last rule that matched.", "rule", "reason"),
+		connectErrors: counter("usher_connect_errors_total", "Admitted sessions whose target could not be reached.", "type"),
+		authAttempts:  counter("usher_auth_attempts_total", "Passwords checked.", "method", "result"),
+		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "usher_session_duration_seconds",
+			Help:    "How long connected sessions lasted, from accept to close.",
+			Buckets: []float64{0.01, 0.1, 1, 10, 60, 600, 3600, 6 * 3600, 24 * 3600},
+		}),
+	}
+	for _, result := range []string{"ok", "failed"} {
+		m.authAttempts.WithLabelValues("username", result) // 0 is worth showing
+	}
+	if r != nil {
+		r.MustRegister(m, m.admitted, m.rejected, m.connectErrors, m.authAttempts, m.duration)
+	}
+	return m
+}
+
+// Describe is prometheus.Collector's.
+func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
+	ch <- sessionsDesc
+	ch <- bytesDesc
+}
+
+// Collect reads the table of sessions: what a generation without sessions
+// had is gone by itself.
+func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
+	t := m.live.Load()
+	if t == nil {
+		return
+	}
+	for _, c := range t.counts() {
+		ch <- prometheus.MustNewConstMetric(sessionsDesc, prometheus.GaugeValue, float64(c.Sessions), c.Rule, c.Generation, c.Command)
+	}
+	up, down := t.bytes()
+	ch <- prometheus.MustNewConstMetric(bytesDesc, prometheus.CounterValue, float64(up), "up", "tcp")
+	ch <- prometheus.MustNewConstMetric(bytesDesc, prometheus.CounterValue, float64(down), "down", "tcp")
+}
+
+func (m *Metrics) admit(r *rules.Rule, command string) {
+	m.admitted.WithLabelValues(r.ID(), command).Inc()
+}
+
+func (m *Metrics) auth(ok bool) {
+	result := "failed"
+	if ok {
+		result = "ok"
+	}
+	m.authAttempts.WithLabelValues("username", result).Inc()
+}
+
+// finish counts the end of s.
+func (m *Metrics) finish(s *session, o outcome, took time.Duration) {
+	switch {
+	case s.granted:
+		m.duration.Observe(took.Seconds())
+	case o.target:
+		m.connectErrors.WithLabelValues(o.reason).Inc()
+	default:
+		rule := s.socksRule
+		if rule == nil {
+			rule = s.clientRule
+		}
+		m.rejected.WithLabelValues(id(rule), o.reason).Inc()
+	}
+}
+
+// commandName is a command for people; unknown ones share a name.
+func commandName(c socks.Command) string {
+	switch c {
+	case socks.Connect:
+		return "connect"
+	case socks.Bind:
+		return "bind"
+	case socks.UDPAssociate:
+		return "udpassociate"
+	}
+	return "unknown"
+}

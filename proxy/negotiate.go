@@ -1,0 +1,105 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"syscall"
+	"time"
+
+	"usher/proxy/rules"
+	"usher/proxy/socks"
+)
+
+// negotiate reads up to and including the request, within the deadline. On
+// return the request's Version says whether the client awaits a reply.
+func (s *session) negotiate(ctx context.Context) error {
+	ctx, cancel := s.negotiating(ctx)
+	defer cancel()
+	if err := s.readRequest(ctx); err != nil {
+		return s.negotiationError(err)
+	}
+	s.setDeadline(time.Time{})
+	return nil
+}
+
+func (s *session) readRequest(ctx context.Context) error {
+	opening, err := socks.ReadOpening(s.client)
+	if errors.Is(err, io.EOF) {
+		return errNoGreeting
+	}
+	methods := s.gen.policy.methods(s.clientRule)
+	if opening.Version == socks.V4 {
+		s.request = opening.Request
+		s.request.Version = socks.V4 // also if it could not be read, as the reply has its form
+		if err == nil && !slices.Contains(methods, rules.None) {
+			return errMethod // SOCKS 4 has no passwords: it must not be the way round them
+		}
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.chooseMethod(methods, opening.Methods); err != nil {
+		return err
+	}
+	if s.method == rules.Username {
+		if err := s.authenticate(ctx); err != nil {
+			return err
+		}
+	}
+	s.request, err = socks.ReadRequest(s.client)
+	return err
+}
+
+// chooseMethod takes the first of our methods that the client offers too.
+func (s *session) chooseMethod(ours []rules.Method, offered []socks.Method) error {
+	for _, m := range ours {
+		if wire := methodOnWire(m); slices.Contains(offered, wire) {
+			s.method = m
+			return socks.WriteMethod(s.client, wire)
+		}
+	}
+	return errors.Join(errMethod, socks.WriteMethod(s.client, socks.NoAcceptable))
+}
+
+// authenticate runs RFC 1929. All failures look the same to the client.
+func (s *session) authenticate(ctx context.Context) error {
+	c, err := socks.ReadCredentials(s.client)
+	if err != nil {
+		return err
+	}
+	s.user = c.User
+	ok := false
+	if c.User != "" {
+		if ok, err = s.gen.policy.Users.Check(ctx, c.User, c.Password); err != nil {
+			return err
+		}
+	}
+	s.server.opts.Metrics.auth(ok)
+	if err := socks.WriteAuth(s.client, ok); err != nil {
+		return err
+	}
+	if !ok {
+		return errCredentials
+	}
+	return nil
+}
+
+// negotiationError tells what a read or write error means during negotiation.
+func (s *session) negotiationError(err error) error {
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return errLate
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return errGone
+	}
+	var version *socks.VersionError
+	if errors.As(err, &version) && startsHeader(version.Got) && len(s.server.opts.TrustedProxies) > 0 {
+		return fmt.Errorf("%w: add it to the trusted ones if it is a balancer", errForeign)
+	}
+	return err
+}

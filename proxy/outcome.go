@@ -1,0 +1,113 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"os"
+	"syscall"
+
+	"usher/limiter"
+	"usher/proxy/socks"
+)
+
+// Why a session ends, where no other package has an error for it.
+var (
+	errNoGreeting  = errors.New("the client left without a byte")
+	errHeader      = errors.New("no valid PROXY header from a trusted address")
+	errForeign     = errors.New("a PROXY header from an address that is not trusted")
+	errBlocked     = errors.New("blocked by the rules")
+	errGone        = errors.New("the client hung up")
+	errLate        = errors.New("timeout.negotiate is over")
+	errMethod      = errors.New("the client offers no method that the rules allow")
+	errCredentials = errors.New("wrong user name or password")
+	errCommand     = errors.New("command not supported")
+	errTarget      = errors.New("no address or port to connect to")
+	errSelf        = errors.New("the target is this proxy itself")
+	errUnresolved  = errors.New("the name does not resolve")
+	errNoExternal  = errors.New("no external address of the target's family")
+	errConnectTime = errors.New("timeout.connect is over")
+
+	errClientSide = errors.New("the connection to the client broke")
+	errTargetSide = errors.New("the connection to the target broke")
+	errIdle       = errors.New("timeout.io is over")
+	errLeaseLost  = errors.New("the lease on the session's slot is lost")
+	errDrain      = errors.New("the server stops")
+)
+
+// silent is the code of what is not answered: the client left, or has not
+// got as far as a request.
+const silent = socks.Succeeded
+
+// outcome is what an error means.
+type outcome struct {
+	err    error
+	code   socks.Code // the reply, if the client has sent a request
+	reason string     // in the log line and the labels of metrics
+	target bool       // the target's trouble: counted apart from refusals
+}
+
+// outcomes is the one table from errors to replies and reasons. The first
+// entry that errors.Is finds wins.
+var outcomes = []outcome{
+	{errNoGreeting, silent, "no_greeting", false},
+	{errHeader, silent, "proxy_header", false},
+	{errForeign, silent, "proxy_header", false},
+	{errBlocked, socks.NotAllowed, "blocked", false},
+	{errGone, silent, "client_gone", false},
+	{errLate, silent, "negotiation_timeout", false},
+	{errMethod, socks.NotAllowed, "method", false},
+	{errCredentials, silent, "auth", false}, // RFC 1929 has its own answer
+	{errCommand, socks.CommandNotSupported, "command", false},
+	{errTarget, socks.AddressNotSupported, "target", false},
+	{errSelf, socks.NotAllowed, "self", false},
+
+	{socks.ErrVersion, silent, "protocol", false},
+	{socks.ErrTooLong, silent, "protocol", false},
+	{socks.ErrAddressType, socks.AddressNotSupported, "protocol", false},
+	{socks.ErrName, socks.HostUnreachable, "protocol", false},
+
+	{limiter.ErrFull, socks.NotAllowed, "limit", false},
+	{limiter.ErrYoung, socks.GeneralFailure, "store_young", false},
+	{limiter.ErrMismatch, socks.GeneralFailure, "store_mismatch", false},
+	{limiter.ErrUnavailable, socks.GeneralFailure, "store_unavailable", false},
+	{limiter.ErrClosed, socks.GeneralFailure, "drain", false},
+	{errDrain, socks.GeneralFailure, "drain", false},
+
+	{errUnresolved, socks.HostUnreachable, "unresolved", true},
+	{errNoExternal, socks.AddressNotSupported, "no_external", true},
+	{errConnectTime, socks.TTLExpired, "connect_timeout", true},
+
+	{errClientSide, silent, "client_error", false},
+	{errTargetSide, silent, "target_error", false},
+	{errIdle, silent, "idle", false},
+	{errLeaseLost, silent, "lease_lost", false},
+
+	// What dialling brings, last: an error above may wrap one of these.
+	{syscall.ECONNREFUSED, socks.ConnectionRefused, "refused", true},
+	{syscall.ECONNRESET, socks.ConnectionRefused, "refused", true},
+	{syscall.ENETUNREACH, socks.NetworkUnreachable, "net_unreachable", true},
+	{syscall.EADDRNOTAVAIL, socks.NetworkUnreachable, "net_unreachable", true},
+	{syscall.EHOSTUNREACH, socks.HostUnreachable, "host_unreachable", true},
+	{syscall.EHOSTDOWN, socks.HostUnreachable, "host_unreachable", true},
+	{syscall.EAFNOSUPPORT, socks.AddressNotSupported, "no_family", true},
+	{syscall.EACCES, socks.NotAllowed, "denied_by_host", true}, // a packet filter of ours
+	{syscall.EPERM, socks.NotAllowed, "denied_by_host", true},
+	{syscall.EMFILE, socks.GeneralFailure, "descriptors", true},
+	{syscall.ENFILE, socks.GeneralFailure, "descriptors", true},
+	{syscall.ETIMEDOUT, socks.TTLExpired, "connect_timeout", true},
+	{context.DeadlineExceeded, socks.TTLExpired, "connect_timeout", true},
+	{os.ErrDeadlineExceeded, socks.TTLExpired, "connect_timeout", true},
+}
+
+// outcomeOf returns what err means; nil is a session that came to its end.
+func outcomeOf(err error) outcome {
+	if err == nil {
+		return outcome{code: silent, reason: "done"}
+	}
+	for _, o := range outcomes {
+		if errors.Is(err, o.err) {
+			return o
+		}
+	}
+	return outcome{err: err, code: socks.GeneralFailure, reason: "error"}
+}

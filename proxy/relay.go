@@ -1,0 +1,201 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"usher/limiter"
+	"usher/proxy/socks"
+)
+
+// A half-closed direction must not cut off the other one.
+type closeWriter interface{ CloseWrite() error }
+
+var _ closeWriter = (*net.TCPConn)(nil)
+
+// bufferSize is what one read may take. Buffers are shared by all sessions:
+// one that waits holds none.
+const bufferSize = 64 << 10
+
+var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+
+// relay tells the client that it is connected, and copies both ways until
+// both directions have ended. It returns why the session was ended before
+// that, if it was.
+func (s *session) relay(ctx context.Context, grant *limiter.Grant, target *net.TCPConn) error {
+	defer context.AfterFunc(ctx, func() { target.Close() })() //nolint:errcheck // copy has the error
+	reply := socks.Reply{Version: s.request.Version, Code: socks.Succeeded, Addr: socks.AddrOf(addrPort(target.LocalAddr()))}
+	if err := socks.WriteReply(s.client, reply); err != nil {
+		return fmt.Errorf("%w: %w", errGone, err)
+	}
+	s.granted = true
+	up := flow{from: s.client, to: target, readError: errClientSide, writeError: errTargetSide, bytes: &s.up}
+	down := flow{from: target, to: s.client, readError: errTargetSide, writeError: errClientSide, bytes: &s.down}
+	if s.server.opts.StrictLease {
+		up.valid, down.valid = grant.Valid, grant.Valid
+		defer s.endWhen(grant.Lost(), errLeaseLost)()
+	}
+	if limit := s.socksRule.Timeouts.IO; limit > 0 {
+		var last atomic.Int64
+		up.last, down.last = &last, &last
+		defer s.endWhenIdle(limit, &last)()
+	}
+	var other sync.WaitGroup
+	other.Go(func() { s.copy(&down) })
+	s.copy(&up)
+	other.Wait()
+	return context.Cause(ctx)
+}
+
+// flow is one direction of a session.
+type flow struct {
+	from, to              *net.TCPConn
+	readError, writeError error
+	bytes                 *atomic.Int64
+	last                  *atomic.Int64 // nil, or when a byte last moved: Unix nanoseconds
+	valid                 func() bool   // nil, or asked before every write
+}
+
+// copy runs one direction. Its end is passed on as the end of that direction
+// alone; an error ends the session, and so the other direction too.
+func (s *session) copy(f *flow) {
+	err := f.run()
+	if err == nil {
+		// An error here says that the peer has reset, which the other direction meets.
+		_ = f.to.CloseWrite()
+		return
+	}
+	s.end(err)
+}
+
+func (f *flow) run() error {
+	raw, err := f.from.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("%w: %w", f.readError, err)
+	}
+	r := lazyReader{raw: raw}
+	r.try = r.read // once, not a closure for every read
+	for {
+		buffer, n, err := r.wait()
+		if n == 0 {
+			if err == nil || errors.Is(err, io.EOF) {
+				return nil
+			}
+			return fmt.Errorf("%w: %w", f.readError, err)
+		}
+		err = f.write(buffer[:n])
+		buffers.Put(buffer)
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (f *flow) write(b []byte) error {
+	if f.valid != nil && !f.valid() {
+		return errLeaseLost
+	}
+	n, err := f.to.Write(b)
+	f.bytes.Add(int64(n))
+	if f.last != nil {
+		f.last.Store(time.Now().UnixNano())
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", f.writeError, err)
+	}
+	return nil
+}
+
+// lazyReader reads from a socket, and takes a buffer only when there is
+// something to put into it.
+type lazyReader struct {
+	raw    syscall.RawConn
+	try    func(fd uintptr) (done bool)
+	buffer *[bufferSize]byte
+	n      int
+	err    error
+}
+
+// wait waits for bytes. If n is not 0, the caller gives the buffer back; else
+// the direction has ended, with err or without.
+func (r *lazyReader) wait() (buffer *[bufferSize]byte, n int, err error) {
+	r.n, r.err = 0, nil
+	if err := r.raw.Read(r.try); err != nil {
+		return nil, 0, err
+	}
+	return r.buffer, r.n, r.err
+}
+
+// read makes one attempt, and reports false if there is nothing yet.
+func (r *lazyReader) read(fd uintptr) (done bool) {
+	r.buffer = buffers.Get().(*[bufferSize]byte)
+	for {
+		r.n, r.err = syscall.Read(int(fd), r.buffer[:])
+		if !errors.Is(r.err, syscall.EINTR) {
+			break
+		}
+	}
+	if r.err == nil && r.n > 0 {
+		return true
+	}
+	buffers.Put(r.buffer)
+	r.buffer, r.n = nil, 0
+	return !errors.Is(r.err, syscall.EAGAIN)
+}
+
+// endWhen ends the session with reason when lost is closed. The returned
+// function stops that and waits for it.
+func (s *session) endWhen(lost <-chan struct{}, reason error) (stop func()) {
+	if lost == nil {
+		return func() {}
+	}
+	var watcher sync.WaitGroup
+	over := make(chan struct{})
+	watcher.Go(func() {
+		select {
+		case <-lost:
+			s.end(reason)
+		case <-over:
+		}
+	})
+	return func() { close(over); watcher.Wait() }
+}
+
+// endWhenIdle ends the session when no byte has moved for limit. last is
+// written with every byte, the timer is only set when it goes off: what is
+// busy pays one clock read for a write.
+func (s *session) endWhenIdle(limit time.Duration, last *atomic.Int64) (stop func()) {
+	last.Store(time.Now().UnixNano())
+	var mu sync.Mutex
+	var timer *time.Timer
+	stopped := false
+	check := func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if stopped {
+			return
+		}
+		idle := time.Since(time.Unix(0, last.Load()))
+		if idle >= limit {
+			s.end(errIdle)
+			return
+		}
+		timer.Reset(limit - idle)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	timer = time.AfterFunc(limit, check)
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		stopped = true
+		timer.Stop()
+	}
+}

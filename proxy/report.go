@@ -1,0 +1,84 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"usher/proxy/rules"
+)
+
+// report counts and logs how the session ended, in one line. Strings that the
+// client chose are bounded by the protocol (255 bytes); escaping them is the
+// log handler's part.
+func (s *session) report(err error) {
+	o := outcomeOf(err)
+	log := s.server.opts.Logger
+	if s.probe || errors.Is(err, errNoGreeting) {
+		log.LogAttrs(context.Background(), slog.LevelDebug, "health check",
+			slog.String("client", s.from.String()), slog.String("reason", o.reason))
+		return
+	}
+	took := time.Since(s.began)
+	s.server.opts.Metrics.finish(s, o, took)
+	if !log.Enabled(context.Background(), slog.LevelInfo) {
+		return
+	}
+	message := "session refused"
+	if s.granted {
+		message = "session ended"
+	}
+	log.LogAttrs(context.Background(), slog.LevelInfo, message, s.attrs(err, o, took)...)
+}
+
+// attrs are the keys of a session's line. Those that do not apply are left out.
+func (s *session) attrs(err error, o outcome, took time.Duration) []slog.Attr {
+	attrs := make([]slog.Attr, 0, 20)
+	text := func(key, value string) {
+		if value != "" {
+			attrs = append(attrs, slog.String(key, value))
+		}
+	}
+	text("session", fmt.Sprintf("%08x-%d", s.server.prefix, s.id))
+	text("generation", s.server.table.label(s.gen))
+	text("reason", o.reason)
+	text("client", s.from.String())
+	text("client_rule", id(s.clientRule))
+	text("client_rule_at", at(s.clientRule))
+	text("rule", id(s.socksRule))
+	text("rule_at", at(s.socksRule))
+	text("user", s.user)
+	if s.request.Version != 0 {
+		attrs = append(attrs, slog.Int("socks", int(s.request.Version)))
+		text("command", commandName(s.request.Command))
+		text("target", s.request.Addr.String())
+	}
+	if s.dialled.IsValid() {
+		text("dialled", s.dialled.String())
+	}
+	if s.granted {
+		attrs = append(attrs, slog.Int64("bytes_up", s.up.Load()), slog.Int64("bytes_down", s.down.Load()))
+	}
+	attrs = append(attrs, slog.Float64("seconds", took.Seconds()))
+	if err != nil {
+		text("error", err.Error())
+	}
+	return attrs
+}
+
+func id(r *rules.Rule) string {
+	if r == nil {
+		return ""
+	}
+	return r.ID()
+}
+
+// at returns where a rule is written.
+func at(r *rules.Rule) string {
+	if r == nil {
+		return ""
+	}
+	return fmt.Sprintf("%s:%d", r.Pos.File, r.Pos.Line)
+}

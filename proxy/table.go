@@ -1,0 +1,218 @@
+package proxy
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+
+	"usher/limiter"
+	"usher/proxy/rules"
+)
+
+// Generation is a policy that is in force, or that has sessions left.
+type Generation struct {
+	Label    string // g5-9f31c2ab
+	Number   uint64 // 0 if not known yet
+	Digest   string // the name of the counter space
+	Current  bool   // in force
+	Rules    *rules.Set
+	Sessions int // on this replica, negotiations and health checks among them
+}
+
+// Count is how many sessions of one kind there are on this replica.
+type Count struct {
+	Rule       string // that let it in last: c1 while it negotiates, then s1
+	Generation string
+	Command    string // negotiate, connect
+	Sessions   int
+}
+
+// table holds the sessions from accept to end, and the generations that they
+// belong to.
+type table struct {
+	limiter *limiter.Limiter
+	running sync.WaitGroup // goroutines of sessions; nothing is added after stop
+
+	mu      sync.Mutex
+	live    map[*session]place
+	gens    []*generation // those with sessions, and current, in the order in which they came
+	current *generation
+	cut     bool          // nobody is let in any more
+	empty   chan struct{} // if not nil: closed when the last session has left
+	up      int64         // bytes that ended sessions relayed
+	down    int64
+}
+
+// place is where a session stands. The zero place is one that no client-rule
+// has let in: a balancer's health check, or a connection just accepted.
+type place struct {
+	rule    string
+	command string
+}
+
+func newTable(l *limiter.Limiter) *table {
+	return &table{limiter: l, live: make(map[*session]place)}
+}
+
+// setPolicy makes p the policy of the sessions that are added from now on.
+func (t *table) setPolicy(p *Policy) {
+	g := &generation{policy: p, digest: p.Rules.Digest()}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if old := t.current; old != nil {
+		t.learnNumber()
+		if old.digest == g.digest {
+			g.number.Store(old.number.Load())
+		}
+	}
+	t.current = g
+	t.gens = append(t.gens, g)
+	t.forget()
+}
+
+// forget drops generations that nobody needs, and tells the limiter which
+// counters are left. t.mu is held.
+func (t *table) forget() {
+	t.gens = slices.DeleteFunc(t.gens, func(g *generation) bool {
+		return g.sessions == 0 && g != t.current
+	})
+	var counters []string
+	for _, g := range t.gens {
+		counters = append(counters, g.counters()...)
+	}
+	slices.Sort(counters)
+	t.limiter.SetSpace(t.current.digest, slices.Compact(counters))
+}
+
+// learnNumber asks for the number of the current generation. The limiter
+// knows only that of the space in force, hence t.mu is held.
+func (t *table) learnNumber() {
+	if t.current.number.Load() == 0 {
+		t.current.number.Store(t.limiter.Status().Generation)
+	}
+}
+
+// label returns g's label, with the number if it is known by now.
+func (t *table) label(g *generation) string {
+	if g.number.Load() == 0 {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if g == t.current {
+			t.learnNumber()
+		}
+	}
+	return g.label()
+}
+
+// add gives s its generation for good. It reports false if the server has
+// stopped.
+func (t *table) add(s *session) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.cut {
+		return false
+	}
+	s.gen = t.current
+	s.gen.sessions++
+	t.live[s] = place{}
+	t.running.Add(1)
+	return true
+}
+
+// move says that r has let s in.
+func (t *table) move(s *session, r *rules.Rule, command string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.live[s] = place{rule: r.ID(), command: command}
+}
+
+// remove takes s out; its goroutine still has to say running.Done. Removing what is not there is a bug of ours.
+func (t *table) remove(s *session) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, ok := t.live[s]; !ok {
+		panic("proxy: a session is removed twice")
+	}
+	delete(t.live, s)
+	t.up += s.up.Load()
+	t.down += s.down.Load()
+	s.gen.sessions--
+	if s.gen.sessions == 0 && s.gen != t.current {
+		t.forget()
+	}
+	if len(t.live) == 0 && t.empty != nil {
+		close(t.empty)
+		t.empty = nil
+	}
+}
+
+// whenEmpty returns a channel that is closed once there is no session.
+func (t *table) whenEmpty() <-chan struct{} {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.live) == 0 {
+		closed := make(chan struct{})
+		close(closed)
+		return closed
+	}
+	if t.empty == nil {
+		t.empty = make(chan struct{})
+	}
+	return t.empty
+}
+
+// stop lets nobody in any more, and returns how many sessions are left.
+func (t *table) stop() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.cut = true
+	return len(t.live)
+}
+
+func (t *table) generations() []Generation {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.learnNumber()
+	var list []Generation
+	for _, g := range t.gens {
+		list = append(list, Generation{
+			Label: g.label(), Number: g.number.Load(), Digest: g.digest, Current: g == t.current,
+			Rules: g.policy.Rules, Sessions: g.sessions,
+		})
+	}
+	return list
+}
+
+func (t *table) counts() []Count {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.learnNumber()
+	sums := make(map[Count]int)
+	for s, p := range t.live {
+		if p != (place{}) {
+			sums[Count{Rule: p.rule, Generation: s.gen.label(), Command: p.command}]++
+		}
+	}
+	list := make([]Count, 0, len(sums))
+	for c, n := range sums {
+		c.Sessions = n
+		list = append(list, c)
+	}
+	slices.SortFunc(list, func(a, b Count) int {
+		return cmp.Or(cmp.Compare(a.Generation, b.Generation), cmp.Compare(a.Rule, b.Rule), cmp.Compare(a.Command, b.Command))
+	})
+	return list
+}
+
+// bytes returns how much was relayed in each direction, by sessions that live
+// and by those that have ended.
+func (t *table) bytes() (up, down int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	up, down = t.up, t.down
+	for s := range t.live {
+		up += s.up.Load()
+		down += s.down.Load()
+	}
+	return up, down
+}
