@@ -98,7 +98,7 @@ func (v Verdict) Pass() bool { return v.Rule != nil && v.Rule.Pass }
 
 // Session is what a rule limits.
 type Session struct {
-	Limited     bool  // maxsessions or session.max was given
+	Limited     bool  // maxsessions or session.max was given, in a rule that passes
 	Max         int64 // sessions at a time, >= 0
 	Inheritable bool  // client-rule: the slot may stay for the session's life
 }
@@ -112,7 +112,7 @@ type Timeouts struct {
 	IOUDP                  time.Duration
 }
 
-// Rule is one block of the file.
+// Rule is one block of the file. It is not changed after Parse.
 type Rule struct {
 	Pos      Pos
 	Client   bool // a client-rule, else a socks-rule
@@ -122,7 +122,7 @@ type Rule struct {
 	Session  Session
 	Log      Log
 	Timeouts Timeouts
-	// what is matched is private to the package
+	cond     condition // what is matched
 }
 
 // ID names a rule within its Set: c1, c2 … and s1, s2 …
@@ -156,4 +156,6 @@ type Set struct {
 	Settings Settings
 	Client   []*Rule
 	Socks    []*Rule
+
+	digest string
 }

@@ -1,0 +1,261 @@
+package rules
+
+import (
+	"net/netip"
+	"strconv"
+	"strings"
+)
+
+type addressKind uint8
+
+const (
+	anyAddress addressKind = iota + 1 // 0/0: every address and every name
+	prefixAddress
+	hostAddress      // a host name
+	suffixAddress    // .domain: the domain and everything below
+	interfaceAddress // a network interface: its own addresses
+)
+
+// address is what from: and to: name, without the port.
+type address struct {
+	kind   addressKind
+	prefix netip.Prefix
+	name   string       // host and suffix: lower case, without a final dot or the leading one
+	addrs  []netip.Addr // of an interface, when the file was read
+}
+
+// ports is a set of ports; the zero value holds all of them.
+type ports struct {
+	restricted bool
+	lo, hi     uint16 // inclusive
+	not        bool   // all but lo to hi
+}
+
+// endpoint is an address with ports.
+type endpoint struct {
+	address
+	ports
+}
+
+func (p *parser) readFrom(token) { p.rule.cond.from = p.endpoint() }
+func (p *parser) readTo(token)   { p.rule.cond.to = p.endpoint() }
+
+func (p *parser) endpoint() endpoint {
+	t := p.take()
+	a, message := p.address(t.text)
+	if message != "" {
+		p.fail(t.pos, "%s", message)
+		a = address{}
+	}
+	if a.kind == hostAddress && !strings.Contains(a.name, ".") && a.name != "localhost" {
+		p.warn(t.pos, "%s is not an interface here and is taken as a host name; "+
+			"check its spelling, or write the addresses that are meant", quote(t))
+	}
+	return endpoint{a, p.ports()}
+}
+
+// address returns the address that a word means, or what is wrong with it and the remedy.
+func (p *parser) address(word string) (a address, message string) {
+	if host, mask, found := strings.Cut(word, "/"); found {
+		return maskedAddress(word, host, mask)
+	}
+	if ip, err := netip.ParseAddr(word); err == nil {
+		return a, word + " has no mask; write " + word + "/" + strconv.Itoa(ip.BitLen())
+	}
+	if addrs, ok := p.interfaceAddrs(word); ok {
+		return address{kind: interfaceAddress, name: word, addrs: addrs}, ""
+	}
+	name := strings.ToLower(strings.TrimSuffix(word, "."))
+	if rest, found := strings.CutPrefix(name, "."); found {
+		return address{kind: suffixAddress, name: rest}, badName(word, rest)
+	}
+	return address{kind: hostAddress, name: name}, badName(word, name)
+}
+
+func maskedAddress(word, host, mask string) (a address, message string) {
+	if host == "0" {
+		if mask != "0" {
+			return a, word + " is not an address; write 0/0 for all addresses, or four numbers"
+		}
+		return address{kind: anyAddress}, ""
+	}
+	ip, err := netip.ParseAddr(host)
+	switch {
+	case err != nil && strings.Trim(host, "0123456789.:") == "":
+		return a, word + " is not an IP address and mask; write it in full, as in 10.0.0.0/8"
+	case err != nil:
+		return a, "only IP addresses have a mask; remove the / and what follows from " + word
+	case ip.Is4In6():
+		return a, word + " is an IPv4 address in IPv6 form; write it as an IPv4 address"
+	case ip.Zone() != "":
+		return a, word + " has a zone; remove the % and what follows"
+	}
+	bits, ok := maskBits(ip, mask)
+	if !ok {
+		return a, word + " has no valid mask; write /0 to /" + strconv.Itoa(ip.BitLen())
+	}
+	return address{kind: prefixAddress, prefix: netip.PrefixFrom(ip, bits).Masked()}, ""
+}
+
+// maskBits reads /8 or, for IPv4, /255.0.0.0.
+func maskBits(ip netip.Addr, mask string) (bits int, ok bool) {
+	if dotted, err := netip.ParseAddr(mask); err == nil && dotted.Is4() && ip.Is4() {
+		b := dotted.As4()
+		m := uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
+		for bits = 0; bits < 32 && m&(1<<(31-bits)) != 0; bits++ {
+		}
+		return bits, uint64(m) == uint64(1)<<32-uint64(1)<<(32-bits)
+	}
+	if mask == "" || len(mask) > 3 || strings.Trim(mask, "0123456789") != "" || len(mask) > 1 && mask[0] == '0' {
+		return 0, false
+	}
+	bits, err := strconv.Atoi(mask)
+	return bits, err == nil && bits <= ip.BitLen()
+}
+
+func (p *parser) interfaceAddrs(name string) ([]netip.Addr, bool) {
+	if p.env.Interface == nil {
+		return nil, false
+	}
+	found, ok := p.env.Interface(name)
+	if !ok {
+		return nil, false
+	}
+	addrs := make([]netip.Addr, 0, len(found))
+	for _, a := range found {
+		addrs = append(addrs, plain(a))
+	}
+	return addrs, true
+}
+
+// plain returns an address as rules compare it: IPv4 as IPv4, and without a zone.
+func plain(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
+
+// badName says what is wrong with a host name, "" if nothing is.
+func badName(word, name string) (message string) {
+	if len(name) > 253 {
+		return "a name of more than 253 characters; shorten it"
+	}
+	labels := strings.Split(name, ".")
+	for _, label := range labels {
+		if label == "" || len(label) > 63 || strings.Trim(label, nameCharacters) != "" || label[0] == '-' {
+			return strconv.Quote(word) + " is neither an address, a host name, a .domain nor an interface; " +
+				"write one of these, or 0/0 for everything"
+		}
+	}
+	if strings.Trim(labels[len(labels)-1], "0123456789") == "" {
+		return strconv.Quote(word) + " looks like an IP address and is none; write four numbers up to 255 and a mask"
+	}
+	return ""
+}
+
+const nameCharacters = "abcdefghijklmnopqrstuvwxyz0123456789-_"
+
+// operators of Dante 1.4, its manual and the older dialect.
+var operators = map[string]string{
+	"=": "=", "eq": "=", "!=": "!=", "ne": "!=", "neq": "!=",
+	"<": "<", "lt": "<", "<=": "<=", "le": "<=", ">": ">", "gt": ">", ">=": ">=", "ge": ">=",
+}
+
+// ports reads what may follow an address: port = http, port http, port 1-65535, port >= 1024.
+func (p *parser) ports() ports {
+	if t := p.peek(); t.kind == tokenKeyword && t.text == "port" {
+		p.fail(t.pos, "port is not a keyword with a colon; write port = and the number")
+		p.take()
+		p.skipValues()
+		return ports{}
+	}
+	if t := p.peek(); t.kind != tokenWord || t.text != "port" {
+		return ports{}
+	}
+	word := p.take()
+	op := "="
+	given, isOp := operators[p.peek().text]
+	if isOp {
+		op = given
+		p.take()
+	}
+	if p.peek().kind != tokenWord {
+		p.fail(word.pos, "no port follows; write a number, a service name or a range")
+		return ports{}
+	}
+	value := p.take()
+	if value.text[0] >= '0' && value.text[0] <= '9' {
+		if lo, hi, isRange := p.portRange(value); isRange {
+			if isOp {
+				p.fail(value.pos, "a range of ports takes no operator; remove the %s", given)
+			}
+			return p.portsBetween(value, lo, hi)
+		}
+	}
+	n, ok := p.port(value, value.text)
+	if !ok {
+		return ports{}
+	}
+	return p.compared(value, op, n)
+}
+
+// portRange reads the rest of A-B, A - B, A- B or A -B, if it is a range.
+func (p *parser) portRange(first token) (lo, hi string, isRange bool) {
+	text := first.text
+	if t := p.peek(); t.kind == tokenWord && t.text[0] == '-' {
+		text += p.take().text
+	}
+	if t := p.peek(); strings.HasSuffix(text, "-") && t.kind == tokenWord {
+		text += p.take().text
+	}
+	return strings.Cut(text, "-")
+}
+
+func (p *parser) portsBetween(t token, lo, hi string) ports {
+	a, okLo := parseNumber(lo)
+	b, okHi := parseNumber(hi)
+	switch {
+	case !okLo || !okHi || a > 65535 || b > 65535:
+		p.fail(t.pos, "%s-%s is not a range of ports; write two numbers up to 65535, as in 1024-2047", lo, hi)
+	case a > b:
+		p.fail(t.pos, "the range of ports runs from %d down to %d; swap them", a, b)
+	default:
+		return ports{restricted: a > 0 || b < 65535, lo: uint16(a), hi: uint16(b)}
+	}
+	return ports{}
+}
+
+// port reads a number or a service name.
+func (p *parser) port(t token, text string) (uint16, bool) {
+	if n, isNumber := parseNumber(text); isNumber {
+		if n > 65535 {
+			p.fail(t.pos, "%s is not a port; write a number from 0 to 65535", text)
+			return 0, false
+		}
+		return uint16(n), true
+	}
+	if n, known := services[text]; known {
+		return n, true
+	}
+	if near := nearest(text, serviceNames()); near != "" {
+		p.fail(t.pos, "%q is not a service known here; did you mean %s?", text, near)
+	} else {
+		p.fail(t.pos, "%q is not a service known here; write the port as a number", text)
+	}
+	return 0, false
+}
+
+func (p *parser) compared(t token, op string, n uint16) ports {
+	switch {
+	case op == "=":
+		return ports{restricted: true, lo: n, hi: n}
+	case op == "!=":
+		return ports{restricted: true, lo: n, hi: n, not: true}
+	case op == "<" && n > 0:
+		return ports{restricted: true, hi: n - 1}
+	case op == "<=":
+		return ports{restricted: n < 65535, hi: n}
+	case op == ">" && n < 65535:
+		return ports{restricted: true, lo: n + 1, hi: 65535}
+	case op == ">=":
+		return ports{restricted: n > 0, lo: n, hi: 65535}
+	}
+	p.fail(t.pos, "no port is %s %d; correct it", op, n)
+	return ports{}
+}

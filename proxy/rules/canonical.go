@@ -1,0 +1,221 @@
+package rules
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// digestPrefix names the canonical form. It changes if, and only if, the form
+// changes for rules that could be written before.
+const digestPrefix = "c1"
+
+// digestLength is that of the hexadecimal digits after the prefix.
+const digestLength = 20
+
+// Digest names what the rules decide, and so their counters: for each rule in
+// order the verdict, kind, addresses and ports as written after normalising,
+// command and protocol, proxyprotocol, methods, names of users and groups, and
+// the limit; and the server's methods. Other settings, log, timeouts and comments are not
+// in it. The form is a promise: replicas of different versions must agree on it.
+func (s *Set) Digest() string { return s.digest }
+
+func digest(s *Set) string {
+	var b strings.Builder
+	line(&b, "", "socksmethod", methodNames(s.Settings.Methods)...)
+	for _, r := range s.Client {
+		r.digested(&b)
+	}
+	for _, r := range s.Socks {
+		r.digested(&b)
+	}
+	sum := sha256.Sum256([]byte(b.String()))
+	return digestPrefix + hex.EncodeToString(sum[:])[:digestLength]
+}
+
+// digested writes what the digest covers. An interface is written as a host
+// name would be, for a replica may lack it.
+func (r *Rule) digested(b *strings.Builder) {
+	b.WriteString(r.header() + "\n")
+	line(b, " ", "from", strings.ToLower(r.cond.from.String()))
+	line(b, " ", "to", strings.ToLower(r.cond.to.String()))
+	r.conditions(b, " ")
+}
+
+// conditions writes what both the digest and the text have, but for addresses.
+func (r *Rule) conditions(b *strings.Builder, indent string) {
+	c := &r.cond
+	if c.commands != allCommands {
+		line(b, indent, "command", c.commandNames()...)
+		if !r.Client && c.commands == 0 {
+			line(b, indent, "command", "connect")
+			line(b, indent, "protocol", "udp")
+		}
+	}
+	if c.versions != allVersions {
+		line(b, indent, "proxyprotocol", c.versionNames()...)
+	}
+	line(b, indent, "socksmethod", methodNames(r.Methods)...)
+	line(b, indent, "user", c.users...)
+	line(b, indent, "group", c.groups...)
+	switch limit := strconv.FormatInt(r.Session.Max, 10); {
+	case !r.Session.Limited:
+	case r.Session.Max == 0: // which session.max refuses
+		line(b, indent, "maxsessions", limit)
+	default:
+		line(b, indent, "session.max", limit)
+		if r.Client && !r.Session.Inheritable {
+			line(b, indent, "session.inheritable", "no")
+		}
+	}
+}
+
+func (r *Rule) header() string {
+	kind, verdict := "socks", "block"
+	if r.Client {
+		kind = "client"
+	}
+	if r.Pass {
+		verdict = "pass"
+	}
+	return kind + " " + verdict
+}
+
+// String returns the rules and settings in the one canonical spelling, in the
+// dialect of Dante 1.4 (but for maxsessions: 0, which that has no word for).
+// Parsed again it gives the same Set.
+func (s *Set) String() string {
+	var b strings.Builder
+	for _, e := range s.Settings.Internal {
+		line(&b, "", "internal", fmt.Sprintf("%s port = %d", e.host(), e.Port))
+	}
+	for _, e := range s.Settings.External {
+		line(&b, "", "external", e.host())
+	}
+	line(&b, "", "socksmethod", methodNames(s.Settings.Methods)...)
+	line(&b, "", "logoutput", s.Settings.LogOutput...)
+	line(&b, "", "errorlog", s.Settings.ErrorLog...)
+	s.Settings.Timeouts.print(&b, "", defaultTimeouts)
+	for _, r := range s.Client {
+		r.print(&b, s)
+	}
+	for _, r := range s.Socks {
+		r.print(&b, s)
+	}
+	return b.String()
+}
+
+func (e Endpoint) host() string {
+	if e.Interface != "" {
+		return e.Interface
+	}
+	return e.Addr.String()
+}
+
+func (r *Rule) print(b *strings.Builder, s *Set) {
+	const indent = "    "
+	if b.Len() > 0 {
+		b.WriteString("\n")
+	}
+	b.WriteString(r.header() + " {\n")
+	b.WriteString(indent + "from: " + r.cond.from.String() + " to: " + r.cond.to.String() + "\n")
+	r.conditions(b, indent)
+	var logged []string
+	for i, flag := range r.Log.flags() {
+		if *flag {
+			logged = append(logged, choiceName(logChoices, i))
+		}
+	}
+	line(b, indent, "log", logged...)
+	r.Timeouts.print(b, indent, s.Settings.Timeouts)
+	b.WriteString("}\n")
+}
+
+// print writes what differs from base.
+func (t Timeouts) print(b *strings.Builder, indent string, base Timeouts) {
+	one := func(keyword string, value, base time.Duration) {
+		if value != base {
+			line(b, indent, keyword, strconv.FormatInt(int64(value/time.Second), 10))
+		}
+	}
+	one("timeout.connect", t.Connect, base.Connect)
+	one("timeout.negotiate", t.Negotiate, base.Negotiate)
+	one("timeout.io.tcp", t.IO, base.IO)
+	one("timeout.io.udp", t.IOUDP, base.IOUDP)
+}
+
+// line writes a keyword and its values, nothing if there are none.
+func line(b *strings.Builder, indent, keyword string, values ...string) {
+	if len(values) > 0 {
+		b.WriteString(indent + keyword + ": " + strings.Join(values, " ") + "\n")
+	}
+}
+
+func (e endpoint) String() string {
+	if ports := e.ports.String(); ports != "" {
+		return e.address.String() + " " + ports
+	}
+	return e.address.String()
+}
+
+func (a address) String() string {
+	switch a.kind {
+	case anyAddress:
+		return "0/0"
+	case prefixAddress:
+		return a.prefix.String()
+	case suffixAddress:
+		return "." + a.name
+	}
+	return a.name
+}
+
+func (s ports) String() string {
+	switch {
+	case !s.restricted:
+		return ""
+	case s.not:
+		return fmt.Sprintf("port != %d", s.lo)
+	case s.lo == s.hi:
+		return fmt.Sprintf("port = %d", s.lo)
+	}
+	return fmt.Sprintf("port %d-%d", s.lo, s.hi)
+}
+
+func (c *condition) commandNames() (names []string) {
+	for _, choice := range commandChoices {
+		if c.commands.has(Command(choice.value)) {
+			names = append(names, choice.name)
+		}
+	}
+	return names
+}
+
+func (c *condition) versionNames() (names []string) {
+	for _, choice := range proxyProtocolChoices[:3] { // http stands for upnp too
+		if c.versions&versionSet(choice.value) != 0 {
+			names = append(names, choice.name)
+		}
+	}
+	return names
+}
+
+func methodNames(methods []Method) (names []string) {
+	for _, m := range methods {
+		names = append(names, choiceName(methodChoices, int(m)))
+	}
+	return names
+}
+
+// choiceName returns the first name of a value that is honoured.
+func choiceName(choices []choice, value int) string {
+	for _, c := range choices {
+		if c.value == value && c.refuse == "" {
+			return c.name
+		}
+	}
+	return ""
+}

@@ -1,0 +1,163 @@
+package rules
+
+import "slices"
+
+// finishRule checks the keywords of a rule against each other and adds it to its list.
+func (p *parser) finishRule() {
+	r := p.rule
+	for _, name := range []string{"from", "to"} {
+		if _, given := p.seen[name]; !given {
+			p.fail(r.Pos, "the rule has no %s:; add one, 0/0 is every address", name)
+		}
+	}
+	p.checkSession()
+	p.checkCommands()
+	p.checkMethods()
+	p.checkNames()
+	p.checkSuffixes()
+	sortSet(&r.cond.users)
+	sortSet(&r.cond.groups)
+	list := &p.set.Socks
+	if r.Client {
+		list = &p.set.Client
+	}
+	*list = append(*list, r)
+	r.Number = len(*list)
+}
+
+func sortSet(names *[]string) {
+	slices.Sort(*names)
+	*names = slices.Compact(*names)
+}
+
+// checkSession settles what the two spellings of a limit mean: maxsessions ends
+// with the negotiation in a client-rule, session.max goes on with the session.
+func (p *parser) checkSession() {
+	r := p.rule
+	old, isOld := p.seen["maxsessions"]
+	max, isNew := p.seen["session.max"]
+	inherit, given := p.seen["session.inheritable"]
+	if isOld && isNew {
+		first, second := old.pos, max.pos
+		if second.Line < first.Line || second.Line == first.Line && second.Col < first.Col {
+			first, second = second, first
+		}
+		p.fail(second, "the rule has maxsessions: (line %d) and session.max: (line %d); remove one of the two",
+			old.pos.Line, max.pos.Line)
+	}
+	if isOld && given && !p.notInherited {
+		p.fail(inherit.pos, "session.inheritable: yes (line %d) contradicts maxsessions: (line %d), "+
+			"which limits negotiation only; write session.max: instead of maxsessions:", inherit.pos.Line, old.pos.Line)
+	}
+	if r.Pass && (isOld || isNew) {
+		r.Session = Session{Limited: true, Max: p.limit, Inheritable: r.Client && isNew && !p.notInherited}
+	}
+}
+
+// checkCommands joins command: and protocol:. As in Dante, the commands of a
+// protocol that is not enabled are dropped with a warning.
+func (p *parser) checkCommands() {
+	r := p.rule
+	if r.Client {
+		return
+	}
+	commands, protocols := p.commands, p.protocols
+	if commands == 0 {
+		commands = allCommands
+	}
+	if protocols == 0 {
+		protocols = allCommands
+	}
+	r.cond.commands = commands & protocols
+	if p.commands&^protocols != 0 {
+		p.warn(p.firstPos("command", "protocol"), "command: names what protocol: does not enable, which the rule will not match; "+
+			"make the two agree, or remove protocol:")
+	}
+	switch {
+	case r.cond.versions == 0:
+		r.cond.versions = allVersions
+	case r.cond.versions != otherProxy:
+		r.cond.versions &^= otherProxy
+	}
+}
+
+func (p *parser) checkMethods() {
+	server := p.set.Settings.Methods
+	if server == nil {
+		return // the server chooses when it starts, by whether it has a users file
+	}
+	for _, m := range p.methods {
+		if !slices.Contains(server, Method(m.value)) {
+			p.fail(m.token.pos, "%s is not among the server's methods; add it to socksmethod: in the server settings", m.token.text)
+		}
+	}
+}
+
+// checkNames checks what user: and group: need.
+func (p *parser) checkNames() {
+	r := p.rule
+	if len(r.cond.users)+len(r.cond.groups) == 0 {
+		return
+	}
+	at := p.firstPos("user", "group")
+	if r.cond.commands&^replyCommands == 0 && r.cond.commands != 0 {
+		p.fail(at, "replies have no user, so user: and group: cannot be asked; remove them, or the reply commands")
+		return
+	}
+	methods := r.Methods
+	if _, given := p.seen["socksmethod"]; !given {
+		methods = p.set.Settings.Methods
+	}
+	switch {
+	case slices.Contains(r.Methods, None):
+		p.fail(at, "user: and group: need a name, which the method none does not give; write socksmethod: username in this rule")
+	case methods != nil && !slices.Contains(methods, Username):
+		p.warn(at, "no method gives a name, so this rule never matches; add username to socksmethod: in the server settings")
+	}
+}
+
+// checkSuffixes warns of .domain where it cannot match: addresses are not
+// looked up backwards, for whoever owns them could answer as they like.
+func (p *parser) checkSuffixes() {
+	r := p.rule
+	const why = "a .domain matches names only, and here is always an address"
+	for _, name := range []string{"from", "to"} {
+		e := r.cond.from
+		if name == "to" {
+			e = r.cond.to
+		}
+		at := p.seen[name].pos
+		switch always := name == "from" || r.Client; {
+		case e.kind != suffixAddress:
+		case always && r.Pass:
+			p.warn(at, "%s: %s, so the rule never matches; write addresses", name, why)
+		case always:
+			p.fail(at, "%s: %s, so the rule would block nothing; write addresses", name, why)
+		case !r.Pass:
+			p.warn(at, "to: .%s blocks names, not the addresses behind them; block the addresses too", e.name)
+		}
+	}
+}
+
+// firstPos is that of the first keyword of this rule among names.
+func (p *parser) firstPos(names ...string) Pos {
+	for _, name := range names {
+		if k, ok := p.seen[name]; ok {
+			return k.pos
+		}
+	}
+	return p.rule.Pos
+}
+
+// checkFile checks what only the whole file tells.
+func (p *parser) checkFile(start Pos) {
+	s := p.set
+	switch {
+	case len(p.seen) == 0 && !p.ruleSeen() && len(p.diags) == 0:
+		p.fail(start, "the file is empty; write at least one client-rule and one socks-rule that pass")
+	case !slices.ContainsFunc(s.Client, func(r *Rule) bool { return r.Pass }):
+		p.warn(p.peek().pos, "no client-rule passes, so every connection is closed; add a client pass rule")
+	case !slices.ContainsFunc(s.Socks, func(r *Rule) bool { return r.Pass }):
+		p.warn(p.peek().pos, "no socks-rule passes, so every request is refused; add a socks pass rule")
+	}
+}

@@ -1,0 +1,196 @@
+package rules
+
+import (
+	"slices"
+	"strings"
+	"time"
+)
+
+// place is a set of the places in which a keyword may stand.
+type place uint8
+
+const (
+	inSettings place = 1 << iota
+	inClient
+	inSocks
+
+	inRules    = inClient | inSocks
+	everywhere = inSettings | inRules
+)
+
+func (p place) String() string {
+	switch p {
+	case inSettings:
+		return "the server settings"
+	case inClient:
+		return "a client-rule"
+	case inSocks:
+		return "a socks-rule"
+	case inRules:
+		return "a client- or socks-rule"
+	}
+	return "this place"
+}
+
+// keyword is one line of the language: exactly one of read, accept and refuse is set.
+type keyword struct {
+	name   string // a final ".*" stands for any rest
+	in     place
+	read   func(*parser, token) // honoured: consumes the values
+	accept string               // accepted with this warning: why it does nothing here
+	refuse string               // refused: why, and after a semicolon the remedy
+	repeat bool                 // may be given again, and then adds to what is there
+	is     string               // what it is another spelling of, if its repetition counts as that
+}
+
+// keywords is the whole language, Dante 1.4's and the older one's. docs/rules.md is its
+// table in words and a test compares them. Its order is that of the first three fields.
+var keywords = []keyword{
+	// addresses and limits of a rule
+	{name: "from", in: inRules, read: (*parser).readFrom},
+	{name: "to", in: inRules, read: (*parser).readTo},
+	{name: "maxsessions", in: inRules, read: (*parser).readMaxsessions},
+	{name: "session.max", in: inRules, read: (*parser).readSessionMax},
+	{name: "session.inheritable", in: inClient, read: (*parser).readInheritable},
+	{name: "session.throttle", in: inRules, refuse: noSession},
+	{name: "session.state.key", in: inRules, refuse: noSession},
+	{name: "session.state.max", in: inRules, refuse: noSession},
+	{name: "session.state.throttle", in: inRules, refuse: noSession},
+
+	// conditions of a rule
+	{name: "command", in: inSocks, read: (*parser).readCommand, repeat: true},
+	{name: "protocol", in: inSocks, read: (*parser).readProtocol, repeat: true},
+	{name: "proxyprotocol", in: inSocks, read: (*parser).readProxyProtocol, repeat: true},
+	{name: "user", in: inSocks, read: (*parser).readUser, repeat: true},
+	{name: "group", in: inSocks, read: (*parser).readGroup, repeat: true},
+	{name: "clientcompatibility", in: inRules, accept: "it is about GSSAPI, which is not implemented"},
+
+	// methods
+	{name: "socksmethod", in: everywhere, read: (*parser).readSocksMethod},
+	{name: "clientmethod", in: everywhere, read: (*parser).readClientMethod},
+	{name: "method", in: inSettings | inSocks, read: (*parser).readOldSocksMethod, is: "socksmethod"},
+	{name: "method", in: inClient, read: (*parser).readOldClientMethod, is: "clientmethod"},
+	{name: "pam.servicename", in: everywhere, refuse: noMethodFor},
+	{name: "bsdauth.stylename", in: everywhere, refuse: noMethodFor},
+	{name: "gssapi.*", in: everywhere, refuse: noMethodFor},
+	{name: "ldap.*", in: everywhere, refuse: noMethodFor},
+
+	// logging and time
+	{name: "log", in: inRules, read: (*parser).readLog, repeat: true},
+	{name: "logoutput", in: inSettings, read: (*parser).readLogOutput, repeat: true},
+	{name: "errorlog", in: inSettings, read: (*parser).readErrorLog, repeat: true},
+	{name: "timeout.connect", in: everywhere, read: timeout(func(t *Timeouts, d time.Duration) { t.Connect = d })},
+	{name: "timeout.negotiate", in: everywhere, read: timeout(func(t *Timeouts, d time.Duration) { t.Negotiate = d })},
+	{name: "timeout.io", in: everywhere, read: timeout(func(t *Timeouts, d time.Duration) { t.IO, t.IOUDP = d, d })},
+	{name: "timeout.io.tcp", in: everywhere, read: timeout(func(t *Timeouts, d time.Duration) { t.IO = d })},
+	{name: "timeout.io.udp", in: everywhere, read: timeout(func(t *Timeouts, d time.Duration) { t.IOUDP = d })},
+	{name: "timeout.tcp_fin_wait", in: everywhere, accept: "half-closed connections end by timeout.io"},
+	{name: "connecttimeout", in: inSettings, is: "timeout.connect",
+		read: oldTimeout("timeout.connect", func(t *Timeouts, d time.Duration) { t.Connect = d })},
+	{name: "iotimeout", in: inSettings, is: "timeout.io",
+		read: oldTimeout("timeout.io", func(t *Timeouts, d time.Duration) { t.IO, t.IOUDP = d, d })},
+
+	// addresses of the server
+	{name: "internal", in: inSettings, read: (*parser).readInternal, repeat: true},
+	{name: "external", in: inSettings, read: (*parser).readExternal, repeat: true},
+	{name: "external.rotation", in: inSettings, read: (*parser).readRotation},
+	{name: "internal.protocol", in: inSettings, refuse: noFamily},
+	{name: "external.protocol", in: inSettings, refuse: noFamily},
+	{name: "udp.portrange", in: inSocks, refuse: "the UDP ports of clients are not limited by rule; remove the line"},
+	{name: "udp.connectdst", in: inSettings, read: (*parser).readConnectDst},
+	{name: "resolveprotocol", in: inSettings, read: (*parser).readResolve},
+
+	// what would change who may do what
+	{name: "srchost", in: inSettings, refuse: "clients are not looked up in the DNS; " +
+		"remove the line and name the clients' addresses in from:"},
+	{name: "compatibility", in: inSettings, refuse: "clients' source ports are not reused and draft-5.05 is not followed; remove the line"},
+	{name: "extension", in: inSettings, accept: "Dante's bind extension is not implemented: such requests are refused"},
+	{name: "libwrap", in: inRules, refuse: noLibwrap},
+	{name: "libwrap.*", in: everywhere, refuse: noLibwrap},
+	{name: "bandwidth", in: inRules, refuse: "bandwidth is not limited here; remove the line, or limit sessions with session.max"},
+	{name: "redirect", in: inRules, refuse: "requests are not redirected; remove the line"},
+	{name: "hostid", in: inRules, refuse: "host ids are not read from packets; remove the line"},
+	{name: "hostindex", in: inRules, refuse: "host ids are not read from packets; remove the line"},
+
+	// what does no harm
+	{name: "user.privileged", in: inSettings, accept: userIDs},
+	{name: "user.unprivileged", in: inSettings, accept: userIDs},
+	{name: "user.notprivileged", in: inSettings, accept: userIDs},
+	{name: "user.libwrap", in: inSettings, accept: userIDs},
+	{name: "cpu.schedule.*", in: inSettings, accept: "scheduling is the service manager's"},
+	{name: "cpu.mask.*", in: inSettings, accept: "scheduling is the service manager's"},
+	{name: "child.maxidle", in: inSettings, accept: "there are no child processes"},
+	{name: "child.maxrequests", in: inSettings, accept: "there are no child processes"},
+	{name: "debug", in: inSettings, accept: "the log level is set in the environment"},
+	{name: "route.badexpire", in: inSettings, accept: "there are no routes"},
+	{name: "route.maxfail", in: inSettings, accept: "there are no routes"},
+	{name: "internal.log.*", in: everywhere, accept: extraLog},
+	{name: "external.log.*", in: everywhere, accept: extraLog},
+	{name: "internal.ip.*", in: everywhere, accept: socketOption},
+	{name: "internal.socket.*", in: everywhere, accept: socketOption},
+	{name: "internal.tcp.*", in: everywhere, accept: socketOption},
+	{name: "internal.udp.*", in: everywhere, accept: socketOption},
+	{name: "external.ip.*", in: everywhere, accept: socketOption},
+	{name: "external.socket.*", in: everywhere, accept: socketOption},
+	{name: "external.tcp.*", in: everywhere, accept: socketOption},
+	{name: "external.udp.*", in: everywhere, accept: socketOption},
+}
+
+const (
+	noSession    = "rates and limits by key are not implemented yet; remove the line, or limit the rule with session.max"
+	noMethodFor  = "it belongs to an authentication method that is not implemented; use socksmethod: username or none"
+	noFamily     = "address families are not selected by keyword; name the addresses of that family in internal: or external:"
+	noLibwrap    = "hosts.allow and libwrap commands are not asked; write the addresses as rules and remove the line"
+	userIDs      = "the process keeps the user it is started as"
+	extraLog     = "errors are logged with their session"
+	socketOption = "socket options stay the system's"
+)
+
+// language finds keywords by name.
+type language struct {
+	exact    map[string][]*keyword
+	patterns []*keyword // longest first
+}
+
+func newLanguage(table []keyword) *language {
+	l := &language{exact: map[string][]*keyword{}}
+	for i := range table {
+		k := &table[i]
+		if strings.HasSuffix(k.name, ".*") {
+			l.patterns = append(l.patterns, k)
+		} else {
+			l.exact[k.name] = append(l.exact[k.name], k)
+		}
+	}
+	slices.SortFunc(l.patterns, func(a, b *keyword) int { return len(b.name) - len(a.name) })
+	return l
+}
+
+// find returns the meanings of a name, none if it is unknown.
+func (l *language) find(name string) []*keyword {
+	if k := l.exact[name]; k != nil {
+		return k
+	}
+	for _, k := range l.patterns {
+		if prefix := strings.TrimSuffix(k.name, "*"); strings.HasPrefix(name, prefix) && len(name) > len(prefix) {
+			return []*keyword{k}
+		}
+	}
+	return nil
+}
+
+func (l *language) known(name string) bool { return l.find(name) != nil }
+
+// names returns the names that may stand in any of the places, sorted.
+func (l *language) names(in place) []string {
+	var names []string
+	for name, meanings := range l.exact {
+		for _, k := range meanings {
+			if k.in&in != 0 {
+				names = append(names, name)
+			}
+		}
+	}
+	slices.Sort(names)
+	return names
+}

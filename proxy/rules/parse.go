@@ -1,0 +1,387 @@
+package rules
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Env is what the text may refer to outside itself.
+type Env struct {
+	// Interface returns the addresses of a network interface and whether there
+	// is one of that name. nil means that there are no interfaces: every such
+	// name in a rule is then taken as a host name, as Dante does.
+	Interface func(name string) ([]netip.Addr, bool)
+}
+
+// defaultTimeouts are Dante's.
+var defaultTimeouts = Timeouts{
+	Negotiate: 30 * time.Second,
+	Connect:   30 * time.Second,
+	IOUDP:     24 * time.Hour,
+}
+
+// Parse reads a rule file in the dialect of Dante 1.4, in the older one, or in
+// a mix of both. file is only a name for positions. All findings are returned,
+// in the order of their positions; the Set is nil if any of them is an Error.
+func Parse(file string, text []byte, env Env) (*Set, []Diagnostic) {
+	lang := newLanguage(keywords)
+	tokens, diags := lex(file, string(text), lang.known)
+	p := &parser{tokens: tokens, diags: diags, lang: lang, env: env, set: &Set{}, in: inSettings}
+	p.seen = map[string]token{}
+	p.set.Settings.Timeouts = defaultTimeouts
+	p.file()
+	slices.SortStableFunc(p.diags, func(a, b Diagnostic) int {
+		return cmp.Or(cmp.Compare(a.Pos.Line, b.Pos.Line), cmp.Compare(a.Pos.Col, b.Pos.Col))
+	})
+	for _, d := range p.diags {
+		if d.Severity == Error {
+			return nil, p.diags
+		}
+	}
+	p.set.digest = digest(p.set)
+	return p.set, p.diags
+}
+
+// parser walks over the tokens of one file. After a mistake it goes on with
+// the next value, keyword or rule, whichever is the nearest.
+type parser struct {
+	tokens []token
+	next   int
+	diags  []Diagnostic
+	lang   *language
+	env    Env
+	set    *Set
+
+	in   place            // where we are
+	seen map[string]token // keywords of the settings or of this rule
+	draft
+}
+
+// draft is a rule being read.
+type draft struct {
+	rule         *Rule
+	limit        int64 // of maxsessions or session.max
+	notInherited bool  // session.inheritable: no
+	methods      []picked
+	commands     commandSet // as given by command, 0 if not given
+	protocols    commandSet // as given by protocol, 0 if not given
+}
+
+func (p *parser) peek() token { return p.tokens[p.next] }
+
+// take returns the next token and goes past it, except past the end.
+func (p *parser) take() token {
+	t := p.tokens[p.next]
+	if t.kind != tokenEnd {
+		p.next++
+	}
+	return t
+}
+
+func (p *parser) skipNewlines() {
+	for p.peek().kind == tokenNewline {
+		p.next++
+	}
+}
+
+// atValue reports whether the next token may belong to a value list.
+func (p *parser) atValue() bool {
+	k := p.peek().kind
+	return k == tokenWord || k == tokenOp
+}
+
+// skipValues goes to the end of the current value list.
+func (p *parser) skipValues() {
+	for k := p.peek().kind; k == tokenWord || k == tokenOp || k == tokenOpen; k = p.peek().kind {
+		p.next++
+	}
+}
+
+// skipLine goes to the end of the line and reports whether a brace was left open.
+func (p *parser) skipLine() (open bool) {
+	for k := p.peek().kind; k != tokenNewline && k != tokenEnd; k = p.peek().kind {
+		open = k == tokenOpen || open && k != tokenClose
+		p.next++
+	}
+	return open
+}
+
+// skipToClose goes to the end of the line, or to a brace that closes the rule before it.
+func (p *parser) skipToClose() {
+	for k := p.peek().kind; k != tokenNewline && k != tokenClose && k != tokenEnd; k = p.peek().kind {
+		p.next++
+	}
+}
+
+// fail and warn add a finding. The remedy follows the last "; " of the text.
+func (p *parser) fail(pos Pos, format string, args ...any) {
+	p.report(Error, pos, fmt.Sprintf(format, args...))
+}
+
+func (p *parser) warn(pos Pos, format string, args ...any) {
+	p.report(Warning, pos, fmt.Sprintf(format, args...))
+}
+
+func (p *parser) report(severity Severity, pos Pos, text string) {
+	d := Diagnostic{Pos: pos, Severity: severity, Message: text, Remedy: "correct it"}
+	if i := strings.LastIndex(text, "; "); i >= 0 {
+		d.Message, d.Remedy = text[:i], text[i+2:]
+	}
+	p.diags = append(p.diags, d)
+}
+
+// file reads settings, then rules.
+func (p *parser) file() {
+	start := p.peek().pos
+	for p.skipNewlines(); p.peek().kind != tokenEnd; p.skipNewlines() {
+		switch t := p.peek(); {
+		case p.atHeader():
+			p.block()
+		case t.kind == tokenKeyword:
+			if p.ruleSeen() {
+				p.settingAfterRule(p.take())
+			} else {
+				p.keyword(p.take())
+			}
+		case t.kind == tokenWord:
+			p.strayWord(p.take())
+			if p.skipLine() {
+				p.skipBlock()
+			}
+		default:
+			p.fail(t.pos, "%s stands outside a rule; remove it, or write the rule's first line before it", quote(t))
+			p.take()
+		}
+	}
+	p.checkFile(start)
+}
+
+func (p *parser) ruleSeen() bool { return p.in != inSettings }
+
+func (p *parser) settingAfterRule(k token) {
+	p.fail(k.pos, "%s: stands after the first rule; move it above all rules, or inside one if it belongs there", k.text)
+	p.skipValues()
+}
+
+// header is what the first word or words of a block mean.
+type header struct {
+	client, pass bool
+	refuse       string
+}
+
+// headers are the first lines of blocks in both dialects. Dante 1.4 warns
+// about a bare pass or block; here they are the older dialect, which is fully
+// supported, and there is nothing to be warned about.
+var headers = map[string]header{
+	"client pass":  {client: true, pass: true},
+	"client-pass":  {client: true, pass: true},
+	"client block": {client: true},
+	"client-block": {client: true},
+	"socks pass":   {pass: true},
+	"socks-pass":   {pass: true},
+	"pass":         {pass: true},
+	"socks block":  {},
+	"socks-block":  {},
+	"block":        {},
+	"hostid pass":  {refuse: "host ids are not read from packets; remove the block"},
+	"hostid block": {refuse: "host ids are not read from packets; remove the block"},
+	"monitor":      {refuse: "traffic is not monitored by rule; remove the block and watch the metrics"},
+	"route":        {refuse: "connections are not passed on to other proxies; remove the block"},
+}
+
+// twoWords are the first words that need a second one.
+var twoWords = []string{"client", "socks", "hostid"}
+
+// headerAt returns the words of the block header at token i, "" if there is none.
+func (p *parser) headerAt(i int) (words string, tokens int) {
+	t := p.tokens[i]
+	if t.kind != tokenWord {
+		return "", 0
+	}
+	if slices.Contains(twoWords, t.text) && p.tokens[i+1].kind == tokenWord {
+		return t.text + " " + p.tokens[i+1].text, 2
+	}
+	if _, ok := headers[t.text]; ok {
+		return t.text, 1
+	}
+	return "", 0
+}
+
+func (p *parser) atHeader() bool {
+	words, _ := p.headerAt(p.next)
+	return words != ""
+}
+
+// block reads a rule, or skips a block that is none of ours.
+func (p *parser) block() {
+	first := p.peek()
+	words, n := p.headerAt(p.next)
+	p.next += n
+	h, ok := headers[words]
+	if !ok {
+		p.fail(first.pos, "%q does not begin a rule; write pass or block after %s", words, first.text)
+		h.client = first.text == "client"
+	}
+	p.in = inSocks
+	if h.client {
+		p.in = inClient
+	}
+	p.skipNewlines()
+	if t := p.peek(); t.kind == tokenOpen {
+		p.take()
+	} else {
+		p.fail(t.pos, "%s instead of the { of the rule of line %d; write { after %s", quote(t), first.pos.Line, words)
+	}
+	if h.refuse != "" {
+		p.fail(first.pos, "%s: %s", words, h.refuse)
+		p.skipBlock()
+		return
+	}
+	p.seen = map[string]token{}
+	p.draft = draft{rule: &Rule{Pos: first.pos, Client: h.client, Pass: h.pass, Timeouts: p.set.Settings.Timeouts}}
+	p.body(words)
+	p.finishRule()
+}
+
+// skipBlock goes past the closing brace, or to the next rule if it is missing.
+func (p *parser) skipBlock() {
+	for p.peek().kind != tokenEnd && !p.unclosedHere() {
+		if p.take().kind == tokenClose {
+			return
+		}
+	}
+}
+
+// body reads up to the closing brace of a rule.
+func (p *parser) body(words string) {
+	for {
+		switch t := p.peek(); t.kind {
+		case tokenNewline:
+			p.take()
+		case tokenClose:
+			p.take()
+			return
+		case tokenEnd:
+			p.unclosed(t, words)
+			return
+		case tokenKeyword:
+			p.keyword(p.take())
+		case tokenWord:
+			if p.unclosedHere() {
+				p.unclosed(t, words)
+				return
+			}
+			p.strayWord(p.take())
+			p.skipToClose()
+		default:
+			p.fail(t.pos, "%s instead of a keyword of the rule; remove it", quote(t))
+			p.take()
+			p.skipValues()
+		}
+	}
+}
+
+func (p *parser) unclosed(t token, words string) {
+	p.fail(t.pos, "the rule %q of line %d is not closed; write } before this", words, p.draft.rule.Pos.Line)
+}
+
+// unclosedHere reports whether a header with its brace stands in a rule.
+func (p *parser) unclosedHere() bool {
+	words, n := p.headerAt(p.next)
+	if words == "" {
+		return false
+	}
+	i := p.next + n
+	for p.tokens[i].kind == tokenNewline {
+		i++
+	}
+	return p.tokens[i].kind == tokenOpen
+}
+
+// keyword reads the keyword k and its values.
+func (p *parser) keyword(k token) {
+	meanings := p.lang.find(k.text)
+	i := slices.IndexFunc(meanings, func(m *keyword) bool { return m.in&p.in != 0 })
+	switch {
+	case meanings == nil:
+		p.unknown(k)
+	case i < 0:
+		p.fail(k.pos, "%s: has no place in %s; move it to %s", k.text, p.in, meanings[0].in)
+		p.skipValues()
+	case meanings[i].refuse != "":
+		p.fail(k.pos, "%s: %s", k.text, meanings[i].refuse)
+		p.skipToClose()
+	case meanings[i].accept != "":
+		p.warn(k.pos, "%s: has no effect: %s; remove the line", k.text, meanings[i].accept)
+		p.skipValues()
+	case p.repeated(k, meanings[i]):
+		p.skipValues()
+	case !p.atValue():
+		p.fail(k.pos, "%s: has no value; write one on the same line", k.text)
+		p.skipValues()
+	default:
+		meanings[i].read(p, k)
+	}
+	if t := p.peek(); p.atValue() || t.kind == tokenOpen {
+		p.fail(t.pos, "%s after the value of %s:; remove it, or begin a new line with a keyword", quote(t), k.text)
+		p.skipValues()
+	}
+}
+
+// repeated notes a keyword and reports one that may be given only once, under any of its names.
+func (p *parser) repeated(k token, meaning *keyword) bool {
+	name := cmp.Or(meaning.is, meaning.name)
+	first, again := p.seen[name]
+	if !again {
+		p.seen[name] = k
+	}
+	if !again || meaning.repeat {
+		return false
+	}
+	p.fail(k.pos, "%s: stands here and as %s: in line %d; remove one of the two", k.text, first.text, first.pos.Line)
+	return true
+}
+
+func (p *parser) unknown(k token) {
+	remedy := "correct it or remove the line"
+	if near := nearest(k.text, p.lang.names(everywhere)); near != "" {
+		remedy = fmt.Sprintf("did you mean %s:?", near)
+	}
+	p.fail(k.pos, "%s: is not a keyword; %s", k.text, remedy)
+	p.skipValues()
+}
+
+// strayWord reports a word where a keyword or a header should stand.
+func (p *parser) strayWord(t token) {
+	if name, _, found := strings.Cut(t.text, ":"); found && keywordShape(name) {
+		p.unknown(token{text: name, pos: t.pos})
+		return
+	}
+	remedy := "write the keyword and a colon"
+	if meanings := p.lang.find(t.text); meanings != nil {
+		if refuse := meanings[0].refuse; refuse != "" { // Dante writes redirect without a colon
+			p.fail(t.pos, "%s: %s", t.text, refuse)
+			return
+		}
+		remedy = "write " + t.text + ": with a colon"
+	} else if near := nearest(t.text, append(p.lang.names(everywhere), twoWords...)); near != "" {
+		remedy = "did you mean " + near + "?"
+	}
+	p.fail(t.pos, "%s instead of a keyword or a rule; %s", quote(t), remedy)
+}
+
+// quote shows a token in a message.
+func quote(t token) string {
+	switch t.kind {
+	case tokenNewline, tokenEnd:
+		return t.text
+	case tokenKeyword:
+		return strconv.Quote(t.text + ":")
+	}
+	return strconv.Quote(t.text)
+}

@@ -1,0 +1,337 @@
+package rules
+
+import (
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// choice is one word that a keyword takes as a value.
+type choice struct {
+	name   string
+	value  int
+	accept string // accepted with this warning: why it does nothing here; and the remedy
+	refuse string // refused: why; and the remedy
+}
+
+var (
+	methodChoices = []choice{
+		{name: "none", value: int(None)},
+		{name: "username", value: int(Username)},
+		{name: "rfc931", refuse: noMethod},
+		{name: "pam", refuse: noMethod},
+		{name: "pam.any", refuse: noMethod},
+		{name: "pam.address", refuse: noMethod},
+		{name: "pam.username", refuse: noMethod},
+		{name: "bsdauth", refuse: noMethod},
+		{name: "gssapi", refuse: noMethod},
+		{name: "ldap.auth", refuse: noMethod},
+	}
+	clientMethodChoices = []choice{
+		{name: "none"},
+		{name: "username", refuse: "a client has no name before it negotiates; use socksmethod: username"},
+		{name: "rfc931", refuse: noMethod},
+		{name: "pam", refuse: noMethod},
+		{name: "pam.any", refuse: noMethod},
+		{name: "pam.address", refuse: noMethod},
+	}
+	commandChoices = []choice{
+		{name: "connect", value: int(Connect)},
+		{name: "bind", value: int(Bind)},
+		{name: "udpassociate", value: int(UDPAssociate)},
+		{name: "bindreply", value: int(BindReply)},
+		{name: "udpreply", value: int(UDPReply)},
+	}
+	protocolChoices = []choice{
+		{name: "tcp", value: int(tcpCommands)},
+		{name: "udp", value: int(udpCommands)},
+	}
+	proxyProtocolChoices = []choice{
+		{name: "socks_v4", value: int(socks4)},
+		{name: "socks_v5", value: int(socks5)},
+		{name: "http", value: int(otherProxy), accept: notServed},
+		{name: "upnp", value: int(otherProxy), accept: notServed},
+	}
+	logChoices = []choice{
+		{name: "connect", value: logConnect},
+		{name: "disconnect", value: logDisconnect},
+		{name: "data", value: logData},
+		{name: "error", value: logError},
+		{name: "ioop", value: logIOOp},
+		{name: "iooperation", value: logIOOp},
+		{name: "tcpinfo", value: logTCPInfo},
+	}
+	yesNoChoices    = []choice{{name: "no"}, {name: "yes", value: 1}}
+	rotationChoices = []choice{
+		{name: "none"},
+		{name: "route", refuse: noRotation},
+		{name: "same-same", refuse: noRotation},
+	}
+	connectDstChoices = []choice{
+		{name: "yes"},
+		{name: "no", refuse: "UDP replies come only from peers that were contacted; remove the line"},
+	}
+	resolveChoices = []choice{
+		{name: "udp", accept: "the resolver chooses its transport; remove the line"},
+		{name: "tcp", accept: "the resolver chooses its transport; remove the line"},
+		{name: "fake", refuse: "names are always resolved to be matched with addresses; remove the line"},
+	}
+)
+
+const (
+	noMethod   = "this authentication method is not implemented; use username or none"
+	notServed  = "such clients are not served; remove it, and the whole rule if it names nothing else"
+	noRotation = "external addresses are not rotated; use none, or remove the line"
+)
+
+// picked is a value that was read from a list of choices.
+type picked struct {
+	value int
+	token token
+}
+
+// list reads the words up to the end of the value list.
+func (p *parser) list(k token, choices []choice) []picked {
+	var all []picked
+	for p.atValue() {
+		t := p.take()
+		i := slices.IndexFunc(choices, func(c choice) bool { return c.name == t.text })
+		switch {
+		case i < 0:
+			p.notAChoice(k, t, choices)
+			continue
+		case choices[i].refuse != "":
+			p.fail(t.pos, "%s: %s: %s", k.text, t.text, choices[i].refuse)
+			continue
+		case choices[i].accept != "":
+			p.warn(t.pos, "%s: %s: has no effect: %s", k.text, t.text, choices[i].accept)
+		}
+		all = append(all, picked{choices[i].value, t})
+	}
+	return all
+}
+
+func (p *parser) notAChoice(k, t token, choices []choice) {
+	var names []string
+	for _, c := range choices {
+		if c.refuse == "" {
+			names = append(names, c.name)
+		}
+	}
+	if near := nearest(t.text, names); near != "" {
+		p.fail(t.pos, "%s: takes no %s; did you mean %s?", k.text, quote(t), near)
+		return
+	}
+	p.fail(t.pos, "%s: takes no %s; it takes %s", k.text, quote(t), strings.Join(names, ", "))
+}
+
+// one reads a single word. ok is false if it is none of the choices.
+func (p *parser) one(k token, choices []choice) (value int, ok bool) {
+	end := p.next + 1
+	all := p.list(k, choices)
+	if len(all) > 1 {
+		p.fail(p.tokens[end].pos, "%s: takes one value; remove the others", k.text)
+	}
+	if len(all) != 1 {
+		return 0, false
+	}
+	return all[0].value, true
+}
+
+// names reads free words up to the end of the value list: users, groups, files.
+func (p *parser) names() []token {
+	var all []token
+	for p.atValue() {
+		t := p.take()
+		for p.atValue() && p.peek().glued { // = and < are not special here
+			t.text += p.take().text
+		}
+		all = append(all, t)
+	}
+	return all
+}
+
+// number reads one number: decimal, 0x hexadecimal, or octal with a leading 0, as Dante's.
+func (p *parser) number(k token, least, most int64) (n int64, ok bool) {
+	t := p.take()
+	n, ok = parseNumber(t.text)
+	switch {
+	case !ok:
+		p.fail(t.pos, "%s: %s is not a number; write one from %d to %d", k.text, quote(t), least, most)
+	case n < least || n > most:
+		p.fail(t.pos, "%s: %s is out of range; write a number from %d to %d", k.text, t.text, least, most)
+		ok = false
+	}
+	return n, ok
+}
+
+// parseNumber returns math.MaxInt64 for a number that is larger still.
+func parseNumber(s string) (n int64, ok bool) {
+	digits := strings.TrimPrefix(strings.TrimPrefix(s, "0x"), "0X")
+	if s == "" || strings.Trim(digits, "0123456789abcdefABCDEF") != "" {
+		return 0, false // no sign, no underscore, none of Go's other prefixes
+	}
+	if len(digits) == len(s) && strings.Trim(digits, "0123456789") != "" {
+		return 0, false // 0b1
+	}
+	n, err := strconv.ParseInt(s, 0, 64)
+	return n, err == nil || n == math.MaxInt64
+}
+
+// maxSessions bounds a limit, far above what a process can hold.
+const maxSessions = math.MaxInt32
+
+func (p *parser) readMaxsessions(k token) {
+	p.sessionKeyword(k)
+	p.limit, _ = p.number(k, 0, maxSessions)
+}
+
+func (p *parser) readSessionMax(k token) {
+	p.sessionKeyword(k)
+	p.limit, _ = p.number(k, 1, maxSessions)
+}
+
+func (p *parser) readInheritable(k token) {
+	p.sessionKeyword(k)
+	yes, ok := p.one(k, yesNoChoices)
+	p.notInherited = ok && yes == 0
+}
+
+func (p *parser) sessionKeyword(k token) {
+	if !p.rule.Pass {
+		p.warn(k.pos, "%s: has no effect in a rule that blocks; remove the line", k.text)
+	}
+}
+
+func (p *parser) readCommand(k token) {
+	for _, c := range p.list(k, commandChoices) {
+		p.commands |= 1 << c.value
+	}
+}
+
+func (p *parser) readProtocol(k token) {
+	for _, c := range p.list(k, protocolChoices) {
+		p.protocols |= commandSet(c.value)
+	}
+}
+
+func (p *parser) readProxyProtocol(k token) {
+	for _, c := range p.list(k, proxyProtocolChoices) {
+		p.rule.cond.versions |= versionSet(c.value)
+	}
+}
+
+func (p *parser) readUser(k token) {
+	p.rule.cond.users = append(p.rule.cond.users, p.accounts(k)...)
+}
+
+func (p *parser) readGroup(k token) {
+	p.rule.cond.groups = append(p.rule.cond.groups, p.accounts(k)...)
+}
+
+// accounts reads names of users or groups.
+func (p *parser) accounts(k token) []string {
+	var names []string
+	for _, t := range p.names() {
+		if strings.ContainsAny(t.text, ":,") {
+			p.fail(t.pos, "%s: %s holds a colon or a comma; separate names by blanks", k.text, quote(t))
+			continue
+		}
+		names = append(names, t.text)
+	}
+	return names
+}
+
+func (p *parser) readSocksMethod(k token) {
+	all := p.list(k, methodChoices)
+	var methods []Method
+	for _, m := range all {
+		switch method := Method(m.value); {
+		case slices.Contains(methods, method):
+			p.warn(m.token.pos, "%s: %s is named twice; remove one", k.text, m.token.text)
+		default:
+			methods = append(methods, method)
+		}
+	}
+	if i := slices.Index(methods, None); i >= 0 && i < len(methods)-1 {
+		p.warn(all[0].token.pos, "%s: none stands before other methods, so a client that offers both is never asked for a name; put none last", k.text)
+	}
+	if p.in == inSettings {
+		p.set.Settings.Methods = methods
+		return
+	}
+	p.rule.Methods, p.methods = methods, all
+}
+
+func (p *parser) readClientMethod(k token) { p.list(k, clientMethodChoices) }
+
+func (p *parser) readOldSocksMethod(k token) {
+	p.warn(k.pos, "method: is the old name of socksmethod:; write socksmethod:")
+	p.readSocksMethod(k)
+}
+
+func (p *parser) readOldClientMethod(k token) {
+	p.warn(k.pos, "method: in a client-rule is the old name of clientmethod:; write clientmethod:, or socksmethod: if that is meant")
+	p.readClientMethod(k)
+}
+
+const (
+	logConnect = iota
+	logDisconnect
+	logData
+	logError
+	logIOOp
+	logTCPInfo
+)
+
+func (p *parser) readLog(k token) {
+	for _, v := range p.list(k, logChoices) {
+		*p.rule.Log.flags()[v.value] = true
+	}
+}
+
+// flags returns the fields in the order of the constants above.
+func (l *Log) flags() [6]*bool {
+	return [6]*bool{&l.Connect, &l.Disconnect, &l.Data, &l.Error, &l.IOOp, &l.TCPInfo}
+}
+
+func (p *parser) readLogOutput(token) {
+	for _, t := range p.names() {
+		p.set.Settings.LogOutput = append(p.set.Settings.LogOutput, t.text)
+	}
+}
+
+func (p *parser) readErrorLog(token) {
+	for _, t := range p.names() {
+		p.set.Settings.ErrorLog = append(p.set.Settings.ErrorLog, t.text)
+	}
+}
+
+func (p *parser) readRotation(k token)   { p.one(k, rotationChoices) }
+func (p *parser) readConnectDst(k token) { p.one(k, connectDstChoices) }
+func (p *parser) readResolve(k token)    { p.one(k, resolveChoices) }
+
+// timeout returns a reader of seconds, 0 for never, for the settings or a rule.
+func timeout(set func(*Timeouts, time.Duration)) func(*parser, token) {
+	return func(p *parser, k token) {
+		seconds, ok := p.number(k, 0, math.MaxInt32)
+		if !ok {
+			return
+		}
+		t := &p.set.Settings.Timeouts
+		if p.in != inSettings {
+			t = &p.rule.Timeouts
+		}
+		set(t, time.Duration(seconds)*time.Second)
+	}
+}
+
+func oldTimeout(name string, set func(*Timeouts, time.Duration)) func(*parser, token) {
+	read := timeout(set)
+	return func(p *parser, k token) {
+		p.warn(k.pos, "%s: is the old name of %s:; write %s:", k.text, name, name)
+		read(p, k)
+	}
+}
