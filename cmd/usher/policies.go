@@ -82,8 +82,7 @@ func (h *history) show(r *admin.Rules) {
 // that have sessions here, the one in force first. Reloads of an unchanged
 // file are one generation.
 func showRules(file string, gens []proxy.Generation, st limiter.Status) admin.Rules {
-	var out admin.Rules
-	out.File = ruleFileName(file)
+	out := admin.Rules{File: ruleFileName(file), Limits: []admin.RuleLimit{}}
 	shown := map[string]bool{}
 	for i := len(gens) - 1; i >= 0; i-- {
 		g := gens[i]

@@ -71,6 +71,7 @@ func TestServeWithoutConfiguration(t *testing.T) {
 	if body, err := io.ReadAll(c); err != nil || !strings.HasSuffix(string(body), "hello") {
 		t.Errorf("%v %s", err, body)
 	}
+	c.Close()
 	if code, body := p.get("/readyz"); code != 200 {
 		t.Error(code, body)
 	}
@@ -108,7 +109,7 @@ func TestReload(t *testing.T) {
 
 	write(t, file, strings.Replace(passLoopback, "socks pass", "socks block", 1))
 	p.signal(syscall.SIGHUP)
-	p.eventually("/status", `"limits": null`)
+	p.eventually("/status", `"current": false`) // the session's, which lives on under the old rules
 	if line := p.logged("reloaded"); line["changed"] != true || line["digest"] == before {
 		t.Error(line)
 	}
@@ -139,9 +140,11 @@ func TestDrainIsSeenBeforeItHurts(t *testing.T) {
 	if code, body := p.get("/readyz"); code != 503 || !strings.Contains(body, "draining") {
 		t.Error(code, body)
 	}
-	if _, code := connect(t, p, target); code != 0 {
+	late, code := connect(t, p, target)
+	if code != 0 {
 		t.Error("refused within the grace: reply", code)
 	}
+	late.Close()
 	// The session outlives the listener, and its end ends the process.
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -160,6 +163,13 @@ func TestDrainIsSeenBeforeItHurts(t *testing.T) {
 	}
 	if body, err := io.ReadAll(c); err != nil || !strings.HasSuffix(string(body), "hello") {
 		t.Errorf("a session was cut by the drain: %v %s", err, body)
+	}
+	c.Close()
+	if line := p.logged("stopped"); line["cut"] != 0.0 {
+		t.Error(line)
+	}
+	if code := p.exit(); code != 0 {
+		t.Error("exit code", code)
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"usher/limiter"
 	"usher/proxy"
 	"usher/proxy/admin"
@@ -37,6 +39,9 @@ type service struct {
 	socks   []net.Listener
 	broken  chan error // a listener that ended by itself
 	serving sync.WaitGroup
+
+	storeWatch storeWatch
+	unwatch    context.CancelFunc
 }
 
 // start checks everything that can be checked, then opens the listeners, then
@@ -94,10 +99,17 @@ func (s *service) assemble(policy *proxy.Policy, adminListener []net.Listener) {
 	reg := admin.NewRegistry(version(), runtime.Version())
 	s.history.use(policy.Rules)
 	s.ready = admin.NewReadiness(s.started, s.cfg.LeaseTTL)
+	s.storeWatch.log = s.log.Logger
+	redis.SetLogger(redisLog{s.log.Logger})
+	measure := admin.NewStoreMetrics(reg)
 	s.limiter = limiter.New(limiter.Options{
 		Store: s.store, TTL: s.cfg.LeaseTTL, Strict: s.cfg.LeaseLoss == "close", StoreWait: s.cfg.StoreWait,
-		Observe: admin.NewStoreMetrics(reg).Observe,
+		Observe: func(op string, took time.Duration, err error) {
+			measure.Observe(op, took, err)
+			s.storeWatch.observe(op, err)
+		},
 	})
+	s.watchStore()
 	var own []netip.AddrPort
 	for _, ln := range adminListener {
 		own = append(own, ln.Addr().(*net.TCPAddr).AddrPort())
@@ -187,7 +199,9 @@ func (s *service) stop(ctx context.Context) error {
 	case <-time.After(s.cfg.DrainGrace):
 	case <-ctx.Done():
 	}
-	s.proxy.CloseListeners()
+	if err := s.proxy.CloseListeners(); err != nil {
+		s.log.Warn("a listener did not close", "error", err.Error())
+	}
 	patience, cancel := context.WithTimeout(ctx, s.cfg.DrainTimeout)
 	defer cancel()
 	cut := s.proxy.Drain(patience)
@@ -197,6 +211,7 @@ func (s *service) stop(ctx context.Context) error {
 	if err := s.limiter.Close(leaving); err != nil {
 		s.log.Warn("the store was not told that this replica leaves; its lease ends by itself", "error", err.Error())
 	}
+	s.unwatch()
 	err := errors.Join(s.admin.Shutdown(leaving), s.store.Close())
 	s.serving.Wait()
 	s.log.Info("stopped", "cut", cut)

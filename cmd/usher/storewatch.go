@@ -1,0 +1,139 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"usher/limiter"
+)
+
+// storeWatch tells the log how this replica stands with its store. The limiter
+// itself does not log.
+type storeWatch struct {
+	log *slog.Logger
+
+	mu      sync.Mutex
+	failing bool
+}
+
+// observe logs the first failure of the store, and the first success after it.
+func (w *storeWatch) observe(op string, err error) {
+	if errors.Is(err, context.Canceled) {
+		return // we are stopping
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if failing := err != nil; failing == w.failing {
+		return
+	}
+	w.failing = !w.failing
+	if w.failing {
+		w.log.Warn("the store fails; rules without a limit go on", "op", op, "error", err.Error())
+		return
+	}
+	w.log.Info("the store answers again")
+}
+
+// watch logs what changes in the limiter's status until ctx is done.
+func (w *storeWatch) watch(ctx context.Context, status func() limiter.Status) {
+	var news storeNews
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			for _, n := range news.next(status(), now) {
+				w.log.Log(ctx, n.level, n.text, n.attrs...)
+			}
+		}
+	}
+}
+
+// splitPatience is how long replicas may differ in their rules before that is
+// no longer a rolling change but a mistake.
+const splitPatience = 5 * time.Minute
+
+// storeNews finds what is worth a line in successive statuses.
+type storeNews struct {
+	last      limiter.Status
+	split     time.Time // since when replicas differ in their rules; zero: they do not
+	splitTold bool
+}
+
+type newsLine struct {
+	level slog.Level
+	text  string
+	attrs []any
+}
+
+// next takes the status at now.
+func (n *storeNews) next(st limiter.Status, now time.Time) (lines []newsLine) {
+	say := func(level slog.Level, text string, attrs ...any) {
+		lines = append(lines, newsLine{level, text, attrs})
+	}
+	switch {
+	case st.Mismatch != "" && st.Mismatch != n.last.Mismatch:
+		say(slog.LevelError, "living replicas run with other lease settings: limited rules admit nobody here; "+
+			"set the same USHER_LEASE_TTL and USHER_LEASE_LOSS everywhere", "theirs", st.Mismatch)
+	case st.Joined && !n.last.Joined, st.Joined && st.Young != n.last.Young:
+		text := "joined the store"
+		if st.Young {
+			text = "joined a store that was just born: sessions that exist are counted, nothing new is given out yet"
+		}
+		say(slog.LevelInfo, text, "replicas", len(st.Holders), "generation", st.Generation)
+	case !st.Joined && n.last.Joined:
+		say(slog.LevelWarn, "lost the store: new limited sessions wait and are then refused")
+	}
+	n.last = st
+	return append(lines, n.differences(st, now)...)
+}
+
+// differences warns, once, of replicas that have had different rules for long.
+func (n *storeNews) differences(st limiter.Status, now time.Time) []newsLine {
+	by := map[string][]string{}
+	for holder, digest := range st.Holders {
+		by[digest] = append(by[digest], holder[:min(8, len(holder))])
+	}
+	switch {
+	case len(by) < 2:
+		n.split, n.splitTold = time.Time{}, false
+	case n.split.IsZero():
+		n.split = now
+	case !n.splitTold && now.Sub(n.split) >= splitPatience:
+		n.splitTold = true
+		var attrs []any
+		for _, digest := range slices.Sorted(maps.Keys(by)) {
+			slices.Sort(by[digest])
+			attrs = append(attrs, digest, by[digest])
+		}
+		return []newsLine{{slog.LevelWarn, "replicas have had different rules for " + splitPatience.String() +
+			": each set of rules is counted on its own; give all of them the same file", attrs}}
+	}
+	return nil
+}
+
+// redisLog sends what the Redis client says to the log, at level debug: what
+// matters of it comes back as an error.
+type redisLog struct{ log *slog.Logger }
+
+// Printf implements the client's logging interface.
+func (r redisLog) Printf(ctx context.Context, format string, v ...any) {
+	r.log.DebugContext(ctx, "redis client", "says", fmt.Sprintf(format, v...))
+}
+
+// watchStore sets a watch on a shared store; the memory store cannot fail.
+func (s *service) watchStore() {
+	ctx, cancel := context.WithCancel(context.Background())
+	s.unwatch = cancel
+	if s.cfg.Store != memory {
+		s.serving.Go(func() { s.storeWatch.watch(ctx, s.limiter.Status) })
+	}
+}
