@@ -243,3 +243,60 @@ func TestLogFilesAreOpenedAnew(t *testing.T) {
 		}
 	}
 }
+
+// TestMetricsAreDocumented holds docs/operations.md to what /metrics says.
+func TestMetricsAreDocumented(t *testing.T) {
+	t.Parallel()
+	doc, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := launch(t, "USHER_CONFIG="+ruleFile(t, passLoopback))
+	connect(t, p, webServer(t))
+	connect(t, p, "127.0.0.1:1") // nobody listens there
+	p.eventually("/metrics", "usher_connect_errors_total{")
+	_, body := p.get("/metrics")
+	found := 0
+	for line := range strings.Lines(body) {
+		name, isHelp := strings.CutPrefix(line, "# HELP ")
+		if name, _, _ = strings.Cut(name, " "); isHelp && strings.HasPrefix(name, "usher_") {
+			found++
+			if !strings.Contains(string(doc), "\n| `"+name+"` |") {
+				t.Errorf("docs/operations.md does not describe %s", name)
+			}
+		}
+	}
+	// Those that only failures of the store and refusals bring are not here.
+	if rows := strings.Count(string(doc), "\n| `usher_"); found < 15 || rows < found || rows > found+3 {
+		t.Errorf("docs/operations.md describes %d metrics, /metrics has %d", rows, found)
+	}
+}
+
+func TestExternalIsTheSource(t *testing.T) {
+	t.Parallel()
+	target, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer target.Close()
+	p := launch(t, "USHER_CONFIG="+ruleFile(t, "external: 127.0.0.9\n"+passLoopback))
+	if _, code := connect(t, p, target.Addr().String()); code != 0 {
+		t.Fatal("reply", code)
+	}
+	c, err := target.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if from := c.RemoteAddr().String(); !strings.HasPrefix(from, "127.0.0.9:") {
+		t.Error("connected from", from)
+	}
+}
+
+func TestAdminIsNoTarget(t *testing.T) {
+	t.Parallel()
+	p := launch(t)
+	if _, code := connect(t, p, p.admin); code != 2 {
+		t.Error("a client reached the admin listener: reply", code)
+	}
+}
