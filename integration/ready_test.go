@@ -75,7 +75,8 @@ func TestDrain(t *testing.T) {
 		return ""
 	})
 	// It still accepts while balancers find out.
-	(client{proxy: victim.socks}).ask(t, 1, w.free.String()).want(t, 1, notAllowed)
+	late := (client{proxy: victim.socks}).ask(t, 1, w.free.String())
+	late.want(t, 1, notAllowed)
 	eventually(t, 3*time.Second, func() string {
 		if up, err := w.balancer.isUp(1); up || err != nil {
 			return fmt.Sprintf("the balancer still finds it up %v", err)
@@ -105,6 +106,7 @@ func TestDrain(t *testing.T) {
 	w.proxy.ask(t, 5, w.limited.String()).want(t, 2, notAllowed)
 	held.close()
 	through.close()
+	late.close()
 	victim.exits(patience, 0)
 }
 

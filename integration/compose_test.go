@@ -1,0 +1,358 @@
+package integration
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// demo is the shipped compose file, running from a copy of it and of what it
+// mounts.
+type demo struct {
+	t       *testing.T
+	dir     string
+	project string
+	command []string // docker compose, or docker-compose
+	env     []string
+	proxy   string
+	stats   *balancer
+}
+
+// TestComposeDemo walks through the demo of README.md.
+func TestComposeDemo(t *testing.T) {
+	needDocker(t, "redis:7-alpine", "haproxy:3.0-alpine", "busybox:1.36")
+	d := startDemo(t)
+	t.Run("only loopback is open", d.onlyLoopback)
+	t.Run("fetch", d.fetch)
+	t.Run("the sixth session is refused", d.sixthRefused)
+	t.Run("a replica is killed", d.replicaKilled)
+	t.Run("rules are edited", d.rulesEdited)
+	t.Run("five replicas", d.scaled)
+	t.Run("without Redis", d.withoutRedis)
+}
+
+func startDemo(t *testing.T) *demo {
+	t.Helper()
+	d := &demo{t: t, dir: shared(t, "demo"), project: "ushertest" + testRun}
+	if _, err := docker("compose", "version"); err == nil {
+		d.command = []string{"docker", "compose"}
+	} else {
+		d.command = []string{tool(t, "docker-compose")}
+	}
+	port, stats := freePort(t), freePort(t)
+	d.proxy = fmt.Sprintf("127.0.0.1:%d", port)
+	d.stats = &balancer{stats: fmt.Sprintf("http://127.0.0.1:%d/metrics", stats)}
+	d.env = append(os.Environ(), "USHER_IMAGE="+testImage,
+		fmt.Sprintf("USHER_PORT=%d", port), fmt.Sprintf("USHER_STATS_PORT=%d", stats))
+
+	writeFile(t, filepath.Join(d.dir, "docker-compose.yml"), readFile(t, "../docker-compose.yml"))
+	if err := os.CopyFS(filepath.Join(d.dir, "deploy/compose"), os.DirFS("../deploy/compose")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			said, _ := d.compose("logs", "--no-color", "--tail", "40")
+			t.Logf("the demo said:\n%s", said)
+		}
+		if out, err := d.compose("down", "-v", "--timeout", "0"); err != nil {
+			t.Errorf("docker-compose down: %v: %s", err, out)
+		}
+	})
+	d.must("up", "-d", "--no-build")
+	eventually(t, time.Minute, func() string {
+		if up, err := d.stats.up(); err != nil || up != 3 {
+			return fmt.Sprintf("HAProxy finds %d of 3 replicas up: %v", up, err)
+		}
+		return ""
+	})
+	return d
+}
+
+// compose runs docker-compose on the demo.
+func (d *demo) compose(args ...string) (string, error) {
+	args = append(append(d.command[1:len(d.command):len(d.command)], "-p", d.project), args...)
+	cmd := exec.Command(d.command[0], args...)
+	cmd.Dir, cmd.Env = d.dir, d.env
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func (d *demo) must(args ...string) string {
+	d.t.Helper()
+	out, err := d.compose(args...)
+	if err != nil {
+		d.t.Fatalf("docker-compose %s: %v: %s", strings.Join(args, " "), err, out)
+	}
+	return out
+}
+
+// curl fetches a page of the target through the proxy.
+func (d *demo) curl(url string, args ...string) (string, error) {
+	return curl(d.t, append([]string{"--proxy", "socks5h://" + d.proxy, url}, args...)...)
+}
+
+// hold is a curl that keeps its session open, and the replica that it is on.
+type hold struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+	via    string
+}
+
+// hold starts a curl that keeps a limited session; refused says why there is none.
+func (d *demo) hold(t *testing.T) (h *hold, refused string) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	cmd := exec.CommandContext(ctx, "curl", "-sSN", "--max-time", "300",
+		"--proxy", "socks5h://"+d.proxy, "http://target/cgi-bin/hold?300")
+	read, write := io.Pipe()
+	cmd.Stdout, cmd.Stderr = write, write
+	if err := cmd.Start(); err != nil {
+		cancel()
+		t.Fatal(err)
+	}
+	h = &hold{cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(h.done)
+		write.CloseWithError(cmd.Wait())
+	}()
+	d.t.Cleanup(h.close)
+	said, err := bufio.NewReader(read).ReadString('\n')
+	go io.Copy(io.Discard, read) //nolint:errcheck // it ends with the command
+	via, ok := strings.CutPrefix(said, "via ")
+	if !ok {
+		h.close()
+		return nil, fmt.Sprintf("%s%v", said, err)
+	}
+	h.via = strings.Trim(strings.TrimPrefix(strings.TrimSpace(via), "[::ffff:"), "[]")
+	return h, ""
+}
+
+func (h *hold) close() {
+	h.cancel()
+	<-h.done
+}
+
+// lives reports whether the session is still there.
+func (h *hold) lives() bool {
+	select {
+	case <-h.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// fill takes slots until one is refused, which must be by the rules.
+func (d *demo) fill(t *testing.T) (held []*hold) {
+	t.Helper()
+	for {
+		h, refused := d.hold(t)
+		if h == nil {
+			if !strings.Contains(refused, "(2)") {
+				t.Fatalf("after %d sessions: %s, want SOCKS reply 2", len(held), refused)
+			}
+			return held
+		}
+		if held = append(held, h); len(held) > 10 {
+			t.Fatal("no limit holds")
+		}
+	}
+}
+
+// settle ends sessions and waits until their slots are free.
+func (d *demo) settle(t *testing.T, held []*hold) {
+	t.Helper()
+	for _, h := range held {
+		h.close()
+	}
+	eventually(t, patience, func() string {
+		again := d.fill(t)
+		for _, h := range again {
+			h.close()
+		}
+		if len(again) == 0 {
+			return "no slot is free"
+		}
+		return ""
+	})
+}
+
+func (d *demo) onlyLoopback(t *testing.T) {
+	for _, id := range strings.Fields(d.must("ps", "-q")) {
+		for _, bound := range strings.Fields(mustDocker(t, "inspect", "-f",
+			"{{range .NetworkSettings.Ports}}{{range .}}{{.HostIp}} {{end}}{{end}}", id)) {
+			if bound != "127.0.0.1" {
+				t.Errorf("a port is published on %s", bound)
+			}
+		}
+	}
+	for _, id := range strings.Fields(d.must("ps", "-q", "usher")) {
+		got := mustDocker(t, "inspect", "-f",
+			"{{.Config.User}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} {{.HostConfig.SecurityOpt}} {{.State.Health.Status}}", id)
+		if want := "65532:65532 true [ALL] [no-new-privileges:true] healthy"; got != want {
+			t.Errorf("a replica runs as %s, want %s", got, want)
+		}
+		if out, err := docker("exec", id, "sh", "-c", "true"); err == nil {
+			t.Errorf("a replica has a shell: %s", out)
+		}
+	}
+	if ports := mustDocker(t, "ps", "-q", "--filter", "publish=6379", "--filter", "label=com.docker.compose.project="+d.project); ports != "" {
+		t.Error("Redis has a port on the host")
+	}
+}
+
+func (d *demo) fetch(t *testing.T) {
+	const page = "Hello from the demo target.\n"
+	for _, url := range []string{"http://target/", "http://target:8080/"} {
+		if out, err := d.curl(url); err != nil || out != page {
+			t.Errorf("curl %s: %v: %s", url, err, out)
+		}
+	}
+	if out, err := d.curl("http://target:8080/", "--proxy-user", "monica:demo"); err != nil || out != page {
+		t.Errorf("curl as monica: %v: %s", err, out)
+	}
+	if out, err := d.curl("http://target:8080/", "--proxy-user", "monica:wrong"); err == nil {
+		t.Errorf("curl as monica with a wrong password: %s", out)
+	}
+	// What is private is closed, whoever asks for it.
+	for _, url := range []string{"http://redis:6379/", "http://127.0.0.1:9090/", "http://169.254.169.254/"} {
+		if out, err := d.curl(url); err == nil || !strings.Contains(out, "(2)") {
+			t.Errorf("curl %s: %v: %s, want SOCKS reply 2", url, err, out)
+		}
+	}
+}
+
+func (d *demo) sixthRefused(t *testing.T) {
+	held := d.fill(t)
+	if len(held) != 5 {
+		t.Errorf("%d sessions were admitted, want 5", len(held))
+	}
+	replicas := map[string]int{}
+	for _, h := range held {
+		replicas[h.via]++
+	}
+	t.Logf("sessions by replica: %v", replicas)
+	if len(replicas) != 3 {
+		t.Errorf("they are on %d replicas, want 3", len(replicas))
+	}
+	d.settle(t, held)
+}
+
+func (d *demo) replicaKilled(t *testing.T) {
+	held := d.fill(t)
+	if len(held) != 5 {
+		t.Fatalf("%d sessions were admitted, want 5", len(held))
+	}
+	victim, address := "", ""
+	for _, id := range strings.Fields(d.must("ps", "-q", "usher")) {
+		addresses := mustDocker(t, "inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}", id)
+		if strings.Contains(addresses+" ", held[0].via+" ") {
+			victim, address = id, held[0].via
+		}
+	}
+	if victim == "" {
+		t.Fatalf("no replica has the address %s", held[0].via)
+	}
+	begin := time.Now()
+	mustDocker(t, "kill", "-s", "KILL", victim)
+	var left []*hold
+	for _, h := range held {
+		if h.via != address {
+			left = append(left, h)
+		}
+	}
+	const ttl = 10 * time.Second
+	eventually(t, ttl, func() string {
+		left = append(left, d.fill(t)...)
+		if len(left) != 5 {
+			return fmt.Sprintf("%d sessions, and no more are admitted", len(left))
+		}
+		return ""
+	})
+	t.Logf("the slots of a killed replica were back after %v", time.Since(begin).Round(time.Millisecond))
+	for _, h := range left {
+		if !h.lives() {
+			t.Error("a session on another replica ended")
+		}
+	}
+	mustDocker(t, "start", victim)
+	d.settle(t, left)
+}
+
+func (d *demo) rulesEdited(t *testing.T) {
+	eventually(t, time.Minute, func() string {
+		if up, err := d.stats.up(); err != nil || up != 3 {
+			return fmt.Sprintf("HAProxy finds %d of 3 replicas up: %v", up, err)
+		}
+		return ""
+	})
+	old := d.fill(t)
+	rules := filepath.Join(d.dir, "deploy/compose/usher/sockd.conf")
+	edited := strings.Replace(readFile(t, rules), "maxsessions: 5", "maxsessions: 2", 1)
+	writeFile(t, rules+".new", edited)
+	if err := os.Rename(rules+".new", rules); err != nil {
+		t.Fatal(err)
+	}
+	d.must("kill", "-s", "HUP", "usher")
+	var young []*hold
+	eventually(t, patience, func() string {
+		young = append(young, d.fill(t)...)
+		if len(young) != 2 {
+			return fmt.Sprintf("%d sessions under the new rules", len(young))
+		}
+		return ""
+	})
+	if more := d.fill(t); len(old) != 5 || len(more) != 0 {
+		t.Errorf("%d old sessions and %d more than the new limit, want 5 and 0", len(old), len(more))
+	}
+	for _, h := range old {
+		if !h.lives() {
+			t.Error("a session of the old rules ended")
+		}
+	}
+	d.settle(t, append(old, young...))
+}
+
+func (d *demo) scaled(t *testing.T) {
+	d.must("up", "-d", "--no-build", "--no-recreate", "--scale", "usher=5")
+	eventually(t, time.Minute, func() string {
+		if up, err := d.stats.up(); err != nil || up != 5 {
+			return fmt.Sprintf("HAProxy finds %d of 5 replicas up: %v", up, err)
+		}
+		return ""
+	})
+	held := d.fill(t)
+	if len(held) != 2 {
+		t.Errorf("%d sessions on five replicas, want 2 by the edited rules", len(held))
+	}
+	d.settle(t, held)
+}
+
+func (d *demo) withoutRedis(t *testing.T) {
+	d.must("stop", "--timeout", "0", "redis")
+	if out, err := d.curl("http://target:8080/"); err != nil {
+		t.Errorf("a rule without a limit: %v: %s", err, out)
+	}
+	if out, err := d.curl("http://target/"); err == nil || !strings.Contains(out, "(1)") {
+		t.Errorf("a rule with a limit: %v: %s, want SOCKS reply 1", err, out)
+	}
+	if up, err := d.stats.up(); err != nil || up != 5 {
+		t.Errorf("HAProxy finds %d of 5 replicas up: %v", up, err)
+	}
+	resp, err := adminClient.Get(strings.TrimSuffix(d.stats.stats, "metrics"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		t.Errorf("HAProxy's page: %s", resp.Status)
+	}
+}
