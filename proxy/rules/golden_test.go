@@ -12,10 +12,11 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew; read what changed before you commit")
 
-// testEnv has two interfaces, as a small machine would.
+// testEnv has a few interfaces, as a small machine would.
 var testEnv = Env{Interface: func(name string) ([]netip.Addr, bool) {
 	addrs := map[string][]netip.Addr{
 		"lo":   {netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")},
+		"Wan0": {netip.MustParseAddr("192.0.2.1")},
 		"eth0": {netip.MustParseAddr("::ffff:10.1.2.3"), netip.MustParseAddr("fe80::1%eth0")},
 	}[name]
 	return addrs, addrs != nil

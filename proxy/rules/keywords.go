@@ -38,13 +38,14 @@ type keyword struct {
 	in     place
 	read   func(*parser, token) // honoured: consumes the values
 	accept string               // accepted with this warning: why it does nothing here
-	refuse string               // refused: why, and after a semicolon the remedy
+	refuse string               // refused: why, and after the last "; " the remedy
 	repeat bool                 // may be given again, and then adds to what is there
 	is     string               // what it is another spelling of, if its repetition counts as that
 }
 
-// keywords is the whole language, Dante 1.4's and the older one's. docs/rules.md is its
-// table in words and a test compares them. Its order is that of the first three fields.
+// keywords is the whole language, Dante 1.4's and the older one's. What a keyword
+// becomes here is all that decides its fate; docs/rules.md says it in words, and a test
+// compares the two.
 var keywords = []keyword{
 	// addresses and limits of a rule
 	{name: "from", in: inRules, read: (*parser).readFrom},

@@ -60,7 +60,8 @@ func (s *Set) MatchClient(q Query) Verdict {
 //
 // For a rule that passes, Verdict.Addrs are the addresses that may be dialled,
 // in resolver order: the target itself if it is an address, and of a name those
-// inside the rule's to: (all, if that is 0/0, the same name, or its .domain).
+// inside the rule's to: (all, if that is 0/0, the same name, or its .domain; only
+// the shared ones, if it is another name). They may share the memory of q.Addrs.
 //
 // What From and To are depends on the command, as in Dante: for BindReply and
 // UDPReply, From is the peer and To the client, and neither user nor method is

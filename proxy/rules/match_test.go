@@ -33,6 +33,7 @@ func dns(name string) []netip.Addr {
 		"both.test":   "2001:db8::7 192.0.2.7 ::ffff:10.0.0.7",
 		"client.test": "127.0.0.5",
 		"sub.one.net": "198.51.100.1",
+		"mapped.test": "::ffff:10.0.0.9",
 	}[name])
 }
 
@@ -148,6 +149,7 @@ socks pass { from: 0/0 to: one.test port = 80 }
 socks pass { from: 0/0 to: .one.net }
 socks block { from: 0/0 to: six.test port = 22 }
 socks pass { from: 0/0 to: unknown.test port = 9 }
+socks pass { from: 0/0 to: mapped.test port = 10 }
 `)
 	checkSocks(t, set, []matchCase{
 		{"same name", request("one.test", 80), "s1 10.0.0.1"},
@@ -165,6 +167,7 @@ socks pass { from: 0/0 to: unknown.test port = 9 }
 		{"domain and address", request("198.51.100.1", 80), "no rule"},
 		{"blocked by name", request("six.test", 22), "s3"},
 		{"blocked by its address", request("2001:db8::6", 22), "s3"},
+		{"rule's name resolves to a mapped address", request("10.0.0.9", 10), "s5 10.0.0.9"},
 		{"rule's name does not resolve", request("10.0.0.1", 9), "no rule"},
 	})
 	q := request("10.0.0.1", 80)

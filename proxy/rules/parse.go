@@ -35,6 +35,7 @@ func Parse(file string, text []byte, env Env) (*Set, []Diagnostic) {
 	p.seen = map[string]token{}
 	p.set.Settings.Timeouts = defaultTimeouts
 	p.file()
+	p.checkFile(Pos{File: file, Line: 1, Col: 1})
 	slices.SortStableFunc(p.diags, func(a, b Diagnostic) int {
 		return cmp.Or(cmp.Compare(a.Pos.Line, b.Pos.Line), cmp.Compare(a.Pos.Col, b.Pos.Col))
 	})
@@ -137,7 +138,6 @@ func (p *parser) report(severity Severity, pos Pos, text string) {
 
 // file reads settings, then rules.
 func (p *parser) file() {
-	start := p.peek().pos
 	for p.skipNewlines(); p.peek().kind != tokenEnd; p.skipNewlines() {
 		switch t := p.peek(); {
 		case p.atHeader():
@@ -158,7 +158,6 @@ func (p *parser) file() {
 			p.take()
 		}
 	}
-	p.checkFile(start)
 }
 
 func (p *parser) ruleSeen() bool { return p.in != inSettings }

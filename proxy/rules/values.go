@@ -12,8 +12,8 @@ import (
 type choice struct {
 	name   string
 	value  int
-	accept string // accepted with this warning: why it does nothing here; and the remedy
-	refuse string // refused: why; and the remedy
+	accept string // accepted with this warning: why it does nothing here, and after "; " the remedy
+	refuse string // refused: why, and after "; " the remedy
 }
 
 var (
