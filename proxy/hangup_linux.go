@@ -2,8 +2,6 @@ package proxy
 
 import (
 	"errors"
-	"net"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -62,26 +60,4 @@ func hungUp(fd int) bool {
 	var b [1]byte
 	n, _, err := unix.Recvfrom(fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
 	return n == 0 && err == nil
-}
-
-// maxDiscard is the most that is taken from a client that is closed.
-const maxDiscard = 256 << 10
-
-// discardPending takes what has arrived from c, without waiting for more.
-func discardPending(c *net.TCPConn) {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return
-	}
-	// The error says that c is closed.
-	_ = raw.Control(func(fd uintptr) {
-		buffer := buffers.Get().(*[bufferSize]byte)
-		defer buffers.Put(buffer)
-		for range maxDiscard / bufferSize {
-			n, err := syscall.Read(int(fd), buffer[:])
-			if n <= 0 || err != nil {
-				return
-			}
-		}
-	})
 }

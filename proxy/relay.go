@@ -4,44 +4,35 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"usher/limiter"
 	"usher/proxy/socks"
 )
 
-// A half-closed direction must not cut off the other one.
-type closeWriter interface{ CloseWrite() error }
-
-var _ closeWriter = (*net.TCPConn)(nil)
-
-// bufferSize is what one read may take. Buffers are shared by all sessions:
-// one that waits holds none.
-const bufferSize = 64 << 10
-
-var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
-
 // relay tells the client that it is connected, and copies both ways until
 // both directions have ended. It returns why the session was ended before
 // that, if it was.
 func (s *session) relay(ctx context.Context, grant *limiter.Grant, target *net.TCPConn) error {
 	defer context.AfterFunc(ctx, func() { target.Close() })() //nolint:errcheck // copy has the error
+	var valid func() bool
+	if s.server.opts.StrictLease {
+		valid = grant.Valid
+		defer s.endWhen(grant.Lost(), errLeaseLost)()
+		if !valid() {
+			return errLeaseLost
+		}
+	}
 	reply := socks.Reply{Version: s.request.Version, Code: socks.Succeeded, Addr: socks.AddrOf(addrPort(target.LocalAddr()))}
 	if err := socks.WriteReply(s.client, reply); err != nil {
 		return fmt.Errorf("%w: %w", errGone, err)
 	}
 	s.granted = true
-	up := flow{from: s.client, to: target, readError: errClientSide, writeError: errTargetSide, bytes: &s.up}
-	down := flow{from: target, to: s.client, readError: errTargetSide, writeError: errClientSide, bytes: &s.down}
-	if s.server.opts.StrictLease {
-		up.valid, down.valid = grant.Valid, grant.Valid
-		defer s.endWhen(grant.Lost(), errLeaseLost)()
-	}
+	up := flow{from: s.client, to: target, readError: errClientSide, writeError: errTargetSide, bytes: &s.up, valid: valid}
+	down := flow{from: target, to: s.client, readError: errTargetSide, writeError: errClientSide, bytes: &s.down, valid: valid}
 	if limit := s.socksRule.Timeouts.IO; limit > 0 {
 		var last atomic.Int64
 		up.last, down.last = &last, &last
@@ -76,78 +67,36 @@ func (s *session) copy(f *flow) {
 }
 
 func (f *flow) run() error {
-	raw, err := f.from.SyscallConn()
+	from, err := f.from.SyscallConn()
 	if err != nil {
 		return fmt.Errorf("%w: %w", f.readError, err)
 	}
-	r := lazyReader{raw: raw}
-	r.try = r.read // once, not a closure for every read
+	to, err := f.to.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("%w: %w", f.writeError, err)
+	}
+	r, w := newReader(from), newWriter(to, f.valid)
 	for {
 		buffer, n, err := r.wait()
 		if n == 0 {
-			if err == nil || errors.Is(err, io.EOF) {
+			if err == nil {
 				return nil
 			}
 			return fmt.Errorf("%w: %w", f.readError, err)
 		}
-		err = f.write(buffer[:n])
+		n, err = w.write(buffer[:n])
 		buffers.Put(buffer)
-		if err != nil {
+		f.bytes.Add(int64(n))
+		if f.last != nil {
+			f.last.Store(time.Now().UnixNano())
+		}
+		switch {
+		case errors.Is(err, errLeaseLost):
 			return err
+		case err != nil:
+			return fmt.Errorf("%w: %w", f.writeError, err)
 		}
 	}
-}
-
-func (f *flow) write(b []byte) error {
-	if f.valid != nil && !f.valid() {
-		return errLeaseLost
-	}
-	n, err := f.to.Write(b)
-	f.bytes.Add(int64(n))
-	if f.last != nil {
-		f.last.Store(time.Now().UnixNano())
-	}
-	if err != nil {
-		return fmt.Errorf("%w: %w", f.writeError, err)
-	}
-	return nil
-}
-
-// lazyReader reads from a socket, and takes a buffer only when there is
-// something to put into it.
-type lazyReader struct {
-	raw    syscall.RawConn
-	try    func(fd uintptr) (done bool)
-	buffer *[bufferSize]byte
-	n      int
-	err    error
-}
-
-// wait waits for bytes. If n is not 0, the caller gives the buffer back; else
-// the direction has ended, with err or without.
-func (r *lazyReader) wait() (buffer *[bufferSize]byte, n int, err error) {
-	r.n, r.err = 0, nil
-	if err := r.raw.Read(r.try); err != nil {
-		return nil, 0, err
-	}
-	return r.buffer, r.n, r.err
-}
-
-// read makes one attempt, and reports false if there is nothing yet.
-func (r *lazyReader) read(fd uintptr) (done bool) {
-	r.buffer = buffers.Get().(*[bufferSize]byte)
-	for {
-		r.n, r.err = syscall.Read(int(fd), r.buffer[:])
-		if !errors.Is(r.err, syscall.EINTR) {
-			break
-		}
-	}
-	if r.err == nil && r.n > 0 {
-		return true
-	}
-	buffers.Put(r.buffer)
-	r.buffer, r.n = nil, 0
-	return !errors.Is(r.err, syscall.EAGAIN)
 }
 
 // endWhen ends the session with reason when lost is closed. The returned

@@ -151,10 +151,7 @@ func (s *session) connect(ctx context.Context, grant *limiter.Grant) (*net.TCPCo
 	if err := s.move(ctx, grant); err != nil {
 		return nil, err
 	}
-	if target.Name != "" {
-		addrs = v.Addrs
-	}
-	return s.dial(ctx, addrs, target.Port)
+	return s.dial(ctx, v.Addrs, target.Port)
 }
 
 // move charges the session to its socks-rule. A rule without a limit of its

@@ -1,0 +1,238 @@
+package proxy_test
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"usher/proxy"
+	"usher/proxy/socks"
+)
+
+func TestConnectToAddressesAndNames(t *testing.T) {
+	four := echo(t)
+	six := target(t, "tcp6", echoing)
+	w := newWorld(t, anybody, withNames(names{"four.test": {four.IP}, "six.test": {six.IP}}))
+	for _, a := range []socks.Addr{
+		four, six,
+		{Name: "four.test", Port: four.Port},
+		{Name: "six.test", Port: six.Port},
+		{Name: "127.0.0.1", Port: four.Port}, // no resolver knows it, none is asked
+		{Name: "::1", Port: six.Port},
+		{IP: netip.MustParseAddr("::ffff:127.0.0.1"), Port: four.Port},
+	} {
+		c := w.client()
+		reply := c.connect(a, socks.Succeeded)
+		if !reply.Addr.IP.IsLoopback() || reply.Addr.Port == 0 {
+			t.Errorf("%v: bound address %v", a, reply.Addr)
+		}
+		c.echoes("hello")
+		c.Close()
+	}
+	w.left("", 0)
+	for _, line := range w.log.wait(t, 7) {
+		if line["msg"] != "session ended" || line["reason"] != "done" && line["reason"] != "client_error" ||
+			line["bytes_up"] != 5.0 || line["bytes_down"] != 5.0 {
+			t.Errorf("log %v", line)
+		}
+	}
+	if up, down := w.metric("usher_transferred_bytes_total", "direction", "up", "protocol", "tcp"),
+		w.metric("usher_transferred_bytes_total", "direction", "down", "protocol", "tcp"); up != 35 || down != 35 {
+		t.Errorf("%v bytes up, %v down; want 35 each", up, down)
+	}
+}
+
+func TestSocks4(t *testing.T) {
+	to := echo(t)
+	w := newWorld(t, anybody, withNames(names{"echo.test": {to.IP}}))
+	for _, a := range []socks.Addr{to, {Name: "echo.test", Port: to.Port}} {
+		c := w.client()
+		if r := c.request(socks.Request{Version: socks.V4, UserID: "fred", Addr: a}); r.Code != socks.Succeeded || r.Addr.IP != to.IP {
+			t.Fatalf("%v: %+v", a, r)
+		}
+		c.echoes("hello")
+		c.Close()
+	}
+	c := w.client()
+	if r := c.request(socks.Request{Version: socks.V4, Addr: refused(t)}); r.Code == socks.Succeeded {
+		t.Error("connected to nobody")
+	}
+	c.closed()
+	w.left("", 0)
+}
+
+func TestLogLine(t *testing.T) {
+	to := echo(t)
+	w := newWorld(t, anybody, withNames(names{"echo.test": {to.IP}}))
+	c := w.client()
+	c.connect(socks.Addr{Name: "echo.test", Port: to.Port}, socks.Succeeded)
+	c.echoes("hello")
+	c.must(c.CloseWrite())
+	c.closed()
+	line := w.reason("done")
+	for key, want := range map[string]any{
+		"level": "INFO", "msg": "session ended", "client": c.LocalAddr().String(),
+		"client_rule": "c1", "client_rule_at": "sockd.conf:2", "rule": "s1", "rule_at": "sockd.conf:3",
+		"socks": 5.0, "command": "connect", "target": fmt.Sprintf("echo.test:%d", to.Port), "dialled": to.String(),
+		"bytes_up": 5.0, "bytes_down": 5.0, "generation": w.server.Generation(),
+	} {
+		if line[key] != want {
+			t.Errorf("%s=%v, want %v", key, line[key], want)
+		}
+	}
+	if line["session"] == "" || line["seconds"] == nil {
+		t.Errorf("log %v lacks a key", line)
+	}
+}
+
+func TestRepliesToWhatFails(t *testing.T) {
+	w := newWorld(t, `
+client pass { from: 0/0 to: 0/0 }
+socks block { from: 0/0 to: 127.0.0.9/32 }
+socks pass { from: 0/0 to: 0/0 }
+`, withNames(names{"blocked.test": {netip.MustParseAddr("127.0.0.9")}}))
+	loopback := netip.MustParseAddr("127.0.0.1")
+	for i, c := range []struct {
+		request socks.Request
+		want    socks.Code
+		reason  string
+	}{
+		{socks.Request{Addr: socks.Addr{IP: netip.MustParseAddr("127.0.0.9"), Port: 80}}, socks.NotAllowed, "blocked"},
+		{socks.Request{Addr: socks.Addr{Name: "blocked.test", Port: 80}}, socks.NotAllowed, "blocked"},
+		{socks.Request{Addr: refused(t)}, socks.ConnectionRefused, "refused"},
+		{socks.Request{Addr: socks.Addr{Name: "nowhere.test", Port: 80}}, socks.HostUnreachable, "unresolved"},
+		{socks.Request{Addr: socks.Addr{Name: "evil\x00.test", Port: 80}}, socks.HostUnreachable, "protocol"},
+		{socks.Request{Addr: socks.Addr{IP: loopback, Port: 0}}, socks.AddressNotSupported, "target"},
+		{socks.Request{Addr: socks.Addr{IP: netip.IPv4Unspecified(), Port: 80}}, socks.AddressNotSupported, "target"},
+		{socks.Request{Addr: socks.Addr{IP: netip.MustParseAddr("::ffff:0.0.0.0"), Port: 80}}, socks.AddressNotSupported, "target"},
+		{socks.Request{Addr: socks.Addr{Name: "::", Port: 80}}, socks.AddressNotSupported, "target"},
+		{socks.Request{Command: socks.Bind, Addr: socks.Addr{IP: loopback, Port: 80}}, socks.CommandNotSupported, "command"},
+		{socks.Request{Command: socks.UDPAssociate, Addr: socks.Addr{IP: loopback, Port: 80}}, socks.CommandNotSupported, "command"},
+		{socks.Request{Command: 0x63, Addr: socks.Addr{IP: loopback, Port: 80}}, socks.CommandNotSupported, "command"},
+	} {
+		client := w.client()
+		if r := client.request(c.request); r.Code != c.want {
+			t.Errorf("%v: reply %d, want %d", c.request.Addr, r.Code, c.want)
+		}
+		client.closed()
+		if line := w.log.wait(t, i+1)[i]; line["reason"] != c.reason || line["msg"] != "session refused" {
+			t.Errorf("%v: log %v, want reason %q", c.request.Addr, line, c.reason)
+		}
+	}
+	w.left("", 0)
+	if n := w.metric("usher_sessions_rejected_total", "rule", "s1", "reason", "blocked"); n != 2 {
+		t.Errorf("%v counted as blocked, want 2", n)
+	}
+	if n := w.metric("usher_connect_errors_total", "type", "refused"); n != 1 {
+		t.Errorf("%v counted as refused by the target, want 1", n)
+	}
+}
+
+func TestUnknownAddressType(t *testing.T) {
+	w := newWorld(t, anybody)
+	c := w.client()
+	c.send([]byte("\x05\x01\x00" + "\x05\x01\x00\x02\x00"))
+	c.expect([]byte{5, 0, 5, byte(socks.AddressNotSupported), 0, 1, 0, 0, 0, 0, 0, 0})
+	c.closed()
+	w.reason("protocol")
+}
+
+// A name is matched by the addresses that it has, and only those that the
+// rule has in its mask are dialled, in the resolver's order.
+func TestOnlyMatchedAddressesAreDialled(t *testing.T) {
+	to := echo(t)
+	outside := target(t, "tcp6", func(c *net.TCPConn) { t.Error("an address was dialled that no rule matched") })
+	w := newWorld(t, `
+client pass { from: 0/0 to: 0/0 }
+socks pass { from: 0/0 to: 127.0.0.0/8 }
+`, withNames(names{"many.test": {outside.IP, netip.MustParseAddr("127.0.0.3"), to.IP, outside.IP}}))
+	// Nobody listens at 127.0.0.3 with the port of to, so this falls through to to.
+	c := w.client()
+	c.connect(socks.Addr{Name: "many.test", Port: to.Port}, socks.Succeeded)
+	c.echoes("hello")
+	c.Close()
+	if line := w.log.wait(t, 1)[0]; line["dialled"] != to.String() {
+		t.Errorf("dialled %v, want %v", line["dialled"], to)
+	}
+	c = w.client()
+	c.connect(socks.Addr{Name: "many.test", Port: outside.Port}, socks.ConnectionRefused)
+}
+
+func TestItselfIsNoTarget(t *testing.T) {
+	admin, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close()
+	own := admin.Addr().(*net.TCPAddr).AddrPort()
+	everywhere := netip.AddrPortFrom(netip.IPv6Unspecified(), own.Port())
+	for _, o := range []netip.AddrPort{own, everywhere} {
+		w := newWorld(t, anybody, func(opts *proxy.Options, _ *proxy.Policy) { opts.Own = []netip.AddrPort{o} })
+		w.client().connect(socks.AddrOf(netip.MustParseAddrPort(w.addr)), socks.NotAllowed)
+		w.client().connect(socks.AddrOf(own), socks.NotAllowed)
+		for _, line := range w.log.wait(t, 2) {
+			if line["reason"] != "self" {
+				t.Errorf("log %v", line)
+			}
+		}
+	}
+}
+
+func TestExternal(t *testing.T) {
+	seen := make(chan netip.AddrPort, 1)
+	to := target(t, "tcp4", func(c *net.TCPConn) { seen <- c.RemoteAddr().(*net.TCPAddr).AddrPort() })
+	from := netip.MustParseAddr("127.0.0.77")
+	w := newWorld(t, anybody, func(_ *proxy.Options, p *proxy.Policy) { p.External = []netip.Addr{from} })
+	c := w.client()
+	if r := c.connect(to, socks.Succeeded); r.Addr.IP != from {
+		t.Errorf("reply says %v, want %v", r.Addr, from)
+	}
+	if got := <-seen; got.Addr() != from {
+		t.Errorf("the target sees %v, want %v", got, from)
+	}
+	w.client().connect(socks.Addr{IP: netip.IPv6Loopback(), Port: 80}, socks.AddressNotSupported)
+}
+
+func TestConnectTimeout(t *testing.T) {
+	w := newWorld(t, "timeout.connect: 1\n"+anybody)
+	hole := blackhole(t)
+	w.client().connect(hole, socks.TTLExpired)
+	w.reason("connect_timeout")
+}
+
+// One address that does not answer leaves time for the next.
+func TestFallbackFromSilentAddress(t *testing.T) {
+	var hole socks.Addr
+	eventually(t, func() string { // until the same port is free at another address
+		hole = blackhole(t)
+		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.2:%d", hole.Port))
+		if err != nil {
+			return err.Error()
+		}
+		t.Cleanup(func() { ln.Close() })
+		return ""
+	})
+	second := netip.MustParseAddr("127.0.0.2")
+	w := newWorld(t, "timeout.connect: 5\n"+anybody, withNames(names{"slow.test": {hole.IP, second}}))
+	w.client().connect(socks.Addr{Name: "slow.test", Port: hole.Port}, socks.Succeeded)
+}
+
+func TestClientRuleBlocks(t *testing.T) {
+	for _, text := range []string{
+		"client block { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0 }\n",
+		"client pass { from: 192.0.2.0/24 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0 }\n",
+	} {
+		w := newWorld(t, text)
+		c := w.client()
+		c.closed()
+		line := w.reason("blocked")
+		if blocked := strings.HasPrefix(text, "client block"); blocked != (line["client_rule"] == "c1") {
+			t.Errorf("log %v for %q", line, text)
+		}
+		if w.server.Sessions() != 0 {
+			t.Error("a blocked client counts as a session")
+		}
+	}
+}

@@ -1,0 +1,108 @@
+package proxy_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"testing"
+	"time"
+
+	"usher/proxy/socks"
+)
+
+// Drain waits for sessions that end by themselves.
+func TestDrainWaits(t *testing.T) {
+	to := echo(t)
+	w := newWorld(t, oneAtATime)
+	c := w.client()
+	c.connect(to, socks.Succeeded)
+	if err := w.server.CloseListeners(); err != nil {
+		t.Fatal(err)
+	}
+	if conn, err := net.Dial("tcp", w.addr); err == nil {
+		conn.Close()
+		t.Error("still listening")
+	}
+	drained := make(chan int)
+	go func() { drained <- w.server.Drain(t.Context()) }()
+	c.echoes("still served")
+	select {
+	case <-drained:
+		t.Fatal("did not wait")
+	default:
+	}
+	c.Close()
+	if cut := <-drained; cut != 0 {
+		t.Errorf("%d sessions cut, want 0", cut)
+	}
+	w.reason("done")
+}
+
+// Drain ends what is left when its time is over: negotiating, dialling and
+// relaying alike.
+func TestDrainCuts(t *testing.T) {
+	to, hole := echo(t), blackhole(t)
+	w := newWorld(t, `
+client pass { from: 0/0 to: 0/0
+	session.max: 9
+	session.inheritable: no }
+socks pass { from: 0/0 to: 0/0
+	session.max: 9 }
+`)
+	relaying, dialling, negotiating := w.client(), w.client(), w.client()
+	relaying.connect(to, socks.Succeeded)
+	relaying.echoes("hello")
+	for _, c := range []*client{dialling, negotiating} {
+		c.must(socks.WriteGreeting(c, socks.NoAuth))
+		c.expect([]byte{5, 0})
+	}
+	dialling.must(socks.WriteRequest(dialling, socks.Request{Version: socks.V5, Command: socks.Connect, Addr: hole}))
+	eventually(t, func() string {
+		if n := w.slots("s1", 9); n != 7 {
+			return "the two requests have not got their slots"
+		}
+		return ""
+	})
+	if err := w.server.CloseListeners(); err != nil {
+		t.Fatal(err)
+	}
+	soon, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if cut := w.server.Drain(soon); cut != 3 {
+		t.Errorf("%d sessions cut, want 3", cut)
+	}
+	if c, s := w.slots("c1", 9), w.slots("s1", 9); c != 9 || s != 9 {
+		t.Errorf("%d and %d slots free after the drain, want 9", c, s)
+	}
+	for _, line := range w.log.wait(t, 3) {
+		if line["reason"] != "drain" {
+			t.Errorf("log %v", line)
+		}
+	}
+	for _, c := range []*client{relaying, dialling, negotiating} {
+		c.closed()
+	}
+}
+
+// What is accepted after the drain is closed, and a listener that comes late
+// is not served.
+func TestNothingAfterDrain(t *testing.T) {
+	w := newWorld(t, anybody)
+	over, cancel := context.WithCancel(context.Background())
+	cancel()
+	w.server.Drain(over)
+	w.client().closed()
+	if err := w.server.CloseListeners(); err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.server.Serve(ln); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ln.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("the listener is open: %v", err)
+	}
+}

@@ -1,0 +1,96 @@
+package proxy_test
+
+import (
+	"context"
+	"net/netip"
+	"testing"
+
+	"usher/proxy"
+	"usher/proxy/socks"
+)
+
+const oneAtATime = `
+client pass { from: 0/0 to: 0/0
+	session.max: 2 }
+socks pass { from: 0/0 to: 0/0
+	session.max: 1 }
+`
+
+// A client that leaves while its target does not answer gives its slot back
+// at once, whether it closes or resets.
+func TestHangUpWhileDialling(t *testing.T) {
+	hole := blackhole(t)
+	for _, reset := range []bool{false, true} {
+		w := newWorld(t, oneAtATime)
+		c := w.client()
+		c.must(socks.WriteGreeting(c, socks.NoAuth))
+		c.expect([]byte{5, 0})
+		c.must(socks.WriteRequest(c, socks.Request{Version: socks.V5, Command: socks.Connect, Addr: hole}))
+		eventually(t, func() string {
+			if w.slots("s1", 1) != 0 {
+				return "the session has not taken its slot"
+			}
+			return ""
+		})
+		if reset {
+			c.must(c.SetLinger(0))
+		}
+		c.Close()
+		w.left("s1", 1)
+		w.reason("client_gone")
+	}
+}
+
+// stuck is a resolver that answers when it is told to stop.
+type stuck struct{ asked chan struct{} }
+
+func (s stuck) LookupNetIP(ctx context.Context, _, _ string) ([]netip.Addr, error) {
+	close(s.asked)
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func TestHangUpWhileResolving(t *testing.T) {
+	resolver := stuck{make(chan struct{})}
+	w := newWorld(t, oneAtATime, func(o *proxy.Options, _ *proxy.Policy) { o.Resolver = resolver })
+	c := w.client()
+	c.must(socks.WriteGreeting(c, socks.NoAuth))
+	c.expect([]byte{5, 0})
+	c.must(socks.WriteRequest(c, socks.Request{Version: socks.V5, Command: socks.Connect, Addr: socks.Addr{Name: "slow.test", Port: 80}}))
+	<-resolver.asked
+	c.Close()
+	w.left("c1", 2)
+	w.reason("client_gone")
+}
+
+// slow is a resolver that answers with addr when it is released.
+type slow struct {
+	asked, release chan struct{}
+	addr           netip.Addr
+}
+
+func (s slow) LookupNetIP(context.Context, string, string) ([]netip.Addr, error) {
+	close(s.asked)
+	<-s.release
+	return []netip.Addr{s.addr}, nil
+}
+
+// A client that sends everything and ends its direction awaits an answer: the
+// bytes that are still unread tell it from one that has left.
+func TestPipelinedHalfCloseIsNoHangUp(t *testing.T) {
+	to := echo(t)
+	resolver := slow{make(chan struct{}), make(chan struct{}), to.IP}
+	w := newWorld(t, anybody, func(o *proxy.Options, _ *proxy.Policy) { o.Resolver = resolver })
+	c := w.client()
+	c.must(socks.WriteGreeting(c, socks.NoAuth))
+	c.must(socks.WriteRequest(c, socks.Request{Version: socks.V5, Command: socks.Connect, Addr: socks.Addr{Name: "echo.test", Port: to.Port}}))
+	c.send([]byte("early"))
+	c.must(c.CloseWrite())
+	<-resolver.asked
+	close(resolver.release)
+	c.expect([]byte{5, 0, 5, 0, 0, 1})
+	c.skip(6)
+	c.expect([]byte("early"))
+	c.closed()
+	w.reason("done")
+}

@@ -1,0 +1,177 @@
+package proxy_test
+
+import (
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	proxyproto "github.com/pires/go-proxyproto"
+
+	"usher/proxy"
+	"usher/proxy/socks"
+)
+
+// trusting makes the loopback network a balancer's.
+func trusting(o *proxy.Options, _ *proxy.Policy) {
+	o.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+}
+
+// header returns a PROXY header about a client at 192.0.2.7.
+func header(t *testing.T, version byte, command proxyproto.ProtocolVersionAndCommand) []byte {
+	t.Helper()
+	h := proxyproto.Header{Version: version, Command: command, TransportProtocol: proxyproto.TCPv4,
+		SourceAddr:      &net.TCPAddr{IP: net.IPv4(192, 0, 2, 7), Port: 4711},
+		DestinationAddr: &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 1080}}
+	if command.IsLocal() {
+		h.TransportProtocol = proxyproto.UNSPEC
+	}
+	b, err := h.Format()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// behindBalancer lets in only what the header says: this client, at this port.
+const behindBalancer = `
+client pass { from: 192.0.2.7/32 port = 4711 to: 192.0.2.1/32 port = 1080
+	session.max: 1 }
+socks pass { from: 192.0.2.7/32 to: 0/0 }
+`
+
+func TestHeaderSaysWhoTheClientIs(t *testing.T) {
+	to := echo(t)
+	w := newWorld(t, behindBalancer, trusting)
+	n := 0
+	for _, version := range []byte{1, 2} {
+		head := header(t, version, proxyproto.PROXY)
+		for _, step := range []int{1000, 1} { // with the greeting in the same segment, and byte by byte
+			c := w.client()
+			text := append(head[:len(head):len(head)], 5, 1, 0)
+			for i := 0; i < len(text); i += step {
+				c.send(text[i:min(i+step, len(text))])
+			}
+			c.expect([]byte{5, 0})
+			c.must(socks.WriteRequest(c, socks.Request{Version: socks.V5, Command: socks.Connect, Addr: to}))
+			if r, err := socks.ReadReply(c, socks.V5); err != nil || r.Code != socks.Succeeded {
+				t.Fatalf("version %d: %+v, %v", version, r, err)
+			}
+			c.echoes("hello")
+			c.must(c.CloseWrite())
+			c.closed()
+			if line := w.log.wait(t, n+1)[n]; line["client"] != "192.0.2.7:4711" {
+				t.Errorf("log %v, want the client of the header", line)
+			}
+			n++
+		}
+	}
+	w.left("c1", 1)
+}
+
+// A balancer's own connections are no sessions: they take no slot, need no
+// client-rule and are not logged, but the socks-rules still judge them.
+func TestHealthChecks(t *testing.T) {
+	to := echo(t)
+	w := newWorld(t, `
+client block { from: 0/0 to: 0/0 }
+socks block { from: 0/0 to: 127.0.0.9/32 }
+socks pass { from: 127.0.0.0/8 to: 0/0
+	session.max: 1 }
+`, trusting)
+	w.client().Close() // plain connect and close
+	for _, head := range [][]byte{header(t, 2, proxyproto.LOCAL), header(t, 1, proxyproto.LOCAL)} {
+		only := w.client()
+		only.send(head)
+		only.Close()
+		greeted := w.client()
+		greeted.send(append(head[:len(head):len(head)], 5, 1, 0))
+		greeted.expect([]byte{5, 0})
+		greeted.Close()
+		first, second := w.client(), w.client()
+		for _, c := range []*client{first, second} { // more than the rule has slots
+			c.send(head)
+			c.connect(to, socks.Succeeded)
+			c.echoes("hello")
+		}
+		if n := w.slots("s1", 1); n != 1 || w.server.Sessions() != 0 {
+			t.Errorf("health checks took %d of 1 slots, %d sessions", 1-n, w.server.Sessions())
+		}
+		blocked := w.client()
+		blocked.send(head)
+		blocked.connect(socks.Addr{IP: netip.MustParseAddr("127.0.0.9"), Port: 80}, socks.NotAllowed)
+		first.Close()
+		second.Close()
+	}
+	w.left("s1", 1)
+	w.log.wait(t, 0)
+}
+
+// A trusted balancer must say who the client is.
+func TestTrustedWithoutHeader(t *testing.T) {
+	unix := proxyproto.Header{Version: 2, Command: proxyproto.PROXY, TransportProtocol: proxyproto.UnixStream,
+		SourceAddr: &net.UnixAddr{Net: "unix", Name: "a"}, DestinationAddr: &net.UnixAddr{Net: "unix", Name: "b"}}
+	local, err := unix.Format()
+	if err != nil {
+		t.Fatal(err)
+	}
+	v2 := header(t, 2, proxyproto.PROXY)
+	tooLong := append(v2[:14:14], 0xff, 0xff)
+	w := newWorld(t, anybody, trusting)
+	for i, b := range [][]byte{
+		{5, 1, 0},
+		{4, 1, 0, 80, 127, 0, 0, 1, 0},
+		[]byte("PROXY TCP4 192.0.2.7 192.0.2.1 4711\r\n"),
+		[]byte("PROXY TCP4 " + string(make([]byte, 200))),
+		[]byte("PROXY UNKNOWNED"),
+		tooLong,
+		local,
+		append([]byte("\r\n\r\n\x00\r\nWRONG"), v2[12:]...),
+	} {
+		c := w.client()
+		c.send(b)
+		if i == 4 {
+			c.must(c.CloseWrite()) // it looks like the beginning of something
+		}
+		c.closed()
+		if line := w.log.wait(t, i+1)[i]; line["reason"] != "proxy_header" {
+			t.Errorf("%q: log %v", b, line)
+		}
+	}
+	if n := w.metric("usher_sessions_rejected_total", "rule", "", "reason", "proxy_header"); n != 8 {
+		t.Errorf("%v counted, want 8", n)
+	}
+	w.left("", 0)
+}
+
+// Nobody else may say so, whatever the header says.
+func TestHeaderFromAnybodyElse(t *testing.T) {
+	far := func(o *proxy.Options, _ *proxy.Policy) {
+		o.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+	}
+	for _, c := range []struct {
+		setups []setup
+		reason string
+	}{{[]setup{far}, "proxy_header"}, {nil, "protocol"}} {
+		for _, version := range []byte{1, 2} {
+			w := newWorld(t, anybody, c.setups...)
+			client := w.client()
+			client.send(append(header(t, version, proxyproto.PROXY), 5, 1, 0))
+			client.closed()
+			w.reason(c.reason)
+		}
+	}
+}
+
+func TestHeaderHasADeadline(t *testing.T) {
+	w := newWorld(t, anybody, trusting)
+	began := time.Now()
+	silent, half := w.client(), w.client()
+	half.send(header(t, 2, proxyproto.PROXY)[:20])
+	silent.closed()
+	half.closed()
+	if took := time.Since(began); took < 2900*time.Millisecond || took > 6*time.Second {
+		t.Errorf("ended after %v, want 3s", took)
+	}
+	w.left("", 0)
+}

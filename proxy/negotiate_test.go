@@ -1,0 +1,240 @@
+package proxy_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"usher/proxy/socks"
+)
+
+func TestPassword(t *testing.T) {
+	to := echo(t)
+	w := newWorld(t, anybody, withUser(t, "monica", "sesame"))
+	for i, c := range []struct {
+		user, password string
+		ok             bool
+	}{
+		{"monica", "sesame", true},
+		{"monica", "Sesame", false},
+		{"monica", "", false},
+		{"nobody", "sesame", false},
+		{"", "", false},
+	} {
+		client := w.client()
+		client.must(socks.WriteGreeting(client, socks.NoAuth, socks.Username))
+		client.expect([]byte{5, 2})
+		client.must(socks.WriteCredentials(client, socks.Credentials{User: c.user, Password: c.password}))
+		if !c.ok {
+			client.expect([]byte{1, 1})
+			client.closed()
+			if line := w.log.wait(t, i+1)[i]; line["reason"] != "auth" {
+				t.Errorf("log %v", line)
+			}
+			continue
+		}
+		client.expect([]byte{1, 0})
+		client.must(socks.WriteRequest(client, socks.Request{Version: socks.V5, Command: socks.Connect, Addr: to}))
+		reply, err := socks.ReadReply(client, socks.V5)
+		if err != nil || reply.Code != socks.Succeeded {
+			t.Fatalf("%+v, %v", reply, err)
+		}
+		client.echoes("hello")
+		client.must(client.CloseWrite())
+		client.closed()
+		if line := w.log.wait(t, i+1)[i]; line["user"] != "monica" {
+			t.Errorf("log %v, want the user", line)
+		}
+	}
+	ok, failed := w.metric("usher_auth_attempts_total", "method", "username", "result", "ok"),
+		w.metric("usher_auth_attempts_total", "method", "username", "result", "failed")
+	if ok != 1 || failed != 4 {
+		t.Errorf("%v good and %v bad passwords counted, want 1 and 4", ok, failed)
+	}
+	w.left("", 0)
+}
+
+// The server's order decides; what is not offered by both is not used.
+func TestChoiceOfMethod(t *testing.T) {
+	user := withUser(t, "monica", "sesame")
+	const clientRule, rest = "client pass { from: 0/0 to: 0/0\n", "}\nsocks pass { from: 0/0 to: 0/0 }\n"
+	for _, c := range []struct {
+		name, rules string
+		users       bool
+		offered     []socks.Method
+		want        socks.Method
+	}{
+		{"no line, no users", anybody, false, []socks.Method{socks.Username, socks.NoAuth}, socks.NoAuth},
+		{"no line, users", anybody, true, []socks.Method{socks.NoAuth, socks.Username}, socks.Username},
+		{"no line, users, not offered", anybody, true, []socks.Method{socks.NoAuth}, socks.NoAcceptable},
+		{"nothing offered", anybody, false, nil, socks.NoAcceptable},
+		{"unknown offered", anybody, false, []socks.Method{1, 0x80}, socks.NoAcceptable},
+		{"order", "socksmethod: username none\n" + anybody, true, []socks.Method{socks.NoAuth, socks.Username}, socks.Username},
+		{"second choice", "socksmethod: username none\n" + anybody, true, []socks.Method{socks.NoAuth}, socks.NoAuth},
+		{"username without users", "socksmethod: username\n" + anybody, false, []socks.Method{socks.NoAuth, socks.Username}, socks.NoAcceptable},
+		{"client-rule", "socksmethod: username none\n" + clientRule + "socksmethod: username\n" + rest, true, []socks.Method{socks.NoAuth}, socks.NoAcceptable},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var setups []setup
+			if c.users {
+				setups = append(setups, user)
+			}
+			w := newWorld(t, c.rules, setups...)
+			client := w.client()
+			client.must(socks.WriteGreeting(client, c.offered...))
+			client.expect([]byte{5, byte(c.want)})
+			if c.want == socks.NoAcceptable {
+				client.closed()
+				w.reason("method")
+			}
+		})
+	}
+}
+
+// SOCKS 4 knows no passwords and so is refused wherever one is asked for
+// (CVE-2024-54662 was a way round).
+func TestSocks4IsNoWayRoundPasswords(t *testing.T) {
+	to := echo(t)
+	for _, text := range []string{
+		anybody, // with a users file
+		"socksmethod: username none\nclient pass { from: 0/0 to: 0/0\nsocksmethod: username\n}\nsocks pass { from: 0/0 to: 0/0 }\n",
+	} {
+		w := newWorld(t, text, withUser(t, "monica", "sesame"))
+		c := w.client()
+		if r := c.request(socks.Request{Version: socks.V4, UserID: "monica", Addr: to}); r.Code == socks.Succeeded {
+			t.Errorf("SOCKS 4 got through %q", text)
+		}
+		c.closed()
+		w.reason("method")
+	}
+}
+
+// script is a whole client, written in one go: with a password, and early data.
+func script(to socks.Addr) (text []byte, answer []byte) {
+	var b strings.Builder
+	socks.WriteGreeting(&b, socks.Username)
+	socks.WriteCredentials(&b, socks.Credentials{User: "monica", Password: "sesame"})
+	socks.WriteRequest(&b, socks.Request{Version: socks.V5, Command: socks.Connect, Addr: to})
+	return []byte(b.String()), []byte{5, 2, 1, 0, 5, 0, 0, 1}
+}
+
+func TestPipelinedAndByteByByte(t *testing.T) {
+	to := echo(t)
+	w := newWorld(t, anybody, withUser(t, "monica", "sesame"))
+	text, answer := script(to)
+	text = append(text, "early"...)
+	for _, step := range []int{len(text), 1, 3} {
+		c := w.client()
+		c.must(c.SetNoDelay(true))
+		for i := 0; i < len(text); i += step {
+			c.send(text[i:min(i+step, len(text))])
+		}
+		c.expect(answer)
+		c.skip(6) // the bound address
+		c.expect([]byte("early"))
+		c.must(c.CloseWrite())
+		c.closed()
+	}
+	w.left("", 0)
+}
+
+// Wherever a client stops, nothing of it is left.
+func TestTruncatedEverywhere(t *testing.T) {
+	to := echo(t)
+	w := newWorld(t, `
+client pass { from: 0/0 to: 0/0
+	session.max: 64 }
+socks pass { from: 0/0 to: 0/0 }
+`, withUser(t, "monica", "sesame"))
+	text, _ := script(to)
+	for n := range len(text) + 1 {
+		c := w.client()
+		c.send(text[:n])
+		if n%2 == 0 {
+			c.must(c.SetLinger(0)) // a reset instead of an end
+		}
+		c.Close()
+	}
+	for _, m := range [][]byte{{4, 1}, {4, 1, 0, 80, 127, 0, 0, 1}, {4, 1, 0, 80, 0, 0, 0, 1, 'f', 0, 'e'}} {
+		c := w.client()
+		c.send(m)
+		c.Close()
+	}
+	w.left("c1", 64)
+}
+
+func TestRandomBytesLeaveNothing(t *testing.T) {
+	w := newWorld(t, "client pass { from: 0/0 to: 0/0\n session.max: 500 }\nsocks block { from: 0/0 to: 0/0 }\n")
+	random := rand.New(rand.NewPCG(3, 4))
+	for range 200 {
+		b := make([]byte, random.IntN(600))
+		for i := range b {
+			b[i] = byte(random.IntN(256))
+		}
+		if len(b) > 1 && random.IntN(3) > 0 {
+			b[0] = byte(4 + random.IntN(2))
+		}
+		c := w.client()
+		c.Write(b) // the server may have closed by now
+		c.CloseWrite()
+		c.Close()
+	}
+	w.left("c1", 500)
+}
+
+// One absolute deadline ends the silent and those that trickle.
+func TestNegotiationDeadline(t *testing.T) {
+	w := newWorld(t, "timeout.negotiate: 1\nclient pass { from: 0/0 to: 0/0\n session.max: 3 }\nsocks pass { from: 0/0 to: 0/0 }\n")
+	began := time.Now()
+	silent, half, slow := w.client(), w.client(), w.client()
+	half.send([]byte{5, 1, 0})
+	half.expect([]byte{5, 0})
+	stop := make(chan struct{})
+	trickled := make(chan struct{})
+	go func() { // a long SOCKS 4 user id, one byte at a time
+		defer close(trickled)
+		slow.Write([]byte{4, 1, 0, 80, 127, 0, 0, 1})
+		tick := time.NewTicker(50 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				slow.Write([]byte{'x'})
+			case <-stop:
+				return
+			}
+		}
+	}()
+	for _, c := range []*client{silent, half, slow} {
+		c.closed()
+	}
+	close(stop)
+	<-trickled
+	if took := time.Since(began); took < 900*time.Millisecond || took > 5*time.Second {
+		t.Errorf("ended after %v, want 1s", took)
+	}
+	for _, line := range w.log.wait(t, 3) {
+		if line["reason"] != "negotiation_timeout" {
+			t.Errorf("log %v", line)
+		}
+	}
+	if n := w.metric("usher_sessions_rejected_total", "rule", "c1", "reason", "negotiation_timeout"); n != 3 {
+		t.Errorf("%v counted, want 3", n)
+	}
+	w.left("c1", 3)
+}
+
+// A client that says nothing and leaves is a port check, not news.
+func TestPortCheckIsNotLogged(t *testing.T) {
+	w := newWorld(t, anybody)
+	for range 3 {
+		w.client().Close()
+	}
+	w.left("", 0)
+	c := w.client()
+	fmt.Fprint(c, "GET / HTTP/1.1\r\n\r\n")
+	c.closed()
+	w.reason("protocol") // the log's only line
+}

@@ -1,0 +1,134 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+)
+
+// bufferSize is what one read may take. Buffers are shared by all sessions:
+// one that waits holds none.
+const bufferSize = 64 << 10
+
+var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+
+// reader reads from a socket, and takes a buffer only when there is something
+// to put into it.
+type reader struct {
+	raw    syscall.RawConn
+	try    func(fd uintptr) (done bool) // attempt, made once and not for every read
+	buffer *[bufferSize]byte
+	n      int
+	err    error
+}
+
+func newReader(raw syscall.RawConn) *reader {
+	r := &reader{raw: raw}
+	r.try = r.attempt
+	return r
+}
+
+// wait waits for bytes. If n is not 0, the caller gives the buffer back; else
+// the peer has ended its direction, or err says what broke it.
+func (r *reader) wait() (buffer *[bufferSize]byte, n int, err error) {
+	if err := r.raw.Read(r.try); err != nil {
+		return nil, 0, err
+	}
+	return r.buffer, r.n, r.err
+}
+
+// attempt reads once, and reports false if there is nothing yet.
+func (r *reader) attempt(fd uintptr) (done bool) {
+	r.buffer = buffers.Get().(*[bufferSize]byte)
+	r.n, r.err = retry(func() (int, error) { return syscall.Read(int(fd), r.buffer[:]) })
+	if r.n > 0 {
+		return true
+	}
+	buffers.Put(r.buffer)
+	r.buffer = nil
+	return !errors.Is(r.err, syscall.EAGAIN)
+}
+
+// writer writes to a socket, and asks before every single system call whether
+// it still may: net's own Write would go on with the rest of a buffer however
+// long it had been blocked, or the process stopped, in the middle of it.
+type writer struct {
+	raw   syscall.RawConn
+	try   func(fd uintptr) (done bool)
+	valid func() bool // nil: always
+	rest  []byte
+	err   error
+}
+
+func newWriter(raw syscall.RawConn, valid func() bool) *writer {
+	w := &writer{raw: raw, valid: valid}
+	w.try = w.attempt
+	return w
+}
+
+// write writes all of b, or returns how much it wrote and why no more.
+func (w *writer) write(b []byte) (n int, err error) {
+	w.rest, w.err = b, nil
+	err = w.raw.Write(w.try)
+	n = len(b) - len(w.rest)
+	w.rest = nil
+	return n, errors.Join(err, w.err)
+}
+
+// attempt writes until nothing is left, and reports false if the socket takes
+// no more for now.
+func (w *writer) attempt(fd uintptr) (done bool) {
+	for len(w.rest) > 0 {
+		if w.valid != nil && !w.valid() {
+			w.err = errLeaseLost
+			return true
+		}
+		n, err := retry(func() (int, error) { return syscall.Write(int(fd), w.rest) })
+		switch {
+		case errors.Is(err, syscall.EAGAIN):
+			return false
+		case err != nil:
+			w.err = err
+			return true
+		case n == 0:
+			w.err = io.ErrShortWrite
+			return true
+		}
+		w.rest = w.rest[n:]
+	}
+	return true
+}
+
+// retry calls what a signal has interrupted again.
+func retry(call func() (int, error)) (int, error) {
+	for {
+		n, err := call()
+		if !errors.Is(err, syscall.EINTR) {
+			return max(n, 0), err
+		}
+	}
+}
+
+// maxDiscard is the most that is taken from a client that is closed.
+const maxDiscard = 256 << 10
+
+// discardPending takes what has arrived from c, without waiting for more.
+func discardPending(c *net.TCPConn) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return
+	}
+	// The error says that c is closed.
+	_ = raw.Control(func(fd uintptr) {
+		buffer := buffers.Get().(*[bufferSize]byte)
+		defer buffers.Put(buffer)
+		for range maxDiscard / bufferSize {
+			n, err := syscall.Read(int(fd), buffer[:])
+			if n <= 0 || err != nil {
+				return
+			}
+		}
+	})
+}

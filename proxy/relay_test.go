@@ -1,0 +1,191 @@
+package proxy_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"usher/limiter"
+	"usher/proxy"
+	"usher/proxy/socks"
+	"usher/store"
+	"usher/store/memstore"
+)
+
+// The client ends its direction and still gets the whole answer.
+func TestClientHalfCloses(t *testing.T) {
+	answer := bytes.Repeat([]byte("answer "), 100_000)
+	to := target(t, "tcp4", func(c *net.TCPConn) {
+		question, err := io.ReadAll(c)
+		if err != nil || string(question) != "question" {
+			t.Errorf("target read %q, %v", question, err)
+		}
+		c.Write(answer)
+	})
+	w := newWorld(t, anybody)
+	c := w.client()
+	c.connect(to, socks.Succeeded)
+	c.send([]byte("question"))
+	c.must(c.CloseWrite())
+	got, err := io.ReadAll(c)
+	if err != nil || !bytes.Equal(got, answer) {
+		t.Errorf("got %d bytes, %v; want %d", len(got), err, len(answer))
+	}
+	w.reason("done")
+}
+
+// The target ends its direction and still gets all that the client sends.
+func TestTargetHalfCloses(t *testing.T) {
+	const text = "sent after the end"
+	got := make(chan string, 1)
+	to := target(t, "tcp4", func(c *net.TCPConn) {
+		c.CloseWrite()
+		b, _ := io.ReadAll(c)
+		got <- string(b)
+	})
+	w := newWorld(t, anybody)
+	c := w.client()
+	c.connect(to, socks.Succeeded)
+	if b, err := io.ReadAll(c); len(b) > 0 || err != nil {
+		t.Fatalf("%q, %v; want the end", b, err)
+	}
+	c.send([]byte(text))
+	c.must(c.CloseWrite())
+	if b := <-got; b != text {
+		t.Errorf("target read %q", b)
+	}
+	w.reason("done")
+}
+
+// Much data both ways at once arrives whole, past full socket buffers.
+func TestBulkBothWays(t *testing.T) {
+	to := echo(t)
+	w := newWorld(t, anybody)
+	c := w.client()
+	c.connect(to, socks.Succeeded)
+	sent := make([]byte, 8<<20)
+	random := rand.NewChaCha8([32]byte{7})
+	random.Read(sent)
+	go func() {
+		c.Write(sent)
+		c.CloseWrite()
+	}()
+	got, err := io.ReadAll(c)
+	if err != nil || !bytes.Equal(got, sent) {
+		t.Fatalf("%d of %d bytes came back, or others: %v", len(got), len(sent), err)
+	}
+	line := w.reason("done")
+	if line["bytes_up"] != float64(len(sent)) || line["bytes_down"] != float64(len(sent)) {
+		t.Errorf("log %v", line)
+	}
+}
+
+func TestResetEndsBothSides(t *testing.T) {
+	over := make(chan error, 1)
+	to := target(t, "tcp4", func(c *net.TCPConn) {
+		_, err := io.ReadAll(c)
+		over <- err
+	})
+	w := newWorld(t, anybody)
+	c := w.client()
+	c.connect(to, socks.Succeeded)
+	c.must(c.SetLinger(0))
+	c.Close()
+	<-over
+	w.reason("client_error")
+	w.left("", 0)
+}
+
+// A session without a byte for timeout.io ends; one that talks does not.
+func TestIdle(t *testing.T) {
+	to := echo(t)
+	w := newWorld(t, "timeout.io: 1\nclient pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0\n session.max: 9 }\n")
+	c := w.client()
+	c.connect(to, socks.Succeeded)
+	began := time.Now()
+	tick := time.NewTicker(300 * time.Millisecond)
+	defer tick.Stop()
+	for time.Since(began) < 1500*time.Millisecond {
+		<-tick.C
+		c.echoes("busy")
+	}
+	idle := time.Now()
+	c.closed()
+	if took := time.Since(idle); took < 800*time.Millisecond || took > 5*time.Second {
+		t.Errorf("ended after %v idle, want 1s", took)
+	}
+	w.reason("idle")
+	w.left("s1", 9)
+}
+
+// leased is a store in memory that has a lease, and can be cut off.
+type leased struct {
+	*memstore.Store
+	cut atomic.Bool
+}
+
+func (*leased) Leased() bool { return true }
+
+func (l *leased) Dial(ctx context.Context, shard int) (store.Conn, error) {
+	if l.cut.Load() {
+		return nil, errCut
+	}
+	conn, err := l.Store.Dial(ctx, shard)
+	return cuttable{conn, &l.cut}, err
+}
+
+type cuttable struct {
+	store.Conn
+	cut *atomic.Bool
+}
+
+var errCut = errors.New("cut off")
+
+func (c cuttable) Batch(ctx context.Context, b store.Batch) (store.BatchReply, error) {
+	if c.cut.Load() {
+		return store.BatchReply{}, errCut
+	}
+	return c.Conn.Batch(ctx, b)
+}
+
+// In strict mode a limited session whose lease is lost ends, though nothing
+// moves; unlimited ones go on.
+func TestLostLeaseEndsSessions(t *testing.T) {
+	to := echo(t)
+	st := &leased{Store: memstore.New()}
+	strict := limiter.New(limiter.Options{Store: st, TTL: time.Second, StoreWait: patience, Strict: true})
+	t.Cleanup(func() {
+		over, cancel := context.WithCancel(context.Background())
+		cancel()
+		strict.Close(over) // it cannot: the store is cut off
+	})
+	w := newWorld(t, `
+client pass { from: 0/0 to: 0/0 }
+socks pass { from: 0/0 to: localhost
+	session.max: 1 }
+socks pass { from: 0/0 to: 0/0 }
+`, withNames(names{"localhost": {netip.MustParseAddr("127.0.0.2")}}), // so that a rule tells names from addresses
+		func(o *proxy.Options, _ *proxy.Policy) { o.Limiter, o.StrictLease = strict, true })
+	listener := targetAt(t, "127.0.0.2:0", echoing)
+	limited, free := w.client(), w.client()
+	limited.connect(socks.Addr{Name: "localhost", Port: listener.Port}, socks.Succeeded)
+	limited.echoes("hello")
+	free.connect(to, socks.Succeeded)
+	st.cut.Store(true)
+	began := time.Now()
+	limited.closed()
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("ended %v after the cut, want at most the TTL", took)
+	}
+	if line := w.reason("lease_lost"); line["rule"] != "s1" {
+		t.Errorf("log %v", line)
+	}
+	free.echoes("still here")
+}
