@@ -83,12 +83,11 @@ func (n *storeNews) next(st limiter.Status, now time.Time) (lines []newsLine) {
 	case st.Mismatch != "" && st.Mismatch != n.last.Mismatch:
 		say(slog.LevelError, "living replicas run with other lease settings: limited rules admit nobody here; "+
 			"set the same USHER_LEASE_TTL and USHER_LEASE_LOSS everywhere", "theirs", st.Mismatch)
-	case st.Joined && !n.last.Joined, st.Joined && st.Young != n.last.Young:
-		text := "joined the store"
-		if st.Young {
-			text = "joined a store that was just born: sessions that exist are counted, nothing new is given out yet"
-		}
-		say(slog.LevelInfo, text, "replicas", len(st.Holders), "generation", st.Generation)
+	case st.Joined && st.Young && !(n.last.Joined && n.last.Young):
+		say(slog.LevelInfo, "joined a store that was just born: sessions that exist are counted, nothing new is given out yet",
+			"replicas", len(st.Holders))
+	case st.Joined && !st.Young && (!n.last.Joined || n.last.Young):
+		say(slog.LevelInfo, "joined the store: limited rules admit", "replicas", len(st.Holders), "generation", st.Generation)
 	case !st.Joined && n.last.Joined:
 		say(slog.LevelWarn, "lost the store: new limited sessions wait and are then refused")
 	}
