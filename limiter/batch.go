@@ -175,7 +175,7 @@ func (h *holder) setYoung(young bool) {
 // settle applies the store's answer to one counter.
 func (h *holder) settle(now time.Duration, s stated, n store.Count) {
 	c := s.counter
-	c.inFlight = false
+	c.inFlight, c.unsure = false, false
 	c.own, c.contended = n.Own, n.Contended
 	c.lease.Store(h.lease)
 	if above(n, c) {

@@ -24,6 +24,7 @@ type counter struct {
 	place    place // which queue it stands in
 	inFlight bool  // in a batch whose outcome is not known
 	sentLive int64 // live as stated in that batch
+	unsure   bool  // such a batch was given up: the store may have what we do not know of
 }
 
 // place is where a counter waits to be sent.
@@ -191,7 +192,7 @@ func (h *holder) enqueueSurplus(c *counter) {
 
 // drop takes c off the table when neither side knows anything of it.
 func (h *holder) drop(c *counter) {
-	if c.live == 0 && c.own == 0 && len(c.waiters) == 0 && !c.inFlight && c.place == nowhere {
+	if c.live == 0 && c.own == 0 && len(c.waiters) == 0 && !c.inFlight && !c.unsure && c.place == nowhere {
 		delete(h.counters, c.name)
 	}
 }

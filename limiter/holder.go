@@ -349,6 +349,7 @@ func (h *holder) detach() {
 	h.resend = nil
 	h.claims = nil
 	for _, c := range h.counters {
+		c.unsure = c.unsure || c.inFlight
 		c.inFlight = false
 	}
 	h.observer = newObserver()

@@ -19,17 +19,20 @@ import (
 // Store is a store with one shard. It is safe for concurrent use; the zero
 // value is not usable, see New.
 type Store struct {
-	run string
-
-	mu sync.Mutex
+	mu  sync.Mutex
+	run string // of this server process, as it were
 	shard
 }
 
 // New returns an empty store.
 func New() *Store {
+	return &Store{run: newRun(), shard: shard{r: map[string]*ledger{}}}
+}
+
+func newRun() string {
 	var id [16]byte
 	rand.Read(id[:])
-	return &Store{run: hex.EncodeToString(id[:]), shard: shard{r: map[string]*ledger{}}}
+	return hex.EncodeToString(id[:])
 }
 
 // Shards implements store.Store.
@@ -40,15 +43,22 @@ func (*Store) Shards() int { return 1 }
 func (*Store) Leased() bool { return false }
 
 // Dial implements store.Store.
-func (s *Store) Dial(context.Context, int) (store.Conn, error) { return conn{s}, nil }
+func (s *Store) Dial(context.Context, int) (store.Conn, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return conn{s, s.run}, nil
+}
 
 // Close implements store.Store.
 func (*Store) Close() error { return nil }
 
-// conn has no state: a connection to one's own memory cannot break.
-type conn struct{ s *Store }
+// conn cannot break: it leads to the process's own memory.
+type conn struct {
+	s   *Store
+	run string
+}
 
-func (c conn) RunID() string { return c.s.run }
+func (c conn) RunID() string { return c.run }
 
 func (conn) Close() error { return nil }
 

@@ -1,0 +1,583 @@
+package limiter
+
+import (
+	"container/heap"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	"usher/store"
+	"usher/store/memstore"
+)
+
+// The simulation runs several holders against the store's model in virtual
+// time, over a network that loses, delays and doubles messages, with replicas
+// that pause, crash and come back, and a store that loses its data or goes
+// back in time. A schedule follows from its seed alone. After every event the
+// invariants are held to the truth, which is the sessions themselves.
+
+const simTTL = time.Second
+
+// mix is how often what goes wrong; rates are per simulated second.
+type mix struct {
+	name                         string
+	lose, late, double           float64 // per message
+	pause, crash, partition      float64
+	flush, drop, restart, goBack float64
+}
+
+var mixes = []mix{
+	{name: "calm"},
+	{name: "messages", lose: 0.1, late: 0.1, double: 0.1},
+	{name: "messages, many", lose: 0.3, late: 0.2, double: 0.2},
+	{name: "pauses", pause: 0.5, late: 0.05},
+	{name: "crashes", crash: 0.4, lose: 0.05},
+	{name: "partitions", partition: 0.5, late: 0.1},
+	{name: "flush", flush: 0.3, lose: 0.05, late: 0.1},
+	{name: "evictions", drop: 0.4, late: 0.1},
+	{name: "restarts", restart: 0.3, lose: 0.05, late: 0.1, double: 0.1},
+	{name: "rollbacks", goBack: 0.3, lose: 0.1, late: 0.1, double: 0.1},
+	{name: "everything", lose: 0.1, late: 0.1, double: 0.1, pause: 0.2, crash: 0.2, partition: 0.2, flush: 0.1, drop: 0.1, restart: 0.1, goBack: 0.1},
+}
+
+// world is one schedule.
+type world struct {
+	random  *rand.Rand
+	mix     mix
+	strict  bool
+	now     time.Duration
+	events  events
+	order   uint64
+	data    *memstore.Store
+	run     string // of data's server process
+	saved   memstore.Snapshot
+	corrupt bool // a part of the data was dropped: T waits for the next birth
+	birth   string
+	applied map[appliedToken]bool // tokens that took effect, in births of this run
+	nodes   []*node
+	calm    bool // faults are over
+	names   int
+	admits  int
+	fulls   int
+	fences  int
+	broken  []string
+}
+
+// node is a replica.
+type node struct {
+	w        *world
+	h        *holder
+	rate     float64 // of its clock
+	offset   time.Duration
+	dead     bool
+	paused   time.Duration // until
+	cut      time.Duration // from the store, until
+	conn     uint64        // connections before it are closed
+	severed  bool          // the server process at the other end is gone
+	sessions []*simSession
+	waiting  []*simWaiter
+	pumpAt   time.Duration
+}
+
+type appliedToken struct {
+	holder string
+	token  store.Token
+}
+
+type simSession struct {
+	slot    *slot
+	limit   int  // index in simLimits
+	excused bool // its holder was cut off at some time: keep lets it live
+}
+
+type simWaiter struct {
+	w     *waiter
+	limit int
+}
+
+type event struct {
+	at    time.Duration
+	order uint64
+	do    func()
+}
+
+type events []event
+
+func (e events) Len() int { return len(e) }
+func (e events) Less(i, j int) bool {
+	return e[i].at < e[j].at || e[i].at == e[j].at && e[i].order < e[j].order
+}
+func (e events) Swap(i, j int) { e[i], e[j] = e[j], e[i] }
+func (e *events) Push(x any)   { *e = append(*e, x.(event)) }
+func (e *events) Pop() any {
+	old := *e
+	last := old[len(old)-1]
+	*e = old[:len(old)-1]
+	return last
+}
+
+func newWorld(seed uint64, m mix, strict bool) *world {
+	w := &world{random: rand.New(rand.NewPCG(seed, 1)), mix: m, strict: strict, data: memstore.New(), applied: map[appliedToken]bool{}}
+	w.restart(memstore.Snapshot{})
+	for range 3 {
+		w.nodes = append(w.nodes, w.newNode())
+	}
+	w.fault(m.pause, w.pause)
+	w.fault(m.crash, w.crash)
+	w.fault(m.partition, w.partition)
+	w.fault(m.flush, func() { w.data.Flush(); w.forgetBirth() })
+	w.fault(m.drop, w.drop)
+	w.fault(m.restart, func() { w.restart(memstore.Snapshot{}) })
+	w.fault(m.goBack, func() { w.restart(w.saved) })
+	w.every(simTTL/2, func() { w.saved = w.data.Snapshot() })
+	return w
+}
+
+func (w *world) name(kind string) string {
+	w.names++
+	return fmt.Sprint(kind, w.names)
+}
+
+func (w *world) newNode() *node {
+	s := store.Settings{Protocol: protocol, TTL: simTTL, Strict: w.strict, Shards: 1}
+	n := &node{w: w, rate: 0.975 + w.random.Float64()*0.05}
+	n.offset = -w.now
+	n.h = newHolder(w.name("h"), s, true, func() string { return w.name("b") })
+	n.h.space = "c1aaaa"
+	w.after(w.upTo(simTTL/10), n.pump)
+	w.after(w.upTo(simTTL), n.arrive)
+	return n
+}
+
+// clock is the node's own: it started with it and runs a little fast or slow.
+func (n *node) clock() time.Duration {
+	return time.Duration(float64(n.w.now+n.offset)*n.rate) + 1
+}
+
+func (w *world) upTo(d time.Duration) time.Duration {
+	return time.Duration(w.random.Int64N(int64(d)) + 1)
+}
+func (w *world) chance(p float64) bool { return w.random.Float64() < p }
+
+func (w *world) after(d time.Duration, do func()) {
+	w.order++
+	heap.Push(&w.events, event{w.now + d, w.order, do})
+}
+
+func (w *world) every(d time.Duration, do func()) {
+	w.after(d, func() { do(); w.every(d, do) })
+}
+
+// fault does something at random moments, until the world is calm.
+func (w *world) fault(perSecond float64, do func()) {
+	if perSecond == 0 || w.calm {
+		return
+	}
+	pause := time.Duration(w.random.ExpFloat64() / perSecond * float64(time.Second))
+	w.after(pause, func() {
+		if !w.calm {
+			do()
+			w.fault(perSecond, do)
+		}
+	})
+}
+
+func (w *world) anyone() *node { return w.nodes[w.random.IntN(len(w.nodes))] }
+
+func (w *world) pause() {
+	n := w.anyone()
+	n.paused = w.now + w.upTo(4*simTTL)
+	w.after(n.paused-w.now, n.pump)
+}
+
+func (w *world) partition() {
+	for _, n := range w.nodes {
+		if w.chance(0.5) {
+			n.cut = w.now + w.upTo(3*simTTL)
+		}
+	}
+}
+
+func (w *world) crash() {
+	i := w.random.IntN(len(w.nodes))
+	w.nodes[i].dead = true
+	w.nodes[i] = w.newNode()
+}
+
+func (w *world) drop() {
+	keys := []string{"m", "t"}
+	for _, n := range w.nodes {
+		keys = append(keys, "r:"+n.h.id)
+	}
+	w.data.Drop(keys[w.random.IntN(len(keys))])
+	w.corrupt = true
+}
+
+func (w *world) restart(from memstore.Snapshot) {
+	w.data.Restart(from)
+	c, _ := w.data.Dial(context.Background(), 0)
+	w.run = c.RunID()
+	for _, n := range w.nodes {
+		n.severed = true
+	}
+	w.forgetBirth()
+}
+
+// forgetBirth: what took effect in data that is gone may do so again; nobody
+// builds on it, for a birth is bound to the server process that bore it.
+func (w *world) forgetBirth() {
+	w.corrupt = true
+	clear(w.applied)
+}
+
+// runFor lets virtual time pass.
+func (w *world) runFor(d time.Duration) {
+	end := w.now + d
+	for len(w.events) > 0 && w.events[0].at <= end && len(w.broken) == 0 {
+		e := heap.Pop(&w.events).(event)
+		w.now = e.at
+		e.do()
+		w.check()
+	}
+	w.now = end
+}
+
+func (w *world) fail(format string, args ...any) {
+	w.broken = append(w.broken, fmt.Sprintf("at %v: ", w.now)+fmt.Sprintf(format, args...))
+}
+
+// pump is the node's driver.
+func (n *node) pump() {
+	if n.dead || n.w.now < n.paused {
+		return
+	}
+	n.settleSessions()
+	if r := n.h.next(n.clock()); r != nil {
+		n.send(r)
+	}
+	n.settleSessions()
+	pause := max(n.h.wakeAt()-n.clock(), simTTL/1000)
+	if at := n.w.now + min(pause, simTTL/20); n.pumpAt <= n.w.now || at < n.pumpAt {
+		n.pumpAt = at
+		n.w.after(at-n.w.now, n.pump)
+	}
+}
+
+// send gives a request to the network.
+func (n *node) send(r *request) {
+	w, conn, answered := n.w, n.conn, false
+	answer := func(o outcome) {
+		if answered || n.dead {
+			return
+		}
+		answered = true
+		if n.w.now < n.paused { // it is read after the pause
+			w.after(n.paused-w.now, func() { n.handle(r, o) })
+			return
+		}
+		n.handle(r, o)
+	}
+	timeout := simTTL / 10
+	w.after(timeout, func() {
+		if !answered {
+			n.conn++
+			answer(outcome{err: errors.New("timeout")})
+		}
+	})
+	if r.op == opDial {
+		w.after(w.upTo(simTTL/50), func() {
+			if n.w.now >= n.cut {
+				n.conn++
+				n.severed = false
+				answer(outcome{run: w.run})
+			}
+		})
+		return
+	}
+	deliver := func(reply bool) {
+		if n.w.now < n.cut && !w.calm {
+			return
+		}
+		o := w.execute(n, r)
+		if reply && conn == n.conn && !n.severed && !w.chance(w.mix.lose/2) {
+			w.after(w.upTo(simTTL/50), func() {
+				if n.w.now >= n.cut {
+					answer(o)
+				}
+			})
+		}
+	}
+	if !w.calm && w.chance(w.mix.double) {
+		w.after(w.upTo(3*simTTL), func() { deliver(false) })
+	}
+	switch {
+	case !w.calm && w.chance(w.mix.lose/2):
+	case !w.calm && w.chance(w.mix.late):
+		w.after(w.upTo(3*simTTL), func() { deliver(false) })
+	default:
+		// A restart between sending and arrival breaks the connection.
+		w.after(w.upTo(simTTL/50), func() {
+			if conn == n.conn && !n.severed {
+				deliver(true)
+			}
+		})
+	}
+}
+
+func (n *node) handle(r *request, o outcome) {
+	if n.dead {
+		return
+	}
+	n.settleSessions()
+	wasLive := n.h.phase == live || n.h.phase == reclaiming
+	n.h.handle(n.clock(), r, o)
+	n.checkRefusals(o)
+	n.settleSessions()
+	if wasLive && n.h.phase == detached {
+		n.w.fences++
+	}
+	n.checkOwn()
+	n.pump()
+}
+
+// execute is the store.
+func (w *world) execute(n *node, r *request) (o outcome) {
+	ctx := context.Background()
+	c, _ := w.data.Dial(ctx, 0)
+	switch r.op {
+	case opJoin:
+		o.join, o.err = c.Join(ctx, r.join)
+	case opBatch:
+		before, had := w.data.Ledger(n.h.id)
+		o.batch, o.err = c.Batch(ctx, r.batch)
+		if o.err == nil && before != r.batch.New {
+			if w.applied[appliedToken{n.h.id, r.batch.New}] {
+				w.fail("S: batch %s of %s took effect twice", r.batch.New, n.h.id)
+			}
+			w.applied[appliedToken{n.h.id, r.batch.New}] = true
+			w.checkYoung(n, r, o, had)
+		}
+	case opObserve:
+		o.roster, o.err = c.Observe(ctx, r.watch)
+	case opReap:
+		o.reap, o.err = c.Reap(ctx, r.reap)
+	case opMature:
+		o.young, o.err = c.Mature(ctx, r.mature)
+	}
+	w.checkSums()
+	return o
+}
+
+// arrive is the next client of a node.
+func (n *node) arrive() {
+	if n.dead || n.w.calm {
+		return
+	}
+	if n.w.now >= n.paused {
+		n.ask()
+	}
+	n.w.after(n.w.upTo(simTTL/8), n.arrive)
+}
+
+// The last two are the keys of one rule.
+var simLimits = [...]Limit{
+	{Rule: "c1aaaa/s1", Max: 4},
+	{Rule: "c1aaaa/s2", Max: 3, Key: "x", KeyMax: 2},
+	{Rule: "c1aaaa/s2", Max: 3, Key: "y", KeyMax: 2},
+}
+
+func (n *node) ask() {
+	limit := n.w.random.IntN(len(simLimits))
+	wait := simTTL / 2
+	got, waiter, _ := n.h.ask(n.clock(), simLimits[limit], n.clock()+wait)
+	switch {
+	case got != nil:
+		n.begin(got, limit)
+	case waiter != nil:
+		sw := &simWaiter{waiter, limit}
+		n.waiting = append(n.waiting, sw)
+		n.w.after(wait, func() { n.giveUp(sw) })
+	}
+	n.pump()
+}
+
+func (n *node) giveUp(sw *simWaiter) {
+	if i := slices.Index(n.waiting, sw); i >= 0 && !n.dead && n.h.withdraw(sw.w) {
+		n.waiting = slices.Delete(n.waiting, i, i+1)
+	}
+	n.settleSessions()
+}
+
+// settleSessions takes answers to waiters and notices what was taken away.
+func (n *node) settleSessions() {
+	n.waiting = slices.DeleteFunc(n.waiting, func(sw *simWaiter) bool {
+		select {
+		case a := <-sw.w.done:
+			if a.slot != nil {
+				n.begin(a.slot, sw.limit)
+			}
+			return true
+		default:
+			return false
+		}
+	})
+	n.sessions = slices.DeleteFunc(n.sessions, func(s *simSession) bool { return s.slot.ended })
+	if n.h.phase != live && n.h.phase != reclaiming || n.h.lease.passed(n.clock()) {
+		for _, s := range n.sessions {
+			s.excused = true
+		}
+	}
+}
+
+func (n *node) begin(s *slot, limit int) {
+	n.w.admits++
+	sess := &simSession{slot: s, limit: limit}
+	n.sessions = append(n.sessions, sess)
+	n.w.after(n.w.upTo(2*simTTL), func() { n.finish(sess) })
+}
+
+func (n *node) finish(s *simSession) {
+	if n.dead {
+		return
+	}
+	if n.w.now < n.paused {
+		n.w.after(n.paused-n.w.now, func() { n.finish(s) })
+		return
+	}
+	n.h.release(n.clock(), s.slot)
+	n.settleSessions()
+	n.pump()
+}
+
+// mayRelay is what Grant.Valid answers.
+func (n *node) mayRelay(s *simSession) bool {
+	if n.dead || s.slot.ended {
+		return false
+	}
+	return !n.w.strict || !s.slot.counter.lease.Load().passed(n.clock())
+}
+
+// check holds the sessions to the limits: L where strict, K otherwise.
+func (w *world) check() {
+	var count [len(simLimits)]int64
+	for _, n := range w.nodes {
+		if !w.strict && (w.now < n.paused || w.now < n.cut) {
+			continue // cut off, or about to find out that it was
+		}
+		for _, s := range n.sessions {
+			if n.mayRelay(s) && (w.strict || !s.excused) {
+				count[s.limit]++
+			}
+		}
+	}
+	for i, l := range simLimits {
+		if most := l.entry().Max; count[i] > most {
+			w.fail("L/K: %d sessions of %s, limit %d", count[i], l.entry().Counter, most)
+		}
+	}
+	if count[1]+count[2] > simLimits[1].Max {
+		w.fail("L/K: %d+%d sessions of the keys of %s, limit %d", count[1], count[2], simLimits[1].Rule, simLimits[1].Max)
+	}
+}
+
+// checkSums: T, unless a part of the data is missing: then until the next birth.
+func (w *world) checkSums() {
+	birth, err := w.data.Audit()
+	if birth != w.birth {
+		w.birth, w.corrupt = birth, false
+	}
+	if err != nil && !w.corrupt {
+		w.fail("T: %v", err)
+	}
+}
+
+// checkYoung: R.
+func (w *world) checkYoung(n *node, r *request, o outcome, had map[string]int64) {
+	for i, e := range r.batch.Entries {
+		if is := o.batch.Counts[i].Own; o.batch.Young && is > max(had[e.Counter], e.Live) {
+			w.fail("R: a young store gave %d of %s to who had %d and %d live", is, e.Counter, had[e.Counter], e.Live)
+		}
+	}
+}
+
+// checkOwn: C. What the holder believes is what the store has, as long as it
+// has what the holder last acknowledged.
+func (n *node) checkOwn() {
+	h := n.h
+	token, own := n.w.data.Ledger(h.id)
+	if h.phase != live || token != h.acked {
+		return
+	}
+	for name, c := range h.counters {
+		if own[name] != c.own && !c.inFlight {
+			n.w.fail("C: %s believes in %d of %s, the store has %d", h.id, c.own, name, own[name])
+		}
+		delete(own, name)
+	}
+	for name, k := range own {
+		n.w.fail("C: %s knows nothing of %s, the store has %d", h.id, name, k)
+	}
+}
+
+// checkRefusals: E. Who is refused as full was in a batch whose reply says so.
+func (n *node) checkRefusals(o outcome) {
+	n.waiting = slices.DeleteFunc(n.waiting, func(sw *simWaiter) bool {
+		select {
+		case a := <-sw.w.done:
+			if a.slot != nil {
+				n.begin(a.slot, sw.limit)
+			} else if errors.Is(a.err, ErrFull) {
+				n.w.fulls++
+				if l := simLimits[sw.limit]; !saidFull(l, o) {
+					n.w.fail("E: %s refused as full without the store's word", l.entry().Counter)
+				}
+			}
+			return true
+		default:
+			return false
+		}
+	})
+}
+
+func saidFull(l Limit, o outcome) bool {
+	return slices.ContainsFunc(append(o.batch.Counts, o.join.Counts...), func(k store.Count) bool {
+		return k.Total >= l.entry().Max || l.Key != "" && k.RuleTotal >= l.Max
+	})
+}
+
+// quiet ends the faults and the clients, and checks what must then be so: F.
+func (w *world) quiet() {
+	w.calm = true
+	w.mix = mix{}
+	w.runFor(8 * simTTL)
+	if len(w.broken) > 0 {
+		return
+	}
+	d := w.data.Dump()
+	for c, k := range d["t"] {
+		if strings.HasPrefix(c, "c1") {
+			w.fail("F: %s is still %s after all have ended", c, k)
+		}
+	}
+	if d["m"]["young"] != "" {
+		w.fail("F: the store is still young")
+	}
+	members := 0
+	for field := range d["m"] {
+		if strings.HasPrefix(field, "@") {
+			members++
+		}
+	}
+	if members != len(w.nodes) {
+		w.fail("F: %d members on the roster, %d replicas live", members, len(w.nodes))
+	}
+	for _, n := range w.nodes {
+		if n.h.phase != live || len(n.h.counters) > 0 {
+			w.fail("F: %s in phase %d holds %d counters", n.h.id, n.h.phase, len(n.h.counters))
+		}
+	}
+}

@@ -1,0 +1,165 @@
+package memstore
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"usher/store"
+)
+
+// Dump returns the data as redisstore keeps it: by key (m, t, r:<holder>),
+// field and value. What Redis would not hold, because it is empty, is not there.
+func (s *Store) Dump() map[string]map[string]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := map[string]map[string]string{}
+	if s.m != nil {
+		out["m"] = s.m.dump()
+	}
+	if s.t != nil {
+		fields := map[string]string{".b": s.t.birth}
+		for c, n := range s.t.count {
+			fields[c] = strconv.FormatInt(n, 10)
+		}
+		for c, names := range s.t.notes {
+			fields["!"+c] = strings.Join(names, " ")
+		}
+		out["t"] = fields
+	}
+	for h, r := range s.r {
+		fields := map[string]string{".t": r.token.String()}
+		for c, n := range r.own {
+			fields[c] = strconv.FormatInt(n, 10)
+		}
+		out["r:"+h] = fields
+	}
+	return out
+}
+
+func (m *roster) dump() map[string]string {
+	fields := map[string]string{"birth": m.birth, "run": m.run, "settings": m.settings.String()}
+	if m.young {
+		fields["young"] = "1"
+	}
+	if m.lastNumber > 0 {
+		fields["gen"] = strconv.FormatUint(m.lastNumber, 10)
+	}
+	for h, member := range m.members {
+		fields["@"+h] = member.Token.String() + " " + string(member.State) + " " + member.Space
+	}
+	for h, stream := range m.tombstones {
+		fields["-"+h] = strconv.FormatUint(stream, 10)
+	}
+	for space, n := range m.numbers {
+		fields["#"+space] = strconv.FormatUint(n, 10)
+	}
+	return fields
+}
+
+// Ledger returns a holder's token and what the store counts for it.
+func (s *Store) Ledger(holder string) (store.Token, map[string]int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r := s.r[holder]; r != nil {
+		return r.token, maps.Clone(r.own)
+	}
+	return store.Token{}, nil
+}
+
+// Audit compares every total with the sum over the holders of this birth, and
+// names the first that differs. The birth is "" if there is no data, or if a
+// part of it is missing.
+func (s *Store) Audit() (birth string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.m == nil || s.t == nil || s.t.birth != s.m.birth {
+		return "", nil
+	}
+	sum := map[string]int64{}
+	for h := range s.m.members {
+		r := s.r[h]
+		if r == nil || r.token.Birth != s.m.birth {
+			return "", nil
+		}
+		for c, n := range r.own {
+			sum[c] += n
+			if rule := store.RuleOf(c); rule != "" {
+				sum[rule] += n
+			}
+		}
+	}
+	if maps.Equal(sum, s.t.count) {
+		return s.m.birth, nil
+	}
+	return s.m.birth, fmt.Errorf("totals are %v, the holders have %v", s.t.count, sum)
+}
+
+// What can befall the data of a store, so that what is built on the contract
+// can be tested against it.
+
+// Flush loses all data while the server goes on.
+func (s *Store) Flush() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.shard = shard{r: map[string]*ledger{}}
+}
+
+// Drop loses one key, as an eviction does.
+func (s *Store) Drop(key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch holder, isLedger := strings.CutPrefix(key, "r:"); {
+	case key == "m":
+		s.m = nil
+	case key == "t":
+		s.t = nil
+	case isLedger:
+		delete(s.r, holder)
+	}
+}
+
+// Snapshot is a copy of the data at one moment.
+type Snapshot struct{ shard }
+
+// Snapshot copies the data.
+func (s *Store) Snapshot() Snapshot {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Snapshot{s.shard.clone()}
+}
+
+// Restart makes s another server process that holds the data of a snapshot;
+// the zero Snapshot is none. Connections made before lead to the old process:
+// their RunID is that of the time when they were dialled.
+func (s *Store) Restart(from Snapshot) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.shard = from.shard.clone()
+	s.run = newRun()
+}
+
+func (s *shard) clone() shard {
+	out := shard{r: map[string]*ledger{}}
+	if s.m != nil {
+		m := *s.m
+		m.members, m.tombstones, m.numbers = maps.Clone(m.members), maps.Clone(m.tombstones), maps.Clone(m.numbers)
+		for h, member := range m.members {
+			copied := *member
+			m.members[h] = &copied
+		}
+		out.m = &m
+	}
+	if s.t != nil {
+		out.t = &totals{birth: s.t.birth, count: maps.Clone(s.t.count), notes: maps.Clone(s.t.notes)}
+		for c, names := range out.t.notes {
+			out.t.notes[c] = slices.Clone(names)
+		}
+	}
+	for h, r := range s.r {
+		out.r[h] = &ledger{token: r.token, own: maps.Clone(r.own)}
+	}
+	return out
+}
