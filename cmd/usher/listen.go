@@ -78,7 +78,7 @@ func listenAll(addrs []string) (lns []net.Listener, err error) {
 		ln, err := net.Listen("tcp", a)
 		if err != nil {
 			for _, ln := range lns {
-				ln.Close() //nolint:errcheck // it was never used
+				ln.Close()
 			}
 			return nil, listenError(a, err)
 		}

@@ -98,7 +98,7 @@ func newHandler(w io.Writer, format string, level slog.Level) slog.Handler {
 		terminal = isatty.IsTerminal(f.Fd())
 	}
 	if format == "text" || format == "auto" && terminal {
-		return tint.NewHandler(w, &tint.Options{Level: level, TimeFormat: time.TimeOnly, NoColor: !terminal})
+		return tint.NewTextHandler(w, &tint.Options{Level: level, TimeFormat: time.TimeOnly, NoColor: !terminal})
 	}
 	return slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level})
 }
@@ -143,7 +143,7 @@ func (f *logFile) reopen() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.file != nil {
-		f.file.Close() //nolint:errcheck // appended lines are with the kernel already
+		f.file.Close()
 	}
 	f.file = file
 	return nil

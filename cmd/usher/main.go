@@ -20,7 +20,7 @@ func program() int {
 	err := run(context.Background(), os.Args[1:], system{
 		environ: environMap(os.Environ()), stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
 	})
-	var quiet exitCode
+	var quiet exitError
 	var usage usageError
 	switch {
 	case err == nil:
@@ -52,10 +52,10 @@ func (s system) config() (config, error) {
 	return cfg, nil
 }
 
-// exitCode is an error that has been reported already, or needs no words.
-type exitCode int
+// exitError is an exit code without words: what there is to say was said.
+type exitError int
 
-func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
+func (e exitError) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 
 // usageError is a mistake in the arguments or in the environment.
 type usageError struct{ error }

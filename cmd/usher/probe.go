@@ -36,7 +36,7 @@ func (p probeCmd) Run(ctx context.Context, sys system) error {
 	if ready != p.Relayd {
 		return nil
 	}
-	return exitCode(1)
+	return exitError(1)
 }
 
 // reasonIn reads why a replica is not ready.

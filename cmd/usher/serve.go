@@ -72,7 +72,7 @@ func (s *service) drain(why string, signals <-chan os.Signal) error {
 			}
 			s.log.Log(context.Background(), slog.LevelWarn, "second signal: exiting at once", "signal", sig.String(),
 				"sessions", s.proxy.Sessions())
-			return exitCode(1)
+			return exitError(1)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -31,7 +32,9 @@ func connect(t *testing.T, p *process, target string) (net.Conn, byte) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(patience))
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
 	request := append([]byte{5, 1, 0, 5, 1, 0, 1}, to.IP.To4()...)
 	if _, err := c.Write(append(request, byte(to.Port>>8), byte(to.Port))); err != nil {
 		t.Fatal(err)
@@ -46,7 +49,7 @@ func connect(t *testing.T, p *process, target string) (net.Conn, byte) {
 // webServer answers every request with "hello".
 func webServer(t *testing.T) string {
 	t.Helper()
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hello") }))
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "hello") }))
 	t.Cleanup(srv.Close)
 	return srv.Listener.Addr().String()
 }

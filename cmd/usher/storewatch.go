@@ -83,7 +83,7 @@ func (n *storeNews) next(st limiter.Status, now time.Time) (lines []newsLine) {
 	case st.Mismatch != "" && st.Mismatch != n.last.Mismatch:
 		say(slog.LevelError, "living replicas run with other lease settings: limited rules admit nobody here; "+
 			"set the same USHER_LEASE_TTL and USHER_LEASE_LOSS everywhere", "theirs", st.Mismatch)
-	case st.Joined && st.Young && !(n.last.Joined && n.last.Young):
+	case st.Joined && st.Young && (!n.last.Joined || !n.last.Young):
 		say(slog.LevelInfo, "joined a store that was just born: sessions that exist are counted, nothing new is given out yet",
 			"replicas", len(st.Holders))
 	case st.Joined && !st.Young && (!n.last.Joined || n.last.Young):

@@ -28,7 +28,7 @@ func (v validateCmd) Run(sys system) error {
 		fmt.Fprintf(sys.stderr, "%s: %s%s; %s\n", d.Pos, kind, d.Message, d.Remedy)
 	}
 	if set == nil {
-		return exitCode(1)
+		return exitError(1)
 	}
 	fmt.Fprintf(sys.stdout, "%s: good; client-rules %d, socks-rules %d, rules with a limit %d, digest %s\n",
 		name, len(set.Client), len(set.Socks), len(limitedRules(set)), set.Digest())

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -86,7 +85,7 @@ func (s *Server) routes() http.Handler {
 
 func index(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	io.WriteString(w, "usher admin listener\n"+
+	fmt.Fprint(w, "usher admin listener\n"+
 		"/healthz  the process is alive\n"+
 		"/readyz   send clients here (?strict=1: and limited rules can admit now)\n"+
 		"/metrics  for Prometheus\n"+
@@ -97,7 +96,7 @@ func index(w http.ResponseWriter, _ *http.Request) {
 // outside, or the loss of a store would get healthy processes killed.
 func healthz(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	io.WriteString(w, "ok\n")
+	fmt.Fprintln(w, "ok")
 }
 
 // Ready is the body of /readyz.
