@@ -1,10 +1,15 @@
 package proxy_test
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
+	"syscall"
 	"testing"
 
 	"usher/proxy"
@@ -236,3 +241,71 @@ func TestClientRuleBlocks(t *testing.T) {
 		}
 	}
 }
+
+// A refused client that has sent data early gets its answer and a clean end:
+// bytes left unread would make it a reset, which can overtake the answer.
+func TestRefusalIsNoReset(t *testing.T) {
+	w := newWorld(t, "client pass { from: 0/0 to: 0/0 }\nsocks block { from: 0/0 to: 0/0 }\n")
+	var text bytes.Buffer
+	client := w.client()
+	client.must(socks.WriteGreeting(&text, socks.NoAuth))
+	client.must(socks.WriteRequest(&text, socks.Request{Version: socks.V5, Command: socks.Connect, Addr: socks.Addr{IP: netip.IPv6Loopback(), Port: 80}}))
+	text.WriteString("early")
+	client.send(text.Bytes())
+	client.expect([]byte{5, 0, 5, byte(socks.NotAllowed), 0, 1, 0, 0, 0, 0, 0, 0})
+	if b, err := io.ReadAll(client); len(b) > 0 || err != nil {
+		t.Errorf("%q, %v; want a clean end", b, err)
+	}
+}
+
+// exhausted is a listener without descriptors for a while.
+type exhausted struct {
+	net.Listener
+	failures int
+}
+
+func (l *exhausted) Accept() (net.Conn, error) {
+	if l.failures > 0 {
+		l.failures--
+		return nil, &net.OpError{Op: "accept", Err: os.NewSyscallError("accept4", syscall.EMFILE)}
+	}
+	return l.Listener.Accept()
+}
+
+func TestAcceptGoesOnAfterExhaustion(t *testing.T) {
+	w := newWorld(t, anybody)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- w.server.Serve(&exhausted{ln, 4}) }()
+	w.addr = ln.Addr().String()
+	w.client().connect(refused(t), socks.ConnectionRefused)
+	if line := w.log.wait(t, 2)[0]; line["msg"] != "accepting pauses" || line["level"] != "WARN" {
+		t.Errorf("log %v, want one line for the pause", line)
+	}
+	if err := ln.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-served; err != nil {
+		t.Errorf("Serve: %v", err)
+	}
+}
+
+// An error of the listener that does not pass ends Serve and says where.
+func TestServeReportsABrokenListener(t *testing.T) {
+	w := newWorld(t, anybody)
+	err := w.server.Serve(broken{})
+	if !errors.Is(err, errBroken) || !strings.Contains(err.Error(), "192.0.2.1:1080") {
+		t.Errorf("%v, want one that names the listener", err)
+	}
+}
+
+var errBroken = errors.New("broken")
+
+type broken struct{}
+
+func (broken) Accept() (net.Conn, error) { return nil, errBroken }
+func (broken) Close() error              { return nil }
+func (broken) Addr() net.Addr            { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 1080} }

@@ -4,9 +4,12 @@ import (
 	"context"
 	"net/netip"
 	"testing"
+	"time"
 
+	"usher/limiter"
 	"usher/proxy"
 	"usher/proxy/socks"
+	"usher/store/memstore"
 )
 
 const oneAtATime = `
@@ -39,6 +42,31 @@ func TestHangUpWhileDialling(t *testing.T) {
 		w.left("s1", 1)
 		w.reason("client_gone")
 	}
+}
+
+// A client that waits for a store which is away, and leaves, is gone at once.
+func TestHangUpWhileAdmitting(t *testing.T) {
+	st := &leased{Store: memstore.New()}
+	st.cut.Store(true)
+	away := limiter.New(limiter.Options{Store: st, TTL: time.Second, StoreWait: time.Hour})
+	t.Cleanup(func() {
+		over, cancel := context.WithCancel(context.Background())
+		cancel()
+		away.Close(over)
+	})
+	w := newWorld(t, oneAtATime, func(o *proxy.Options, _ *proxy.Policy) { o.Limiter = away })
+	c := w.client()
+	c.send([]byte{5})
+	eventually(t, func() string {
+		if w.server.Sessions() != 1 {
+			return "no session"
+		}
+		return ""
+	})
+	c.must(c.SetLinger(0))
+	c.Close()
+	w.left("", 0)
+	w.reason("client_gone")
 }
 
 // stuck is a resolver that answers when it is told to stop.

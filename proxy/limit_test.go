@@ -2,9 +2,11 @@ package proxy_test
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"testing"
 
+	"usher/proxy"
 	"usher/proxy/socks"
 )
 
@@ -178,10 +180,13 @@ func TestReload(t *testing.T) {
 	if label == w.server.Generation() {
 		t.Errorf("two generations are called %s", label)
 	}
-	gens := w.server.Generations()
-	if len(gens) != 2 || gens[0].Current || !gens[1].Current || gens[0].Sessions != 1 || gens[1].Sessions != 2 {
-		t.Errorf("generations %+v", gens)
-	}
+	eventually(t, func() string { // the refused one may still be on its way out
+		gens := w.server.Generations()
+		if len(gens) != 2 || gens[0].Current || !gens[1].Current || gens[0].Sessions != 1 || gens[1].Sessions != 2 {
+			return fmt.Sprintf("generations %+v", gens)
+		}
+		return ""
+	})
 	if n := w.metric("usher_sessions", "rule", "s1", "generation", label, "command", "connect"); n != 1 {
 		t.Errorf("%v sessions of the old generation, want 1", n)
 	}
@@ -203,4 +208,31 @@ func TestReload(t *testing.T) {
 	first.Close()
 	second.Close()
 	w.left("s1", 2)
+}
+
+// Reloads and sessions at the same time do not lose one another.
+func TestReloadUnderLoad(t *testing.T) {
+	to := echo(t)
+	w := newWorld(t, anybody)
+	limited := policy(t, "client pass { from: 0/0 to: 0/0\n session.max: 100 }\nsocks pass { from: 0/0 to: 0/0 }\n")
+	unlimited := policy(t, anybody)
+	var wg sync.WaitGroup
+	for range 8 {
+		c := w.client()
+		wg.Go(func() {
+			if r := c.request(socks.Request{Addr: to}); r.Code != socks.Succeeded {
+				t.Errorf("reply %d", r.Code)
+			}
+			c.Close()
+		})
+	}
+	for i := range 50 {
+		w.server.SetPolicy([]*proxy.Policy{limited, unlimited}[i%2])
+	}
+	wg.Wait()
+	w.server.SetPolicy(limited)
+	w.left("c1", 100)
+	if n := len(w.server.Generations()); n != 1 {
+		t.Errorf("%d generations left, want 1", n)
+	}
 }

@@ -1,0 +1,125 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// pair returns two ends of a TCP connection.
+func pair(t *testing.T) (a, b *net.TCPConn) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	dialled, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	accepted, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { dialled.Close(); accepted.Close() })
+	return dialled.(*net.TCPConn), accepted.(*net.TCPConn)
+}
+
+// A writer that is blocked in the middle of a buffer when it loses its right
+// to write does not write the rest of it once it can.
+func TestWriterAsksBeforeEverySystemCall(t *testing.T) {
+	from, to := pair(t)
+	raw, err := from.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var asked atomic.Int64
+	var lost atomic.Bool
+	w := newWriter(raw, func() bool { asked.Add(1); return !lost.Load() })
+	big := make([]byte, 64<<20) // more than socket buffers take
+	type result struct {
+		n   int
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		n, err := w.write(big)
+		done <- result{n, err}
+	}()
+	blockedAt := waitStill(t, &asked)
+	lost.Store(true)
+	read := make(chan int64, 1)
+	go func() {
+		n, _ := io.Copy(io.Discard, struct{ io.Reader }{to})
+		read <- n
+	}()
+	r := <-done
+	if !errors.Is(r.err, errLeaseLost) || r.n == len(big) {
+		t.Errorf("wrote %d of %d, %v; want %v", r.n, len(big), r.err, errLeaseLost)
+	}
+	if n := asked.Load(); n != blockedAt+1 {
+		t.Errorf("asked %d times more, want once", n-blockedAt)
+	}
+	from.Close()
+	if n := <-read; n != int64(r.n) {
+		t.Errorf("%d bytes arrived, %d were counted", n, r.n)
+	}
+}
+
+// waitStill waits until n is not 0 and does not change any more.
+func waitStill(t *testing.T, n *atomic.Int64) int64 {
+	t.Helper()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	last := int64(0)
+	for range 100 {
+		<-tick.C
+		if now := n.Load(); now != 0 && now == last {
+			return now
+		}
+		last = n.Load()
+	}
+	t.Fatal("it does not block")
+	return 0
+}
+
+// A reader that waits holds no buffer, and tells an end from an error.
+func TestReaderHoldsNoBuffer(t *testing.T) {
+	from, to := pair(t)
+	raw, err := to.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newReader(raw)
+	if err := raw.Control(func(fd uintptr) {
+		if r.attempt(fd) || r.buffer != nil {
+			t.Error("an empty socket gives something, or holds a buffer")
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := from.Write([]byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	b, n, err := r.wait()
+	if err != nil || string(b[:n]) != "hello" {
+		t.Fatalf("%q, %v", b[:n], err)
+	}
+	buffers.Put(b)
+	if err := from.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if _, n, err := r.wait(); n != 0 || err != nil {
+		t.Errorf("%d, %v; want the end", n, err)
+	}
+	if err := to.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, n, err := r.wait(); n != 0 || !errors.Is(err, net.ErrClosed) {
+		t.Errorf("%d, %v; want %v", n, err, net.ErrClosed)
+	}
+}
