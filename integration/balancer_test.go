@@ -15,12 +15,12 @@ import (
 // replicas: the one address that they expect a PROXY header from.
 const balancerSource = "127.0.0.9"
 
-// balancer is a HAProxy process with the configuration of the compose demo,
+// balancer is HAProxy, here a process with the configuration of the compose demo,
 // where only addresses are changed.
 type balancer struct {
-	addr  string // for SOCKS clients
-	stats string // URL of its metrics
-	proc  *process
+	addr  string   // for SOCKS clients
+	stats string   // URL of its metrics
+	proc  *process // nil in a container
 }
 
 // startBalancer starts HAProxy before replicas that listen at the same two
@@ -63,16 +63,24 @@ func startBalancer(t testing.TB, hosts []string, socksPort, adminPort int) *bala
 		t.Fatal(err)
 	}
 	b.proc = start(t, "haproxy", nil, program, "-db", "-f", file)
-	eventually(t, patience, func() string {
-		if _, ended := b.proc.ended(); ended {
-			t.Fatal("haproxy ended")
+	b.waitUp(t, len(hosts))
+	return b
+}
+
+// waitUp waits until n replicas are up in the eyes of HAProxy.
+func (b *balancer) waitUp(t testing.TB, n int) {
+	t.Helper()
+	eventually(t, 4*patience, func() string {
+		if b.proc != nil {
+			if _, ended := b.proc.ended(); ended {
+				t.Fatal("haproxy ended")
+			}
 		}
-		if up, err := b.up(); err != nil || up != len(hosts) {
-			return fmt.Sprintf("haproxy finds %d of %d replicas up: %v", up, len(hosts), err)
+		if up, err := b.up(); err != nil || up != n {
+			return fmt.Sprintf("HAProxy finds %d replicas up, want %d: %v", up, n, err)
 		}
 		return ""
 	})
-	return b
 }
 
 // up returns how many servers passed their last health check and are up.

@@ -67,12 +67,7 @@ func startDemo(t *testing.T) *demo {
 		}
 	})
 	d.must("up", "-d", "--no-build")
-	eventually(t, time.Minute, func() string {
-		if up, err := d.stats.up(); err != nil || up != 3 {
-			return fmt.Sprintf("HAProxy finds %d of 3 replicas up: %v", up, err)
-		}
-		return ""
-	})
+	d.stats.waitUp(t, 3)
 	return d
 }
 
@@ -288,12 +283,7 @@ func (d *demo) replicaKilled(t *testing.T) {
 }
 
 func (d *demo) rulesEdited(t *testing.T) {
-	eventually(t, time.Minute, func() string {
-		if up, err := d.stats.up(); err != nil || up != 3 {
-			return fmt.Sprintf("HAProxy finds %d of 3 replicas up: %v", up, err)
-		}
-		return ""
-	})
+	d.stats.waitUp(t, 3)
 	old := d.fill(t)
 	rules := filepath.Join(d.dir, "deploy/compose/usher/sockd.conf")
 	edited := strings.Replace(readFile(t, rules), "maxsessions: 5", "maxsessions: 2", 1)
@@ -323,12 +313,7 @@ func (d *demo) rulesEdited(t *testing.T) {
 
 func (d *demo) scaled(t *testing.T) {
 	d.must("up", "-d", "--no-build", "--no-recreate", "--scale", "usher=5")
-	eventually(t, time.Minute, func() string {
-		if up, err := d.stats.up(); err != nil || up != 5 {
-			return fmt.Sprintf("HAProxy finds %d of 5 replicas up: %v", up, err)
-		}
-		return ""
-	})
+	d.stats.waitUp(t, 5)
 	held := d.fill(t)
 	if len(held) != 2 {
 		t.Errorf("%d sessions on five replicas, want 2 by the edited rules", len(held))

@@ -15,6 +15,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	mobynet "github.com/moby/moby/api/types/network"
 	"github.com/testcontainers/testcontainers-go"
+	"github.com/testcontainers/testcontainers-go/log"
 	"github.com/testcontainers/testcontainers-go/network"
 	"github.com/testcontainers/testcontainers-go/wait"
 )
@@ -78,13 +79,8 @@ func newContainerWorld(t *testing.T, ttl time.Duration) *world {
 	front := h.run("haproxy:3.0-alpine", "haproxy", []string{cfg + ":/usr/local/etc/haproxy:ro"},
 		testcontainers.WithExposedPorts("1080/tcp", "8404/tcp"), loopback("1080/tcp", "8404/tcp"))
 	w.proxy = client{proxy: front.port("1080/tcp")}
-	stats := &balancer{stats: "http://" + front.port("8404/tcp") + "/metrics"}
-	eventually(t, 2*patience, func() string {
-		if up, err := stats.up(); err != nil || up != len(w.replicas) {
-			return fmt.Sprintf("haproxy finds %d replicas up: %v", up, err)
-		}
-		return ""
-	})
+	w.balancer = &balancer{stats: "http://" + front.port("8404/tcp") + "/metrics"}
+	w.balancer.waitUp(t, len(w.replicas))
 	w.waitMature()
 	return w
 }
@@ -117,7 +113,7 @@ func (h *containerHost) run(image, alias string, binds []string, opts ...testcon
 	h.t.Helper()
 	opts = append(opts,
 		network.WithNetwork([]string{alias}, h.net),
-		testcontainers.WithLabels(h.label),
+		testcontainers.WithLabels(h.label), testcontainers.WithLogger(log.TestLogger(h.t)),
 		testcontainers.WithHostConfigModifier(func(c *container.HostConfig) { c.Binds = binds }))
 	c, err := testcontainers.Run(h.t.Context(), image, opts...)
 	testcontainers.CleanupContainer(h.t, c, testcontainers.StopTimeout(0))
@@ -166,9 +162,10 @@ func (h *containerHost) replica(name, ruleFile string, ttl time.Duration) *repli
 			"USHER_LEASE_TTL":           ttl.String(),
 			"USHER_STORE_WAIT":          "500ms",
 			"USHER_PROXY_PROTOCOL_FROM": "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16",
-			"USHER_DRAIN_GRACE":         "0s",
-			"USHER_DRAIN_TIMEOUT":       "0s",
-			"USHER_LOG_FORMAT":          "json",
+			// HAProxy is to look elsewhere before this address is gone.
+			"USHER_DRAIN_GRACE":   "3s",
+			"USHER_DRAIN_TIMEOUT": "0s",
+			"USHER_LOG_FORMAT":    "json",
 		}),
 		testcontainers.WithExposedPorts("9090/tcp"), loopback("9090/tcp"),
 		testcontainers.WithWaitStrategy(wait.ForHTTP("/readyz").WithPort("9090/tcp").WithStartupTimeout(time.Minute)))

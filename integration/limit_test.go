@@ -254,6 +254,7 @@ func (w *world) regain(t *testing.T, n int, begin time.Time, within time.Duratio
 	}
 	if len(ways) == 0 {
 		ways = append(ways, w.proxy)
+		w.balancer.waitUp(t, len(w.living()))
 	}
 	tries := 0
 	eventually(t, within-time.Since(begin), func() string {

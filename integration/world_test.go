@@ -37,8 +37,8 @@ type world struct {
 	ruleFile string
 	hosts    []string // of processes, with the ports below
 	ports    struct{ socks, admin int }
-	balancer *balancer // nil with containers
-	echo     *echo     // the limited target; nil with containers
+	balancer *balancer
+	echo     *echo // the limited target; nil with containers
 }
 
 // options of a world of processes.
