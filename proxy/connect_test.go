@@ -97,7 +97,10 @@ func TestRepliesToWhatFails(t *testing.T) {
 client pass { from: 0/0 to: 0/0 }
 socks block { from: 0/0 to: 127.0.0.9/32 }
 socks pass { from: 0/0 to: 0/0 }
-`, withNames(names{"blocked.test": {netip.MustParseAddr("127.0.0.9")}}))
+`, withNames(names{
+		"blocked.test": {netip.MustParseAddr("127.0.0.9")},
+		"zero.test":    {netip.IPv4Unspecified(), netip.IPv6Unspecified()},
+	}))
 	loopback := netip.MustParseAddr("127.0.0.1")
 	for i, c := range []struct {
 		request socks.Request
@@ -108,6 +111,7 @@ socks pass { from: 0/0 to: 0/0 }
 		{socks.Request{Addr: socks.Addr{Name: "blocked.test", Port: 80}}, socks.NotAllowed, "blocked"},
 		{socks.Request{Addr: refused(t)}, socks.ConnectionRefused, "refused"},
 		{socks.Request{Addr: socks.Addr{Name: "nowhere.test", Port: 80}}, socks.HostUnreachable, "unresolved"},
+		{socks.Request{Addr: socks.Addr{Name: "zero.test", Port: 80}}, socks.HostUnreachable, "unresolved"},
 		{socks.Request{Addr: socks.Addr{Name: "evil\x00.test", Port: 80}}, socks.HostUnreachable, "protocol"},
 		{socks.Request{Addr: socks.Addr{IP: loopback, Port: 0}}, socks.AddressNotSupported, "target"},
 		{socks.Request{Addr: socks.Addr{IP: netip.IPv4Unspecified(), Port: 80}}, socks.AddressNotSupported, "target"},

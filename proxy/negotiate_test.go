@@ -1,9 +1,10 @@
 package proxy_test
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
-	"strings"
 	"testing"
 	"time"
 
@@ -12,7 +13,7 @@ import (
 
 func TestPassword(t *testing.T) {
 	to := echo(t)
-	w := newWorld(t, anybody, withUser(t, "monica", "sesame"))
+	w := newWorld(t, anybody, withMonica(t))
 	for i, c := range []struct {
 		user, password string
 		ok             bool
@@ -58,7 +59,7 @@ func TestPassword(t *testing.T) {
 
 // The server's order decides; what is not offered by both is not used.
 func TestChoiceOfMethod(t *testing.T) {
-	user := withUser(t, "monica", "sesame")
+	user := withMonica(t)
 	const clientRule, rest = "client pass { from: 0/0 to: 0/0\n", "}\nsocks pass { from: 0/0 to: 0/0 }\n"
 	for _, c := range []struct {
 		name, rules string
@@ -101,7 +102,7 @@ func TestSocks4IsNoWayRoundPasswords(t *testing.T) {
 		anybody, // with a users file
 		"socksmethod: username none\nclient pass { from: 0/0 to: 0/0\nsocksmethod: username\n}\nsocks pass { from: 0/0 to: 0/0 }\n",
 	} {
-		w := newWorld(t, text, withUser(t, "monica", "sesame"))
+		w := newWorld(t, text, withMonica(t))
 		c := w.client()
 		if r := c.request(socks.Request{Version: socks.V4, UserID: "monica", Addr: to}); r.Code == socks.Succeeded {
 			t.Errorf("SOCKS 4 got through %q", text)
@@ -112,18 +113,23 @@ func TestSocks4IsNoWayRoundPasswords(t *testing.T) {
 }
 
 // script is a whole client, written in one go: with a password, and early data.
-func script(to socks.Addr) (text []byte, answer []byte) {
-	var b strings.Builder
-	socks.WriteGreeting(&b, socks.Username)
-	socks.WriteCredentials(&b, socks.Credentials{User: "monica", Password: "sesame"})
-	socks.WriteRequest(&b, socks.Request{Version: socks.V5, Command: socks.Connect, Addr: to})
-	return []byte(b.String()), []byte{5, 2, 1, 0, 5, 0, 0, 1}
+func script(t *testing.T, to socks.Addr) (text []byte, answer []byte) {
+	t.Helper()
+	var b bytes.Buffer
+	if err := errors.Join(
+		socks.WriteGreeting(&b, socks.Username),
+		socks.WriteCredentials(&b, socks.Credentials{User: "monica", Password: "sesame"}),
+		socks.WriteRequest(&b, socks.Request{Version: socks.V5, Command: socks.Connect, Addr: to}),
+	); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes(), []byte{5, 2, 1, 0, 5, 0, 0, 1}
 }
 
 func TestPipelinedAndByteByByte(t *testing.T) {
 	to := echo(t)
-	w := newWorld(t, anybody, withUser(t, "monica", "sesame"))
-	text, answer := script(to)
+	w := newWorld(t, anybody, withMonica(t))
+	text, answer := script(t, to)
 	text = append(text, "early"...)
 	for _, step := range []int{len(text), 1, 3} {
 		c := w.client()
@@ -147,8 +153,8 @@ func TestTruncatedEverywhere(t *testing.T) {
 client pass { from: 0/0 to: 0/0
 	session.max: 64 }
 socks pass { from: 0/0 to: 0/0 }
-`, withUser(t, "monica", "sesame"))
-	text, _ := script(to)
+`, withMonica(t))
+	text, _ := script(t, to)
 	for n := range len(text) + 1 {
 		c := w.client()
 		c.send(text[:n])
@@ -177,8 +183,7 @@ func TestRandomBytesLeaveNothing(t *testing.T) {
 			b[0] = byte(4 + random.IntN(2))
 		}
 		c := w.client()
-		c.Write(b) // the server may have closed by now
-		c.CloseWrite()
+		c.try(b)
 		c.Close()
 	}
 	w.left("c1", 500)
@@ -195,13 +200,13 @@ func TestNegotiationDeadline(t *testing.T) {
 	trickled := make(chan struct{})
 	go func() { // a long SOCKS 4 user id, one byte at a time
 		defer close(trickled)
-		slow.Write([]byte{4, 1, 0, 80, 127, 0, 0, 1})
+		slow.try([]byte{4, 1, 0, 80, 127, 0, 0, 1})
 		tick := time.NewTicker(50 * time.Millisecond)
 		defer tick.Stop()
 		for {
 			select {
 			case <-tick.C:
-				slow.Write([]byte{'x'})
+				slow.try([]byte{'x'})
 			case <-stop:
 				return
 			}

@@ -64,7 +64,9 @@ func TestWriterAsksBeforeEverySystemCall(t *testing.T) {
 	if n := asked.Load(); n != blockedAt+1 {
 		t.Errorf("asked %d times more, want once", n-blockedAt)
 	}
-	from.Close()
+	if err := from.Close(); err != nil {
+		t.Fatal(err)
+	}
 	if n := <-read; n != int64(r.n) {
 		t.Errorf("%d bytes arrived, %d were counted", n, r.n)
 	}

@@ -17,7 +17,7 @@ import (
 // both directions have ended. It returns why the session was ended before
 // that, if it was.
 func (s *session) relay(ctx context.Context, grant *limiter.Grant, target *net.TCPConn) error {
-	defer context.AfterFunc(ctx, func() { target.Close() })()
+	defer context.AfterFunc(ctx, func() { _ = target.Close() })()
 	var valid func() bool
 	if s.server.opts.StrictLease {
 		valid = grant.Valid

@@ -27,7 +27,9 @@ func TestClientHalfCloses(t *testing.T) {
 		if err != nil || string(question) != "question" {
 			t.Errorf("target read %q, %v", question, err)
 		}
-		c.Write(answer)
+		if _, err := c.Write(answer); err != nil {
+			t.Error(err)
+		}
 	})
 	w := newWorld(t, anybody)
 	c := w.client()
@@ -46,7 +48,9 @@ func TestTargetHalfCloses(t *testing.T) {
 	const text = "sent after the end"
 	got := make(chan string, 1)
 	to := target(t, "tcp4", func(c *net.TCPConn) {
-		c.CloseWrite()
+		if err := c.CloseWrite(); err != nil {
+			t.Error(err)
+		}
 		b, _ := io.ReadAll(c)
 		got <- string(b)
 	})
@@ -72,10 +76,10 @@ func TestBulkBothWays(t *testing.T) {
 	c.connect(to, socks.Succeeded)
 	sent := make([]byte, 8<<20)
 	random := rand.NewChaCha8([32]byte{7})
-	random.Read(sent)
+	_, _ = random.Read(sent) // never fails
 	go func() {
-		c.Write(sent)
-		c.CloseWrite()
+		c.try(sent)
+		_ = c.CloseWrite() // what is missing shows below
 	}()
 	got, err := io.ReadAll(c)
 	if err != nil || !bytes.Equal(got, sent) {
@@ -88,10 +92,10 @@ func TestBulkBothWays(t *testing.T) {
 }
 
 func TestResetEndsBothSides(t *testing.T) {
-	over := make(chan error, 1)
+	over := make(chan struct{})
 	to := target(t, "tcp4", func(c *net.TCPConn) {
-		_, err := io.ReadAll(c)
-		over <- err
+		_, _ = io.ReadAll(c) // an end or a reset
+		close(over)
 	})
 	w := newWorld(t, anybody)
 	c := w.client()
@@ -164,7 +168,7 @@ func TestLostLeaseEndsSessions(t *testing.T) {
 	t.Cleanup(func() {
 		over, cancel := context.WithCancel(context.Background())
 		cancel()
-		strict.Close(over) // it cannot: the store is cut off
+		_ = strict.Close(over) // it cannot: the store is cut off
 	})
 	w := newWorld(t, `
 client pass { from: 0/0 to: 0/0 }

@@ -40,7 +40,7 @@ type session struct {
 func (s *Server) start(client *net.TCPConn) {
 	sess := &session{server: s, client: client, id: s.ids.Add(1), began: time.Now()}
 	if !s.table.add(sess) {
-		client.Close()
+		_ = client.Close()
 		return
 	}
 	go sess.live()
@@ -53,7 +53,7 @@ func (s *session) live() {
 	ctx, cancel := context.WithCancelCause(s.server.base)
 	defer cancel(nil)
 	s.end = cancel
-	defer context.AfterFunc(ctx, func() { s.client.Close() })()
+	defer context.AfterFunc(ctx, func() { _ = s.client.Close() })()
 	err := s.run(ctx)
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause // what it made of reads and dials says less
@@ -82,7 +82,7 @@ func (s *session) run(ctx context.Context) error {
 		s.refuse(err)
 		return err
 	}
-	defer target.Close()
+	defer func() { _ = target.Close() }()
 	return s.relay(ctx, grant, target)
 }
 
@@ -190,7 +190,7 @@ var unspecified = socks.Addr{IP: netip.IPv4Unspecified()}
 // reset may overtake the reply.
 func (s *session) closeClient() {
 	discardPending(s.client)
-	s.client.Close()
+	_ = s.client.Close() // twice is fine
 }
 
 // setDeadline sets the absolute deadline of reads and writes on client; the

@@ -256,6 +256,7 @@ func (p parser) check(t *testing.T, b []byte) {
 }
 
 func fuzz(f *testing.F, name string) {
+	f.Helper()
 	p := parserNamed(f, name)
 	for _, m := range messages {
 		if m.parser == name {
