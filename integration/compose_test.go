@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -162,22 +163,32 @@ func (d *demo) fill(t *testing.T) (held []*hold) {
 	}
 }
 
-// settle ends sessions and waits until their slots are free.
-func (d *demo) settle(t *testing.T, held []*hold) {
+// full takes slots until there are n sessions, those in held among them, which
+// must be so within a time. No other is admitted then.
+func (d *demo) full(t *testing.T, n int, within time.Duration, held ...*hold) []*hold {
 	t.Helper()
-	for _, h := range held {
-		h.close()
-	}
-	eventually(t, patience, func() string {
-		again := d.fill(t)
-		for _, h := range again {
-			h.close()
-		}
-		if len(again) == 0 {
-			return "no slot is free"
+	eventually(t, within, func() string {
+		held = append(held, d.fill(t)...)
+		if len(held) != n {
+			return fmt.Sprintf("%d sessions are admitted, want %d", len(held), n)
 		}
 		return ""
 	})
+	if more := d.fill(t); len(more) != 0 {
+		t.Fatalf("%d more sessions than %d are admitted", len(more), n)
+	}
+	for _, h := range held {
+		if !h.lives() {
+			t.Error("a session ended by itself")
+		}
+	}
+	return held
+}
+
+func closeAll(held []*hold) {
+	for _, h := range held {
+		h.close()
+	}
 }
 
 func (d *demo) onlyLoopback(t *testing.T) {
@@ -226,10 +237,7 @@ func (d *demo) fetch(t *testing.T) {
 }
 
 func (d *demo) sixthRefused(t *testing.T) {
-	held := d.fill(t)
-	if len(held) != 5 {
-		t.Errorf("%d sessions were admitted, want 5", len(held))
-	}
+	held := d.full(t, 5, patience)
 	replicas := map[string]int{}
 	for _, h := range held {
 		replicas[h.via]++
@@ -238,53 +246,34 @@ func (d *demo) sixthRefused(t *testing.T) {
 	if len(replicas) != 3 {
 		t.Errorf("they are on %d replicas, want 3", len(replicas))
 	}
-	d.settle(t, held)
+	closeAll(held)
 }
 
 func (d *demo) replicaKilled(t *testing.T) {
-	held := d.fill(t)
-	if len(held) != 5 {
-		t.Fatalf("%d sessions were admitted, want 5", len(held))
-	}
-	victim, address := "", ""
+	held := d.full(t, 5, patience)
+	address, victim := held[0].via, ""
 	for _, id := range strings.Fields(d.must("ps", "-q", "usher")) {
 		addresses := mustDocker(t, "inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}", id)
-		if strings.Contains(addresses+" ", held[0].via+" ") {
-			victim, address = id, held[0].via
+		if slices.Contains(strings.Fields(addresses), address) {
+			victim = id
 		}
 	}
 	if victim == "" {
-		t.Fatalf("no replica has the address %s", held[0].via)
+		t.Fatalf("no replica has the address %s", address)
 	}
 	begin := time.Now()
 	mustDocker(t, "kill", "-s", "KILL", victim)
-	var left []*hold
-	for _, h := range held {
-		if h.via != address {
-			left = append(left, h)
-		}
-	}
+	left := slices.DeleteFunc(held, func(h *hold) bool { return h.via == address })
 	const ttl = 10 * time.Second
-	eventually(t, ttl, func() string {
-		left = append(left, d.fill(t)...)
-		if len(left) != 5 {
-			return fmt.Sprintf("%d sessions, and no more are admitted", len(left))
-		}
-		return ""
-	})
+	held = d.full(t, 5, ttl, left...)
 	t.Logf("the slots of a killed replica were back after %v", time.Since(begin).Round(time.Millisecond))
-	for _, h := range left {
-		if !h.lives() {
-			t.Error("a session on another replica ended")
-		}
-	}
 	mustDocker(t, "start", victim)
-	d.settle(t, left)
+	d.stats.waitUp(t, 3)
+	closeAll(held)
 }
 
 func (d *demo) rulesEdited(t *testing.T) {
-	d.stats.waitUp(t, 3)
-	old := d.fill(t)
+	old := d.full(t, 5, patience)
 	rules := filepath.Join(d.dir, "deploy/compose/usher/sockd.conf")
 	edited := strings.Replace(readFile(t, rules), "maxsessions: 5", "maxsessions: 2", 1)
 	writeFile(t, rules+".new", edited)
@@ -292,33 +281,20 @@ func (d *demo) rulesEdited(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.must("kill", "-s", "HUP", "usher")
-	var young []*hold
-	eventually(t, patience, func() string {
-		young = append(young, d.fill(t)...)
-		if len(young) != 2 {
-			return fmt.Sprintf("%d sessions under the new rules", len(young))
-		}
-		return ""
-	})
-	if more := d.fill(t); len(old) != 5 || len(more) != 0 {
-		t.Errorf("%d old sessions and %d more than the new limit, want 5 and 0", len(old), len(more))
-	}
+	young := d.full(t, 2, patience)
 	for _, h := range old {
 		if !h.lives() {
 			t.Error("a session of the old rules ended")
 		}
 	}
-	d.settle(t, append(old, young...))
+	closeAll(old)
+	closeAll(young)
 }
 
 func (d *demo) scaled(t *testing.T) {
 	d.must("up", "-d", "--no-build", "--no-recreate", "--scale", "usher=5")
 	d.stats.waitUp(t, 5)
-	held := d.fill(t)
-	if len(held) != 2 {
-		t.Errorf("%d sessions on five replicas, want 2 by the edited rules", len(held))
-	}
-	d.settle(t, held)
+	closeAll(d.full(t, 2, patience)) // by the edited rules
 }
 
 func (d *demo) withoutRedis(t *testing.T) {
