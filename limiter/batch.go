@@ -30,7 +30,7 @@ func (h *holder) makeJoin() *request {
 
 // stateClaims takes the next counters to be re-stated: what is live, no more.
 func (h *holder) stateClaims(r *request) []store.Entry {
-	n := min(len(h.claims), store.MaxEntries)
+	n := min(len(h.claims), h.chunk)
 	entries := make([]store.Entry, 0, n)
 	for _, c := range h.claims[:n] {
 		entries = append(entries, h.state(r, c, c.live))
@@ -71,7 +71,7 @@ func (h *holder) makeBatch(now time.Duration) *request {
 	if now >= h.beatAt {
 		h.wakePatient()
 	}
-	n := min(len(h.queue), store.MaxEntries)
+	n := min(len(h.queue), h.chunk)
 	r.batch.Entries = make([]store.Entry, 0, n)
 	r.stated = make([]stated, 0, n)
 	for _, c := range h.queue[:n] {

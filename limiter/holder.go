@@ -21,6 +21,8 @@ type holder struct {
 	leased   bool
 	timing   timing
 	newBirth func() string
+	chunk    int // most entries of a request
+	reapMost int // most counters of a reap
 
 	phase     phase
 	connected bool
@@ -90,6 +92,7 @@ func timingOf(ttl time.Duration, leased bool) timing {
 func newHolder(id string, s store.Settings, leased bool, newBirth func() string) *holder {
 	return &holder{
 		id: id, settings: s, leased: leased, timing: timingOf(s.TTL, leased), newBirth: newBirth,
+		chunk: store.MaxEntries, reapMost: store.MaxReap,
 		lease: &lease{}, counters: map[string]*counter{}, observer: newObserver(),
 	}
 }
@@ -217,7 +220,10 @@ func (h *holder) nextLeaving() *request {
 	return h.makeReap(store.Reap{Target: h.id, Birth: h.acked.Birth, Token: h.acked})
 }
 
-func (h *holder) makeReap(r store.Reap) *request { return &request{op: opReap, reap: r} }
+func (h *holder) makeReap(r store.Reap) *request {
+	r.Most = h.reapMost
+	return &request{op: opReap, reap: r}
+}
 
 // wakeAt returns when next may have something to do although nothing happens.
 func (h *holder) wakeAt() time.Duration {

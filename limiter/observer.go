@@ -149,7 +149,7 @@ func (h *holder) reapDone(r *request, o outcome) {
 		return
 	}
 	if o.reap != store.More {
-		h.observer.dead = slices.DeleteFunc(h.observer.dead, func(d store.Reap) bool { return d == r.reap })
+		h.observer.dead = slices.DeleteFunc(h.observer.dead, func(d store.Reap) bool { return d.Target == r.reap.Target })
 		delete(h.observer.tokens, r.reap.Target)
 		h.retryAt = 0 // it may have been the one that kept us out
 	}

@@ -59,7 +59,10 @@ type world struct {
 	birth   string
 	applied map[appliedToken]bool // tokens that took effect, in births of this run
 	nodes   []*node
-	calm    bool // faults are over
+	calm    bool          // faults are over
+	latency time.Duration // of a message, at most
+	length  time.Duration // of sessions, twice the mean
+	limits  int           // how many of simLimits clients ask for
 	names   int
 	admits  int
 	fulls   int
@@ -81,6 +84,9 @@ type node struct {
 	sessions []*simSession
 	waiting  []*simWaiter
 	pumpAt   time.Duration
+	every    time.Duration // between clients, twice the mean
+	asked    int
+	admitted int
 }
 
 type appliedToken struct {
@@ -121,7 +127,7 @@ func (e *events) Pop() any {
 }
 
 func newWorld(seed uint64, m mix, strict bool) *world {
-	w := &world{random: rand.New(rand.NewPCG(seed, 1)), mix: m, strict: strict, data: memstore.New(), applied: map[appliedToken]bool{}}
+	w := &world{random: rand.New(rand.NewPCG(seed, 1)), mix: m, strict: strict, data: memstore.New(), limits: len(simLimits), length: 2 * simTTL, latency: simTTL / 50, applied: map[appliedToken]bool{}}
 	w.restart(memstore.Snapshot{})
 	for range 3 {
 		w.nodes = append(w.nodes, w.newNode())
@@ -144,10 +150,11 @@ func (w *world) name(kind string) string {
 
 func (w *world) newNode() *node {
 	s := store.Settings{Protocol: protocol, TTL: simTTL, Strict: w.strict, Shards: 1}
-	n := &node{w: w, rate: 0.975 + w.random.Float64()*0.05}
+	n := &node{w: w, rate: 0.975 + w.random.Float64()*0.05, every: simTTL / 8}
 	n.offset = -w.now
 	n.h = newHolder(w.name("h"), s, true, func() string { return w.name("b") })
 	n.h.space = "c1aaaa"
+	n.h.chunk, n.h.reapMost = 1+w.random.IntN(2), 1
 	w.after(w.upTo(simTTL/10), n.pump)
 	w.after(w.upTo(simTTL), n.arrive)
 	return n
@@ -289,7 +296,7 @@ func (n *node) send(r *request) {
 		}
 	})
 	if r.op == opDial {
-		w.after(w.upTo(simTTL/50), func() {
+		w.after(w.upTo(w.latency), func() {
 			if n.w.now >= n.cut {
 				n.conn++
 				n.severed = false
@@ -304,7 +311,7 @@ func (n *node) send(r *request) {
 		}
 		o := w.execute(n, r)
 		if reply && conn == n.conn && !n.severed && !w.chance(w.mix.lose/2) {
-			w.after(w.upTo(simTTL/50), func() {
+			w.after(w.upTo(w.latency), func() {
 				if n.w.now >= n.cut {
 					answer(o)
 				}
@@ -320,7 +327,7 @@ func (n *node) send(r *request) {
 		w.after(w.upTo(3*simTTL), func() { deliver(false) })
 	default:
 		// A restart between sending and arrival breaks the connection.
-		w.after(w.upTo(simTTL/50), func() {
+		w.after(w.upTo(w.latency), func() {
 			if conn == n.conn && !n.severed {
 				deliver(true)
 			}
@@ -380,7 +387,7 @@ func (n *node) arrive() {
 	if n.w.now >= n.paused {
 		n.ask()
 	}
-	n.w.after(n.w.upTo(simTTL/8), n.arrive)
+	n.w.after(n.w.upTo(n.every), n.arrive)
 }
 
 // The last two are the keys of one rule.
@@ -391,8 +398,9 @@ var simLimits = [...]Limit{
 }
 
 func (n *node) ask() {
-	limit := n.w.random.IntN(len(simLimits))
+	limit := n.w.random.IntN(n.w.limits)
 	wait := simTTL / 2
+	n.asked++
 	got, waiter, _ := n.h.ask(n.clock(), simLimits[limit], n.clock()+wait)
 	switch {
 	case got != nil:
@@ -435,9 +443,10 @@ func (n *node) settleSessions() {
 
 func (n *node) begin(s *slot, limit int) {
 	n.w.admits++
+	n.admitted++
 	sess := &simSession{slot: s, limit: limit}
 	n.sessions = append(n.sessions, sess)
-	n.w.after(n.w.upTo(2*simTTL), func() { n.finish(sess) })
+	n.w.after(n.w.upTo(n.w.length), func() { n.finish(sess) })
 }
 
 func (n *node) finish(s *simSession) {

@@ -2,6 +2,8 @@
 
 package limiter
 
+const raceEnabled = true
+
 // The simulation is one goroutine: the race detector finds nothing in it and
 // makes it six times slower.
-func init() { defaultSeeds = 10 }
+const defaultSeeds = 10

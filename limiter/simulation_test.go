@@ -2,13 +2,13 @@ package limiter
 
 import (
 	"flag"
+	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // simLength is how long faults go on in a schedule.
 const simLength = 10 * simTTL
-
-var defaultSeeds = 100
 
 var (
 	simSeeds = flag.Int("sim.seeds", 0, "schedules of the simulation per fault mix and mode (default 100, or 10 with the race detector)")
@@ -18,6 +18,7 @@ var (
 // TestSimulation runs schedules of every fault mix, strict and keep. A
 // failure names its seed: -sim.first=SEED -sim.seeds=1 repeats it.
 func TestSimulation(t *testing.T) {
+	var failed atomic.Bool
 	seeds := *simSeeds
 	if seeds == 0 {
 		seeds = defaultSeeds
@@ -32,11 +33,15 @@ func TestSimulation(t *testing.T) {
 				t.Parallel()
 				var admits, fulls, fences int
 				for i := range seeds {
+					if failed.Load() {
+						t.Skip("another mix has failed")
+					}
 					seed := *simFirst + uint64(i)
 					w := newWorld(seed, m, strict)
 					w.runFor(simLength)
 					w.quiet()
 					if len(w.broken) > 0 {
+						failed.Store(true)
 						t.Fatalf("seed %d: %s", seed, w.broken[0])
 					}
 					admits, fulls, fences = admits+w.admits, fulls+w.fulls, fences+w.fences
@@ -47,6 +52,34 @@ func TestSimulation(t *testing.T) {
 				t.Logf("%d schedules of %v: %d admitted, %d refused as full, %d leases lost",
 					seeds, simLength, admits, fulls, fences)
 			})
+		}
+	}
+}
+
+// TestFairness: at a full counter, what share of their clients is admitted
+// differs by at most 4x between replicas with 1, 1/5 and 1/20 of the clients,
+// as long as a round trip is short against the time between two of them: Q.
+func TestFairness(t *testing.T) {
+	for seed := *simFirst; seed < *simFirst+5; seed++ {
+		w := newWorld(seed, mix{name: "fair"}, false)
+		w.limits, w.length, w.latency = 1, simTTL/5, simTTL/1000
+		w.runFor(2 * simTTL)
+		for i, every := range []time.Duration{2, 10, 40} {
+			w.nodes[i].every = every * time.Millisecond
+			w.nodes[i].asked, w.nodes[i].admitted = 0, 0
+		}
+		w.runFor(60 * simTTL)
+		least, most := 1.0, 0.0
+		for _, n := range w.nodes {
+			share := float64(n.admitted) / float64(n.asked)
+			least, most = min(least, share), max(most, share)
+			t.Logf("seed %d: %d of %d admitted", seed, n.admitted, n.asked)
+		}
+		if most > 4*least {
+			t.Errorf("seed %d: shares from %.4f to %.4f: more than 4x apart", seed, least, most)
+		}
+		if len(w.broken) > 0 {
+			t.Errorf("seed %d: %s", seed, w.broken[0])
 		}
 	}
 }

@@ -266,6 +266,7 @@ type Reap struct {
 	Target string
 	Birth  string
 	Token  Token
+	Most   int // counters to give back at most, before the answer is More; MaxReap
 }
 
 // ReapReply answers a Reap.

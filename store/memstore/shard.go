@@ -161,7 +161,7 @@ func (s *shard) reap(q store.Reap) (store.ReapReply, error) {
 		return 0, store.ErrLost
 	}
 	for i, c := range slices.Sorted(maps.Keys(r.own)) {
-		if i == store.MaxReap {
+		if i == q.Most {
 			target.State = store.DyingOne
 			return store.More, nil
 		}

@@ -65,7 +65,7 @@ func (c *conn) Batch(ctx context.Context, b store.Batch) (store.BatchReply, erro
 
 // Reap implements store.Conn.
 func (c *conn) Reap(ctx context.Context, q store.Reap) (store.ReapReply, error) {
-	args := []any{q.Target, q.Birth, q.Token.String(), store.MaxReap}
+	args := []any{q.Target, q.Birth, q.Token.String(), q.Most}
 	reply, err := c.run(ctx, c.scripts.reap, c.keys.all(q.Target), args)
 	if err != nil {
 		return 0, err

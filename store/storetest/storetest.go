@@ -174,7 +174,7 @@ func (h *holder) learn(entries []store.Entry, counts []store.Count) {
 }
 
 func (h *holder) reap(target *holder) (store.ReapReply, error) {
-	reply, err := h.f.conn.Reap(h.f.ctx, store.Reap{Target: target.id, Birth: target.last.Birth, Token: target.last})
+	reply, err := h.f.conn.Reap(h.f.ctx, store.Reap{Target: target.id, Birth: target.last.Birth, Token: target.last, Most: store.MaxReap})
 	if err == nil && reply == store.Gone {
 		clear(target.own)
 		h.f.checkSums()

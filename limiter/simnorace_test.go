@@ -1,0 +1,8 @@
+//go:build !race
+
+package limiter
+
+const (
+	raceEnabled  = false
+	defaultSeeds = 100
+)
