@@ -1,0 +1,60 @@
+package main
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// forbidden are the edges that the structure lives by, with the reason for each.
+// A package stands for itself and what is below it.
+var forbidden = []struct{ from, to, why string }{
+	{"usher/store", "usher/limiter", "the store's contract is what limiters are built on"},
+	{"usher/store", "usher/proxy", "a store counts, and knows no SOCKS"},
+	{"usher/limiter", "usher/proxy", "the limiter knows limits, not who is limited by which rule"},
+	{"usher/limiter", "usher/store/redisstore", "the limiter keeps to the contract, whatever is behind it"},
+	{"usher/limiter", "usher/store/memstore", "the limiter keeps to the contract, whatever is behind it"},
+	{"usher/limiter", "github.com/redis", "the limiter knows no Redis"},
+	{"usher/proxy", "usher/store", "the limiter is the proxy's only door to what is counted"},
+	{"usher/proxy", "github.com/redis", "the proxy knows no Redis"},
+	{"usher/proxy", "usher/cmd", "what is put together does not know who does it"},
+	{"usher/proxy/socks", "usher/", "wire formats are a leaf"},
+	{"usher/proxy/socks", "net", "wire formats read and write, they open no sockets"},
+	{"usher/proxy/rules", "usher/", "the rule language is a leaf"},
+	{"usher/proxy/rules", "net", "matching is pure: no lookup, no socket"},
+	{"usher/proxy/rules", "log/slog", "matching is pure: findings are results"},
+	{"usher/proxy/users", "usher/", "the users file is a leaf"},
+	{"usher/proxy/users", "log/slog", "leaves return errors, the session logs"},
+	{"usher/proxy/socks", "log/slog", "leaves return errors, the session logs"},
+	{"usher/store", "log/slog", "stores return errors, the composition root logs"},
+	{"usher/limiter", "log/slog", "the limiter returns errors, the composition root logs"},
+	{"usher/proxy/admin", "usher/proxy/rules", "admin shows what it is handed, and decides nothing"},
+	{"usher/store/memstore", "usher/store/redisstore", "stores stand beside each other"},
+	{"usher/store/redisstore", "usher/store/memstore", "stores stand beside each other"},
+}
+
+func TestImportsRunOneWay(t *testing.T) {
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}}:{{join .Imports " "}}`, "usher/...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	below := func(path, root string) bool {
+		return path == root || strings.HasPrefix(path, strings.TrimSuffix(root, "/")+"/")
+	}
+	var seen int
+	for line := range strings.Lines(string(out)) {
+		from, imports, _ := strings.Cut(strings.TrimSpace(line), ":")
+		for _, to := range strings.Fields(imports) {
+			for _, f := range forbidden {
+				exact := f.to == "net" // net/netip is fine
+				if below(from, f.from) && (exact && to == f.to || !exact && below(to, f.to) && !below(to, f.from)) {
+					t.Errorf("%s imports %s: %s", from, to, f.why)
+				}
+			}
+		}
+		seen++
+	}
+	if seen < 10 {
+		t.Errorf("go list named %d packages only", seen)
+	}
+}
