@@ -41,6 +41,10 @@ var mixes = []mix{
 	{name: "evictions", drop: 0.4, late: 0.1},
 	{name: "restarts", restart: 0.3, lose: 0.05, late: 0.1, double: 0.1},
 	{name: "rollbacks", goBack: 0.3, lose: 0.1, late: 0.1, double: 0.1},
+	{name: "pauses and losses", pause: 1.5, lose: 0.3, late: 0.1},
+	{name: "partitions and losses", partition: 1, lose: 0.3, late: 0.2, double: 0.2},
+	{name: "partitions and flushes", partition: 1, flush: 0.5, lose: 0.1, late: 0.1},
+	{name: "many joins", flush: 0.08, drop: 0.06, lose: 0.25, late: 0.3, double: 0.3},
 	{name: "everything", lose: 0.1, late: 0.1, double: 0.1, pause: 0.2, crash: 0.2, partition: 0.2, flush: 0.1, drop: 0.1, restart: 0.1, goBack: 0.1},
 }
 
@@ -197,14 +201,23 @@ func (w *world) anyone() *node { return w.nodes[w.random.IntN(len(w.nodes))] }
 
 func (w *world) pause() {
 	n := w.anyone()
-	n.paused = w.now + w.upTo(4*simTTL)
+	n.paused = w.now + w.outage(4*simTTL)
 	w.after(n.paused-w.now, n.pump)
+}
+
+// outage is how long a node is away: often just about as long as it takes to
+// be given up, where the races are.
+func (w *world) outage(most time.Duration) time.Duration {
+	if w.chance(0.5) {
+		return simTTL*6/10 + w.upTo(simTTL/2)
+	}
+	return w.upTo(most)
 }
 
 func (w *world) partition() {
 	for _, n := range w.nodes {
 		if w.chance(0.5) {
-			n.cut = w.now + w.upTo(3*simTTL)
+			n.cut = w.now + w.outage(3*simTTL)
 		}
 	}
 }

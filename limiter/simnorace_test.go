@@ -2,7 +2,4 @@
 
 package limiter
 
-const (
-	raceEnabled  = false
-	defaultSeeds = 100
-)
+const defaultSeeds = 100

@@ -2,8 +2,6 @@
 
 package limiter
 
-const raceEnabled = true
-
 // The simulation is one goroutine: the race detector finds nothing in it and
 // makes it six times slower.
 const defaultSeeds = 10

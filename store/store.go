@@ -183,7 +183,7 @@ type Join struct {
 	Holder    string // 128 random bits, hexadecimal, made at process start
 	RunID     string // of the connection that carries this join
 	Candidate string // the birth to give to data that must be born anew
-	Stream    uint64
+	Stream    uint64 // from 1
 	Settings  Settings
 	Last      Token  // the last acknowledged token, zero if none
 	Space     string // the counter space (digest of the rules) in force here

@@ -1,0 +1,217 @@
+package redisstore_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"pgregory.net/rapid"
+
+	"usher/store"
+	"usher/store/memstore"
+	"usher/store/redisstore"
+	"usher/store/redisstore/redistest"
+)
+
+// TestScriptsEqualModel does the same random operations on the scripts and on
+// the model, and compares every reply, and all data after every step.
+func TestScriptsEqualModel(t *testing.T) {
+	server := redistest.Start(t)
+	raw := redis.NewClient(&redis.Options{Addr: server.Addr})
+	t.Cleanup(func() { raw.Close() })
+	var runs int
+	rapid.Check(t, func(t *rapid.T) {
+		runs++
+		p := newPair(t, raw, server.URL(), fmt.Sprint("model", runs))
+		t.Repeat(map[string]func(*rapid.T){
+			"join":   p.join,
+			"batch":  p.batch,
+			"again":  p.again,
+			"reap":   p.reap,
+			"mature": p.mature,
+			"lose":   p.lose,
+			"":       p.compare,
+		})
+	})
+}
+
+// pair is the two stores, and what the holders on them know.
+type pair struct {
+	ctx     context.Context
+	raw     *redis.Client
+	prefix  string
+	model   *memstore.Store
+	conns   []store.Conn // the model's, then Redis'
+	holders []*pairHolder
+	births  int
+	sent    []func(store.Conn) (any, error) // requests that may come again, late
+}
+
+type pairHolder struct {
+	id     string
+	stream uint64
+	last   store.Token
+}
+
+func newPair(t *rapid.T, raw *redis.Client, url, cluster string) *pair {
+	p := &pair{ctx: context.Background(), raw: raw, prefix: "usher:{" + cluster + ":0}:", model: memstore.New()}
+	s, err := redisstore.Open(url, cluster)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []store.Store{p.model, s} {
+		c, err := s.Dial(p.ctx, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		p.conns = append(p.conns, c)
+	}
+	for i := range 3 {
+		p.holders = append(p.holders, &pairHolder{id: fmt.Sprint("h", i)})
+	}
+	return p
+}
+
+// both does one thing to both stores and wants the same answer.
+func (p *pair) both(t *rapid.T, what string, do func(store.Conn) (any, error)) any {
+	var replies []string
+	var first any
+	for i, c := range p.conns {
+		reply, err := do(c)
+		if i == 0 {
+			first = reply
+			if err != nil {
+				first = nil
+			}
+		}
+		if err != nil {
+			reply = nil
+		}
+		replies = append(replies, fmt.Sprintf("%+v, error %v", reply, err))
+	}
+	t.Logf("%s -> %s", what, replies[0])
+	if replies[0] != replies[1] {
+		t.Fatalf("%s:\nmodel  %s\nscript %s", what, replies[0], replies[1])
+	}
+	return first
+}
+
+func (p *pair) holder(t *rapid.T) *pairHolder { return rapid.SampledFrom(p.holders).Draw(t, "holder") }
+
+func pairSettings(strict bool) store.Settings {
+	return store.Settings{Protocol: 1, TTL: time.Second, Strict: strict, Shards: 1}
+}
+
+func (p *pair) entries(t *rapid.T) []store.Entry {
+	var out []store.Entry
+	counters := []store.Entry{
+		{Counter: "c1a/s1", Max: 3, RuleMax: store.NoLimit},
+		{Counter: "c1a/s2/x", Max: 2, RuleMax: 3},
+		{Counter: "c1a/s2/y/z", Max: store.NoLimit, RuleMax: 3},
+		{Counter: "c1a/s3/x", Max: 1, RuleMax: store.NoLimit},
+		{Counter: "c1a/s4", Max: 0, RuleMax: store.NoLimit},
+		{Counter: "c1a/s5", Max: store.NoLimit, RuleMax: store.NoLimit},
+	}
+	for _, i := range rapid.SliceOfNDistinct(rapid.IntRange(0, len(counters)-1), 0, 4, rapid.ID[int]).Draw(t, "counters") {
+		e := counters[i]
+		e.Live = rapid.Int64Range(0, 4).Draw(t, "live")
+		e.Need = e.Live + rapid.Int64Range(0, 3).Draw(t, "waiting")
+		out = append(out, e)
+	}
+	return out
+}
+
+var pairSpaces = rapid.SampledFrom([]string{"c1a", "c1b", ""})
+
+func (p *pair) join(t *rapid.T) {
+	h := p.holder(t)
+	if h.stream == 0 || rapid.IntRange(0, 9).Draw(t, "older stream") > 0 {
+		h.stream++
+	}
+	p.births++
+	j := store.Join{
+		Holder: h.id, RunID: rapid.SampledFrom([]string{"run1", "run1", "run1", "run2"}).Draw(t, "run"),
+		Candidate: fmt.Sprint("b", p.births), Stream: h.stream,
+		Settings: pairSettings(rapid.IntRange(0, 9).Draw(t, "settings") == 0), Last: h.last,
+		Space: pairSpaces.Draw(t, "space"), Number: rapid.Uint64Range(0, 3).Draw(t, "number"),
+		More: rapid.Bool().Draw(t, "more"), Entries: p.entries(t),
+	}
+	do := func(c store.Conn) (any, error) { return c.Join(p.ctx, j) }
+	p.sent = append(p.sent, do)
+	reply, _ := p.both(t, fmt.Sprintf("join %+v", j), do).(store.JoinReply)
+	if reply.Status == store.Joined && reply.Birth != "" && rapid.IntRange(0, 4).Draw(t, "lost") > 0 {
+		h.last = store.Token{Birth: reply.Birth, Stream: h.stream}
+	}
+}
+
+func (p *pair) batch(t *rapid.T) {
+	h := p.holder(t)
+	b := store.Batch{
+		Holder: h.id, Prev: h.last, New: h.last.Next(), Strict: rapid.Bool().Draw(t, "strict"),
+		More: rapid.IntRange(0, 4).Draw(t, "more") == 0, Space: pairSpaces.Draw(t, "space"), Entries: p.entries(t),
+	}
+	do := func(c store.Conn) (any, error) { return c.Batch(p.ctx, b) }
+	p.sent = append(p.sent, do)
+	if p.both(t, fmt.Sprintf("batch %+v", b), do) != nil {
+		h.last = b.New
+	}
+}
+
+// again sends what was sent before, as it was.
+func (p *pair) again(t *rapid.T) {
+	if len(p.sent) == 0 {
+		t.Skip("nothing was sent yet")
+	}
+	n := len(p.sent)
+	i := rapid.IntRange(max(0, n-6), n-1).Draw(t, "which")
+	p.both(t, fmt.Sprint("again ", i), p.sent[i])
+}
+
+func (p *pair) reap(t *rapid.T) {
+	h := p.holder(t)
+	r := store.Reap{Target: h.id, Birth: h.last.Birth, Token: h.last, Most: rapid.IntRange(1, 3).Draw(t, "most")}
+	p.both(t, fmt.Sprintf("reap %+v", r), func(c store.Conn) (any, error) { return c.Reap(p.ctx, r) })
+}
+
+func (p *pair) mature(t *rapid.T) {
+	m := store.Mature{Birth: p.holder(t).last.Birth, Ripe: rapid.Bool().Draw(t, "ripe")}
+	if rapid.Bool().Draw(t, "gone") {
+		m.Gone = []string{p.holder(t).id}
+	}
+	p.both(t, fmt.Sprintf("mature %+v", m), func(c store.Conn) (any, error) { return c.Mature(p.ctx, m) })
+	p.both(t, "observe", func(c store.Conn) (any, error) { return c.Observe(p.ctx, []string{"c1a/s1", "c1a/s2"}) })
+}
+
+// lose drops one key, seldom.
+func (p *pair) lose(t *rapid.T) {
+	if rapid.IntRange(0, 3).Draw(t, "seldom") > 0 {
+		return
+	}
+	key := rapid.SampledFrom([]string{"m", "t", "r:h0", "r:h1"}).Draw(t, "key")
+	t.Logf("lose %s", key)
+	p.model.Drop(key)
+	if err := p.raw.Del(p.ctx, p.prefix+key).Err(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (p *pair) compare(t *rapid.T) {
+	keys, err := p.raw.Keys(p.ctx, strings.NewReplacer("{", "\\{", "}", "\\}").Replace(p.prefix)+"*").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	redisHas := map[string]map[string]string{}
+	for _, k := range keys {
+		if redisHas[strings.TrimPrefix(k, p.prefix)], err = p.raw.HGetAll(p.ctx, k).Result(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Maps print in the order of their keys.
+	if model, script := fmt.Sprint(p.model.Dump()), fmt.Sprint(redisHas); model != script {
+		t.Fatalf("the data differs:\nmodel  %s\nscript %s", model, script)
+	}
+}
