@@ -105,4 +105,4 @@ for image in redis:7-alpine haproxy:3.0-alpine busybox:1.36 golang:1.26-alpine; 
 done
 docker images --filter label=usher.standin=1 --format 'stand-in {{.Repository}}:{{.Tag}} {{.Size}}' | grep -v '<none>'
 redis-server --version | cut -d' ' -f1-3
-haproxy -v | head -n1
+haproxy -v | sed -n 1p
