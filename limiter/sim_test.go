@@ -32,21 +32,24 @@ type mix struct {
 
 var mixes = []mix{
 	{name: "calm"},
-	{name: "messages", lose: 0.1, late: 0.1, double: 0.1},
-	{name: "messages, many", lose: 0.3, late: 0.2, double: 0.2},
-	{name: "pauses", pause: 0.5, late: 0.05},
+	{name: "messages", lose: 0.05, late: 0.05, double: 0.1},
+	{name: "messages, many", lose: 0.15, late: 0.15, double: 0.2},
+	{name: "pauses", pause: 0.7, late: 0.05},
 	{name: "crashes", crash: 0.4, lose: 0.05},
 	{name: "partitions", partition: 0.5, late: 0.1},
-	{name: "flush", flush: 0.3, lose: 0.05, late: 0.1},
-	{name: "evictions", drop: 0.4, late: 0.1},
-	{name: "restarts", restart: 0.3, lose: 0.05, late: 0.1, double: 0.1},
-	{name: "rollbacks", goBack: 0.3, lose: 0.1, late: 0.1, double: 0.1},
-	{name: "pauses and losses", pause: 1.5, lose: 0.3, late: 0.1},
-	{name: "partitions and losses", partition: 1, lose: 0.3, late: 0.2, double: 0.2},
-	{name: "partitions and flushes", partition: 1, flush: 0.5, lose: 0.1, late: 0.1},
-	{name: "many joins", flush: 0.08, drop: 0.06, lose: 0.25, late: 0.3, double: 0.3},
-	{name: "everything", lose: 0.1, late: 0.1, double: 0.1, pause: 0.2, crash: 0.2, partition: 0.2, flush: 0.1, drop: 0.1, restart: 0.1, goBack: 0.1},
+	{name: "flush", flush: 0.2, lose: 0.03, late: 0.1},
+	{name: "evictions", drop: 0.2, late: 0.1},
+	{name: "restarts", restart: 0.15, lose: 0.03, late: 0.1, double: 0.1},
+	{name: "rollbacks", goBack: 0.15, lose: 0.05, late: 0.1, double: 0.1},
+	{name: "pauses and losses", pause: 0.7, lose: 0.08, late: 0.15},
+	{name: "partitions and losses", partition: 0.4, lose: 0.08, late: 0.15, double: 0.15},
+	{name: "partitions and flushes", partition: 0.6, flush: 0.12, late: 0.1},
+	{name: "many joins", flush: 0.1, drop: 0.1, lose: 0.08, late: 0.25, double: 0.25},
+	{name: "everything", lose: 0.04, late: 0.1, double: 0.1, pause: 0.15, crash: 0.1, partition: 0.15, flush: 0.03, drop: 0.03, restart: 0.03, goBack: 0.03},
 }
+
+// calmFirst lets the store mature before anything goes wrong.
+const calmFirst = simTTL * 3 / 2
 
 // world is one schedule.
 type world struct {
@@ -66,6 +69,7 @@ type world struct {
 	calm    bool          // faults are over
 	latency time.Duration // of a message, at most
 	length  time.Duration // of sessions, twice the mean
+	closing bool          // no more clients come
 	limits  int           // how many of simLimits clients ask for
 	names   int
 	admits  int
@@ -136,6 +140,16 @@ func newWorld(seed uint64, m mix, strict bool) *world {
 	for range 3 {
 		w.nodes = append(w.nodes, w.newNode())
 	}
+	w.calm = true
+	w.every(simTTL/2, func() { w.saved = w.data.Snapshot() })
+	w.after(calmFirst, w.storm)
+	return w
+}
+
+// storm begins the faults.
+func (w *world) storm() {
+	w.calm = false
+	m := w.mix
 	w.fault(m.pause, w.pause)
 	w.fault(m.crash, w.crash)
 	w.fault(m.partition, w.partition)
@@ -143,8 +157,6 @@ func newWorld(seed uint64, m mix, strict bool) *world {
 	w.fault(m.drop, w.drop)
 	w.fault(m.restart, func() { w.restart(memstore.Snapshot{}) })
 	w.fault(m.goBack, func() { w.restart(w.saved) })
-	w.every(simTTL/2, func() { w.saved = w.data.Snapshot() })
-	return w
 }
 
 func (w *world) name(kind string) string {
@@ -323,7 +335,7 @@ func (n *node) send(r *request) {
 			return
 		}
 		o := w.execute(n, r)
-		if reply && conn == n.conn && !n.severed && !w.chance(w.mix.lose/2) {
+		if reply && conn == n.conn && !n.severed && (w.calm || !w.chance(w.mix.lose/2)) {
 			w.after(w.upTo(w.latency), func() {
 				if n.w.now >= n.cut {
 					answer(o)
@@ -394,7 +406,7 @@ func (w *world) execute(n *node, r *request) (o outcome) {
 
 // arrive is the next client of a node.
 func (n *node) arrive() {
-	if n.dead || n.w.calm {
+	if n.dead || n.w.closing {
 		return
 	}
 	if n.w.now >= n.paused {
@@ -573,8 +585,7 @@ func saidFull(l Limit, o outcome) bool {
 
 // quiet ends the faults and the clients, and checks what must then be so: F.
 func (w *world) quiet() {
-	w.calm = true
-	w.mix = mix{}
+	w.calm, w.closing = true, true
 	w.runFor(8 * simTTL)
 	if len(w.broken) > 0 {
 		return
