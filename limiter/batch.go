@@ -53,7 +53,7 @@ func (h *holder) state(r *request, c *counter, need int64) store.Entry {
 // batchDue reports whether there is something to say: a change, a claim, a
 // new space, or that we live.
 func (h *holder) batchDue(now time.Duration) bool {
-	return len(h.queue) > 0 || h.phase == reclaiming || h.space != h.spaceKnown ||
+	return len(h.queue) > 0 || len(h.lazy) > 0 && now >= h.lazyAt || h.phase == reclaiming || h.space != h.spaceKnown ||
 		h.leased && now >= h.beatAt
 }
 
@@ -69,7 +69,10 @@ func (h *holder) makeBatch(now time.Duration) *request {
 		return r
 	}
 	if now >= h.beatAt {
-		h.wakePatient()
+		h.patient = h.unqueue(h.patient, inPatient)
+	}
+	if len(h.lazy) > 0 && now >= h.lazyAt {
+		h.lazy = h.unqueue(h.lazy, inLazy)
 	}
 	n := min(len(h.queue), h.chunk)
 	r.batch.Entries = make([]store.Entry, 0, n)
@@ -84,15 +87,6 @@ func (h *holder) makeBatch(now time.Duration) *request {
 	}
 	h.queue = append(h.queue[:0], h.queue[n:]...)
 	return r
-}
-
-// wakePatient moves the waiters of a young store into the next batch.
-func (h *holder) wakePatient() {
-	for _, c := range h.patient {
-		c.place = inQueue
-		h.queue = append(h.queue, c)
-	}
-	h.patient = h.patient[:0]
 }
 
 // joined takes the answer to a join.
@@ -145,9 +139,8 @@ func (h *holder) batched(now time.Duration, r *request, reply store.BatchReply) 
 	h.resend = nil
 	h.acked = r.batch.New
 	if r.batch.Space != "" {
-		h.spaceKnown = r.batch.Space
+		h.spaceKnown, h.number = r.batch.Space, reply.Number
 	}
-	h.number = reply.Number
 	if h.phase == reclaiming && !r.batch.More {
 		h.phase = live
 	}
@@ -166,7 +159,7 @@ func (h *holder) acknowledge(now time.Duration, r *request, young bool, counts [
 
 func (h *holder) setYoung(young bool) {
 	if h.young && !young {
-		h.wakePatient()
+		h.patient = h.unqueue(h.patient, inPatient)
 	}
 	h.young = young
 	h.ripe = h.ripe || !young && h.phase == live
@@ -176,7 +169,7 @@ func (h *holder) setYoung(young bool) {
 func (h *holder) settle(now time.Duration, s stated, n store.Count) {
 	c := s.counter
 	c.inFlight, c.unsure = false, false
-	c.own, c.contended = n.Own, n.Contended
+	c.own, c.contended, c.nearFull = n.Own, n.Contended, nearFull(n, c)
 	c.lease.Store(h.lease)
 	if above(n, c) {
 		c.over = true
@@ -199,7 +192,7 @@ func (h *holder) settle(now time.Duration, s stated, n store.Count) {
 	if len(c.waiters) > 0 {
 		h.enqueueWaiting(c)
 	}
-	h.enqueueSurplus(c)
+	h.enqueueSurplus(now, c)
 	h.drop(c)
 }
 
@@ -220,6 +213,11 @@ func (h *holder) refuse(c *counter, upTo uint64, n store.Count) {
 
 func above(n store.Count, c *counter) bool {
 	return c.max != store.NoLimit && n.Total > c.max || c.ruleMax != store.NoLimit && n.RuleTotal > c.ruleMax
+}
+
+// nearFull: nine tenths are in use.
+func nearFull(n store.Count, c *counter) bool {
+	return c.max != store.NoLimit && 10*n.Total >= 9*c.max || c.ruleMax != store.NoLimit && 10*n.RuleTotal >= 9*c.ruleMax
 }
 
 func full(n store.Count, c *counter) bool {

@@ -17,6 +17,7 @@ type counter struct {
 	waiters []*waiter          // in order of arrival
 
 	own       int64 // what the store counts for us, as last acknowledged
+	nearFull  bool  // at the last answer, little was left: what ends is given back at once
 	over      bool  // more sessions than the maximum exist: nothing is refilled
 	contended bool  // another holder was refused here: freed slots are its
 	lease     atomic.Pointer[lease]
@@ -34,6 +35,7 @@ const (
 	nowhere   place = iota
 	inQueue         // for the next batch
 	inPatient       // for the next heartbeat
+	inLazy          // for a batch a little later
 )
 
 // waiter is an admission that waits for the store's answer.
@@ -113,8 +115,9 @@ func (h *holder) release(now time.Duration, s *slot) bool {
 	}
 	h.checkFences(now)
 	h.handOver(now, c)
-	h.enqueueSurplus(c)
-	return len(h.queue) > 0
+	idle := len(h.lazy) == 0
+	h.enqueueSurplus(now, c)
+	return len(h.queue) > 0 || idle && len(h.lazy) > 0
 }
 
 // handOver gives free slots to waiters here, oldest first, as far as that
@@ -163,9 +166,6 @@ func (h *holder) take(c *counter, n int64) {
 
 // enqueue puts c into the next batch.
 func (h *holder) enqueue(c *counter) {
-	if c.place == inPatient {
-		h.patient = slices.DeleteFunc(h.patient, func(p *counter) bool { return p == c })
-	}
 	if c.place != inQueue {
 		c.place = inQueue
 		h.queue = append(h.queue, c)
@@ -183,11 +183,35 @@ func (h *holder) enqueueWaiting(c *counter) {
 	}
 }
 
+// lazyFor is how long the slot of a session that ended may be kept, where
+// nobody is short of it: the next session here takes it without a question,
+// and many that end together cost one batch.
+const lazyFor = 2 * time.Millisecond
+
 // enqueueSurplus does so if the store counts more for us than there is.
-func (h *holder) enqueueSurplus(c *counter) {
-	if c.own > c.live && !c.inFlight {
+func (h *holder) enqueueSurplus(now time.Duration, c *counter) {
+	switch {
+	case c.own <= c.live || c.inFlight || c.place == inQueue:
+	case c.nearFull || c.over || c.contended || h.phase != live:
 		h.enqueue(c)
+	case c.place != inLazy:
+		if len(h.lazy) == 0 {
+			h.lazyAt = now + lazyFor
+		}
+		c.place = inLazy
+		h.lazy = append(h.lazy, c)
 	}
+}
+
+// unqueue moves those of list that still stand there into the next batch.
+func (h *holder) unqueue(list []*counter, from place) []*counter {
+	for _, c := range list {
+		if c.place == from { // else it was sent, or moved, meanwhile
+			c.place = inQueue
+			h.queue = append(h.queue, c)
+		}
+	}
+	return list[:0]
 }
 
 // drop takes c off the table when neither side knows anything of it.

@@ -44,6 +44,8 @@ type holder struct {
 	arrivals uint64
 	queue    []*counter // for the next batch, oldest first
 	patient  []*counter // for the next heartbeat
+	lazy     []*counter // of ended sessions, for a batch at lazyAt
+	lazyAt   time.Duration
 	claims   []*counter // live sessions still to be re-stated after a join
 
 	beatAt   time.Duration // when the next heartbeat is due
@@ -234,6 +236,9 @@ func (h *holder) wakeAt() time.Duration {
 			next := h.lookAt
 			if h.leased {
 				next = min(next, h.beatAt)
+			}
+			if len(h.lazy) > 0 {
+				next = min(next, h.lazyAt)
 			}
 			at = max(at, next)
 		case mismatched:

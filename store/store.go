@@ -228,7 +228,7 @@ type Batch struct {
 // BatchReply answers a Batch, or its duplicate.
 type BatchReply struct {
 	Young  bool
-	Number uint64
+	Number uint64 // of the space that the batch stated, 0 if it stated none
 	Counts []Count
 }
 

@@ -132,16 +132,16 @@ func (s *shard) batch(b store.Batch) (store.BatchReply, error) {
 		return store.BatchReply{}, store.ErrLost
 	}
 	if r.token == b.New {
-		return store.BatchReply{Young: s.m.young, Number: s.m.numbers[me.Space], Counts: s.answer(b.Holder, b.Entries)}, nil
+		return store.BatchReply{Young: s.m.young, Number: s.m.numbers[b.Space], Counts: s.answer(b.Holder, b.Entries)}, nil
 	}
 	space := me.Space
-	if b.Space != "" && b.Space != space {
+	if b.Space != "" {
 		space = b.Space
 		s.m.number(b.Holder, space, b.Number)
 	}
 	counts := s.apply(b.Holder, b.Entries, terms{strict: b.Strict, more: b.More})
 	s.seat(b.Holder, b.New, b.More, space)
-	return store.BatchReply{Young: s.m.young, Number: s.m.numbers[space], Counts: counts}, nil
+	return store.BatchReply{Young: s.m.young, Number: s.m.numbers[b.Space], Counts: counts}, nil
 }
 
 func (s *shard) reap(q store.Reap) (store.ReapReply, error) {

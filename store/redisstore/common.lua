@@ -44,11 +44,11 @@ local function read_entries(first)
   return list
 end
 
--- book is what the entries speak of: own counts, totals and notes, read at once.
+-- book is what the entries speak of: own counts, totals and notes, read at
+-- once, with the token of r and the birth of t.
 local function open_book(t, r, holder, list)
   local b = { t = t, r = r, holder = holder, own = {}, count = {}, notes = {}, wrote = {} }
-  if #list == 0 then return b end
-  local counters, names, seen = {}, {}, {}
+  local counters, names, seen = { '.t' }, {}, {}
   for _, e in ipairs(list) do
     counters[#counters + 1] = e.counter
     for _, l in ipairs(e.levels) do
@@ -59,13 +59,16 @@ local function open_book(t, r, holder, list)
     end
   end
   local own = redis.call('HMGET', r, unpack(counters))
-  for i, c in ipairs(counters) do b.own[c] = tonumber(own[i] or 0) end
+  b.token = own[1]
+  for i = 2, #counters do b.own[counters[i]] = tonumber(own[i] or 0) end
   local fields = {}
   for i, name in ipairs(names) do
     fields[i] = name
     fields[#names + i] = '!' .. name
   end
+  fields[#fields + 1] = '.b'
   local values = redis.call('HMGET', t, unpack(fields))
+  b.birth = values[#fields]
   for i, name in ipairs(names) do
     b.count[name] = tonumber(values[i] or 0)
     b.notes[name] = {}
@@ -180,9 +183,10 @@ local function write(key, set, del)
   if #del > 0 then redis.call('HDEL', key, unpack(del)) end
 end
 
--- finish writes what apply changed. Fields at 0 are deleted.
-local function finish(b, list)
-  local rset, rdel, tset, tdel, done = {}, {}, {}, {}, {}
+-- finish writes what apply changed, and the holder's new token. Fields at 0
+-- are deleted.
+local function finish(b, list, token)
+  local rset, rdel, tset, tdel, done = { '.t', token }, {}, {}, {}, {}
   for _, e in ipairs(list) do
     if b.wrote[e] and not done[e.counter] then
       done[e.counter] = true

@@ -76,9 +76,8 @@ end
 
 local book = open_book(t, r, holder, list)
 apply(book, list, strict, true)
-finish(book, list)
 local now = birth .. ':' .. int(stream) .. ':0'
-redis.call('HSET', r, '.t', now)
+finish(book, list, now)
 local n = number(m, space, hint)
 redis.call('HSET', m, '@' .. holder, now .. (more and ' claiming ' or ' ok ') .. space)
 if left ~= space then forget(m, left, holder) end
