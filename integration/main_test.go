@@ -6,14 +6,16 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"go.uber.org/goleak"
 )
 
 // usher is the path of the binary under test, built once by TestMain.
 var usher string
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
+func TestMain(m *testing.M) { os.Exit(buildAndRun(m)) }
 
-func run(m *testing.M) int {
+func buildAndRun(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "usher-integration")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -36,7 +38,12 @@ func run(m *testing.M) int {
 	// image of its own for cleaning up, which our tests do themselves.
 	os.Setenv("TESTCONTAINERS_HOST_OVERRIDE", "127.0.0.1")
 	os.Setenv("TESTCONTAINERS_RYUK_DISABLED", "true")
-	return m.Run()
+	code := m.Run()
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
 }
 
 // inCI reports whether a missing tool is a failure.
