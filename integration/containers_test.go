@@ -16,7 +16,7 @@ import (
 	mobynet "github.com/moby/moby/api/types/network"
 	"github.com/testcontainers/testcontainers-go"
 	"github.com/testcontainers/testcontainers-go/log"
-	"github.com/testcontainers/testcontainers-go/network"
+	tcnetwork "github.com/testcontainers/testcontainers-go/network"
 	"github.com/testcontainers/testcontainers-go/wait"
 )
 
@@ -43,7 +43,7 @@ func TestLimitsInContainers(t *testing.T) {
 func newContainerWorld(t *testing.T, ttl time.Duration) *world {
 	t.Helper()
 	label := map[string]string{"usher.test": testRun}
-	net, err := network.New(t.Context(), network.WithLabels(label))
+	net, err := tcnetwork.New(t.Context(), tcnetwork.WithLabels(label))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +112,7 @@ type running struct {
 func (h *containerHost) run(image, alias string, binds []string, opts ...testcontainers.ContainerCustomizer) running {
 	h.t.Helper()
 	opts = append(opts,
-		network.WithNetwork([]string{alias}, h.net),
+		tcnetwork.WithNetwork([]string{alias}, h.net),
 		testcontainers.WithLabels(h.label), testcontainers.WithLogger(log.TestLogger(h.t)),
 		testcontainers.WithHostConfigModifier(func(c *container.HostConfig) { c.Binds = binds }))
 	c, err := testcontainers.Run(h.t.Context(), image, opts...)
