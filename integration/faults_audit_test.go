@@ -1,0 +1,249 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Keys of the store, of the one shard of the cluster "default".
+const (
+	rosterKey = "usher:{default:0}:m"
+	totalsKey = "usher:{default:0}:t"
+	ledgerKey = "usher:{default:0}:r:"
+)
+
+// ledger is what the store holds at one moment.
+type ledger struct {
+	roster, totals map[string]string
+	own            map[string]map[string]string // by holder on the roster
+}
+
+var errMoving = errors.New("the roster changed between two reads")
+
+// readLedger reads the store's data as one.
+func readLedger(ctx context.Context, db *redis.Client) (l ledger, err error) {
+	before, err := db.HGetAll(ctx, rosterKey).Result()
+	if err != nil {
+		return l, err
+	}
+	var m, t *redis.MapStringStringCmd
+	own := map[string]*redis.MapStringStringCmd{}
+	_, err = db.TxPipelined(ctx, func(p redis.Pipeliner) error {
+		m, t = p.HGetAll(ctx, rosterKey), p.HGetAll(ctx, totalsKey)
+		for field := range before {
+			if holder, ok := strings.CutPrefix(field, "@"); ok {
+				own[holder] = p.HGetAll(ctx, ledgerKey+holder)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return l, err
+	}
+	l = ledger{m.Val(), t.Val(), map[string]map[string]string{}}
+	for field := range l.roster {
+		if holder, ok := strings.CutPrefix(field, "@"); ok {
+			if own[holder] == nil {
+				return l, errMoving
+			}
+			l.own[holder] = own[holder].Val()
+		}
+	}
+	return l, nil
+}
+
+// whole reports whether all parts are there and of one birth; the parts of a
+// store that lost some say nothing about each other.
+func (l ledger) whole() bool {
+	birth := l.roster["birth"]
+	if birth == "" || l.totals[".b"] != birth {
+		return false
+	}
+	for _, own := range l.own {
+		if !strings.HasPrefix(own[".t"], birth+":") {
+			return false
+		}
+	}
+	return true
+}
+
+// counts returns the totals, and the sums of what the holders have.
+func (l ledger) counts() (totals, sums map[string]int) {
+	totals, sums = map[string]int{}, map[string]int{}
+	for field, value := range l.totals {
+		if field[0] != '.' && field[0] != '!' {
+			totals[field], _ = strconv.Atoi(value)
+		}
+	}
+	for _, own := range l.own {
+		for field, value := range own {
+			if field[0] != '.' {
+				n, _ := strconv.Atoi(value)
+				sums[field] += n
+			}
+		}
+	}
+	return totals, sums
+}
+
+// trouble says why the counts do not add up, "" if they do: each script leaves
+// them so.
+func (l ledger) trouble() string {
+	if totals, sums := l.counts(); !maps.Equal(totals, sums) {
+		return fmt.Sprintf("totals %v, the holders have %v: %+v", totals, sums, l)
+	}
+	return ""
+}
+
+// audit looks at the store's counts until ctx ends.
+func (r *trial) audit(ctx context.Context) {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		l, err := readLedger(ctx, r.db)
+		if err != nil || !l.whole() {
+			continue // the store is away, or has just lost something
+		}
+		r.audits++
+		if trouble := l.trouble(); trouble != "" {
+			r.trouble.CompareAndSwap(nil, &trouble)
+		}
+	}
+}
+
+// refill fills every limit, finds that it is full for all, and empties it: in
+// the store, at the targets and in the replicas nothing is left.
+func (f *faultWorld) refill(t *testing.T) {
+	t.Helper()
+	f.waitSettled(t)
+	f.waitEmpty(t)
+	var all crowd
+	t.Cleanup(func() { all.close() })
+	for i, limit := range f.limits {
+		held := f.fill(t, i, limit)
+		all = append(all, held...)
+		for _, r := range f.replicas {
+			f.refused(t, r, i)
+		}
+		if n := len(held.alive()); n != limit {
+			t.Errorf("target %d: %d sessions relay, want %d", i, n, limit)
+		}
+	}
+	eventually(t, patience, func() string {
+		l, err := readLedger(t.Context(), f.db)
+		if err != nil || !l.whole() || len(l.own) != len(f.replicas) {
+			return fmt.Sprintf("the store's data: %+v %v", l, err)
+		}
+		totals, _ := l.counts()
+		for counter, n := range totals {
+			_, rule, _ := strings.Cut(counter, "/s")
+			if i, err := strconv.Atoi(rule); err != nil || n != f.limits[i-1] {
+				return fmt.Sprintf("counter %s stands at %d, limits are %v", counter, n, f.limits)
+			}
+		}
+		if len(totals) != len(f.limits) {
+			return fmt.Sprintf("counters %v, want one for each of %d rules", totals, len(f.limits))
+		}
+		return l.trouble()
+	})
+	all.close()
+	f.waitEmpty(t)
+	f.waitNoLeak(t)
+}
+
+// fill opens limit sessions to target i, over all replicas in turn.
+func (f *faultWorld) fill(t *testing.T, i, limit int) (held crowd) {
+	t.Helper()
+	tries := 0
+	trouble := poll(patience, func() string {
+		for len(held) < limit {
+			tries++
+			a := (client{proxy: f.replicas[tries%len(f.replicas)].socks}).connect(f.targets[i].String())
+			if a.Conn == nil {
+				return fmt.Sprintf("target %d: session %d of %d was answered %d %v", i, len(held)+1, limit, a.reply, a.err)
+			}
+			held = append(held, a)
+		}
+		return ""
+	})
+	if trouble != "" {
+		held.close()
+		l, err := readLedger(t.Context(), f.db)
+		t.Fatalf("the limit cannot be filled again: %s; the store: %+v %v", trouble, l, err)
+	}
+	return held
+}
+
+// refused checks that r refuses a session for target i as one above the limit.
+func (f *faultWorld) refused(t *testing.T, r *replica, i int) {
+	t.Helper()
+	eventually(t, patience, func() string {
+		a := (client{proxy: r.socks}).connect(f.targets[i].String())
+		if a.Conn != nil {
+			a.Close()
+			t.Fatalf("%s admits a session above the limit of target %d", r.name, i)
+		}
+		if a.reply != notAllowed {
+			return fmt.Sprintf("%s answers %d %v to a session above the limit of target %d", r.name, a.reply, a.err, i)
+		}
+		return ""
+	})
+}
+
+// waitEmpty waits until nobody knows of a session.
+func (f *faultWorld) waitEmpty(t *testing.T) {
+	t.Helper()
+	eventually(t, patience, func() string {
+		for _, r := range f.replicas {
+			if n := r.status(t).Sessions; n != 0 {
+				return fmt.Sprintf("%s has %d sessions", r.name, n)
+			}
+		}
+		for i, target := range f.targets {
+			if n := target.open(); n != 0 {
+				return fmt.Sprintf("target %d has %d connections", i, n)
+			}
+		}
+		l, err := readLedger(t.Context(), f.db)
+		if err != nil {
+			return err.Error()
+		}
+		if totals, sums := l.counts(); len(totals)+len(sums) > 0 {
+			return fmt.Sprintf("without a session the store counts %v, its holders %v", totals, sums)
+		}
+		return ""
+	})
+}
+
+// waitNoLeak waits until replicas have no more goroutines and descriptors than
+// before the first session. Connections to the store may be on their way in or out.
+func (f *faultWorld) waitNoLeak(t *testing.T) {
+	t.Helper()
+	eventually(t, patience, func() string {
+		for i, r := range f.replicas {
+			now := r.metrics(t)
+			for _, name := range []string{"go_goroutines", "process_open_fds"} {
+				if was := f.idle[i][name]; now[name] > was+3 {
+					return fmt.Sprintf("%s: %s %v, was %v", r.name, name, now[name], was)
+				}
+			}
+			if n := now.sum("usher_sessions"); n != 0 {
+				return fmt.Sprintf("%s: usher_sessions %v", r.name, n)
+			}
+		}
+		return ""
+	})
+}

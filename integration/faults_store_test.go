@@ -1,0 +1,297 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// longOutage is one that no lease outlives.
+const longOutage = faultTTL * 6 / 5
+
+// configured returns a setting of the store.
+func (r *trial) configured(name string) string {
+	r.t.Helper()
+	values, err := r.db.ConfigGet(r.t.Context(), name).Result()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return values[name]
+}
+
+// do sends commands to the store, each of which must go well.
+func (r *trial) do(commands ...string) {
+	r.t.Helper()
+	for _, c := range commands {
+		var args []any
+		for word := range strings.FieldsSeq(c) {
+			args = append(args, word)
+		}
+		if err := r.db.Do(r.t.Context(), args...).Err(); err != nil {
+			r.t.Fatalf("%s: %v", c, err)
+		}
+	}
+}
+
+// outage kills the store at once and brings it back after a time, with the
+// data of the snapshot if there is one.
+func (r *trial) outage(d time.Duration) {
+	before := r.birth(r.t)
+	r.redis.Kill()
+	down := r.truth.now()
+	r.last(d)
+	up := r.truth.now()
+	r.redis.Start()
+	r.waitReborn(r.t, before)
+	switch {
+	case r.strict && d > faultFence:
+		r.endedBy(down+faultFence, -1, up)
+	case !r.strict:
+		r.someSurvive(-1, down, up)
+	}
+}
+
+func emptyShort(r *trial) { r.noSnapshot(); r.outage(faultTTL / 10) }
+func emptyLong(r *trial)  { r.noSnapshot(); r.outage(longOutage) }
+
+func (r *trial) snapshot() string { return filepath.Join(r.configured("dir"), "dump.rdb") }
+
+func (r *trial) noSnapshot() {
+	if err := os.Remove(r.snapshot()); err != nil && !os.IsNotExist(err) {
+		r.t.Fatal(err)
+	}
+}
+
+// olderSnapshot brings the store back with what it held some time before.
+func olderSnapshot(r *trial) {
+	r.do("SAVE")
+	file := r.snapshot()
+	r.last(faultTTL / 4)
+	r.outage(faultTTL / 10)
+	info, err := r.db.Info(r.t.Context(), "persistence").Result()
+	if err != nil || strings.Contains(info, "rdb_last_load_keys_loaded:0\r") {
+		r.t.Errorf("the store came back without its snapshot: %v %s", err, info)
+	}
+	if err := os.Remove(file); err != nil {
+		r.t.Error(err)
+	}
+}
+
+// rolledBack puts the data back to what it was some time before, in a server
+// that goes on.
+func rolledBack(r *trial) {
+	ctx, before := r.t.Context(), r.birth(r.t)
+	names, err := r.db.Keys(ctx, "usher:*").Result()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	saved := make([]*redis.StringCmd, len(names))
+	if _, err := r.db.TxPipelined(ctx, func(p redis.Pipeliner) error {
+		for i, name := range names {
+			saved[i] = p.Dump(ctx, name)
+		}
+		return nil
+	}); err != nil {
+		r.t.Fatal(err)
+	}
+	r.last(faultTTL / 4)
+	if _, err := r.db.TxPipelined(ctx, func(p redis.Pipeliner) error {
+		for i, name := range names {
+			p.RestoreReplace(ctx, name, 0, saved[i].Val())
+		}
+		return nil
+	}); err != nil {
+		r.t.Fatal(err)
+	}
+	r.waitReborn(r.t, before)
+}
+
+func flushed(r *trial) {
+	before := r.birth(r.t)
+	r.do("FLUSHALL")
+	r.waitReborn(r.t, before)
+}
+
+// oneKeyLost deletes each kind of key in turn.
+func oneKeyLost(r *trial) {
+	for _, which := range []string{rosterKey, totalsKey, ledgerKey} {
+		before := r.birth(r.t)
+		if which == ledgerKey {
+			names, err := r.db.Keys(r.t.Context(), ledgerKey+"*").Result()
+			if err != nil || len(names) == 0 {
+				r.t.Fatalf("no holder has a key: %v", err)
+			}
+			which = names[0]
+		}
+		r.do("DEL " + which)
+		r.waitReborn(r.t, before)
+	}
+}
+
+// scriptsFlushed makes the store forget its scripts again and again.
+func scriptsFlushed(r *trial) {
+	before, had := r.birth(r.t), r.replies[granted].Load()
+	for range 20 {
+		r.do("SCRIPT FLUSH")
+		r.last(faultTTL / 20)
+	}
+	info, err := r.db.Info(r.t.Context(), "errorstats").Result()
+	if err != nil || !strings.Contains(info, "errorstat_NOSCRIPT") {
+		r.t.Errorf("no script was ever missed: %v %s", err, info)
+	}
+	if r.replies[granted].Load() == had {
+		r.t.Error("nobody was admitted meanwhile")
+	}
+	if now := r.birth(r.t); now != before {
+		r.t.Errorf("birth %s after scripts were flushed, was %s", now, before)
+	}
+}
+
+// paused lets the store answer nobody, for a moment and for longer than any
+// lease. What it was sent meanwhile it executes afterwards.
+func paused(r *trial) {
+	for _, d := range []time.Duration{faultTTL / 4, longOutage} {
+		at := r.truth.now()
+		r.do(fmt.Sprintf("CLIENT PAUSE %d ALL", d.Milliseconds()))
+		set := r.truth.now()
+		r.do("PING")
+		if r.truth.now()-at < d*9/10 {
+			r.t.Error("the store answered while it was paused")
+		}
+		if r.strict && d > faultFence {
+			r.endedBy(set+faultFence, -1, at+d)
+		}
+	}
+}
+
+// stopped does the same to the process.
+func stopped(r *trial) {
+	at := r.halt(r.redis.PID())
+	r.last(longOutage)
+	woken := r.truth.now()
+	if err := syscall.Kill(r.redis.PID(), syscall.SIGCONT); err != nil {
+		r.t.Fatal(err)
+	}
+	if r.strict {
+		r.endedBy(at+faultFence, -1, woken)
+	} else {
+		r.someSurvive(-1, at, woken)
+	}
+}
+
+// halt stops a process, and returns the moment since which it stands still.
+func (r *trial) halt(pid int) time.Duration {
+	r.t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		r.t.Fatal(err)
+	}
+	eventually(r.t, patience, func() string {
+		stat := readFile(r.t, fmt.Sprintf("/proc/%d/stat", pid))
+		if _, state, _ := strings.Cut(stat, ") "); !strings.HasPrefix(state, "T") {
+			return "still running: " + stat
+		}
+		return ""
+	})
+	return r.truth.now()
+}
+
+// limitMemory leaves the store room for so many more bytes.
+func (r *trial) limitMemory(policy string, room int) {
+	info, err := r.db.InfoMap(r.t.Context(), "memory").Result()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	var used int
+	if _, err := fmt.Sscan(info["Memory"]["used_memory"], &used); err != nil {
+		r.t.Fatal(err)
+	}
+	r.do("CONFIG SET maxmemory-policy "+policy, fmt.Sprintf("CONFIG SET maxmemory %d", used+room))
+}
+
+// flood writes other keys, so many at once, and returns the first error.
+func (r *trial) flood(from, n int) error {
+	ctx, value := r.t.Context(), strings.Repeat("x", 4000)
+	_, err := r.db.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i := range n {
+			p.Set(ctx, fmt.Sprintf("other:%d", from+i), value, 0)
+		}
+		return nil
+	})
+	return err
+}
+
+// drain takes away what flood wrote.
+func (r *trial) drain(written int) {
+	r.do("CONFIG SET maxmemory 0", "CONFIG SET maxmemory-policy noeviction")
+	for i := range written {
+		r.do(fmt.Sprintf("UNLINK other:%d", i))
+	}
+}
+
+// fillUp writes other keys until the store takes no more, and returns how many
+// there are now.
+func (r *trial) fillUp(written int) int {
+	r.t.Helper()
+	for {
+		err := r.flood(written, 10)
+		written += 10
+		switch {
+		case err != nil && strings.Contains(err.Error(), "OOM"):
+			return written
+		case err != nil:
+			r.t.Fatal(err)
+		case written > 10000:
+			r.t.Fatal("the store's memory has no end")
+		}
+	}
+}
+
+// memoryFull reaches maxmemory where nothing is evicted: whoever writes is
+// refused, but not the scripts, also when they have to be loaded again.
+func memoryFull(r *trial) {
+	before, written := r.birth(r.t), 0
+	r.limitMemory("noeviction", 1<<19)
+	written = r.fillUp(written)
+	begin := r.truth.now()
+	for r.truth.now()-begin < faultTTL {
+		r.last(faultTTL / 100)
+		written = r.fillUp(written) // buffers come and go
+	}
+	r.do("SCRIPT FLUSH")
+	r.last(faultTTL / 4)
+	if now := r.birth(r.t); now != before {
+		r.t.Errorf("birth %s after the store was full, was %s", now, before)
+	}
+	r.someSurvive(-1, begin, r.truth.now())
+	for i := range r.targets {
+		if len(r.truth.some(i, func(s proven) bool { return s.asked > begin })) == 0 {
+			r.t.Errorf("target %d: nobody was admitted meanwhile", i)
+		}
+	}
+	r.drain(written)
+}
+
+// evicted floods a store that may throw away any key until it has thrown away
+// some of ours.
+func evicted(r *trial) {
+	before := r.birth(r.t)
+	r.limitMemory("allkeys-lru", 1<<19)
+	written := 0
+	eventually(r.t, 2*patience, func() string {
+		if err := r.flood(written%5000, 50); err != nil {
+			r.t.Fatal(err)
+		}
+		written += 50
+		if b := r.birth(r.t); b != before && b != "" {
+			return ""
+		}
+		return fmt.Sprintf("no key of ours was evicted for %d others", written)
+	})
+	r.last(faultTTL / 4)
+	r.drain(min(written, 5000))
+}

@@ -1,0 +1,232 @@
+package integration
+
+import (
+	"fmt"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// fault is one thing that happens while all limits are full.
+type fault struct {
+	name string
+	run  func(*trial)
+}
+
+// TestFaultsStrict does all that may go wrong to replicas that end sessions
+// whose lease is lost. Never more than the limit can relay.
+func TestFaultsStrict(t *testing.T) {
+	faults := []fault{}
+	for kind := cutBefore; kind < faultKinds; kind++ {
+		faults = append(faults, fault{"network: " + kind.String(), wire(only(kind, 0.15))})
+	}
+	testFaults(t, faultOptions{net: 2, strict: true}, append(faults,
+		fault{"network: all of it", wire(mix{cutBefore: 0.05, cutAfter: 0.05, late: 0.05, lateByOther: 0.03, blackHole: 0.02, delayed: 0.1})},
+		fault{"network: one replica cut off", cutOff},
+		fault{"network: all replicas cut off", allCutOff},
+		fault{"store: killed, back empty", emptyShort},
+		fault{"store: killed, long away", emptyLong},
+		fault{"store: back from an older snapshot", olderSnapshot},
+		fault{"store: rolled back in place", rolledBack},
+		fault{"store: FLUSHALL", flushed},
+		fault{"store: one key lost", oneKeyLost},
+		fault{"store: SCRIPT FLUSH", scriptsFlushed},
+		fault{"store: CLIENT PAUSE", paused},
+		fault{"store: stopped", stopped},
+		fault{"store: memory full", memoryFull},
+		fault{"store: keys evicted", evicted},
+		fault{"replica: stopped for a moment", stoppedBriefly},
+		fault{"replica: stopped and woken", stoppedLong},
+		fault{"replica: killed", killed},
+	))
+}
+
+// TestFaultsKeep does so to replicas whose sessions live on: the excess is at
+// most what replicas had that were cut off, and nothing if all were.
+func TestFaultsKeep(t *testing.T) {
+	testFaults(t, faultOptions{net: 3}, []fault{
+		{"network: one replica cut off", cutOff},
+		{"network: all replicas cut off", allCutOff},
+		{"store: killed, long away", emptyLong},
+		{"store: back from an older snapshot", olderSnapshot},
+		{"store: FLUSHALL", flushed},
+		{"store: stopped", stopped},
+		{"replica: stopped and woken", stoppedLong},
+		{"replica: killed", killed},
+	})
+}
+
+func testFaults(t *testing.T, o faultOptions, faults []fault) {
+	if testing.Short() {
+		t.Skip("takes more than a minute")
+	}
+	t.Parallel() // most of it is waiting for leases
+	o.limits = []int{4, 5, 6}
+	f := newFaultWorld(t, o)
+	for _, fault := range faults {
+		ok := t.Run(fault.name, func(t *testing.T) {
+			begin := time.Now()
+			f.underLoad(t, fault.run)
+			t.Logf("took %v", time.Since(begin).Round(time.Millisecond))
+		})
+		if !ok {
+			t.Fatal("what came after a failed fault would say little")
+		}
+	}
+}
+
+// wire lets a mix of faults happen to the requests of all replicas.
+func wire(m mix) func(*trial) {
+	return func(r *trial) {
+		had := r.replies[granted].Load()
+		var before [faultKinds]int
+		for _, p := range r.proxies {
+			for k, n := range p.counts() {
+				before[k] += n
+			}
+			p.set(m)
+		}
+		r.last(faultTTL)
+		for _, p := range r.proxies {
+			p.set(mix{})
+			for k, n := range p.counts() {
+				before[k] -= n
+			}
+		}
+		told := ""
+		for k := cutBefore; k < faultKinds; k++ {
+			if m[k] > 0 {
+				told += fmt.Sprintf("%s %d ", k, -before[k])
+				if before[k] == 0 {
+					r.t.Errorf("nothing happened of the kind: %s", k)
+				}
+			}
+		}
+		r.t.Logf("%sof %d requests, %d sessions admitted", told, -before[pass], r.replies[granted].Load()-had)
+		if r.replies[granted].Load() == had {
+			r.t.Error("nobody was admitted meanwhile")
+		}
+	}
+}
+
+// excuse lets the sessions of a replica that began before a moment stand above
+// the limit, as keep mode promises, and no others: what they had at most.
+func (r *trial) excuse(replica int, from, until time.Duration) {
+	if r.strict {
+		return
+	}
+	for i := range r.targets {
+		r.excess[i], _ = most(r.truth.spans(i, func(s proven) bool { return s.replica == replica }), from)
+	}
+	r.excused = func(_ int, s proven) bool { return s.replica == replica && s.from < until }
+}
+
+// others passes the sessions of all replicas but one.
+func others(replica int) func(proven) bool {
+	return func(s proven) bool { return s.replica != replica }
+}
+
+// cutOff cuts one replica off until the others have taken all its slots.
+func cutOff(r *trial) {
+	victim := 0
+	r.proxies[victim].set(partition)
+	at := r.truth.now()
+	took := r.saturated(others(victim))
+	r.t.Logf("the others had all slots after %v of a TTL of %v", took.Round(time.Millisecond), faultTTL)
+	healed := r.truth.now()
+	r.proxies[victim].set(mix{})
+	if r.strict {
+		r.endedBy(at+faultFence, victim, healed)
+	}
+	r.joinedAgain(victim, at, healed)
+}
+
+// joinedAgain waits until a replica that was cut off counts again, and checks
+// that in keep mode what it had too many drains: nobody is admitted while the
+// sessions that exist reach the limit.
+func (r *trial) joinedAgain(victim int, cut, healed time.Duration) {
+	waitSince := r.truth.now()
+	eventually(r.t, patience, func() string {
+		if st := r.replicas[victim].status(r.t).Store; !st.Joined || st.Young || st.Holders != len(r.replicas) {
+			return fmt.Sprintf("it does not count again: %+v", st)
+		}
+		return ""
+	})
+	joined := r.truth.now()
+	r.t.Logf("it counted again after %v", (joined - waitSince).Round(time.Millisecond))
+	r.excuse(victim, cut, joined)
+	r.last(faultTTL / 2)
+	r.atEnd = append(r.atEnd, func() { r.noRefill(joined) })
+}
+
+// noRefill checks that nobody who asked after a moment was let in above the limit.
+func (r *trial) noRefill(joined time.Duration) {
+	r.t.Helper()
+	for i, limit := range r.limits {
+		for _, s := range r.truth.some(i, func(s proven) bool { return s.asked > joined }) {
+			// All that existed while s asked, and s itself.
+			n := len(r.truth.some(i, func(o proven) bool { return o.from <= s.asked && o.until >= s.from })) + 1
+			if n > limit {
+				r.t.Errorf("target %d: session %d was admitted as number %d after the replica had joined again", i, s.id, n)
+			}
+		}
+	}
+}
+
+// allCutOff cuts all replicas off for longer than their leases.
+func allCutOff(r *trial) {
+	for _, p := range r.proxies {
+		p.set(partition)
+	}
+	at := r.truth.now()
+	r.last(longOutage)
+	healed := r.truth.now()
+	for _, p := range r.proxies {
+		p.set(mix{})
+	}
+	if r.strict {
+		r.endedBy(at+faultFence, -1, healed)
+	} else {
+		r.someSurvive(-1, at, healed)
+	}
+}
+
+// stoppedBriefly stops a replica for less than its lease: nothing is lost.
+func stoppedBriefly(r *trial) {
+	victim := 1
+	for range 3 {
+		at := r.halt(r.replicas[victim].proc.cmd.Process.Pid)
+		r.last(faultTTL / 5)
+		r.replicas[victim].signal(syscall.SIGCONT)
+		r.someSurvive(victim, at, r.truth.now())
+		r.last(faultTTL / 5)
+	}
+}
+
+// stoppedLong stops a replica until the others have taken all its slots, and
+// wakes it while its clients still send.
+func stoppedLong(r *trial) {
+	victim := 1
+	at := r.halt(r.replicas[victim].proc.cmd.Process.Pid)
+	took := r.saturated(others(victim))
+	r.t.Logf("the others had all slots after %v of a TTL of %v", took.Round(time.Millisecond), faultTTL)
+	r.last(faultTTL / 5)
+	woken := r.truth.now()
+	r.replicas[victim].signal(syscall.SIGCONT)
+	if r.strict {
+		r.endedBy(at+faultFence, victim, woken)
+	}
+	r.joinedAgain(victim, at, woken)
+}
+
+// killed ends a replica for good, and starts another in its place.
+func killed(r *trial) {
+	victim := 2
+	r.replicas[victim].kill()
+	at := r.truth.now()
+	took := r.saturated(others(victim))
+	r.t.Logf("the others had all slots after %v of a TTL of %v", took.Round(time.Millisecond), faultTTL)
+	r.endedBy(at, victim, at)
+	r.replicas[victim] = r.launch[victim]()
+	r.waitSettled(r.t)
+}

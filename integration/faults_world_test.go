@@ -1,0 +1,329 @@
+package integration
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"usher/store/redisstore/redistest"
+)
+
+// go-redis logs each dial that fails, which in these tests is most of the time.
+func init() { redis.SetLogger(quiet{}) }
+
+type quiet struct{}
+
+func (quiet) Printf(context.Context, string, ...any) {}
+
+var faultSeed = flag.Uint64("faults.seed", 0, "repeats the random choices of a run of the fault tests; 0 makes new ones")
+
+// seedOf returns the seed of this run, and prints it.
+func seedOf(t testing.TB) uint64 {
+	t.Helper()
+	seed := *faultSeed
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	t.Logf("-faults.seed=%d", seed)
+	return seed
+}
+
+// faultTTL is the lease of the replicas under faults, and faultFence what they
+// may rely on of it.
+const (
+	faultTTL   = 2 * time.Second
+	faultFence = faultTTL * 7 / 10
+)
+
+// faultWorld is replicas that reach their store through fault proxies, one
+// each, and targets with a limit each that witness the truth.
+type faultWorld struct {
+	strict   bool
+	seed     uint64
+	truth    *truth
+	redis    *redistest.Server
+	db       *redis.Client // to the store, past the proxies
+	proxies  []*faultProxy
+	replicas []*replica
+	socks    []string // their addresses, which outlive them
+	launch   []func() *replica
+	targets  []*witness
+	limits   []int
+	idle     []metrics // of the replicas before their first session
+}
+
+// faultOptions of a faultWorld.
+type faultOptions struct {
+	net    int // third octet of the replicas' addresses, one per world
+	limits []int
+	strict bool
+	env    map[string]string
+}
+
+func newFaultWorld(t *testing.T, o faultOptions) *faultWorld {
+	t.Helper()
+	f := &faultWorld{
+		strict: o.strict, seed: seedOf(t), truth: newTruth(), limits: o.limits,
+		redis: redistest.Start(t),
+	}
+	f.db = redis.NewClient(&redis.Options{Addr: f.redis.Addr, MaxRetries: -1, ReadTimeout: patience})
+	t.Cleanup(func() { f.db.Close() })
+	rules := "client pass {\n\tfrom: 0/0 to: 0/0\n}\n"
+	for _, limit := range o.limits {
+		target := startWitness(t, f.truth)
+		f.targets = append(f.targets, target)
+		rules += fmt.Sprintf("socks pass {\n\tfrom: 0/0 to: %s\n\tmaxsessions: %d\n}\n", target.to(), limit)
+	}
+	file := t.TempDir() + "/sockd.conf"
+	writeFile(t, file, rules)
+	socksPort, adminPort := freePort(t), freePort(t)
+	for i := range 3 {
+		p := startFaultProxy(t, f.redis.Addr, f.seed+uint64(i))
+		f.proxies = append(f.proxies, p)
+		env := map[string]string{
+			"USHER_CONFIG": file, "USHER_STORE": p.url(),
+			"USHER_LEASE_TTL": faultTTL.String(), "USHER_LEASE_LOSS": "keep",
+		}
+		if o.strict {
+			env["USHER_LEASE_LOSS"] = "close"
+		}
+		for k, v := range o.env {
+			env[k] = v
+		}
+		host := fmt.Sprintf("127.0.%d.%d", o.net, i+1)
+		f.launch = append(f.launch, func() *replica {
+			return launchReplica(t, fmt.Sprintf("usher %d", i+1), host, socksPort, adminPort, env)
+		})
+		f.replicas = append(f.replicas, f.launch[i]())
+		f.socks = append(f.socks, f.replicas[i].socks)
+	}
+	f.waitSettled(t)
+	for _, r := range f.replicas {
+		f.idle = append(f.idle, r.metrics(t))
+	}
+	return f
+}
+
+// waitSettled waits until all replicas are joined to a store that gives slots
+// out, and know each other.
+func (f *faultWorld) waitSettled(t testing.TB) {
+	t.Helper()
+	for _, r := range f.replicas {
+		r.waitReady(t)
+	}
+	eventually(t, 2*patience, func() string {
+		for _, r := range f.replicas {
+			if st := r.status(t).Store; !st.Joined || st.Young || st.Holders != len(f.replicas) {
+				return fmt.Sprintf("%s and its store: %+v, want %d holders", r.name, st, len(f.replicas))
+			}
+		}
+		return ""
+	})
+}
+
+// birth returns the identity of the store's data, "" if it has none.
+func (f *faultWorld) birth(t testing.TB) string {
+	b, err := f.db.HGet(t.Context(), rosterKey, "birth").Result()
+	if err != nil && err != redis.Nil { //nolint:errorlint // go-redis returns it bare
+		return "unknown: " + err.Error()
+	}
+	return b
+}
+
+// waitReborn waits until the store has data again that is not of that birth.
+func (f *faultWorld) waitReborn(t testing.TB, before string) {
+	t.Helper()
+	eventually(t, patience, func() string {
+		if b := f.birth(t); b == before || b == "" || strings.HasPrefix(b, "unknown") {
+			return fmt.Sprintf("the store's data is of birth %q, was %q", b, before)
+		}
+		return ""
+	})
+}
+
+// trial is one time under load. Everything that it checks at its end holds for
+// all of that time.
+type trial struct {
+	*faultWorld
+	t       *testing.T
+	began   time.Duration
+	stop    chan struct{}
+	working sync.WaitGroup
+	replies [3]atomic.Int64 // granted, failure, notAllowed
+	audits  int
+	trouble atomic.Pointer[string]          // what the auditor found first
+	excused func(target int, s proven) bool // keep: sessions of holders that were cut off
+	excess  []int                           // by target: how many of them there were
+	atEnd   []func()                        // further checks
+}
+
+// underLoad keeps all limits full while fault does its worst, and checks that
+// no more than the limit could ever relay, that the counts in the store added
+// up all the time, and that afterwards the limit can be filled exactly, again,
+// with nothing left behind.
+func (f *faultWorld) underLoad(t *testing.T, fault func(r *trial)) {
+	t.Helper()
+	f.truth.next()
+	r := &trial{faultWorld: f, t: t, began: f.truth.now(), stop: make(chan struct{}), excess: make([]int, len(f.targets))}
+	for i := range f.replicas {
+		for target := range f.targets {
+			for n := range 3 {
+				r.working.Go(func() { r.work(i, target, n) })
+			}
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	r.working.Go(func() { r.audit(ctx) })
+	func() {
+		defer func() { close(r.stop); cancel(); r.working.Wait() }()
+		r.saturated(nil)
+		fault(r)
+		r.recovered()
+	}()
+	r.judge()
+	f.refill(t)
+}
+
+// work is one client, and then the next: they ask one replica for one target.
+// The first of each place stays to the end, so that there is always somebody
+// who has much to lose.
+func (r *trial) work(replica, target, n int) {
+	dice := rand.New(rand.NewPCG(r.seed, uint64(replica*100+target*10+n)))
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	for {
+		select {
+		case <-r.stop:
+			return
+		case <-pause.C:
+		}
+		asked := r.truth.now()
+		a := (client{proxy: r.socks[replica]}).connect(r.targets[target].String())
+		if a.reply >= 0 && a.reply < len(r.replies) {
+			r.replies[a.reply].Add(1)
+		}
+		if a.Conn != nil {
+			most := 30*time.Millisecond + time.Duration(dice.Int64N(int64(300*time.Millisecond)))
+			if n == 0 {
+				most = time.Hour
+			}
+			r.truth.hold(r.truth.admitted(target, replica, asked), a.Conn, most, r.stop)
+		}
+		pause.Reset(10*time.Millisecond + time.Duration(dice.Int64N(int64(40*time.Millisecond))))
+	}
+}
+
+// saturated waits until each limit is full of sessions that pass the filter,
+// all of them able to relay at one moment from now on.
+func (r *trial) saturated(filter func(proven) bool) (took time.Duration) {
+	r.t.Helper()
+	since := r.truth.now()
+	eventually(r.t, 2*patience, func() string {
+		for i, limit := range r.limits {
+			if n, _ := most(r.truth.spans(i, filter), since); n < limit {
+				return fmt.Sprintf("target %d: at most %d relay, want %d", i, n, limit)
+			}
+		}
+		return ""
+	})
+	return r.truth.now() - since
+}
+
+// recovered waits until all is well again: the store gives slots out, new
+// sessions get them, and the limits are full.
+func (r *trial) recovered() {
+	r.t.Helper()
+	r.waitSettled(r.t)
+	since := r.truth.now()
+	eventually(r.t, patience, func() string {
+		for i := range r.targets {
+			if len(r.truth.some(i, func(s proven) bool { return s.asked > since })) == 0 {
+				return fmt.Sprintf("target %d: nobody is admitted", i)
+			}
+		}
+		return ""
+	})
+	r.saturated(nil)
+}
+
+// last lets the load go on for a time.
+func (r *trial) last(d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-r.t.Context().Done():
+	}
+}
+
+// endedBy checks, when all is known, that no session of a replica (-1: of any)
+// that was let in before could relay after.
+func (r *trial) endedBy(at time.Duration, replica int, before time.Duration) {
+	r.atEnd = append(r.atEnd, func() {
+		for i := range r.targets {
+			for _, s := range r.truth.some(i, func(s proven) bool { return replica < 0 || s.replica == replica }) {
+				if s.from < before && s.until > at {
+					r.t.Errorf("session %d of target %d on replica %d could relay %v after its fence",
+						s.id, i, s.replica+1, s.until-at)
+				}
+			}
+		}
+	})
+}
+
+// someSurvive checks, when all is known, that a session of a replica (-1: of
+// any) could relay before and after a time of trouble.
+func (r *trial) someSurvive(replica int, from, until time.Duration) {
+	r.atEnd = append(r.atEnd, func() {
+		n := 0
+		for i := range r.targets {
+			n += len(r.truth.some(i, func(s proven) bool {
+				return (replica < 0 || s.replica == replica) && s.from <= from && s.until >= until
+			}))
+		}
+		r.t.Logf("%d sessions survived", n)
+		if n == 0 {
+			r.t.Errorf("no session outlived %v", until-from)
+		}
+	})
+}
+
+// judge checks what holds for the whole run.
+func (r *trial) judge() {
+	r.t.Helper()
+	for _, check := range r.atEnd {
+		check()
+	}
+	for i, limit := range r.limits {
+		n, at := most(r.truth.spans(i, func(s proven) bool { return r.excused == nil || !r.excused(i, s) }), r.began)
+		if n > limit {
+			r.t.Errorf("target %d: %d sessions could relay %v after the start, the limit is %d", i, n, at-r.began, limit)
+		}
+		all, at := most(r.truth.spans(i, nil), r.began)
+		if all > limit+r.excess[i] {
+			r.t.Errorf("target %d: %d sessions could relay %v after the start, the limit is %d and those cut off had %d",
+				i, all, at-r.began, limit, r.excess[i])
+		}
+	}
+	if trouble := r.trouble.Load(); trouble != nil {
+		r.t.Errorf("the store: %s", *trouble)
+	}
+	if r.audits == 0 {
+		r.t.Error("the store's counts were never looked at")
+	}
+	r.t.Logf("%d granted, %d full, %d without an answer of the store; %d looks at the counts",
+		r.replies[granted].Load(), r.replies[notAllowed].Load(), r.replies[failure].Load(), r.audits)
+	for i, rep := range r.replicas {
+		if code, ended := rep.proc.ended(); ended {
+			r.t.Fatalf("replica %d ended with code %d", i+1, code)
+		}
+	}
+}
