@@ -12,7 +12,8 @@ import (
 
 // mutation takes one mechanism out of the source. Something must then fail:
 // the simulation, within its fixed number of schedules, or another test of
-// this package.
+// this package; or, for what another mechanism makes up for in every schedule
+// (a second line), the suite of the contract on the model.
 type mutation struct {
 	name     string
 	file     string // below the module's root
@@ -61,10 +62,13 @@ var mutations = []mutation{
 		"if s.m != nil && s.t == nil {\n\t\ts.t = &totals{birth: s.m.birth, count: map[string]int64{}, notes: map[string][]string{}}\n\t}\n" +
 			"\tif s.m == nil || s.m.birth != b.New.Birth || r == nil {"},
 	{"no run id in the store", shardGo, "|| s.m.run != j.RunID {", "{"},
-	{"a reap of any token", shardGo, "if target.Token != q.Token {", "if false {"},
+	{"a reap of any token", shardGo, "if target.Token != q.Token {\n\t\treturn store.No, nil\n\t}", "q.Token = target.Token"},
 	{"counts cleared at a join", shardGo, "if j.Last.Birth == s.m.birth {\n\t\t\treturn true", "if false {\n\t\t\treturn true"},
 	{"an unanswered join counts twice", shardGo, "s.t.add(c, -n)", "_, _ = c, n"},
 	{"no settings check", shardGo, "s.m.settings != j.Settings && s.m.hasOther(j.Holder)", "false"},
+	{"a young store grows", entriesGo, "if s.m.young || how.more {\n\t\tfree = min(free, 0)", "if how.more {\n\t\tfree = min(free, 0)"},
+	{"strict claims above the maximum", entriesGo, "floor = min(e.Live, own+max(0, room))", "floor = e.Live + 0*room"},
+	{"one pass", entriesGo, "\t\ts.shrink(holder, e, held)\n\t}\n\tfor _, e := range entries {\n", "\t\ts.shrink(holder, e, held)\n"},
 	{"the rule's total is not moved", entriesGo, "[]string{counter, store.RuleOf(counter)}", "[]string{counter}"},
 	{"no note", entriesGo, "s.t.note(l.name, holder)", "_ = l"},
 	{"a note of one name", entriesGo, "names = append(names, h)", "_ = h"},
@@ -118,7 +122,7 @@ func runMutated(t *testing.T, root string, m mutation) string {
 	if err := os.WriteFile(overlayFile, overlay, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), "go", "test", "-overlay", overlayFile, "-count=1", "-vet=off", "-failfast", "-timeout=120s", "./limiter")
+	cmd := exec.CommandContext(t.Context(), "go", "test", "-overlay", overlayFile, "-count=1", "-vet=off", "-failfast", "-timeout=120s", "./limiter", "./store/memstore")
 	cmd.Dir = root
 	out, err := cmd.CombinedOutput()
 	if strings.Contains(string(out), "[build failed]") {

@@ -27,6 +27,7 @@ type mix struct {
 	name                         string
 	lose, late, double           float64 // per message
 	pause, crash, partition      float64
+	blackout                     float64
 	flush, drop, restart, goBack float64
 }
 
@@ -37,6 +38,7 @@ var mixes = []mix{
 	{name: "pauses", pause: 0.7, late: 0.05},
 	{name: "crashes", crash: 0.4, lose: 0.05},
 	{name: "partitions", partition: 0.5, late: 0.1},
+	{name: "blackouts", blackout: 0.3, late: 0.05},
 	{name: "flush", flush: 0.2, lose: 0.03, late: 0.1},
 	{name: "evictions", drop: 0.2, late: 0.1},
 	{name: "restarts", restart: 0.15, lose: 0.03, late: 0.1, double: 0.1},
@@ -153,7 +155,8 @@ func (w *world) storm() {
 	w.fault(m.pause, w.pause)
 	w.fault(m.crash, w.crash)
 	w.fault(m.partition, w.partition)
-	w.fault(m.flush, func() { w.data.Flush(); w.forgetBirth() })
+	w.fault(m.blackout, w.blackout)
+	w.fault(m.flush, w.flush)
 	w.fault(m.drop, w.drop)
 	w.fault(m.restart, func() { w.restart(memstore.Snapshot{}) })
 	w.fault(m.goBack, func() { w.restart(w.saved) })
@@ -226,11 +229,32 @@ func (w *world) outage(most time.Duration) time.Duration {
 	return w.upTo(most)
 }
 
+// partition cuts some nodes off. If the store loses its data at all, it often
+// does so when one comes back: with who was cut off there first.
 func (w *world) partition() {
 	for _, n := range w.nodes {
 		if w.chance(0.5) {
 			n.cut = w.now + w.outage(3*simTTL)
+			if w.chance(5 * w.mix.flush) {
+				w.after(n.cut-w.now, w.flush)
+			}
 		}
+	}
+}
+
+// blackout cuts all nodes off for the same time: an outage that all see, which
+// must leave no session too many even where they live on.
+func (w *world) blackout() {
+	until := w.now + w.outage(2*simTTL)
+	for _, n := range w.nodes {
+		n.cut = until
+	}
+}
+
+func (w *world) flush() {
+	if !w.calm {
+		w.data.Flush()
+		w.forgetBirth()
 	}
 }
 
@@ -459,10 +483,8 @@ func (n *node) settleSessions() {
 		}
 	})
 	n.sessions = slices.DeleteFunc(n.sessions, func(s *simSession) bool { return s.slot.ended })
-	if n.h.phase != live && n.h.phase != reclaiming || n.h.lease.passed(n.clock()) {
-		for _, s := range n.sessions {
-			s.excused = true
-		}
+	for _, s := range n.sessions {
+		s.excused = s.excused || s.slot.counter.lease.Load().passed(n.clock())
 	}
 }
 
@@ -499,11 +521,11 @@ func (n *node) mayRelay(s *simSession) bool {
 func (w *world) check() {
 	var count [len(simLimits)]int64
 	for _, n := range w.nodes {
-		if !w.strict && (w.now < n.paused || w.now < n.cut) {
+		if !w.strict && w.mix.blackout == 0 && (w.now < n.paused || w.now < n.cut) {
 			continue // cut off, or about to find out that it was
 		}
 		for _, s := range n.sessions {
-			if n.mayRelay(s) && (w.strict || !s.excused) {
+			if n.mayRelay(s) && (w.strict || !s.excused || w.mix.blackout > 0) {
 				count[s.limit]++
 			}
 		}
