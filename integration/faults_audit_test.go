@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -94,6 +95,22 @@ func (l ledger) counts() (totals, sums map[string]int) {
 	return totals, sums
 }
 
+// byLimit returns the totals of the world's limits, which are its rules in
+// order, and an error if others are counted.
+func (l ledger) byLimit(limits int) ([]int, error) {
+	all := make([]int, limits)
+	totals, _ := l.counts()
+	for counter, n := range totals {
+		_, rule, _ := strings.Cut(counter, "/s")
+		i, err := strconv.Atoi(rule)
+		if err != nil || i < 1 || i > limits {
+			return nil, fmt.Errorf("a counter %q that belongs to no rule", counter)
+		}
+		all[i-1] = n
+	}
+	return all, nil
+}
+
 // trouble says why the counts do not add up, "" if they do: each script leaves
 // them so.
 func (l ledger) trouble() string {
@@ -147,15 +164,8 @@ func (f *faultWorld) refill(t *testing.T) {
 		if err != nil || !l.whole() || len(l.own) != len(f.replicas) {
 			return fmt.Sprintf("the store's data: %+v %v", l, err)
 		}
-		totals, _ := l.counts()
-		for counter, n := range totals {
-			_, rule, _ := strings.Cut(counter, "/s")
-			if i, err := strconv.Atoi(rule); err != nil || n != f.limits[i-1] {
-				return fmt.Sprintf("counter %s stands at %d, limits are %v", counter, n, f.limits)
-			}
-		}
-		if len(totals) != len(f.limits) {
-			return fmt.Sprintf("counters %v, want one for each of %d rules", totals, len(f.limits))
+		if counted, err := l.byLimit(len(f.limits)); err != nil || !slices.Equal(counted, f.limits) {
+			return fmt.Sprintf("the store counts %v, limits are %v: %v", counted, f.limits, err)
 		}
 		return l.trouble()
 	})
@@ -223,6 +233,10 @@ func (f *faultWorld) waitEmpty(t *testing.T) {
 		}
 		if totals, sums := l.counts(); len(totals)+len(sums) > 0 {
 			return fmt.Sprintf("without a session the store counts %v, its holders %v", totals, sums)
+		}
+		keys, err := f.db.Keys(t.Context(), "usher:*").Result()
+		if err != nil || len(keys) != 2+len(l.own) {
+			return fmt.Sprintf("keys %v of %d holders %v", keys, len(l.own), err)
 		}
 		return ""
 	})

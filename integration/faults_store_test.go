@@ -117,9 +117,15 @@ func flushed(r *trial) {
 	r.waitReborn(r.t, before)
 }
 
-// oneKeyLost deletes each kind of key in turn.
+// oneKeyLost deletes each kind of key in turn, when all holders build on it.
 func oneKeyLost(r *trial) {
 	for _, which := range []string{rosterKey, totalsKey, ledgerKey} {
+		eventually(r.t, patience, func() string {
+			if l, err := readLedger(r.t.Context(), r.db); err != nil || !l.whole() || len(l.own) != len(r.replicas) {
+				return fmt.Sprintf("not all holders have joined: %+v %v", l, err)
+			}
+			return ""
+		})
 		before := r.birth(r.t)
 		if which == ledgerKey {
 			names, err := r.db.Keys(r.t.Context(), ledgerKey+"*").Result()

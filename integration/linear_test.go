@@ -1,0 +1,445 @@
+package integration
+
+import (
+	"cmp"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+
+	"usher/store"
+)
+
+// What clients do to a limit, and see of it. The limit is linearizable if each
+// of these has a moment between its call and its return at which it happened,
+// to one counter.
+type step int
+
+const (
+	admit        step = iota // answered: granted
+	refuse                   // answered: the limit is reached
+	release                  // a session ended, and its end became known to the store
+	maybeAdmit               // no answer: it may have counted, for a while
+	maybeRelease             // the end of that, if so
+	count                    // the store's count, read while nothing was under way
+)
+
+func (s step) String() string {
+	return [...]string{"admit", "refuse", "release", "maybe admit", "maybe release", "count"}[s]
+}
+
+// act is one step on one limit.
+type act struct {
+	limit, max int
+	step       step
+	counted    int // count
+}
+
+// tally is the state of a limit: sessions, and those of them whose client had
+// no answer.
+type tally struct{ sessions, unknown int }
+
+// linearly returns what a limit may be after act, nothing if act is impossible.
+func (s tally) linearly(a act) (next []any) {
+	switch a.step {
+	case admit:
+		if s.sessions < a.max {
+			next = append(next, tally{s.sessions + 1, s.unknown})
+		}
+	case refuse:
+		if s.sessions == a.max {
+			next = append(next, s)
+		}
+	case release:
+		if s.sessions > s.unknown {
+			next = append(next, tally{s.sessions - 1, s.unknown})
+		}
+	case maybeAdmit:
+		next = append(next, s)
+		if s.sessions < a.max {
+			next = append(next, tally{s.sessions + 1, s.unknown + 1})
+		}
+	case maybeRelease:
+		next = append(next, s)
+		if s.unknown > 0 {
+			next = append(next, tally{s.sessions - 1, s.unknown - 1})
+		}
+	case count:
+		if s.sessions == a.counted && s.unknown == 0 {
+			next = append(next, s)
+		}
+	}
+	return next
+}
+
+var limitModel = porcupine.NondeterministicModel{
+	Partition: func(history []porcupine.Operation) [][]porcupine.Operation {
+		parts := map[int][]porcupine.Operation{}
+		for _, o := range history {
+			limit := o.Input.(act).limit
+			parts[limit] = append(parts[limit], o)
+		}
+		var all [][]porcupine.Operation
+		for _, p := range parts {
+			all = append(all, p)
+		}
+		return all
+	},
+	Init: func() []any { return []any{tally{}} },
+	Step: func(state, input, _ any) []any { return state.(tally).linearly(input.(act)) },
+	DescribeOperation: func(input, _ any) string {
+		a := input.(act)
+		return fmt.Sprintf("%s %d", a.step, a.counted)
+	},
+}
+
+// linearizable reports whether a history is possible. It is an error of the
+// test if that cannot be found out within a time.
+func linearizable(t testing.TB, history []porcupine.Operation) bool {
+	t.Helper()
+	result := porcupine.CheckOperationsTimeout(limitModel.ToModel(), history, patience)
+	if result == porcupine.Unknown {
+		t.Fatalf("a history of %d operations is too long to check", len(history))
+	}
+	return result == porcupine.Ok
+}
+
+// recorder writes a history of steps on several limits.
+type recorder struct {
+	begin time.Time
+	max   []int
+
+	mu   sync.Mutex
+	done []porcupine.Operation
+	open []porcupine.Operation // that end when it is known that they have happened
+}
+
+func (h *recorder) now() int64 { return time.Since(h.begin).Nanoseconds() }
+
+// add takes note of a step that began at call and is over.
+func (h *recorder) add(limit int, s step, counted int, call int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.done = append(h.done, h.operation(limit, s, counted, call))
+}
+
+// later takes note of one that has its effect some time from call on.
+func (h *recorder) later(limit int, s step, call int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.open = append(h.open, h.operation(limit, s, 0, call))
+}
+
+func (h *recorder) operation(limit int, s step, counted int, call int64) porcupine.Operation {
+	return porcupine.Operation{
+		ClientId: len(h.done) + len(h.open), Input: act{limit, h.max[limit], s, counted}, Call: call, Return: h.now(),
+	}
+}
+
+func (h *recorder) anybodyUnanswered() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.ContainsFunc(h.open, func(o porcupine.Operation) bool { return o.Input.(act).step == maybeAdmit })
+}
+
+// settled ends what was open: all of it has happened by now.
+func (h *recorder) settled() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, o := range h.open {
+		o.Return = h.now()
+		h.done = append(h.done, o)
+	}
+	h.open = nil
+}
+
+// history is what clients of a world did and saw.
+type history struct {
+	*faultWorld
+	recorder
+	t *testing.T
+
+	mu   sync.Mutex
+	live [][]placed   // sessions, by limit
+	lost map[int]bool // replicas that were killed
+}
+
+// placed is a session and the replica that relays it.
+type placed struct {
+	answer
+	replica int
+}
+
+// round lets clients of each limit act at the same time, twice each, and then
+// waits until the store knows of all they did.
+func (h *history) round(dice *rand.Rand, meanwhile func()) {
+	h.t.Helper()
+	const clients = 5
+	seeds := make([]uint64, len(h.limits)*clients)
+	for i := range seeds {
+		seeds[i] = dice.Uint64()
+	}
+	together(len(seeds)+1, func(i int) {
+		if i == len(seeds) {
+			meanwhile()
+			return
+		}
+		own := rand.New(rand.NewPCG(seeds[i], 0))
+		for range 2 {
+			if limit := i % len(h.limits); own.IntN(5) < 2 {
+				h.end(own, limit)
+			} else {
+				h.ask(limit, own.IntN(len(h.replicas)))
+			}
+		}
+	})
+	h.quiesce()
+}
+
+// ask asks a replica for a session.
+func (h *history) ask(limit, replica int) {
+	call := h.now()
+	a := (client{proxy: h.socks[replica]}).connect(h.targets[limit].String())
+	switch a.reply {
+	case granted:
+		h.add(limit, admit, 0, call)
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.live[limit] = append(h.live[limit], placed{a, replica})
+	case notAllowed:
+		h.add(limit, refuse, 0, call)
+	case failure, noReply:
+		h.later(limit, maybeAdmit, call)
+		h.later(limit, maybeRelease, call)
+	default:
+		h.t.Errorf("reply %d %v", a.reply, a.err)
+	}
+}
+
+// end ends a session, if there is one.
+func (h *history) end(dice *rand.Rand, limit int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if n := len(h.live[limit]); n > 0 {
+		i := dice.IntN(n)
+		h.later(limit, release, h.now())
+		h.live[limit][i].Close()
+		h.live[limit] = slices.Delete(h.live[limit], i, i+1)
+	}
+}
+
+// kill kills a replica: its sessions end some time from now on.
+func (h *history) kill(replica int) {
+	call := h.now()
+	h.replicas[replica].kill()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.lost[replica] = true
+	h.bury(call)
+}
+
+// bury takes the sessions of killed replicas off the list.
+func (h *history) bury(call int64) {
+	for limit := range h.live {
+		h.live[limit] = slices.DeleteFunc(h.live[limit], func(p placed) bool {
+			if h.lost[p.replica] {
+				h.later(limit, release, call)
+				p.Close()
+			}
+			return h.lost[p.replica]
+		})
+	}
+}
+
+// quiesce waits until the store counts exactly the sessions that live, and
+// what was open can have no effect any more. For those that had no answer that
+// takes two batches of each holder since then: the first may have been on its
+// way already, and count them.
+func (h *history) quiesce() {
+	h.t.Helper()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.bury(h.now())
+	batches := uint64(0)
+	if h.anybodyUnanswered() {
+		batches = 2
+	}
+	started := map[string]store.Token{}
+	eventually(h.t, 2*patience, func() string {
+		l, err := readLedger(h.t.Context(), h.db)
+		if err != nil || !l.whole() {
+			return fmt.Sprintf("the store's data: %+v %v", l, err)
+		}
+		if len(l.own) != len(h.replicas)-len(h.lost) {
+			return fmt.Sprintf("%d replicas on the roster, %d were killed", len(l.own), len(h.lost))
+		}
+		for holder, own := range l.own {
+			token, err := store.ParseToken(own[".t"])
+			if err != nil {
+				h.t.Fatal(err)
+			}
+			if _, known := started[holder]; !known {
+				started[holder] = token
+			}
+			if first := started[holder]; token.Stream == first.Stream && token.Seq < first.Seq+batches {
+				return fmt.Sprintf("holder %s is at %s, was at %s", holder, token, first)
+			}
+		}
+		counted, err := l.byLimit(len(h.limits))
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		for i, n := range counted {
+			if n != len(h.live[i]) {
+				return fmt.Sprintf("the store counts %v, of limit %d there are %d: %s", counted, i, len(h.live[i]), l.trouble())
+			}
+		}
+		return l.trouble()
+	})
+	h.settled()
+	for i := range h.limits { // nothing is under way: as read, so it is still
+		h.add(i, count, len(h.live[i]), h.now())
+	}
+}
+
+// TestLinearizable checks the histories of clients of several replicas, first
+// on a good network, then on a bad one, then with a replica killed.
+func TestLinearizable(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes half a minute")
+	}
+	t.Parallel()
+	// Long leases: a replica that is cut off for longer stands above the limit
+	// in keep mode, which is no linearizable history, and not meant to be one.
+	f := newFaultWorld(t, faultOptions{net: 4, limits: []int{2, 3}, env: map[string]string{
+		"USHER_LEASE_TTL": "4s", "USHER_STORE_WAIT": "1s",
+	}})
+	h := &history{
+		faultWorld: f, t: t, recorder: recorder{begin: time.Now(), max: f.limits},
+		live: make([][]placed, len(f.limits)), lost: map[int]bool{},
+	}
+	t.Cleanup(func() {
+		for _, sessions := range h.live {
+			for _, s := range sessions {
+				s.Close()
+			}
+		}
+	})
+	dice := rand.New(rand.NewPCG(f.seed, 2))
+	nothing := func() {}
+	for range 10 {
+		h.round(dice, nothing)
+	}
+	for _, p := range f.proxies {
+		p.set(mix{cutBefore: 0.06, cutAfter: 0.06, late: 0.06, blackHole: 0.02, delayed: 0.06})
+	}
+	for range 10 {
+		h.round(dice, nothing)
+	}
+	var did [faultKinds]int
+	for _, p := range f.proxies {
+		p.set(mix{})
+		for k, n := range p.counts() {
+			did[k] += n
+		}
+	}
+	h.round(dice, func() { h.kill(2) })
+	h.round(dice, nothing)
+
+	steps := map[step]int{}
+	for _, o := range h.done {
+		steps[o.Input.(act).step]++
+	}
+	t.Logf("%d operations on %d limits: %v; faults %v", len(h.done), len(f.limits), steps, did)
+	if did[cutBefore] == 0 || did[cutAfter] == 0 || did[late] == 0 {
+		t.Error("the bad network was a good one")
+	}
+	for _, s := range []step{admit, refuse, release, count} {
+		if steps[s] == 0 {
+			t.Errorf("the history has no step of the kind: %s", s)
+		}
+	}
+	if !linearizable(t, h.done) {
+		t.Errorf("not linearizable: %s", tell(h.done))
+	}
+	for name, wrong := range h.falsified() {
+		if linearizable(t, wrong) {
+			t.Errorf("a wrong history passes: %s", name)
+		}
+	}
+}
+
+// falsified returns the history with one lie each.
+func (h *history) falsified() map[string][]porcupine.Operation {
+	all := map[string][]porcupine.Operation{}
+	change := func(name string, from, to step) {
+		for i, o := range h.done {
+			if a := o.Input.(act); a.step == from {
+				a.step = to
+				wrong := slices.Clone(h.done)
+				wrong[i].Input = a
+				all[name] = wrong
+			}
+		}
+	}
+	change("one more was admitted", refuse, admit)
+	change("one that was admitted was refused", admit, refuse)
+	change("a session ended and its slot was never free", release, refuse)
+	return all
+}
+
+// tell writes a history for people, in the order in which its steps began.
+func tell(history []porcupine.Operation) string {
+	sorted := slices.Clone(history)
+	slices.SortFunc(sorted, func(a, b porcupine.Operation) int { return cmp.Compare(a.Call, b.Call) })
+	var b strings.Builder
+	for _, o := range sorted {
+		a := o.Input.(act)
+		fmt.Fprintf(&b, "\nlimit %d of %d: %s %d, %v to %v",
+			a.limit, a.max, a.step, a.counted, time.Duration(o.Call), time.Duration(o.Return))
+	}
+	return b.String()
+}
+
+// TestLimitModel holds the model, and so the check, to histories that are
+// known to be right or wrong.
+func TestLimitModel(t *testing.T) {
+	type at struct {
+		step       step
+		call, back int64
+	}
+	for _, c := range []struct {
+		name    string
+		max     int
+		history []at
+		want    bool
+	}{
+		{"one after the other", 1, []at{{admit, 0, 1}, {release, 2, 3}, {admit, 4, 5}}, true},
+		{"two at a limit of one", 1, []at{{admit, 0, 1}, {admit, 2, 3}}, false},
+		{"two at once at a limit of one", 1, []at{{admit, 0, 9}, {admit, 0, 9}}, false},
+		{"the end of one overlaps the next", 1, []at{{admit, 0, 1}, {release, 2, 5}, {admit, 3, 4}}, true},
+		{"the end of one comes after the next", 1, []at{{admit, 0, 1}, {release, 5, 6}, {admit, 3, 4}}, false},
+		{"refused when full", 1, []at{{admit, 0, 1}, {refuse, 2, 3}}, true},
+		{"refused with room", 2, []at{{admit, 0, 1}, {refuse, 2, 3}}, false},
+		{"refused before it was full", 1, []at{{refuse, 0, 1}, {admit, 2, 3}}, false},
+		{"refused while it became full", 1, []at{{refuse, 0, 3}, {admit, 2, 4}}, true},
+		{"refused after a slot was free", 1, []at{{admit, 0, 1}, {release, 2, 3}, {refuse, 4, 5}}, false},
+		{"refused for one without an answer", 1, []at{{maybeAdmit, 0, 9}, {maybeRelease, 0, 9}, {refuse, 4, 5}}, true},
+		{"refused after nobody was counted", 1, []at{{maybeAdmit, 0, 3}, {maybeRelease, 0, 3}, {count, 4, 5}, {refuse, 6, 7}}, false},
+		{"nobody's session ended", 1, []at{{release, 0, 1}}, false},
+		{"an end counted twice", 2, []at{{admit, 0, 1}, {release, 2, 3}, {release, 4, 5}}, false},
+	} {
+		var history []porcupine.Operation
+		for _, o := range c.history {
+			history = append(history, porcupine.Operation{Input: act{max: c.max, step: o.step}, Call: o.call, Return: o.back})
+		}
+		if got := linearizable(t, history); got != c.want {
+			t.Errorf("%s: linearizable %v, want %v", c.name, got, c.want)
+		}
+	}
+}
