@@ -4,6 +4,8 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"usher/store"
 )
 
 // counter is a row of the holder's table: the truth about live sessions, and
@@ -135,6 +137,26 @@ func (h *holder) answer(c *counter, a answer) {
 	c.waiters[0] = nil
 	c.waiters = c.waiters[1:]
 	w.done <- a
+}
+
+// admitAlone admits by what this replica knows itself.
+func (h *holder) admitAlone(limit Limit) (*slot, error) {
+	c := h.counterOf(limit)
+	rule, ruleLive := store.RuleOf(c.name), int64(0)
+	for name, other := range h.counters {
+		if rule != "" && store.RuleOf(name) == rule {
+			ruleLive += other.live
+		}
+	}
+	if c.max != store.NoLimit && c.live >= c.max || c.ruleMax != store.NoLimit && ruleLive >= c.ruleMax {
+		h.drop(c)
+		return nil, ErrFull
+	}
+	c.over = true // as far as we know: nothing is handed on before the store has counted it
+	s := h.occupy(c)
+	s.alone = true
+	h.enqueue(c)
+	return s, nil
 }
 
 // withdraw takes a waiter back that nobody answered; it reports false if

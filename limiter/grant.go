@@ -18,6 +18,7 @@ type Grant struct {
 type slot struct {
 	shard   *shard
 	counter *counter
+	alone   bool        // admitted without the store
 	ended   bool        // released or taken away; guarded by shard.mu
 	dead    atomic.Bool // taken away
 	lost    chan struct{}
@@ -64,6 +65,10 @@ func (g *Grant) Valid() bool {
 	}
 	return !s.dead.Load() && !s.counter.lease.Load().passed(g.limiter.now())
 }
+
+// Confirmed reports whether the store was asked: it is false for what
+// Options.AdmitAlone let in.
+func (g *Grant) Confirmed() bool { return g.slot == nil || !g.slot.alone }
 
 // Lost is closed when the slot was taken away. It only wakes what is blocked;
 // Valid is what decides.

@@ -69,6 +69,11 @@ type Options struct {
 	Strict bool
 	// StoreWait is how long an admission waits for the store before it fails.
 	StoreWait time.Duration
+	// AdmitAlone admits, after the wait, what the store could not be asked
+	// about, up to the limit on this replica's own sessions alone. The store is
+	// told of them later; until then there may be too many over all replicas.
+	// It has no effect with Strict, whose promise it would break.
+	AdmitAlone bool
 	// Observe, if set, is told of every request to the store. It is called
 	// from several goroutines.
 	Observe func(op string, took time.Duration, err error)

@@ -616,3 +616,39 @@ func TestClaimsStayOnTheOldFence(t *testing.T) {
 		s.up()
 	})
 }
+
+func TestStoreDownAdmit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newLink()
+		way := s.fork()
+		alone := func(o *limiter.Options) { o.AdmitAlone = true }
+		a, b := start(t, s, alone), start(t, way, alone)
+		mature(t, a, b)
+		if g := admit(t, a, 2); !g.Confirmed() {
+			t.Error("an admission by the store is not confirmed")
+		}
+		s.down()
+		way.down()
+		begin := time.Now()
+		first := admit(t, a, 2)
+		if waited := time.Since(begin); waited != 3*time.Second || first.Confirmed() {
+			t.Errorf("admitted after %v, confirmed %v; want the store wait, and not", waited, first.Confirmed())
+		}
+		refused(t, a, 2, limiter.ErrFull) // by its own count
+		tooMany := admit(t, b, 2)
+		time.Sleep(2 * ttl)
+		s.up()
+		way.up()
+		mature(t, a, b)
+		time.Sleep(ttl / 2)
+		if n := total(a); n != 3 {
+			t.Errorf("total %d, want 3: all are counted now", n)
+		}
+		tooMany.Release()
+		first.Release()
+		time.Sleep(ttl / 5)
+		admit(t, b, 2)
+		refused(t, a, 2, limiter.ErrFull)
+		refused(t, b, 2, limiter.ErrFull)
+	})
+}

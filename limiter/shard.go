@@ -2,6 +2,7 @@ package limiter
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -201,7 +202,7 @@ func (s *shard) admit(ctx context.Context, old *slot, limit Limit) (*slot, error
 		if old != nil {
 			s.rouse()
 		}
-		return got, err
+		return s.orAlone(limit, got, err)
 	}
 	s.send(context.WithoutCancel(ctx), true)
 	timer := time.NewTimer(wait)
@@ -212,8 +213,21 @@ func (s *shard) admit(ctx context.Context, old *slot, limit Limit) (*slot, error
 	case <-ctx.Done():
 		return nil, s.giveUp(w, ctx.Err())
 	case <-timer.C:
-		return nil, s.giveUp(w, nil)
+		return s.orAlone(limit, nil, s.giveUp(w, nil))
 	}
+}
+
+// orAlone is what becomes of an admission that the store could not be asked about.
+func (s *shard) orAlone(limit Limit, got *slot, err error) (*slot, error) {
+	o := s.limiter.options
+	if !o.AdmitAlone || o.Strict || !errors.Is(err, ErrUnavailable) && !errors.Is(err, ErrYoung) {
+		return got, err
+	}
+	s.mu.Lock()
+	got, err = s.holder.admitAlone(limit)
+	s.mu.Unlock()
+	s.rouse()
+	return got, err
 }
 
 // giveUp withdraws a waiter. An answer that came at the last moment is given back.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"usher/limiter"
 	"usher/proxy/rules"
 	"usher/proxy/socks"
 )
@@ -15,6 +16,7 @@ import (
 // clients or targets.
 type Metrics struct {
 	admitted      *prometheus.CounterVec
+	unconfirmed   prometheus.Counter
 	rejected      *prometheus.CounterVec
 	duration      prometheus.Histogram
 	connectErrors *prometheus.CounterVec
@@ -37,7 +39,9 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
 	}
 	m := &Metrics{
-		admitted:      counter("usher_sessions_admitted_total", "Sessions that a rule let in and that got its slot.", "rule", "command"),
+		admitted: counter("usher_sessions_admitted_total", "Sessions that a rule let in and that got its slot.", "rule", "command"),
+		unconfirmed: prometheus.NewCounter(prometheus.CounterOpts{Name: "usher_sessions_unconfirmed_total",
+			Help: "Admissions by this replica's own count because the store gave no answer (USHER_STORE_DOWN=admit)."}),
 		rejected:      counter("usher_sessions_rejected_total", "Sessions refused or ended before they were connected, by the last rule that matched.", "rule", "reason"),
 		connectErrors: counter("usher_connect_errors_total", "Admitted sessions whose target could not be reached.", "type"),
 		authAttempts:  counter("usher_auth_attempts_total", "Passwords checked.", "method", "result"),
@@ -51,7 +55,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		m.authAttempts.WithLabelValues("username", result) // 0 is worth showing
 	}
 	if r != nil {
-		r.MustRegister(m, m.admitted, m.rejected, m.connectErrors, m.authAttempts, m.duration)
+		r.MustRegister(m, m.admitted, m.unconfirmed, m.rejected, m.connectErrors, m.authAttempts, m.duration)
 	}
 	return m
 }
@@ -77,8 +81,11 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(bytesDesc, prometheus.CounterValue, float64(down), "down", "tcp")
 }
 
-func (m *Metrics) admit(r *rules.Rule, command string) {
+func (m *Metrics) admit(r *rules.Rule, command string, grant *limiter.Grant) {
 	m.admitted.WithLabelValues(r.ID(), command).Inc()
+	if !grant.Confirmed() {
+		m.unconfirmed.Inc()
+	}
 }
 
 func (m *Metrics) auth(ok bool) {

@@ -55,6 +55,9 @@ func (s *session) attrs(err error, o outcome, took time.Duration) []slog.Attr {
 		text("command", commandName(s.request.Command))
 		text("target", s.request.Addr.String())
 	}
+	if s.grant != nil && !s.grant.Confirmed() {
+		attrs = append(attrs, slog.Bool("confirmed", false)) // admitted without the store
+	}
 	if s.dialled.IsValid() {
 		text("dialled", s.dialled.String())
 	}

@@ -32,8 +32,9 @@ type session struct {
 	request    socks.Request // Version 0 until it was read
 	socksRule  *rules.Rule
 	dialled    netip.AddrPort
-	granted    bool         // the client was told that it is connected
-	up, down   atomic.Int64 // bytes relayed to and from the target; others read them
+	grant      *limiter.Grant // nil: nothing was admitted yet
+	granted    bool           // the client was told that it is connected
+	up, down   atomic.Int64   // bytes relayed to and from the target; others read them
 }
 
 // start begins a session.
@@ -77,6 +78,7 @@ func (s *session) run(ctx context.Context) error {
 	}
 	defer grant.Release()
 	defer s.closeClient() // before Release: what is counted must not outlive its slot
+	s.grant = grant
 	target, err := s.open(ctx, grant)
 	if err != nil {
 		s.refuse(err)
@@ -117,7 +119,7 @@ func (s *session) admit(ctx context.Context) (*limiter.Grant, error) {
 		return nil, causeOf(ctx, err)
 	}
 	if !s.probe {
-		s.server.opts.Metrics.admit(s.clientRule, "negotiate")
+		s.server.opts.Metrics.admit(s.clientRule, "negotiate", grant)
 	}
 	return grant, nil
 }
@@ -168,7 +170,7 @@ func (s *session) move(ctx context.Context, grant *limiter.Grant) error {
 		}
 	}
 	s.server.table.move(s, s.socksRule, "connect")
-	s.server.opts.Metrics.admit(s.socksRule, "connect")
+	s.server.opts.Metrics.admit(s.socksRule, "connect", grant)
 	return nil
 }
 

@@ -26,6 +26,7 @@ type config struct {
 	LeaseTTL     time.Duration `env:"USHER_LEASE_TTL" envDefault:"10s" min:"1s" max:"10m" help:"How long a replica that died keeps its slots. The same on all replicas."`
 	LeaseLoss    string        `env:"USHER_LEASE_LOSS" envDefault:"keep" enum:"keep,close" help:"What becomes of limited sessions on a replica that is cut off from the store: keep lets them live, close ends them before their slots can be given to others. The same on all replicas."`
 	StoreWait    time.Duration `env:"USHER_STORE_WAIT" envDefault:"3s" min:"0s" max:"1m" help:"How long a limited session may wait for a store that is slow or away before it is refused."`
+	StoreDown    string        `env:"USHER_STORE_DOWN" envDefault:"refuse" enum:"refuse,admit" help:"What becomes of a limited session when that wait is over: refuse, or admit it if this replica's own sessions are below the limit, so that each replica then holds the limit by itself. admit needs USHER_LEASE_LOSS=keep."`
 	ProxyFrom    prefixes      `env:"USHER_PROXY_PROTOCOL_FROM" help:"Networks of the balancers, separated by commas. They must send a PROXY protocol header (version 1 or 2); nobody else may."`
 	AdminListen  adminAddr     `env:"USHER_ADMIN_LISTEN" envDefault:"127.0.0.1:9090" help:"Address for health checks, metrics and status over HTTP, without a password: keep it private. off opens none."`
 	DrainGrace   time.Duration `env:"USHER_DRAIN_GRACE" envDefault:"3s" min:"0s" max:"10m" help:"After SIGTERM: how long to report not ready and still accept, so that balancers look elsewhere first. At least their check interval times the failures they wait for."`
@@ -118,6 +119,9 @@ func loadConfig(environ map[string]string) (cfg config, warnings []string, err e
 	}
 	if len(problems) == 0 {
 		problems = outOfRange(cfg, vars, environ)
+	}
+	if cfg.StoreDown == "admit" && cfg.LeaseLoss == "close" {
+		problems = append(problems, errors.New("USHER_STORE_DOWN=admit: it breaks what USHER_LEASE_LOSS=close promises; leave one of them out"))
 	}
 	for name := range environ {
 		if strings.HasPrefix(name, "USHER_") && !known[name] {
