@@ -18,7 +18,7 @@ func (c *conn) Join(ctx context.Context, j store.Join) (store.JoinReply, error) 
 		j.Holder, j.RunID, j.Candidate, j.Stream, j.Settings.String(), j.Last.String(),
 		bit(j.Settings.Strict), bit(j.More), j.Space, j.Number,
 	}, j.Entries)
-	reply, err := c.run(ctx, c.scripts.join, c.keys.all(j.Holder), args)
+	reply, err := c.send(ctx, c.scripts.join, c.keys.all(j.Holder), args)
 	if err != nil {
 		return store.JoinReply{}, err
 	}
@@ -46,7 +46,7 @@ func (c *conn) Batch(ctx context.Context, b store.Batch) (store.BatchReply, erro
 		b.Holder, b.New.Birth, b.Prev.String(), b.New.String(),
 		bit(b.Strict), bit(b.More), b.Space, b.Number,
 	}, b.Entries)
-	reply, err := c.run(ctx, c.scripts.batch, c.keys.all(b.Holder), args)
+	reply, err := c.send(ctx, c.scripts.batch, c.keys.all(b.Holder), args)
 	if err != nil {
 		return store.BatchReply{}, err
 	}
@@ -66,7 +66,7 @@ func (c *conn) Batch(ctx context.Context, b store.Batch) (store.BatchReply, erro
 // Reap implements store.Conn.
 func (c *conn) Reap(ctx context.Context, q store.Reap) (store.ReapReply, error) {
 	args := []any{q.Target, q.Birth, q.Token.String(), q.Most}
-	reply, err := c.run(ctx, c.scripts.reap, c.keys.all(q.Target), args)
+	reply, err := c.send(ctx, c.scripts.reap, c.keys.all(q.Target), args)
 	if err != nil {
 		return 0, err
 	}
@@ -89,7 +89,7 @@ func (c *conn) Mature(ctx context.Context, q store.Mature) (bool, error) {
 	for _, h := range q.Gone {
 		args = append(args, h)
 	}
-	reply, err := c.run(ctx, c.scripts.mature, []string{c.keys.roster()}, args)
+	reply, err := c.send(ctx, c.scripts.mature, []string{c.keys.roster()}, args)
 	if err != nil {
 		return false, err
 	}
@@ -106,6 +106,9 @@ func (c *conn) Mature(ctx context.Context, q store.Mature) (bool, error) {
 
 // Observe implements store.Conn: one round trip, no script.
 func (c *conn) Observe(ctx context.Context, counters []string) (store.Roster, error) {
+	if err := c.inPlace(); err != nil {
+		return store.Roster{}, err
+	}
 	var m *redis.MapStringStringCmd
 	var t *redis.SliceCmd
 	_, err := c.redis.Pipelined(ctx, func(p redis.Pipeliner) error {

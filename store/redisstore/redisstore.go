@@ -11,80 +11,96 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"strings"
-	"time"
 
 	"github.com/redis/go-redis/v9"
-	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"usher/store"
 )
 
-// Store is one cluster of replicas on one Redis. It is safe for concurrent use.
+// Store is one cluster of replicas on one Redis, alone, behind sentinels, or
+// a Redis Cluster. It is safe for concurrent use.
 type Store struct {
-	options *redis.Options
-	cluster string
+	location *location
+	locator  locator
+	cluster  string
 }
 
 var _ store.Store = (*Store)(nil)
 
-// Open returns the store at a URL (redis://, rediss:// or unix://, as
-// go-redis reads them) for the cluster of replicas of that name, which must
-// not contain braces. It does not connect yet.
+// Open returns the store at a URL for the cluster of replicas of that name,
+// which must not contain braces. It does not connect yet, but reads the files
+// that the URL names. Errors never quote a password.
+//
+//	redis://[user:password@]host[:port][/db]                    one server
+//	unix://[user:password@]/path/of/socket[?db=0]               the same
+//	redis+sentinel://[user:password@]host[:port],.../name[/db]  the primary that sentinels know by that name
+//	redis+cluster://[user:password@]host[:port],...             a Redis Cluster, by some of its nodes
+//
+// With rediss instead of redis connections are encrypted; the options ca,
+// cert and key name PEM files, skip_verify=true trusts anybody. Other options:
+// shards (default 1, on a Redis Cluster 16; the same on all replicas), db,
+// protocol (2 or 3), client_name, sentinel_username, sentinel_password.
 func Open(rawURL, cluster string) (*Store, error) {
 	if cluster == "" || strings.ContainsAny(cluster, "{}") {
 		return nil, fmt.Errorf("redisstore: cluster name %q must be non-empty and without braces", cluster)
 	}
-	o, err := redis.ParseURL(rawURL)
+	l, err := parseURL(rawURL)
 	if err != nil {
-		return nil, fmt.Errorf("redisstore: %w", withoutSecrets(err, rawURL))
+		return nil, fmt.Errorf("redisstore: %w", err)
 	}
-	o.MaxRetries = -1   // a silent retry would hide an unknown outcome
-	o.DialerRetries = 1 // the limiter paces its attempts itself
-	o.ContextTimeoutEnabled = true
-	o.DialTimeout = 5 * time.Second // the context of Dial is what bounds it
-	o.ReadTimeout, o.WriteTimeout = -1, -1
-	o.PoolSize, o.MinIdleConns = 1, 0
-	o.DisableIdentity = true // fewer commands for the ACL to allow
-	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
-	return &Store{options: o, cluster: cluster}, nil
-}
-
-// withoutSecrets drops an error's text if it quotes the URL, password and all.
-func withoutSecrets(err error, rawURL string) error {
-	if u, perr := url.Parse(rawURL); perr != nil || u.User != nil && strings.Contains(err.Error(), u.User.String()) {
-		return errors.New("malformed store URL (not shown, it may hold a password)")
+	if _, err := l.files.config(); err != nil {
+		return nil, err
 	}
-	return err
+	s := &Store{location: l, cluster: cluster}
+	switch l.form.kind {
+	case behindSentinels:
+		s.locator = newSentinels(l)
+	case redisCluster:
+		s.locator = newNodes(l)
+	default:
+		s.locator = fixed(l.hosts[0])
+	}
+	return s, nil
 }
 
 // Shards implements store.Store.
-func (*Store) Shards() int { return 1 }
+func (s *Store) Shards() int { return s.location.shards }
 
 // Leased implements store.Store.
 func (*Store) Leased() bool { return true }
 
-// Close implements store.Store: connections are the callers', nothing else is held.
-func (*Store) Close() error { return nil }
+// Close implements store.Store: connections to shards are the callers', those
+// to whom the store asks for the way are its own.
+func (s *Store) Close() error {
+	s.locator.close()
+	return nil
+}
 
-// Dial implements store.Store. Each connection is a client of its own, so
-// that closing it leaves no pooled connection to be picked up by the next.
+// Dial implements store.Store. It asks anew where the shard is, each time.
 func (s *Store) Dial(ctx context.Context, shard int) (store.Conn, error) {
-	o := *s.options
-	client := redis.NewClient(&o)
-	c := &conn{client: client, redis: client.Conn(), keys: keysOf(s.cluster, shard)}
+	keys := keysOf(s.cluster, shard)
+	at, err := s.locator.locate(ctx, keys.roster())
+	if err != nil {
+		return nil, err
+	}
+	l, err := s.location.connect(ctx, at.addr, s.location.login, s.location.db)
+	if err != nil {
+		return nil, fmt.Errorf("redisstore: connecting to %s: %w", at.addr, err)
+	}
+	c := &conn{link: l, keys: keys, at: at, locator: s.locator}
 	if err := c.identify(ctx); err != nil {
-		return nil, errors.Join(err, c.Close())
+		return nil, errors.Join(fmt.Errorf("redisstore: %s: %w", at.addr, err), c.Close())
 	}
 	return c, nil
 }
 
 // conn is one connection to one server process.
 type conn struct {
-	client  *redis.Client
-	redis   *redis.Conn
+	*link
 	keys    keys
+	at      place
+	locator locator
 	runID   string
 	scripts *scripts
 }
@@ -93,23 +109,32 @@ type conn struct {
 func (c *conn) identify(ctx context.Context) error {
 	info, err := c.redis.Info(ctx, "server").Result()
 	if err != nil {
-		return fmt.Errorf("redisstore: reading the server's run id: %w", classify(err))
+		return fmt.Errorf("reading the server's run id: %w", classify(err))
 	}
-	field := func(name string) string {
-		_, rest, _ := strings.Cut(info, "\n"+name+":")
-		value, _, _ := strings.Cut(rest, "\r")
-		return value
+	if c.runID = infoField(info, "run_id"); c.runID == "" {
+		return errors.New("INFO server gave no run_id; the store must be a Redis or Valkey server")
 	}
-	if c.runID = field("run_id"); c.runID == "" {
-		return errors.New("redisstore: INFO server gave no run_id; the store must be a Redis or Valkey server")
-	}
-	c.scripts = scriptsFor(field("redis_version"))
+	c.scripts = scriptsFor(infoField(info, "redis_version"))
 	return nil
 }
 
 func (c *conn) RunID() string { return c.runID }
 
-func (c *conn) Close() error { return errors.Join(c.redis.Close(), c.client.Close()) }
+// inPlace fails if this connection is known to lead to the wrong place.
+func (c *conn) inPlace() error {
+	if c.locator.moved(c.at) {
+		return fmt.Errorf("%w: %s is no longer the primary", store.ErrMoved, c.at.addr)
+	}
+	return nil
+}
+
+// send runs a script, unless it would run in the wrong place.
+func (c *conn) send(ctx context.Context, s *redis.Script, keys []string, args []any) (any, error) {
+	if err := c.inPlace(); err != nil {
+		return nil, err
+	}
+	return c.run(ctx, s, keys, args)
+}
 
 // classify tells errors that say "not executed" from those of unknown outcome.
 func classify(err error) error {

@@ -1,8 +1,10 @@
-// Package redistest starts a real Redis for a test.
+// Package redistest starts real Redis processes for a test: one server, one
+// with TLS, servers behind sentinels, and a Redis Cluster, all on loopback.
 package redistest
 
 import (
 	"bytes"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"os"
@@ -10,56 +12,91 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
-// Server is a redis-server process of the test's own, on loopback.
+// Server is a redis-server or redis-sentinel process of the test's own.
 type Server struct {
-	Addr string
-	t    testing.TB
-	dir  string
-	args []string
-	cmd  *exec.Cmd
-	log  bytes.Buffer
+	Addr    string
+	t       testing.TB
+	command string
+	args    []string
+	tls     *tls.Config // how to reach it, nil without TLS
+	options string      // of its URL
+	cmd     *exec.Cmd
+	log     bytes.Buffer
+	client  *redis.Client
+}
+
+// need skips the test if a command is not installed; in CI it fails.
+func need(t testing.TB, command string) {
+	t.Helper()
+	if _, err := exec.LookPath(command); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatalf("%s is needed in CI: %v", command, err)
+		}
+		t.Skipf("%s is not installed", command)
+	}
 }
 
 // Start starts a server without persistence that ends with the test. Without
 // a redis-server on the path the test is skipped, in CI it fails.
 func Start(t testing.TB, args ...string) *Server {
 	t.Helper()
-	if _, err := exec.LookPath("redis-server"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("redis-server is needed in CI: %v", err)
-		}
-		t.Skip("redis-server is not installed")
+	addr := freeAddr(t)
+	host, port, _ := net.SplitHostPort(addr)
+	return launch(&Server{Addr: addr, t: t, args: append([]string{"--bind", host, "--port", port}, args...)})
+}
+
+// launch fills in what all servers have in common, and starts the process.
+func launch(s *Server) *Server {
+	s.t.Helper()
+	if s.command == "" {
+		s.command = "redis-server"
+		s.args = append(s.args, "--dir", s.t.TempDir(), "--save", "", "--appendonly", "no")
 	}
-	s := &Server{Addr: freeAddr(t), t: t, dir: t.TempDir(), args: args}
+	need(s.t, s.command)
 	s.Start()
-	t.Cleanup(s.Kill)
+	s.t.Cleanup(s.Kill)
 	return s
 }
 
 // URL returns the address as redisstore.Open takes it.
-func (s *Server) URL() string { return "redis://" + s.Addr + "/0" }
+func (s *Server) URL() string {
+	scheme := "redis"
+	if s.tls != nil {
+		scheme = "rediss"
+	}
+	return scheme + "://" + s.Addr + "/0" + s.options
+}
+
+// Client returns a client of the test's own, with all rights.
+func (s *Server) Client() *redis.Client {
+	if s.client == nil {
+		s.client = redis.NewClient(&redis.Options{Addr: s.Addr, TLSConfig: s.tls})
+		s.t.Cleanup(func() { s.client.Close() })
+	}
+	return s.client
+}
 
 // Start starts the process, again after Kill: on the same port, with nothing
 // of the data that it had.
 func (s *Server) Start() {
 	s.t.Helper()
-	host, port, _ := net.SplitHostPort(s.Addr)
-	args := append([]string{"--bind", host, "--port", port, "--dir", s.dir, "--save", "", "--appendonly", "no"}, s.args...)
 	s.log.Reset()
-	s.cmd = exec.Command("redis-server", args...)
+	s.cmd = exec.Command(s.command, s.args...)
 	s.cmd.Stdout, s.cmd.Stderr = &s.log, &s.log
 	if err := s.cmd.Start(); err != nil {
-		s.t.Fatalf("starting redis-server: %v", err)
+		s.t.Fatalf("starting %s: %v", s.command, err)
 	}
 	for deadline := time.Now().Add(10 * time.Second); ; {
-		if answers(s.Addr) {
+		if s.answers() {
 			return
 		}
 		if time.Now().After(deadline) {
 			s.Kill()
-			s.t.Fatalf("redis-server did not answer within 10s:\n%s", s.log.String())
+			s.t.Fatalf("%s did not answer within 10s:\n%s", s.command, s.log.String())
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
@@ -78,17 +115,20 @@ func (s *Server) Kill() {
 // PID returns the process id, for signals.
 func (s *Server) PID() int { return s.cmd.Process.Pid }
 
-func answers(addr string) bool {
-	c, err := net.DialTimeout("tcp", addr, time.Second)
+func (s *Server) answers() bool {
+	c, err := net.DialTimeout("tcp", s.Addr, time.Second)
 	if err != nil {
 		return false
+	}
+	if s.tls != nil {
+		c = tls.Client(c, s.tls)
 	}
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(time.Second))
 	fmt.Fprint(c, "PING\r\n")
 	reply := make([]byte, 5)
 	n, _ := c.Read(reply)
-	return strings.HasPrefix(string(reply[:n]), "+PONG")
+	return strings.HasPrefix(string(reply[:n]), "+PONG") || strings.HasPrefix(string(reply[:n]), "-NOAU")
 }
 
 func freeAddr(t testing.TB) string {
@@ -98,4 +138,15 @@ func freeAddr(t testing.TB) string {
 	}
 	defer l.Close()
 	return l.Addr().String()
+}
+
+// Eventually polls until ok, and fails the test after the time given.
+func Eventually(t testing.TB, within time.Duration, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(within); !ok(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %s: %s", within, what)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 }

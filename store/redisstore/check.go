@@ -1,0 +1,110 @@
+package redisstore
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Check looks at the settings of the servers that count now, and returns what
+// a person should know of them, one sentence each. It connects, and fails if
+// a server cannot be reached.
+func (s *Store) Check(ctx context.Context) (warnings []string, err error) {
+	var asked []string
+	for shard := range s.Shards() {
+		at, err := s.locator.locate(ctx, keysOf(s.cluster, shard).roster())
+		if err != nil {
+			return nil, err
+		}
+		if slices.Contains(asked, at.addr) {
+			continue
+		}
+		asked = append(asked, at.addr)
+		found, err := s.checkServer(ctx, at.addr)
+		if err != nil {
+			return nil, fmt.Errorf("redisstore: looking at %s: %w", at.addr, err)
+		}
+		for _, w := range found {
+			warnings = append(warnings, at.addr+": "+w)
+		}
+	}
+	return warnings, nil
+}
+
+func (s *Store) checkServer(ctx context.Context, addr string) (warnings []string, err error) {
+	l, err := s.location.connect(ctx, addr, s.location.login, s.location.db)
+	if err != nil {
+		return nil, err
+	}
+	defer l.Close()
+	// INFO, unlike CONFIG, is what any user of the store must be allowed anyway.
+	memory, err := l.redis.Info(ctx, "memory").Result()
+	if err != nil {
+		return nil, err
+	}
+	if policy := infoField(memory, "maxmemory_policy"); strings.HasPrefix(policy, "allkeys-") {
+		warnings = append(warnings, "maxmemory-policy is "+policy+": Redis may evict what is counted, and each time nothing new "+
+			"is admitted for three quarters of the lease TTL; set it to noeviction, or give Usher a Redis of its own")
+	} else if policy != "noeviction" {
+		warnings = append(warnings, "maxmemory-policy is "+policy+": set it to noeviction; "+
+			"what is counted is not evicted, but what has an expiry, such as the window of a rate, may be")
+	}
+	if sentinels, ok := s.locator.(*sentinels); ok {
+		more, err := checkReplication(ctx, l.redis, sentinels)
+		return append(warnings, more...), err
+	}
+	return warnings, nil
+}
+
+const minReplicasRemedy = "a primary that is cut off from its replicas goes on counting while another one is promoted, and limits may be exceeded"
+
+// checkReplication checks what keeps two primaries from acknowledging at once:
+// the old one must stop before the new one is promoted.
+func checkReplication(ctx context.Context, c *redis.Conn, s *sentinels) ([]string, error) {
+	about, _, err := s.primary(ctx)
+	if err != nil {
+		return nil, err
+	}
+	text, err := c.Info(ctx, "replication").Result()
+	if err != nil {
+		return nil, err
+	}
+	if infoField(text, "min_slaves_good_slaves") == "" { // shown while both are set
+		return []string{"min-replicas-to-write or min-replicas-max-lag is 0: " + minReplicasRemedy +
+			"; set min-replicas-to-write to 1, and min-replicas-max-lag to " + longestLag(about.downAfter)}, nil
+	}
+	set, err := c.ConfigGet(ctx, "min-replicas-*").Result()
+	if redis.HasErrorPrefix(err, "NOPERM") {
+		return []string{"min-replicas-max-lag cannot be read, the user may not CONFIG GET: make sure that it is at most " +
+			longestLag(about.downAfter) + ", or " + minReplicasRemedy}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	lag, err := strconv.Atoi(set["min-replicas-max-lag"])
+	if err == nil && time.Duration(lag+1)*time.Second > about.downAfter {
+		return []string{fmt.Sprintf("min-replicas-max-lag is %d and down-after-milliseconds of the sentinels is %d: %s; set it to %s",
+			lag, about.downAfter.Milliseconds(), minReplicasRemedy, longestLag(about.downAfter))}, nil
+	}
+	return nil, err
+}
+
+// longestLag: lags are counted in whole seconds, and looked at once a second.
+func longestLag(downAfter time.Duration) string {
+	if most := int(downAfter/time.Second) - 1; most >= 1 {
+		return strconv.Itoa(most)
+	}
+	return "1, with down-after-milliseconds of the sentinels at 2000 or more"
+}
+
+// infoField returns a field of INFO, "" if it is not there.
+func infoField(info, name string) string {
+	_, rest, _ := strings.Cut("\n"+info, "\n"+name+":")
+	value, _, _ := strings.Cut(rest, "\r")
+	return value
+}

@@ -1,0 +1,59 @@
+package redisstore_test
+
+import (
+	"strings"
+	"testing"
+
+	"usher/store/redisstore/redistest"
+)
+
+// warns checks that Check says one thing about a server, or nothing.
+func warns(t *testing.T, url, want string) {
+	t.Helper()
+	s := open(t, url, "check")
+	defer s.Close()
+	got, err := s.Check(t.Context())
+	text := strings.Join(got, "\n")
+	if err != nil || want == "" && text != "" || !strings.Contains(text, want) || len(got) > 1 {
+		t.Errorf("Check: %q, %v; want %q", got, err, want)
+	}
+}
+
+func TestCheckEviction(t *testing.T) {
+	server := redistest.Start(t)
+	for policy, want := range map[string]string{
+		"noeviction":   "",
+		"allkeys-lru":  server.Addr + ": maxmemory-policy is allkeys-lru: Redis may evict what is counted",
+		"volatile-ttl": "maxmemory-policy is volatile-ttl: set it to noeviction",
+	} {
+		if err := server.Client().ConfigSet(t.Context(), "maxmemory-policy", policy).Err(); err != nil {
+			t.Fatal(err)
+		}
+		warns(t, server.URL(), want)
+	}
+}
+
+func checkSentinels(t *testing.T, group *redistest.Sentinels) {
+	set := func(config map[string]string) {
+		for name, value := range config {
+			if err := group.Primary().Client().ConfigSet(t.Context(), name, value).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	warns(t, group.URL(), "min-replicas-to-write or min-replicas-max-lag is 0")
+	set(map[string]string{"min-replicas-to-write": "1"})
+	warns(t, group.URL(), "min-replicas-max-lag is 10 and down-after-milliseconds of the sentinels is 500")
+
+	user := strings.Replace(group.URL(), "://", "://bystander:geheim@", 1)
+	if err := group.Primary().Client().Do(t.Context(), "ACL", "SETUSER", "bystander", "on", ">geheim", "+info").Err(); err != nil {
+		t.Fatal(err)
+	}
+	warns(t, user, "min-replicas-max-lag cannot be read")
+
+	set(map[string]string{"min-replicas-max-lag": "2"})
+	group.SetDownAfter(3000)
+	warns(t, group.URL(), "")
+	group.SetDownAfter(500)
+	set(map[string]string{"min-replicas-to-write": "0", "min-replicas-max-lag": "10"})
+}

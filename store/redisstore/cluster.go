@@ -1,0 +1,131 @@
+package redisstore
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// nodes locate the primary of a slot in a Redis Cluster. The nodes of the URL
+// are asked, and if none of them answers, those that were seen last.
+type nodes struct {
+	seeds []*peer
+	open  func(ctx context.Context, addr string) (*link, error)
+
+	mu   sync.Mutex
+	seen map[string]*peer
+}
+
+func newNodes(l *location) *nodes {
+	n := &nodes{seen: map[string]*peer{}}
+	n.open = func(ctx context.Context, addr string) (*link, error) { return l.connect(ctx, addr, l.login, 0) }
+	for _, h := range l.hosts {
+		n.seeds = append(n.seeds, newPeer(h, n.open))
+	}
+	return n
+}
+
+func (n *nodes) locate(ctx context.Context, key string) (place, error) {
+	slot := slotOf(key)
+	p, err := n.askAll(ctx, n.seeds, slot)
+	if others := n.remembered(); err != nil && ctx.Err() == nil && len(others) > 0 {
+		p, err = n.askAll(ctx, others, slot)
+	}
+	if err != nil {
+		return place{}, fmt.Errorf("redisstore: no node of the cluster says which serves slot %d: %w", slot, err)
+	}
+	return p, nil
+}
+
+// askAll orders the answers by the cluster's epoch, which each change of
+// who serves a slot raises.
+func (n *nodes) askAll(ctx context.Context, peers []*peer, slot int) (place, error) {
+	addr, epoch, err := newest(ctx, peers, func(ctx context.Context, p *peer, c *redis.Conn) (string, uint64, error) {
+		var info *redis.StringCmd
+		var slots *redis.ClusterSlotsCmd
+		_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error {
+			info, slots = p.ClusterInfo(ctx), p.ClusterSlots(ctx)
+			return nil
+		})
+		if err != nil {
+			return "", 0, err
+		}
+		epoch, err := strconv.ParseUint(infoField(info.Val(), "cluster_current_epoch"), 10, 64)
+		if err != nil {
+			return "", 0, fmt.Errorf("the cluster's epoch: %w", err)
+		}
+		addr := n.read(slots.Val(), slot, p.addr)
+		if addr == "" {
+			return "", 0, fmt.Errorf("knows no node that serves slot %d", slot)
+		}
+		return addr, epoch, nil
+	})
+	return place{addr, epoch}, err
+}
+
+// read returns the primary of a slot, and remembers all primaries.
+func (n *nodes) read(ranges []redis.ClusterSlot, slot int, asked string) (addr string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, r := range ranges {
+		if len(r.Nodes) == 0 {
+			continue
+		}
+		primary := r.Nodes[0].Addr
+		if host, port, err := net.SplitHostPort(primary); err == nil && (host == "" || host == "?") {
+			// It does not know its own address, but we reached it.
+			host, _, _ = net.SplitHostPort(asked)
+			primary = net.JoinHostPort(host, port)
+		}
+		if n.seen[primary] == nil {
+			n.seen[primary] = newPeer(primary, n.open)
+		}
+		if r.Start <= slot && slot <= r.End {
+			addr = primary
+		}
+	}
+	return addr
+}
+
+func (n *nodes) remembered() (peers []*peer) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, p := range n.seen {
+		peers = append(peers, p)
+	}
+	return peers
+}
+
+// moved: a node that no longer serves a slot says so itself, and one that is
+// cut off from the others stops serving.
+func (*nodes) moved(place) bool { return false }
+
+func (n *nodes) close() {
+	for _, p := range append(n.remembered(), n.seeds...) {
+		p.close()
+	}
+}
+
+// slotOf returns the slot of a key with a hash tag: CRC16 (XMODEM) of what is
+// between the braces, modulo 16384 (Redis Cluster specification, "Keys hash tags").
+func slotOf(key string) int {
+	_, rest, _ := strings.Cut(key, "{")
+	tag, _, _ := strings.Cut(rest, "}")
+	var crc uint16
+	for _, b := range []byte(tag) {
+		crc ^= uint16(b) << 8
+		for range 8 {
+			if crc&0x8000 != 0 {
+				crc = crc<<1 ^ 0x1021
+			} else {
+				crc <<= 1
+			}
+		}
+	}
+	return int(crc % 16384)
+}

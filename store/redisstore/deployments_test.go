@@ -1,0 +1,165 @@
+package redisstore_test
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"usher/store"
+	"usher/store/redisstore"
+	"usher/store/redisstore/redistest"
+	"usher/store/storetest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// open returns a store of the test's own cluster name; the test closes it.
+func open(t *testing.T, url, cluster string) *redisstore.Store {
+	t.Helper()
+	s, err := redisstore.Open(url, cluster)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// contract runs the suite of the contract against a deployment.
+func contract(t *testing.T, url string) {
+	t.Helper()
+	storetest.Run(t, func(t *testing.T) store.Store { return open(t, url, "test-"+rand.Text()) })
+}
+
+func TestOneServer(t *testing.T) { contract(t, redistest.Start(t).URL()) }
+
+func TestUnixSocket(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	redistest.Start(t, "--unixsocket", socket, "--requirepass", "geheim")
+	contract(t, "unix://:geheim@"+socket+"?db=3")
+}
+
+func TestTLS(t *testing.T) {
+	files := redistest.NewCertificates(t)
+	server := redistest.StartTLS(t, files)
+	contract(t, server.URL())
+
+	other := redistest.NewCertificates(t)
+	for name, url := range map[string]string{
+		"an authority that did not sign": "rediss://" + server.Addr + "?ca=" + other.CA + "&cert=" + files.Cert + "&key=" + files.Key,
+		"the system's authorities":       "rediss://" + server.Addr + "?cert=" + files.Cert + "&key=" + files.Key,
+		"no certificate of our own":      "rediss://" + server.Addr + "?ca=" + files.CA,
+		"another's certificate":          "rediss://" + server.Addr + "?ca=" + files.CA + "&cert=" + other.Cert + "&key=" + other.Key,
+		"no TLS":                         "redis://" + server.Addr,
+	} {
+		if err := reach(t, url); err == nil {
+			t.Errorf("%s: connected", name)
+		}
+	}
+	if err := reach(t, "rediss://"+server.Addr+"?skip_verify=true&cert="+files.Cert+"&key="+files.Key); err != nil {
+		t.Errorf("skip_verify: %v", err)
+	}
+}
+
+// reach dials and hangs up.
+func reach(t *testing.T, url string) error {
+	t.Helper()
+	s := open(t, url, "reach")
+	defer s.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	c, err := s.Dial(ctx, 0)
+	if err == nil {
+		c.Close()
+	}
+	return err
+}
+
+func TestSentinels(t *testing.T) {
+	group := redistest.StartSentinels(t)
+	t.Run("contract", func(t *testing.T) { contract(t, group.URL()) })
+	t.Run("check", func(t *testing.T) { checkSentinels(t, group) })
+	t.Run("another name", func(t *testing.T) {
+		err := reach(t, strings.Replace(group.URL(), redistest.SentinelName, "others", 1))
+		if err == nil || !strings.Contains(err.Error(), `"others"`) {
+			t.Errorf("error %v", err)
+		}
+	})
+	t.Run("planned failover", func(t *testing.T) {
+		l := startLoad(t, group.URL(), true)
+		group.Failover()
+		l.recovers()
+		l.stop()
+	})
+	t.Run("primary killed", func(t *testing.T) {
+		l := startLoad(t, group.URL(), false)
+		old := group.Primary()
+		old.Kill()
+		redistest.Eventually(t, 20*time.Second, "another primary", func() bool { return group.Primary() != old })
+		l.recovers()
+		l.stop()
+	})
+	t.Run("a sentinel killed", func(t *testing.T) {
+		group.Watch[0].Kill()
+		if err := reach(t, group.URL()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestCluster(t *testing.T) {
+	cluster := redistest.StartCluster(t)
+	t.Run("contract", func(t *testing.T) { contract(t, cluster.URL()) })
+	t.Run("slots", func(t *testing.T) {
+		for i := range 50 {
+			key := fmt.Sprintf("usher:{some cluster:%d}:m", i)
+			if got, want := redisstore.SlotOf(key), cluster.Slot(key); got != want {
+				t.Errorf("slot of %s: %d, the server says %d", key, got, want)
+			}
+		}
+	})
+	t.Run("shards are spread", func(t *testing.T) {
+		used := map[string]int{}
+		for shard := range 16 {
+			used[cluster.Serving(cluster.Slot(fmt.Sprintf("{default:%d}", shard))).Addr]++
+		}
+		if len(used) != 3 {
+			t.Errorf("16 shards on the nodes %v", used)
+		}
+		t.Log(used)
+	})
+	slotOf := func(l *load, shard int) int { return cluster.Slot(fmt.Sprintf("{%s:%d}", l.cluster, shard)) }
+	t.Run("slot migration", func(t *testing.T) {
+		l := startLoad(t, cluster.URL()+"?shards=4", true)
+		slot := slotOf(l, 1)
+		from := cluster.Serving(slot)
+		to := cluster.Nodes[0]
+		if to == from {
+			to = cluster.Nodes[1]
+		}
+		cluster.Migrate(slot, to)
+		l.recovers()
+		l.stop()
+	})
+	t.Run("planned failover", func(t *testing.T) {
+		l := startLoad(t, cluster.URL()+"?shards=4", true)
+		slot := slotOf(l, 1)
+		cluster.Failover(cluster.Serving(slot), slot)
+		l.recovers()
+		l.stop()
+	})
+	t.Run("primary killed", func(t *testing.T) {
+		l := startLoad(t, cluster.URL()+"?shards=4", false)
+		slot := slotOf(l, 1)
+		primary := cluster.Serving(slot)
+		replica := cluster.Replica(primary)
+		primary.Kill()
+		cluster.ServedBy(slot, replica)
+		l.recovers()
+		l.stop()
+	})
+}

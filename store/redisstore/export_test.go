@@ -1,0 +1,4 @@
+package redisstore
+
+// SlotOf is for comparison with what servers say.
+var SlotOf = slotOf

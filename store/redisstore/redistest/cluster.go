@@ -1,0 +1,196 @@
+package redistest
+
+import (
+	"context"
+	"net"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Cluster is a Redis Cluster of three primaries with a replica each.
+type Cluster struct {
+	Nodes []*Server // three that began as primaries, then the replica of each
+	t     testing.TB
+}
+
+// slots is how many slots a Redis Cluster has.
+const slots = 16384
+
+// StartCluster returns when all nodes agree that the cluster is whole. A node
+// is taken for dead after a second of silence.
+func StartCluster(t testing.TB) *Cluster {
+	t.Helper()
+	c := &Cluster{t: t}
+	var bus []string
+	for i := range 6 {
+		_, port, _ := net.SplitHostPort(freeAddr(t))
+		bus = append(bus, port)
+		c.Nodes = append(c.Nodes, Start(t, "--cluster-enabled", "yes", "--cluster-port", bus[i], "--cluster-node-timeout", "1000",
+			"--cluster-require-full-coverage", "no", "--repl-diskless-sync-delay", "0"))
+	}
+	ctx := context.Background()
+	first := c.Nodes[0].Client()
+	for i, n := range c.Nodes {
+		client := n.Client()
+		c.must(client.Do(ctx, "CLUSTER", "SET-CONFIG-EPOCH", i+1).Err())
+		if i < 3 {
+			c.must(client.ClusterAddSlotsRange(ctx, slots*i/3, slots*(i+1)/3-1).Err())
+		}
+		if i > 0 {
+			host, port, _ := net.SplitHostPort(n.Addr)
+			c.must(first.Do(ctx, "CLUSTER", "MEET", host, port, bus[i]).Err())
+		}
+	}
+	for i, n := range c.Nodes[3:] {
+		id := c.id(c.Nodes[i])
+		Eventually(t, 20*time.Second, "a replica follows its primary", func() bool {
+			return n.Client().ClusterReplicate(ctx, id).Err() == nil
+		})
+	}
+	Eventually(t, 20*time.Second, "the cluster is whole", func() bool {
+		for _, n := range c.Nodes {
+			if !c.whole(n.Client()) {
+				return false
+			}
+		}
+		return true
+	})
+	return c
+}
+
+// whole: all slots are served, and each primary has a replica that is in sync.
+func (c *Cluster) whole(client *redis.Client) bool {
+	ctx := context.Background()
+	ranges, err := client.ClusterSlots(ctx).Result()
+	if err != nil || len(ranges) != 3 || !strings.Contains(client.ClusterInfo(ctx).Val(), "cluster_state:ok") {
+		return false
+	}
+	for _, r := range ranges {
+		if len(r.Nodes) != 2 {
+			return false
+		}
+	}
+	replication := client.Info(ctx, "replication").Val()
+	return strings.Contains(replication, "role:master") || strings.Contains(replication, "master_link_status:up")
+}
+
+func (c *Cluster) must(err error) {
+	c.t.Helper()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *Cluster) id(n *Server) string {
+	c.t.Helper()
+	id, err := n.Client().Do(context.Background(), "CLUSTER", "MYID").Text()
+	c.must(err)
+	return id
+}
+
+// URL returns the address as redisstore.Open takes it.
+func (c *Cluster) URL() string {
+	return "redis+cluster://" + c.Nodes[0].Addr + "," + c.Nodes[1].Addr + "," + c.Nodes[2].Addr
+}
+
+// Serving returns the node that serves a slot, by what the first node that
+// answers says.
+func (c *Cluster) Serving(slot int) *Server {
+	c.t.Helper()
+	for _, n := range c.Nodes {
+		if n.cmd == nil {
+			continue
+		}
+		ranges, err := n.Client().ClusterSlots(context.Background()).Result()
+		if err != nil {
+			continue
+		}
+		for _, r := range ranges {
+			for _, server := range c.Nodes {
+				if r.Start <= slot && slot <= r.End && len(r.Nodes) > 0 && r.Nodes[0].Addr == server.Addr {
+					return server
+				}
+			}
+		}
+	}
+	c.t.Fatalf("no node serves slot %d", slot)
+	return nil
+}
+
+// Migrate moves a slot with its keys to another node, as redis-cli does.
+func (c *Cluster) Migrate(slot int, to *Server) {
+	c.t.Helper()
+	ctx := context.Background()
+	from := c.Serving(slot)
+	source, target := from.Client(), to.Client()
+	c.must(target.Do(ctx, "CLUSTER", "SETSLOT", slot, "IMPORTING", c.id(from)).Err())
+	c.must(source.Do(ctx, "CLUSTER", "SETSLOT", slot, "MIGRATING", c.id(to)).Err())
+	host, port, _ := net.SplitHostPort(to.Addr)
+	for {
+		keys, err := source.ClusterGetKeysInSlot(ctx, slot, 100).Result()
+		c.must(err)
+		if len(keys) == 0 {
+			break
+		}
+		for _, k := range keys { // one at a time: the others are still served here
+			c.must(source.Migrate(ctx, host, port, k, 0, 5*time.Second).Err())
+		}
+	}
+	for _, client := range []*redis.Client{target, source} {
+		c.must(client.Do(ctx, "CLUSTER", "SETSLOT", slot, "NODE", c.id(to)).Err())
+	}
+}
+
+// Slot returns the slot of a key.
+func (c *Cluster) Slot(key string) int {
+	c.t.Helper()
+	n, err := c.Nodes[0].Client().ClusterKeySlot(context.Background(), key).Result()
+	c.must(err)
+	return int(n)
+}
+
+// Replica returns the replica of a primary, once it is in sync.
+func (c *Cluster) Replica(primary *Server) *Server {
+	c.t.Helper()
+	var found *Server
+	Eventually(c.t, 20*time.Second, "a replica of "+primary.Addr+" in sync", func() bool {
+		for _, n := range c.Nodes {
+			if n.cmd == nil {
+				continue
+			}
+			text := n.Client().Info(context.Background(), "replication").Val()
+			_, port, _ := net.SplitHostPort(primary.Addr)
+			if strings.Contains(text, "master_port:"+port+"\r") && strings.Contains(text, "master_link_status:up") {
+				found = n
+			}
+		}
+		return found != nil
+	})
+	return found
+}
+
+// Failover makes the replica of a primary take over while both are well.
+func (c *Cluster) Failover(primary *Server, slot int) {
+	c.t.Helper()
+	replica := c.Replica(primary)
+	c.must(replica.Client().ClusterFailover(context.Background()).Err())
+	c.ServedBy(slot, replica)
+}
+
+// ServedBy waits until a node serves a slot and says so itself.
+func (c *Cluster) ServedBy(slot int, n *Server) {
+	c.t.Helper()
+	Eventually(c.t, 20*time.Second, n.Addr+" serves slot "+strconv.Itoa(slot), func() bool {
+		ranges, _ := n.Client().ClusterSlots(context.Background()).Result()
+		for _, r := range ranges {
+			if r.Start <= slot && slot <= r.End && len(r.Nodes) > 0 && r.Nodes[0].Addr == n.Addr {
+				return true
+			}
+		}
+		return false
+	})
+}

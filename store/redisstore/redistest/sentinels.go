@@ -1,0 +1,125 @@
+package redistest
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Sentinels are a primary with two replicas, watched by three sentinels.
+type Sentinels struct {
+	Servers []*Server // the first began as the primary
+	Watch   []*Server // the sentinels
+	t       testing.TB
+}
+
+// SentinelName is the name that the sentinels know the primary by.
+const SentinelName = "counts"
+
+// StartSentinels returns when all sentinels know each other and the replicas.
+// They take half a second of silence for death.
+func StartSentinels(t testing.TB, args ...string) *Sentinels {
+	t.Helper()
+	need(t, "redis-sentinel")
+	s := &Sentinels{t: t}
+	s.Servers = append(s.Servers, Start(t, args...))
+	host, port, _ := net.SplitHostPort(s.Servers[0].Addr)
+	for range 2 {
+		s.Servers = append(s.Servers, Start(t, append([]string{"--replicaof", host + " " + port, "--repl-diskless-sync-delay", "0"}, args...)...))
+	}
+	for range 3 {
+		s.Watch = append(s.Watch, startSentinel(t, host, port))
+	}
+	Eventually(t, 20*time.Second, "the sentinels know each other and the replicas", func() bool {
+		for _, w := range s.Watch {
+			about := s.about(w)
+			if about["num-other-sentinels"] != "2" || about["num-slaves"] != "2" || about["flags"] != "master" {
+				return false
+			}
+		}
+		return true
+	})
+	return s
+}
+
+func startSentinel(t testing.TB, host, port string) *Server {
+	t.Helper()
+	addr := freeAddr(t)
+	_, own, _ := net.SplitHostPort(addr)
+	dir := t.TempDir()
+	file := filepath.Join(dir, "sentinel.conf")
+	text := fmt.Sprintf("bind 127.0.0.1\nport %[1]s\ndir %[2]s\nsentinel monitor %[3]s %[4]s %[5]s 2\n"+
+		"sentinel down-after-milliseconds %[3]s 500\nsentinel failover-timeout %[3]s 1000\n", own, dir, SentinelName, host, port)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return launch(&Server{Addr: addr, t: t, command: "redis-sentinel", args: []string{file}})
+}
+
+func (s *Sentinels) about(w *Server) map[string]string {
+	c := redis.NewSentinelClient(&redis.Options{Addr: w.Addr})
+	defer c.Close()
+	return c.Master(context.Background(), SentinelName).Val()
+}
+
+// URL returns the address as redisstore.Open takes it.
+func (s *Sentinels) URL() string {
+	var addrs []string
+	for _, w := range s.Watch {
+		addrs = append(addrs, w.Addr)
+	}
+	return "redis+sentinel://" + strings.Join(addrs, ",") + "/" + SentinelName + "/0"
+}
+
+// Primary returns the server that all sentinels take for the primary.
+func (s *Sentinels) Primary() *Server {
+	s.t.Helper()
+	var found *Server
+	Eventually(s.t, 20*time.Second, "the sentinels agree on a primary", func() bool {
+		addrs := map[string]bool{}
+		for _, w := range s.Watch {
+			about := s.about(w)
+			addrs[net.JoinHostPort(about["ip"], about["port"])] = true
+		}
+		for _, server := range s.Servers {
+			if addrs[server.Addr] {
+				found = server
+			}
+		}
+		return len(addrs) == 1 && found != nil
+	})
+	return found
+}
+
+// Failover asks a sentinel to promote a replica although the primary is well,
+// and returns when all sentinels agree that one is promoted.
+func (s *Sentinels) Failover() {
+	s.t.Helper()
+	old := s.Primary()
+	c := redis.NewSentinelClient(&redis.Options{Addr: s.Watch[0].Addr})
+	defer c.Close()
+	Eventually(s.t, 20*time.Second, "a sentinel begins a failover", func() bool {
+		return c.Failover(context.Background(), SentinelName).Err() == nil
+	})
+	Eventually(s.t, 20*time.Second, "another primary", func() bool { return s.Primary() != old })
+}
+
+// SetDownAfter sets how many milliseconds of silence the sentinels take for death.
+func (s *Sentinels) SetDownAfter(ms int) {
+	s.t.Helper()
+	for _, w := range s.Watch {
+		c := redis.NewSentinelClient(&redis.Options{Addr: w.Addr})
+		err := c.Set(context.Background(), SentinelName, "down-after-milliseconds", fmt.Sprint(ms)).Err()
+		c.Close()
+		if err != nil {
+			s.t.Fatal(err)
+		}
+	}
+}

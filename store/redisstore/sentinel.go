@@ -1,0 +1,116 @@
+package redisstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// lookEvery is how often the sentinels are asked whether the primary is still
+// the same. After a planned failover the old one takes writes for seconds, so
+// that whoever stays there counts apart from whoever comes new; it must be
+// left well within the time in which the new one gives nothing out (0.75 TTL).
+const lookEvery = 200 * time.Millisecond
+
+// sentinels locate the primary of one name. A goroutine of theirs goes on
+// looking, from the first question to close.
+type sentinels struct {
+	master string
+	peers  []*peer
+
+	latest atomic.Pointer[place] // what the goroutine saw last
+	begin  sync.Once
+	stop   context.CancelFunc // nil if it never began
+	task   sync.WaitGroup
+}
+
+func newSentinels(l *location) *sentinels {
+	s := &sentinels{master: l.master}
+	for _, h := range l.hosts {
+		s.peers = append(s.peers, newPeer(h, func(ctx context.Context, addr string) (*link, error) {
+			return l.connect(ctx, addr, l.sentinel, 0)
+		}))
+	}
+	return s
+}
+
+// primary is what a sentinel says of one.
+type primary struct {
+	addr      string
+	downAfter time.Duration // how long it must be silent before it is replaced
+}
+
+func (s *sentinels) primary(ctx context.Context) (primary, uint64, error) {
+	p, epoch, err := newest(ctx, s.peers, func(ctx context.Context, _ *peer, c *redis.Conn) (primary, uint64, error) {
+		addr := redis.NewStringSliceCmd(ctx, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", s.master)
+		about := redis.NewMapStringStringCmd(ctx, "SENTINEL", "MASTER", s.master)
+		_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error {
+			return errors.Join(p.Process(ctx, addr), p.Process(ctx, about))
+		})
+		switch {
+		case errors.Is(err, redis.Nil):
+			return primary{}, 0, fmt.Errorf("knows no primary of the name %q", s.master)
+		case err != nil:
+			return primary{}, 0, err
+		case len(addr.Val()) != 2:
+			return primary{}, 0, fmt.Errorf("answered %q to where the primary is", addr.Val())
+		}
+		epoch, err := strconv.ParseUint(about.Val()["config-epoch"], 10, 64)
+		down, _ := strconv.ParseInt(about.Val()["down-after-milliseconds"], 10, 64)
+		return primary{net.JoinHostPort(addr.Val()[0], addr.Val()[1]), time.Duration(down) * time.Millisecond}, epoch, err
+	})
+	if err != nil {
+		return primary{}, 0, fmt.Errorf("redisstore: no sentinel says where the primary is: %w", err)
+	}
+	return p, epoch, nil
+}
+
+func (s *sentinels) locate(ctx context.Context, _ string) (place, error) {
+	s.begin.Do(func() {
+		ctx, stop := context.WithCancel(context.Background())
+		s.stop = stop
+		s.task.Go(func() { s.look(ctx) })
+	})
+	p, epoch, err := s.primary(ctx)
+	return place{p.addr, epoch}, err
+}
+
+func (s *sentinels) look(ctx context.Context) {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		bounded, cancel := context.WithTimeout(ctx, 2*lookEvery)
+		if p, epoch, err := s.primary(bounded); err == nil {
+			s.latest.Store(&place{p.addr, epoch})
+		}
+		cancel()
+	}
+}
+
+func (s *sentinels) moved(p place) bool {
+	now := s.latest.Load()
+	return now != nil && now.addr != p.addr && now.epoch > p.epoch
+}
+
+func (s *sentinels) close() {
+	s.begin.Do(func() {})
+	if s.stop != nil {
+		s.stop()
+	}
+	s.task.Wait()
+	for _, p := range s.peers {
+		p.close()
+	}
+}
