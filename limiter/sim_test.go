@@ -415,7 +415,7 @@ func (w *world) execute(n *node, r *request) (o outcome) {
 				w.fail("S: batch %s of %s took effect twice", r.batch.New, n.h.id)
 			}
 			w.applied[appliedToken{n.h.id, r.batch.New}] = true
-			w.checkYoung(n, r, o, had)
+			w.checkYoung(r, o, had)
 		}
 	case opObserve:
 		o.roster, o.err = c.Observe(ctx, r.watch)
@@ -552,7 +552,7 @@ func (w *world) checkSums() {
 }
 
 // checkYoung: R.
-func (w *world) checkYoung(n *node, r *request, o outcome, had map[string]int64) {
+func (w *world) checkYoung(r *request, o outcome, had map[string]int64) {
 	for i, e := range r.batch.Entries {
 		if is := o.batch.Counts[i].Own; o.batch.Young && is > max(had[e.Counter], e.Live) {
 			w.fail("R: a young store gave %d of %s to who had %d and %d live", is, e.Counter, had[e.Counter], e.Live)

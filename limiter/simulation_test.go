@@ -64,8 +64,8 @@ func TestFairness(t *testing.T) {
 		w := newWorld(seed, mix{name: "fair"}, false)
 		w.limits, w.length, w.latency = 1, simTTL/5, simTTL/1000
 		w.runFor(2 * simTTL)
-		for i, every := range []time.Duration{2, 10, 40} {
-			w.nodes[i].every = every * time.Millisecond
+		for i, every := range []time.Duration{2 * time.Millisecond, 10 * time.Millisecond, 40 * time.Millisecond} {
+			w.nodes[i].every = every
 			w.nodes[i].asked, w.nodes[i].admitted = 0, 0
 		}
 		w.runFor(60 * simTTL)

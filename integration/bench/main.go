@@ -41,13 +41,11 @@ func main() {
 	length := flag.Duration("length", 500*time.Millisecond, "of one run")
 	cases := flag.String("cases", "1x1,1x8,1x64,4x64,1x1024", "processes x callers")
 	flag.Parse()
-	err := error(nil)
+	run := func() error { return measure(*rounds, *length, strings.Split(*cases, ",")) }
 	if *worker != "" {
-		err = work(*worker)
-	} else {
-		err = measure(*rounds, *length, strings.Split(*cases, ","))
+		run = func() error { return work(*worker) }
 	}
-	if err != nil {
+	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -220,7 +218,7 @@ func startRedis() (addr string, stop func(), err error) {
 	if err := cmd.Start(); err != nil {
 		return "", nil, err
 	}
-	stop = func() { cmd.Process.Kill(); cmd.Wait() }
+	stop = func() { _, _ = cmd.Process.Kill(), cmd.Wait() } // nothing depends on how it ends
 	for range 500 {
 		if c, err := net.Dial("tcp", addr); err == nil {
 			c.Close()
@@ -259,6 +257,5 @@ func startWorker(addr string) (*process, error) {
 }
 
 func (p *process) stop() {
-	p.end()
-	p.cmd.Wait()
+	_, _ = p.end(), p.cmd.Wait() // nothing depends on how it ends
 }

@@ -38,9 +38,9 @@ func (p *parser) checkSession() {
 	max, isNew := p.seen["session.max"]
 	inherit, given := p.seen["session.inheritable"]
 	if isOld && isNew {
-		first, second := old.pos, max.pos
-		if second.Line < first.Line || second.Line == first.Line && second.Col < first.Col {
-			first, second = second, first
+		second := max.pos
+		if second.Line < old.pos.Line || second.Line == old.pos.Line && second.Col < old.pos.Col {
+			second = old.pos
 		}
 		p.fail(second, "the rule has maxsessions: (line %d) and session.max: (line %d); remove one of the two",
 			old.pos.Line, max.pos.Line)

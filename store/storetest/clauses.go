@@ -169,19 +169,19 @@ func changeSettings(f *fixture) {
 
 func shrinkFirst(f *fixture) {
 	a, _ := f.mature()
-	a.batch(keyedEntry("x", 5, 2, 0, 2))
-	reply := a.batch(keyedEntry("y", 5, 2, 0, 2), keyedEntry("x", 5, 2, 0, 0))
+	a.batch(keyedEntry("x", 5, 2, 2))
+	reply := a.batch(keyedEntry("y", 5, 2, 2), keyedEntry("x", 5, 2, 0))
 	f.want("y", reply.Counts[0], store.Count{Own: 2, Total: 2, RuleTotal: 2})
 	f.want("x", reply.Counts[1], store.Count{RuleTotal: 2})
 }
 
 func keyed(f *fixture) {
 	a, b := f.mature()
-	reply := a.batch(keyedEntry("x", 2, 3, 0, 4), keyedEntry("y", 2, 3, 0, 2))
+	reply := a.batch(keyedEntry("x", 2, 3, 4), keyedEntry("y", 2, 3, 2))
 	f.want("x", reply.Counts[0], store.Count{Own: 2, Total: 2, RuleTotal: 3})
 	f.want("y", reply.Counts[1], store.Count{Own: 1, Total: 1, RuleTotal: 3})
-	f.want("z at b", b.batch(keyedEntry("z", 2, 3, 0, 1)).Counts[0].Own, 0)
-	f.want("key with a slash", b.batch(keyedEntry("a/b", 1, store.NoLimit, 0, 3)).Counts[0].Own, 1)
+	f.want("z at b", b.batch(keyedEntry("z", 2, 3, 1)).Counts[0].Own, 0)
+	f.want("key with a slash", b.batch(keyedEntry("a/b", 1, store.NoLimit, 3)).Counts[0].Own, 1)
 }
 
 func overDrains(f *fixture) {
@@ -251,7 +251,7 @@ func (h *holder) many() {
 	for done := 0; done < store.MaxReap+10; {
 		var entries []store.Entry
 		for len(entries) < store.MaxEntries && done < store.MaxReap+10 {
-			entries = append(entries, keyedEntry(fmt.Sprint("k", done), 1, store.NoLimit, 0, 1))
+			entries = append(entries, keyedEntry(fmt.Sprint("k", done), 1, store.NoLimit, 1))
 			done++
 		}
 		h.send(h.batchRequest(entries...))

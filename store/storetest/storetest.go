@@ -225,8 +225,8 @@ func entry(limit, live, need int64) store.Entry {
 	return store.Entry{Counter: "c1aaaa/s1", Max: limit, RuleMax: store.NoLimit, Live: live, Need: need}
 }
 
-func keyedEntry(key string, limit, ruleMax, live, need int64) store.Entry {
-	return store.Entry{Counter: "c1aaaa/s1/" + key, Max: limit, RuleMax: ruleMax, Live: live, Need: need}
+func keyedEntry(key string, limit, ruleMax, need int64) store.Entry {
+	return store.Entry{Counter: "c1aaaa/s1/" + key, Max: limit, RuleMax: ruleMax, Need: need}
 }
 
 func (f *fixture) want(what string, got, want any) {

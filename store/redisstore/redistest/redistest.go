@@ -107,8 +107,7 @@ func (s *Server) Kill() {
 	if s.cmd == nil {
 		return
 	}
-	s.cmd.Process.Kill()
-	s.cmd.Wait()
+	_, _ = s.cmd.Process.Kill(), s.cmd.Wait() // it has ended, or ends now
 	s.cmd = nil
 }
 
@@ -124,7 +123,9 @@ func (s *Server) answers() bool {
 		c = tls.Client(c, s.tls)
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(time.Second))
+	if err := c.SetDeadline(time.Now().Add(time.Second)); err != nil {
+		return false
+	}
 	fmt.Fprint(c, "PING\r\n")
 	reply := make([]byte, 5)
 	n, _ := c.Read(reply)
