@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -14,14 +15,14 @@ import (
 // longOutage is one that no lease outlives.
 const longOutage = faultTTL * 6 / 5
 
-// configured returns a setting of the store.
-func (r *trial) configured(name string) string {
+// snapshot returns the file from which the store starts, if there is one.
+func (r *trial) snapshot() string {
 	r.t.Helper()
-	values, err := r.db.ConfigGet(r.t.Context(), name).Result()
+	values, err := r.db.ConfigGet(r.t.Context(), "dir").Result()
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	return values[name]
+	return filepath.Join(values["dir"], "dump.rdb")
 }
 
 // do sends commands to the store, each of which must go well.
@@ -59,8 +60,6 @@ func (r *trial) outage(d time.Duration) {
 func emptyShort(r *trial) { r.noSnapshot(); r.outage(faultTTL / 10) }
 func emptyLong(r *trial)  { r.noSnapshot(); r.outage(longOutage) }
 
-func (r *trial) snapshot() string { return filepath.Join(r.configured("dir"), "dump.rdb") }
-
 func (r *trial) noSnapshot() {
 	if err := os.Remove(r.snapshot()); err != nil && !os.IsNotExist(err) {
 		r.t.Fatal(err)
@@ -73,6 +72,12 @@ func olderSnapshot(r *trial) {
 	file := r.snapshot()
 	r.last(faultTTL / 4)
 	r.outage(faultTTL / 10)
+	r.loaded(file)
+}
+
+// loaded checks that the store came back with a snapshot, and removes it.
+func (r *trial) loaded(file string) {
+	r.t.Helper()
 	info, err := r.db.Info(r.t.Context(), "persistence").Result()
 	if err != nil || strings.Contains(info, "rdb_last_load_keys_loaded:0\r") {
 		r.t.Errorf("the store came back without its snapshot: %v %s", err, info)
@@ -80,6 +85,40 @@ func olderSnapshot(r *trial) {
 	if err := os.Remove(file); err != nil {
 		r.t.Error(err)
 	}
+}
+
+// newcomer starts a replica that no snapshot knows: the one that is saved is
+// of a store without a session, and with time enough behind it to give out slots.
+func newcomer(t *testing.T, f *faultWorld) {
+	if err := f.db.Save(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	const last = 2
+	f.replicas[last].kill()
+	eventually(t, patience, func() string {
+		if l, err := readLedger(t.Context(), f.db); err != nil || len(l.own) != last {
+			return fmt.Sprintf("the killed replica is still there: %+v %v", l, err)
+		}
+		return ""
+	})
+	f.replace(t, last)
+}
+
+// newcomerFirst brings the store back with that snapshot, in which nothing
+// contradicts the newcomer, while the others cannot say what they have.
+func newcomerFirst(r *trial) {
+	file, before := r.snapshot(), r.birth(r.t)
+	r.redis.Kill()
+	for _, p := range r.proxies[:2] {
+		p.set(partition)
+	}
+	r.redis.Start()
+	r.last(faultTTL / 2)
+	for _, p := range r.proxies {
+		p.set(mix{})
+	}
+	r.waitReborn(r.t, before)
+	r.loaded(file)
 }
 
 // rolledBack puts the data back to what it was some time before, in a server

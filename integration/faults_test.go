@@ -9,8 +9,9 @@ import (
 
 // fault is one thing that happens while all limits are full.
 type fault struct {
-	name string
-	run  func(*trial)
+	name   string
+	run    func(*trial)
+	before func(*testing.T, *faultWorld) // before the first session; nil: nothing
 }
 
 // TestFaultsStrict does all that may go wrong to replicas that end sessions
@@ -18,26 +19,27 @@ type fault struct {
 func TestFaultsStrict(t *testing.T) {
 	faults := []fault{}
 	for kind := cutBefore; kind < faultKinds; kind++ {
-		faults = append(faults, fault{"network: " + kind.String(), wire(only(kind, 0.15))})
+		faults = append(faults, fault{name: "network: " + kind.String(), run: wire(only(kind, 0.15))})
 	}
 	testFaults(t, faultOptions{net: 2, strict: true}, append(faults,
-		fault{"network: all of it", wire(mix{cutBefore: 0.05, cutAfter: 0.05, late: 0.05, lateByOther: 0.03, blackHole: 0.02, delayed: 0.1})},
-		fault{"network: one replica cut off", cutOff},
-		fault{"network: all replicas cut off", allCutOff},
-		fault{"store: killed, back empty", emptyShort},
-		fault{"store: killed, long away", emptyLong},
-		fault{"store: back from an older snapshot", olderSnapshot},
-		fault{"store: rolled back in place", rolledBack},
-		fault{"store: FLUSHALL", flushed},
-		fault{"store: one key lost", oneKeyLost},
-		fault{"store: SCRIPT FLUSH", scriptsFlushed},
-		fault{"store: CLIENT PAUSE", paused},
-		fault{"store: stopped", stopped},
-		fault{"store: memory full", memoryFull},
-		fault{"store: keys evicted", evicted},
-		fault{"replica: stopped for a moment", stoppedBriefly},
-		fault{"replica: stopped and woken", stoppedLong},
-		fault{"replica: killed", killed},
+		fault{name: "network: all of it", run: wire(mix{cutBefore: 0.05, cutAfter: 0.05, late: 0.05, lateByOther: 0.03, blackHole: 0.02, delayed: 0.1})},
+		fault{name: "network: one replica cut off", run: cutOff},
+		fault{name: "network: all replicas cut off", run: allCutOff},
+		fault{name: "store: killed, back empty", run: emptyShort},
+		fault{name: "store: killed, long away", run: emptyLong},
+		fault{name: "store: back from an older snapshot", run: olderSnapshot},
+		fault{name: "store: back from a snapshot older than a replica", run: newcomerFirst, before: newcomer},
+		fault{name: "store: rolled back in place", run: rolledBack},
+		fault{name: "store: FLUSHALL", run: flushed},
+		fault{name: "store: one key lost", run: oneKeyLost},
+		fault{name: "store: SCRIPT FLUSH", run: scriptsFlushed},
+		fault{name: "store: CLIENT PAUSE", run: paused},
+		fault{name: "store: stopped", run: stopped},
+		fault{name: "store: memory full", run: memoryFull},
+		fault{name: "store: keys evicted", run: evicted},
+		fault{name: "replica: stopped for a moment", run: stoppedBriefly},
+		fault{name: "replica: stopped and woken", run: stoppedLong},
+		fault{name: "replica: killed", run: killed},
 	))
 }
 
@@ -45,14 +47,14 @@ func TestFaultsStrict(t *testing.T) {
 // most what replicas had that were cut off, and nothing if all were.
 func TestFaultsKeep(t *testing.T) {
 	testFaults(t, faultOptions{net: 3}, []fault{
-		{"network: one replica cut off", cutOff},
-		{"network: all replicas cut off", allCutOff},
-		{"store: killed, long away", emptyLong},
-		{"store: back from an older snapshot", olderSnapshot},
-		{"store: FLUSHALL", flushed},
-		{"store: stopped", stopped},
-		{"replica: stopped and woken", stoppedLong},
-		{"replica: killed", killed},
+		{name: "network: one replica cut off", run: cutOff},
+		{name: "network: all replicas cut off", run: allCutOff},
+		{name: "store: killed, long away", run: emptyLong},
+		{name: "store: back from an older snapshot", run: olderSnapshot},
+		{name: "store: FLUSHALL", run: flushed},
+		{name: "store: stopped", run: stopped},
+		{name: "replica: stopped and woken", run: stoppedLong},
+		{name: "replica: killed", run: killed},
 	})
 }
 
@@ -66,6 +68,9 @@ func testFaults(t *testing.T, o faultOptions, faults []fault) {
 	for _, fault := range faults {
 		ok := t.Run(fault.name, func(t *testing.T) {
 			begin := time.Now()
+			if fault.before != nil {
+				fault.before(t, f)
+			}
 			f.underLoad(t, fault.run)
 			t.Logf("took %v", time.Since(begin).Round(time.Millisecond))
 		})
@@ -227,6 +232,12 @@ func killed(r *trial) {
 	took := r.saturated(others(victim))
 	r.t.Logf("the others had all slots after %v of a TTL of %v", took.Round(time.Millisecond), faultTTL)
 	r.endedBy(at, victim, at)
-	r.replicas[victim] = r.launch[victim]()
-	r.waitSettled(r.t)
+	r.replace(r.t, victim)
+}
+
+// replace starts a replica in the place of one that was killed.
+func (f *faultWorld) replace(t *testing.T, victim int) {
+	t.Helper()
+	f.replicas[victim] = f.launch[victim]()
+	f.waitSettled(t)
 }
