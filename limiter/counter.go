@@ -62,12 +62,14 @@ func (h *holder) ask(now time.Duration, limit Limit, deadline time.Duration) (*s
 		return nil, nil, ErrClosed
 	case h.phase == mismatched:
 		return nil, nil, ErrMismatch
-	case h.ripensAfter(deadline):
-		return nil, nil, ErrYoung
 	}
 	c := h.counterOf(limit)
 	if len(c.waiters) == 0 && h.mayHandOver(now, c) {
-		return h.occupy(c), nil, nil
+		return h.occupy(c), nil, nil // also while the store is young: the slot is ours
+	}
+	if h.ripensAfter(deadline) {
+		h.drop(c)
+		return nil, nil, ErrYoung
 	}
 	h.arrivals++
 	w := &waiter{counter: c, order: h.arrivals, deadline: deadline, done: make(chan answer, 1)}
@@ -214,6 +216,12 @@ const lazyFor = 2 * time.Millisecond
 func (h *holder) enqueueSurplus(now time.Duration, c *counter) {
 	switch {
 	case c.own <= c.live || c.inFlight || c.place == inQueue:
+	case h.young && !c.over && h.phase == live:
+		// Nobody else could be given it now, but a session here may take it.
+		if c.place == nowhere {
+			c.place = inPatient
+			h.patient = append(h.patient, c)
+		}
 	case c.nearFull || c.over || c.contended || h.phase != live:
 		h.enqueue(c)
 	case c.place != inLazy:

@@ -414,15 +414,18 @@ func TestStoreThatLostItsData(t *testing.T) {
 		s := newLink()
 		a, b := start(t, s), start(t, s)
 		mature(t, a, b)
-		for range 3 {
-			admit(t, a, 5)
-		}
+		first := admit(t, a, 5)
+		admit(t, a, 5)
+		admit(t, a, 5)
 		admit(t, b, 5)
 		s.restart()
 		time.Sleep(ttl * 4 / 10) // a heartbeat fails, both join, a looks
 		if n := total(a); n != 4 || !a.Status().Young {
 			t.Errorf("re-claimed %d of 4, %+v", n, a.Status())
 		}
+		refused(t, a, 5, limiter.ErrYoung)
+		first.Release()
+		first = admit(t, a, 5) // a slot that is ours may be used again
 		refused(t, a, 5, limiter.ErrYoung)
 		mature(t, a, b)
 		admit(t, b, 5)
