@@ -60,6 +60,8 @@ func TestBadValues(t *testing.T) {
 		{"USHER_STORE", "etcd://geheim@host", `USHER_STORE: unknown kind of store "etcd"`},
 		{"USHER_STORE", "redis://:ge%heim@host", "USHER_STORE: not a URL (not shown"},
 		{"USHER_STORE", "redis:geheim", "USHER_STORE: the URL has no host"},
+		{"USHER_STORE", "redis+sentinel://:geheim@a,b", "USHER_STORE: the URL lacks the name that the sentinels know the primary by"},
+		{"USHER_STORE", "redis://:ge/heim@a", "USHER_STORE: an @ after the host (not shown"},
 	} {
 		_, _, err := loadConfig(map[string]string{c.name: c.value})
 		if err == nil || !strings.Contains(err.Error(), c.want) {

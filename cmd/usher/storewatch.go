@@ -82,7 +82,7 @@ func (n *storeNews) next(st limiter.Status, now time.Time) (lines []newsLine) {
 	switch {
 	case st.Mismatch != "" && st.Mismatch != n.last.Mismatch:
 		say(slog.LevelError, "living replicas run with other lease settings: limited rules admit nobody here; "+
-			"set the same USHER_LEASE_TTL and USHER_LEASE_LOSS everywhere", "theirs", st.Mismatch)
+			"set the same USHER_LEASE_TTL, USHER_LEASE_LOSS and shards in USHER_STORE everywhere", "theirs", st.Mismatch)
 	case st.Joined && st.Young && (!n.last.Joined || !n.last.Young):
 		say(slog.LevelInfo, "joined a store that was just born: sessions that exist are counted, nothing new is given out yet",
 			"replicas", len(st.Holders))
@@ -128,11 +128,41 @@ func (r redisLog) Printf(ctx context.Context, format string, v ...any) {
 	r.log.DebugContext(ctx, "redis client", "says", fmt.Sprintf(format, v...))
 }
 
+// checkPause is between two attempts to look at the settings of the store's
+// servers, and bounds each.
+const checkPause = 5 * time.Second
+
+// check looks, once the store can be reached, at the settings of its servers
+// and logs what is to be said of them.
+func (w *storeWatch) check(ctx context.Context, check func(context.Context) ([]string, error)) {
+	for ctx.Err() == nil {
+		bounded, cancel := context.WithTimeout(ctx, checkPause)
+		findings, err := check(bounded)
+		cancel()
+		if err == nil {
+			for _, f := range findings {
+				w.log.Warn("the store's server is not set up as it should be", "finding", f)
+			}
+			return
+		}
+		w.log.Debug("the settings of the store's servers cannot be read yet", "error", err.Error())
+		select {
+		case <-ctx.Done():
+		case <-time.After(checkPause):
+		}
+	}
+}
+
 // watchStore sets a watch on a shared store; the memory store cannot fail.
 func (s *service) watchStore() {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.unwatch = cancel
 	if s.cfg.Store != memory {
 		s.serving.Go(func() { s.storeWatch.watch(ctx, s.limiter.Status) })
+		if c, ok := s.store.(interface {
+			Check(context.Context) ([]string, error)
+		}); ok {
+			s.serving.Go(func() { s.storeWatch.check(ctx, c.Check) })
+		}
 	}
 }

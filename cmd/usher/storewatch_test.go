@@ -2,10 +2,12 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"log/slog"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"usher/limiter"
@@ -70,4 +72,24 @@ func TestStoreThatIsAway(t *testing.T) {
 	if log := p.raw.String(); strings.Contains(log, "geheim") || strings.Contains(log, "\nredis: ") {
 		t.Error("the log shows the password, or lines of the Redis client")
 	}
+}
+
+func TestStoreSettingsAreCheckedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		w := storeWatch{log: slog.New(slog.NewTextHandler(&out, nil))}
+		attempts := 0
+		w.check(t.Context(), func(context.Context) ([]string, error) {
+			if attempts++; attempts < 3 {
+				return nil, errors.New("away")
+			}
+			return []string{"one", "two"}, nil
+		})
+		if lines := strings.Count(out.String(), "\n"); attempts != 3 || lines != 2 || !strings.Contains(out.String(), "finding=two") {
+			t.Errorf("%d attempts, log:\n%s", attempts, out.String())
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		w.check(ctx, func(context.Context) ([]string, error) { return nil, errors.New("away") })
+	})
 }

@@ -1,13 +1,13 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"net/url"
 	"strconv"
 	"strings"
+
+	"usher/store/redisstore"
 )
 
 // hostPort is where to listen. An empty host is every address.
@@ -69,30 +69,21 @@ type storeURL string
 // UnmarshalText implements encoding.TextUnmarshaler. Its errors do not quote
 // the text.
 func (s *storeURL) UnmarshalText(text []byte) error {
-	if value := strings.TrimSpace(string(text)); value == string(memory) {
-		*s = memory
-		return nil
+	value := strings.TrimSpace(string(text))
+	if value != string(memory) {
+		if _, err := redisstore.Address(value); err != nil {
+			return fmt.Errorf("%w (or write memory, to count in this process alone)", err)
+		}
 	}
-	u, err := url.Parse(strings.TrimSpace(string(text)))
-	if err != nil {
-		return errors.New("not a URL (not shown, it may hold a password); " +
-			"write memory or redis://host:port/db, with special characters of a password as %XX")
-	}
-	if u.Scheme != "redis" && u.Scheme != "rediss" {
-		return fmt.Errorf("unknown kind of store %q; write memory, redis://host:port/db or rediss://host:port/db", u.Scheme)
-	}
-	if u.Host == "" {
-		return fmt.Errorf("the URL has no host; write %s://host:port/db", u.Scheme)
-	}
-	*s = storeURL(u.String())
+	*s = storeURL(value)
 	return nil
 }
 
 // String returns the address without user, password and options.
 func (s storeURL) String() string {
-	u, err := url.Parse(string(s))
-	if s == memory || err != nil {
+	address, err := redisstore.Address(string(s))
+	if err != nil { // it was checked: this is memory
 		return string(memory)
 	}
-	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
+	return address
 }

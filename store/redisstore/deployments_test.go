@@ -92,6 +92,8 @@ func TestSentinels(t *testing.T) {
 	t.Run("planned failover", func(t *testing.T) {
 		l := startLoad(t, group.URL(), true)
 		group.Failover()
+		l.join() // where the others are by then, or the limit holds for each of two places
+		l.join()
 		l.recovers()
 		l.stop()
 	})
@@ -100,6 +102,7 @@ func TestSentinels(t *testing.T) {
 		old := group.Primary()
 		old.Kill()
 		redistest.Eventually(t, 20*time.Second, "another primary", func() bool { return group.Primary() != old })
+		l.join()
 		l.recovers()
 		l.stop()
 	})
@@ -142,6 +145,7 @@ func TestCluster(t *testing.T) {
 			to = cluster.Nodes[1]
 		}
 		cluster.Migrate(slot, to)
+		l.join()
 		l.recovers()
 		l.stop()
 	})
@@ -149,6 +153,7 @@ func TestCluster(t *testing.T) {
 		l := startLoad(t, cluster.URL()+"?shards=4", true)
 		slot := slotOf(l, 1)
 		cluster.Failover(cluster.Serving(slot), slot)
+		l.join()
 		l.recovers()
 		l.stop()
 	})
@@ -159,6 +164,7 @@ func TestCluster(t *testing.T) {
 		replica := cluster.Replica(primary)
 		primary.Kill()
 		cluster.ServedBy(slot, replica)
+		l.join()
 		l.recovers()
 		l.stop()
 	})

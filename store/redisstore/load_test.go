@@ -5,6 +5,8 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	mathrand "math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -18,59 +20,64 @@ const (
 	loadTTL   = 2 * time.Second
 	loadRules = 6
 	loadMax   = 4
-	loadHold  = 20 * time.Millisecond
+	loadHold  = 40 * time.Millisecond
 )
 
-// load is two replicas that keep limits full: each has one session of each
-// rule that stays, and workers whose sessions come and go.
+// load is replicas that keep limits full: two that have one session of each
+// rule that stays, and on all of them workers whose sessions come and go.
 type load struct {
 	t        *testing.T
 	url      string
 	cluster  string
+	strict   bool
 	limiters []*limiter.Limiter
 	stores   []*redisstore.Store
+	ctx      context.Context // of the workers
 	cancel   context.CancelFunc
 	workers  sync.WaitGroup
 
 	mu       sync.Mutex
 	running  [loadRules]map[*limiter.Grant]bool
 	stay     []*limiter.Grant
-	admitted [2][loadRules]int // by replica and rule
-	worst    int               // sessions of one rule that could relay at a time
+	admitted [][loadRules]int // by replica and rule
+	worst    int              // sessions of one rule that could relay at a time
 }
 
 func startLoad(t *testing.T, url string, strict bool) *load {
 	t.Helper()
-	l := &load{t: t, url: url, cluster: "load-" + rand.Text()}
+	l := &load{t: t, url: url, cluster: "load-" + rand.Text(), strict: strict}
+	l.ctx, l.cancel = context.WithCancel(t.Context())
 	for i := range l.running {
 		l.running[i] = map[*limiter.Grant]bool{}
 	}
-	for range 2 {
-		l.limiters = append(l.limiters, l.replica(strict))
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	l.cancel = cancel
-	for i, replica := range l.limiters {
+	for i := range 2 {
+		l.join()
 		for rule := range loadRules {
-			g := l.eventuallyAdmit(replica, rule)
+			g := l.eventuallyAdmit(l.limiters[i], rule)
 			l.enter(i, rule, g)
 			l.stay = append(l.stay, g)
-			for range 2 {
-				l.workers.Go(func() { l.work(ctx, i, rule) })
-			}
 		}
 	}
 	l.recovers()
 	return l
 }
 
-func (l *load) replica(strict bool) *limiter.Limiter {
+// join adds a replica, and workers on it.
+func (l *load) join() {
 	l.t.Helper()
 	s := open(l.t, l.url, l.cluster)
-	l.stores = append(l.stores, s)
-	r := limiter.New(limiter.Options{Store: s, TTL: loadTTL, Strict: strict, StoreWait: time.Second})
+	r := limiter.New(limiter.Options{Store: s, TTL: loadTTL, Strict: l.strict, StoreWait: time.Second})
 	r.SetSpace("c1aaaa", nil)
-	return r
+	l.mu.Lock()
+	i := len(l.limiters)
+	l.stores, l.limiters = append(l.stores, s), append(l.limiters, r)
+	l.admitted = append(l.admitted, [loadRules]int{})
+	l.mu.Unlock()
+	for rule := range loadRules {
+		for range 2 {
+			l.workers.Go(func() { l.work(r, i, rule) })
+		}
+	}
 }
 
 func ruleLimit(rule int) limiter.Limit {
@@ -87,21 +94,29 @@ func (l *load) eventuallyAdmit(r *limiter.Limiter, rule int) (g *limiter.Grant) 
 	return g
 }
 
-func (l *load) work(ctx context.Context, replica, rule int) {
-	pause := time.NewTicker(loadHold)
-	defer pause.Stop()
-	for ctx.Err() == nil {
-		g, err := l.limiters[replica].Admit(ctx, ruleLimit(rule))
-		if err == nil {
-			l.enter(replica, rule, g)
+// work asks whenever it has nothing, and not at the moment that its own last
+// session ends: whoever does that is always first.
+func (l *load) work(r *limiter.Limiter, replica, rule int) {
+	for pause(l.ctx) {
+		g, err := r.Admit(l.ctx, ruleLimit(rule))
+		if err != nil {
+			continue
 		}
-		select {
-		case <-ctx.Done():
-		case <-pause.C:
-		}
-		if err == nil {
-			l.exit(rule, g)
-		}
+		l.enter(replica, rule, g)
+		pause(l.ctx)
+		l.exit(rule, g)
+	}
+}
+
+// pause takes a moment, and reports whether ctx goes on.
+func pause(ctx context.Context) bool {
+	timer := time.NewTimer(mathrand.N(loadHold))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
 	}
 }
 
@@ -131,7 +146,7 @@ func (l *load) exit(rule int, g *limiter.Grant) {
 func (l *load) recovers() {
 	l.t.Helper()
 	l.mu.Lock()
-	before := l.admitted
+	before := slices.Clone(l.admitted)
 	l.mu.Unlock()
 	redistest.Eventually(l.t, 20*time.Second, "each replica admits sessions of each rule", func() bool {
 		l.mu.Lock()

@@ -30,19 +30,19 @@ func StartCluster(t testing.TB) *Cluster {
 		_, port, _ := net.SplitHostPort(freeAddr(t))
 		bus = append(bus, port)
 		c.Nodes = append(c.Nodes, Start(t, "--cluster-enabled", "yes", "--cluster-port", bus[i], "--cluster-node-timeout", "1000",
-			"--cluster-require-full-coverage", "no", "--repl-diskless-sync-delay", "0"))
+			"--cluster-require-full-coverage", "no", "--repl-diskless-sync-delay", "0",
+			"--repl-ping-replica-period", "1")) // a replica that has received nothing is not on the list
 	}
 	ctx := context.Background()
-	first := c.Nodes[0].Client()
 	for i, n := range c.Nodes {
 		client := n.Client()
 		c.must(client.Do(ctx, "CLUSTER", "SET-CONFIG-EPOCH", i+1).Err())
 		if i < 3 {
 			c.must(client.ClusterAddSlotsRange(ctx, slots*i/3, slots*(i+1)/3-1).Err())
 		}
-		if i > 0 {
-			host, port, _ := net.SplitHostPort(n.Addr)
-			c.must(first.Do(ctx, "CLUSTER", "MEET", host, port, bus[i]).Err())
+		for j := range i { // gossip would do, but takes its time
+			host, port, _ := net.SplitHostPort(c.Nodes[j].Addr)
+			c.must(client.Do(ctx, "CLUSTER", "MEET", host, port, bus[j]).Err())
 		}
 	}
 	for i, n := range c.Nodes[3:] {
@@ -177,20 +177,29 @@ func (c *Cluster) Replica(primary *Server) *Server {
 func (c *Cluster) Failover(primary *Server, slot int) {
 	c.t.Helper()
 	replica := c.Replica(primary)
-	c.must(replica.Client().ClusterFailover(context.Background()).Err())
-	c.ServedBy(slot, replica)
+	var asked time.Time
+	Eventually(c.t, 20*time.Second, "the replica takes over", func() bool {
+		if time.Since(asked) > 2*time.Second { // others may have refused: they had not heard of the last change
+			asked = time.Now()
+			c.must(replica.Client().ClusterFailover(context.Background()).Err())
+		}
+		return c.serves(replica, slot)
+	})
 }
 
-// ServedBy waits until a node serves a slot and says so itself.
+// ServedBy waits until a node serves a slot.
 func (c *Cluster) ServedBy(slot int, n *Server) {
 	c.t.Helper()
-	Eventually(c.t, 20*time.Second, n.Addr+" serves slot "+strconv.Itoa(slot), func() bool {
-		ranges, _ := n.Client().ClusterSlots(context.Background()).Result()
-		for _, r := range ranges {
-			if r.Start <= slot && slot <= r.End && len(r.Nodes) > 0 && r.Nodes[0].Addr == n.Addr {
-				return true
-			}
+	Eventually(c.t, 20*time.Second, n.Addr+" serves slot "+strconv.Itoa(slot), func() bool { return c.serves(n, slot) })
+}
+
+// serves reports whether a node says that it serves a slot.
+func (c *Cluster) serves(n *Server, slot int) bool {
+	ranges, _ := n.Client().ClusterSlots(context.Background()).Result()
+	for _, r := range ranges {
+		if r.Start <= slot && slot <= r.End && len(r.Nodes) > 0 && r.Nodes[0].Addr == n.Addr {
+			return true
 		}
-		return false
-	})
+	}
+	return false
 }
