@@ -121,6 +121,23 @@ func newcomerFirst(r *trial) {
 	r.loaded(file)
 }
 
+// lateOverRestarts restarts the store again and again, and now empties it, while
+// requests from before reach it over connections from after.
+func lateOverRestarts(r *trial) {
+	r.noSnapshot()
+	r.onWires(mix{lateByOther: 0.15, delayed: 0.1}, func() {
+		for range 2 {
+			r.last(faultTTL / 10)
+			before := r.birth(r.t)
+			r.redis.Kill()
+			r.redis.Start()
+			r.waitReborn(r.t, before)
+			r.last(faultTTL)
+			flushed(r)
+		}
+	})
+}
+
 // rolledBack puts the data back to what it was some time before, in a server
 // that goes on.
 func rolledBack(r *trial) {

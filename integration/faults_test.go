@@ -29,6 +29,7 @@ func TestFaultsStrict(t *testing.T) {
 		fault{name: "store: killed, long away", run: emptyLong},
 		fault{name: "store: back from an older snapshot", run: olderSnapshot},
 		fault{name: "store: back from a snapshot older than a replica", run: newcomerFirst, before: newcomer},
+		fault{name: "store: copies that outlive a restart", run: lateOverRestarts},
 		fault{name: "store: rolled back in place", run: rolledBack},
 		fault{name: "store: FLUSHALL", run: flushed},
 		fault{name: "store: one key lost", run: oneKeyLost},
@@ -80,34 +81,52 @@ func testFaults(t *testing.T, o faultOptions, faults []fault) {
 	}
 }
 
-// wire lets a mix of faults happen to the requests of all replicas.
+// onWires lets a mix of faults happen to the requests of all replicas while do
+// runs, and on until each of them has happened.
+func (r *trial) onWires(m mix, do func()) {
+	r.t.Helper()
+	before := r.happened()
+	for _, p := range r.proxies {
+		p.set(m)
+	}
+	do()
+	var told string
+	eventually(r.t, patience, func() string {
+		now := r.happened()
+		told = ""
+		for k := cutBefore; k < faultKinds; k++ {
+			if m[k] == 0 {
+				continue
+			}
+			if now[k] == before[k] {
+				return "nothing happened of the kind: " + k.String()
+			}
+			told += fmt.Sprintf("%s %d, ", k, now[k]-before[k])
+		}
+		told += fmt.Sprintf("passed %d", now[pass]-before[pass])
+		return ""
+	})
+	for _, p := range r.proxies {
+		p.set(mix{})
+	}
+	r.t.Log(told)
+}
+
+// happened counts the faults of all proxies so far.
+func (f *faultWorld) happened() (all [faultKinds]int) {
+	for _, p := range f.proxies {
+		for k, n := range p.counts() {
+			all[k] += n
+		}
+	}
+	return all
+}
+
+// wire lets a mix of faults happen, in which sessions are admitted all the same.
 func wire(m mix) func(*trial) {
 	return func(r *trial) {
 		had := r.replies[granted].Load()
-		var before [faultKinds]int
-		for _, p := range r.proxies {
-			for k, n := range p.counts() {
-				before[k] += n
-			}
-			p.set(m)
-		}
-		r.last(faultTTL)
-		for _, p := range r.proxies {
-			p.set(mix{})
-			for k, n := range p.counts() {
-				before[k] -= n
-			}
-		}
-		told := ""
-		for k := cutBefore; k < faultKinds; k++ {
-			if m[k] > 0 {
-				told += fmt.Sprintf("%s %d ", k, -before[k])
-				if before[k] == 0 {
-					r.t.Errorf("nothing happened of the kind: %s", k)
-				}
-			}
-		}
-		r.t.Logf("%sof %d requests, %d sessions admitted", told, -before[pass], r.replies[granted].Load()-had)
+		r.onWires(m, func() { r.last(faultTTL) })
 		if r.replies[granted].Load() == had {
 			r.t.Error("nobody was admitted meanwhile")
 		}

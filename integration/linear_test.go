@@ -247,13 +247,10 @@ func TestLinearizable(t *testing.T) {
 	for range 10 {
 		h.round(dice, nothing)
 	}
-	var did [faultKinds]int
 	for _, p := range f.proxies {
 		p.set(mix{})
-		for k, n := range p.counts() {
-			did[k] += n
-		}
 	}
+	did := f.happened()
 	h.round(dice, func() { h.kill(2) })
 	h.round(dice, nothing)
 
