@@ -150,6 +150,7 @@ func (h *holder) batched(now time.Duration, r *request, reply store.BatchReply) 
 // acknowledge renews the lease and settles every entry of the request.
 func (h *holder) acknowledge(now time.Duration, r *request, young bool, counts []store.Count) {
 	h.lease.fence.Store(int64(r.sent + h.timing.fence))
+	h.lease.ended = false
 	h.beatAt = r.sent + h.timing.beat
 	h.setYoung(young)
 	for i, s := range r.stated {

@@ -28,6 +28,7 @@ type slot struct {
 // fence. A counter moves to a new lease only when the store confirmed it there.
 type lease struct {
 	fence atomic.Int64 // on the limiter's clock
+	ended bool         // the holder has seen it pass
 }
 
 func (l *lease) passed(now time.Duration) bool { return int64(now) >= l.fence.Load() }

@@ -320,9 +320,14 @@ func (h *holder) checkFences(now time.Duration) {
 			i--
 		}
 	}
-	if (h.phase == live || h.phase == reclaiming) && h.lease.passed(now) {
+	// Also while detached: what the store told us last holds until then, and
+	// no longer, however soon we are back.
+	if !h.lease.ended && h.lease.passed(now) {
 		h.fencePassed(h.lease)
-		h.detach()
+		h.lease.ended = true
+		if h.phase == live || h.phase == reclaiming {
+			h.detach()
+		}
 	}
 }
 
@@ -346,7 +351,7 @@ func (h *holder) fencePassed(l *lease) {
 func (h *holder) nextFence() time.Duration {
 	at := time.Duration(math.MaxInt64)
 	for _, l := range append([]*lease{h.lease}, h.older...) {
-		if f := time.Duration(l.fence.Load()); f > 0 {
+		if f := time.Duration(l.fence.Load()); f > 0 && !l.ended {
 			at = min(at, f)
 		}
 	}

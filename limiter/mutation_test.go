@@ -40,6 +40,7 @@ var mutations = []mutation{
 	{"refused as full without this reply's total", batchGo, "case !h.young && full(n, c):", "case !h.young:"},
 	{"waiters get own less what lives now", batchGo, "slots := n.Own - s.live;", "slots := n.Own - c.live;"},
 	{"refilled although over", counterGo, "!c.over && !c.contended", "!c.contended"},
+	{"no fence while detached", holderGo, "if !h.lease.ended && h.lease.passed(now) {", "if (h.phase == live || h.phase == reclaiming) && h.lease.passed(now) {"},
 	{"over not set at the fence", holderGo, "c.over = true", "_ = c"},
 	{"over cleared by a young total", batchGo, "} else if !h.young {\n\t\tc.over = false", "} else {\n\t\tc.over = false"},
 	{"hand-over beyond what a batch in flight states", counterGo, " && (!c.inFlight || c.live < c.sentLive)", ""},

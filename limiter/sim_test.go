@@ -28,6 +28,7 @@ type mix struct {
 	lose, late, double           float64 // per message
 	pause, crash, partition      float64
 	blackout                     float64
+	rare                         bool // what breaks is rare: sessions last longer, and there are three times as many schedules
 	flush, drop, restart, goBack float64
 }
 
@@ -45,7 +46,7 @@ var mixes = []mix{
 	{name: "rollbacks", goBack: 0.15, lose: 0.05, late: 0.1, double: 0.1},
 	{name: "pauses and losses", pause: 0.7, lose: 0.08, late: 0.15},
 	{name: "partitions and losses", partition: 0.4, lose: 0.08, late: 0.15, double: 0.15},
-	{name: "partitions and flushes", partition: 0.6, flush: 0.12, late: 0.1},
+	{name: "partitions and flushes", partition: 0.8, flush: 0.1, late: 0.1, rare: true},
 	{name: "many joins", flush: 0.1, drop: 0.1, lose: 0.08, late: 0.25, double: 0.25},
 	{name: "everything", lose: 0.04, late: 0.1, double: 0.1, pause: 0.15, crash: 0.1, partition: 0.15, flush: 0.03, drop: 0.03, restart: 0.03, goBack: 0.03},
 }
@@ -142,6 +143,9 @@ func newWorld(seed uint64, m mix, strict bool) *world {
 	for range 3 {
 		w.nodes = append(w.nodes, w.newNode())
 	}
+	if m.rare {
+		w.length *= 3
+	}
 	w.calm = true
 	w.every(simTTL/2, func() { w.saved = w.data.Snapshot() })
 	w.after(calmFirst, w.storm)
@@ -236,7 +240,7 @@ func (w *world) partition() {
 		if w.chance(0.5) {
 			n.cut = w.now + w.outage(3*simTTL)
 			if w.chance(5 * w.mix.flush) {
-				w.after(n.cut-w.now, w.flush)
+				w.after(n.cut-w.now+w.upTo(simTTL*3/10), w.flush)
 			}
 		}
 	}

@@ -24,6 +24,10 @@ func TestSimulation(t *testing.T) {
 		seeds = defaultSeeds
 	}
 	for _, m := range mixes {
+		seeds := seeds
+		if m.rare {
+			seeds *= 3
+		}
 		for _, strict := range []bool{true, false} {
 			mode := "keep"
 			if strict {
