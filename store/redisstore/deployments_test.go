@@ -65,6 +65,12 @@ func TestTLS(t *testing.T) {
 	}
 }
 
+func TestTLSElsewhere(t *testing.T) {
+	files := redistest.NewCertificates(t)
+	t.Run("sentinels", func(t *testing.T) { contract(t, redistest.StartSentinels(t, files).URL()) })
+	t.Run("cluster", func(t *testing.T) { contract(t, redistest.StartCluster(t, files).URL()) })
+}
+
 // reach dials and hangs up.
 func reach(t *testing.T, url string) error {
 	t.Helper()

@@ -21,15 +21,22 @@ type Cluster struct {
 const slots = 16384
 
 // StartCluster returns when all nodes agree that the cluster is whole. A node
-// is taken for dead after a second of silence.
-func StartCluster(t testing.TB) *Cluster {
+// is taken for dead after a second of silence. With certificates the nodes
+// speak TLS only, among themselves too.
+func StartCluster(t testing.TB, files ...Certificates) *Cluster {
 	t.Helper()
+	start := Start
+	if len(files) > 0 {
+		start = func(t testing.TB, args ...string) *Server {
+			return StartTLS(t, files[0], append(args, "--tls-cluster", "yes", "--tls-replication", "yes")...)
+		}
+	}
 	c := &Cluster{t: t}
 	var bus []string
 	for i := range 6 {
 		_, port, _ := net.SplitHostPort(freeAddr(t))
 		bus = append(bus, port)
-		c.Nodes = append(c.Nodes, Start(t, "--cluster-enabled", "yes", "--cluster-port", bus[i], "--cluster-node-timeout", "1000",
+		c.Nodes = append(c.Nodes, start(t, "--cluster-enabled", "yes", "--cluster-port", bus[i], "--cluster-node-timeout", "1000",
 			"--cluster-require-full-coverage", "no", "--repl-diskless-sync-delay", "0",
 			"--repl-ping-replica-period", "1")) // a replica that has received nothing is not on the list
 	}
@@ -62,11 +69,16 @@ func StartCluster(t testing.TB) *Cluster {
 	return c
 }
 
+// slotRanges returns what a node says of all slots, nothing if it does not answer.
+func slotRanges(client *redis.Client) []redis.ClusterSlot {
+	return client.ClusterSlots(context.Background()).Val() //nolint:staticcheck // CLUSTER SHARDS, its successor, is not on older servers; the store asks like this
+}
+
 // whole: all slots are served, and each primary has a replica that is in sync.
 func (c *Cluster) whole(client *redis.Client) bool {
 	ctx := context.Background()
-	ranges, err := client.ClusterSlots(ctx).Result()
-	if err != nil || len(ranges) != 3 || !strings.Contains(client.ClusterInfo(ctx).Val(), "cluster_state:ok") {
+	ranges := slotRanges(client)
+	if len(ranges) != 3 || !strings.Contains(client.ClusterInfo(ctx).Val(), "cluster_state:ok") {
 		return false
 	}
 	for _, r := range ranges {
@@ -94,7 +106,11 @@ func (c *Cluster) id(n *Server) string {
 
 // URL returns the address as redisstore.Open takes it.
 func (c *Cluster) URL() string {
-	return "redis+cluster://" + c.Nodes[0].Addr + "," + c.Nodes[1].Addr + "," + c.Nodes[2].Addr
+	scheme := "redis"
+	if c.Nodes[0].tls != nil {
+		scheme = "rediss"
+	}
+	return scheme + "+cluster://" + c.Nodes[0].Addr + "," + c.Nodes[1].Addr + "," + c.Nodes[2].Addr + c.Nodes[0].options
 }
 
 // Serving returns the node that serves a slot, by what the first node that
@@ -105,11 +121,7 @@ func (c *Cluster) Serving(slot int) *Server {
 		if n.cmd == nil {
 			continue
 		}
-		ranges, err := n.Client().ClusterSlots(context.Background()).Result()
-		if err != nil {
-			continue
-		}
-		for _, r := range ranges {
+		for _, r := range slotRanges(n.Client()) {
 			for _, server := range c.Nodes {
 				if r.Start <= slot && slot <= r.End && len(r.Nodes) > 0 && r.Nodes[0].Addr == server.Addr {
 					return server
@@ -195,8 +207,7 @@ func (c *Cluster) ServedBy(slot int, n *Server) {
 
 // serves reports whether a node says that it serves a slot.
 func (c *Cluster) serves(n *Server, slot int) bool {
-	ranges, _ := n.Client().ClusterSlots(context.Background()).Result()
-	for _, r := range ranges {
+	for _, r := range slotRanges(n.Client()) {
 		if r.Start <= slot && slot <= r.End && len(r.Nodes) > 0 && r.Nodes[0].Addr == n.Addr {
 			return true
 		}

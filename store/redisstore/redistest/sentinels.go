@@ -24,18 +24,25 @@ type Sentinels struct {
 const SentinelName = "counts"
 
 // StartSentinels returns when all sentinels know each other and the replicas.
-// They take half a second of silence for death.
-func StartSentinels(t testing.TB, args ...string) *Sentinels {
+// They take half a second of silence for death. With certificates everybody
+// speaks TLS only.
+func StartSentinels(t testing.TB, files ...Certificates) *Sentinels {
 	t.Helper()
+	start := Start
+	if len(files) > 0 {
+		start = func(t testing.TB, args ...string) *Server {
+			return StartTLS(t, files[0], append(args, "--tls-replication", "yes")...)
+		}
+	}
 	need(t, "redis-sentinel")
 	s := &Sentinels{t: t}
-	s.Servers = append(s.Servers, Start(t, args...))
+	s.Servers = append(s.Servers, start(t))
 	host, port, _ := net.SplitHostPort(s.Servers[0].Addr)
 	for range 2 {
-		s.Servers = append(s.Servers, Start(t, append([]string{"--replicaof", host + " " + port, "--repl-diskless-sync-delay", "0"}, args...)...))
+		s.Servers = append(s.Servers, start(t, "--replicaof", host+" "+port, "--repl-diskless-sync-delay", "0"))
 	}
 	for range 3 {
-		s.Watch = append(s.Watch, startSentinel(t, host, port))
+		s.Watch = append(s.Watch, startSentinel(t, host, port, files...))
 	}
 	Eventually(t, 20*time.Second, "the sentinels know each other and the replicas", func() bool {
 		for _, w := range s.Watch {
@@ -49,22 +56,29 @@ func StartSentinels(t testing.TB, args ...string) *Sentinels {
 	return s
 }
 
-func startSentinel(t testing.TB, host, port string) *Server {
+func startSentinel(t testing.TB, host, port string, files ...Certificates) *Server {
 	t.Helper()
 	addr := freeAddr(t)
 	_, own, _ := net.SplitHostPort(addr)
 	dir := t.TempDir()
 	file := filepath.Join(dir, "sentinel.conf")
-	text := fmt.Sprintf("bind 127.0.0.1\nport %[1]s\ndir %[2]s\nsentinel monitor %[3]s %[4]s %[5]s 2\n"+
-		"sentinel down-after-milliseconds %[3]s 500\nsentinel failover-timeout %[3]s 1000\n", own, dir, SentinelName, host, port)
+	s := &Server{Addr: addr, t: t, command: "redis-sentinel", args: []string{file}}
+	listen := "port " + own
+	if len(files) > 0 {
+		s.tls, s.options = files[0].config(t), files[0].options()
+		listen = "port 0\ntls-replication yes\ntls-port " + own +
+			"\ntls-ca-cert-file " + files[0].CA + "\ntls-cert-file " + files[0].Cert + "\ntls-key-file " + files[0].Key
+	}
+	text := fmt.Sprintf("bind 127.0.0.1\n%[1]s\ndir %[2]s\nsentinel monitor %[3]s %[4]s %[5]s 2\n"+
+		"sentinel down-after-milliseconds %[3]s 500\nsentinel failover-timeout %[3]s 1000\n", listen, dir, SentinelName, host, port)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return launch(&Server{Addr: addr, t: t, command: "redis-sentinel", args: []string{file}})
+	return launch(s)
 }
 
 func (s *Sentinels) about(w *Server) map[string]string {
-	c := redis.NewSentinelClient(&redis.Options{Addr: w.Addr})
+	c := redis.NewSentinelClient(&redis.Options{Addr: w.Addr, TLSConfig: w.tls})
 	defer c.Close()
 	return c.Master(context.Background(), SentinelName).Val()
 }
@@ -75,7 +89,11 @@ func (s *Sentinels) URL() string {
 	for _, w := range s.Watch {
 		addrs = append(addrs, w.Addr)
 	}
-	return "redis+sentinel://" + strings.Join(addrs, ",") + "/" + SentinelName + "/0"
+	scheme := "redis"
+	if s.Watch[0].tls != nil {
+		scheme = "rediss"
+	}
+	return scheme + "+sentinel://" + strings.Join(addrs, ",") + "/" + SentinelName + "/0" + s.Watch[0].options
 }
 
 // Primary returns the server that all sentinels take for the primary.
@@ -115,7 +133,7 @@ func (s *Sentinels) Failover() {
 func (s *Sentinels) SetDownAfter(ms int) {
 	s.t.Helper()
 	for _, w := range s.Watch {
-		c := redis.NewSentinelClient(&redis.Options{Addr: w.Addr})
+		c := redis.NewSentinelClient(&redis.Options{Addr: w.Addr, TLSConfig: w.tls})
 		err := c.Set(context.Background(), SentinelName, "down-after-milliseconds", fmt.Sprint(ms)).Err()
 		c.Close()
 		if err != nil {

@@ -82,11 +82,13 @@ func StartTLS(t testing.TB, files Certificates, args ...string) *Server {
 	addr := freeAddr(t)
 	host, port, _ := net.SplitHostPort(addr)
 	return launch(&Server{
-		Addr: addr, t: t, tls: files.config(t), options: "?ca=" + files.CA + "&cert=" + files.Cert + "&key=" + files.Key,
+		Addr: addr, t: t, tls: files.config(t), options: files.options(),
 		args: append([]string{"--bind", host, "--port", "0", "--tls-port", port, "--tls-auth-clients", "yes",
 			"--tls-ca-cert-file", files.CA, "--tls-cert-file", files.Cert, "--tls-key-file", files.Key}, args...),
 	})
 }
+
+func (f Certificates) options() string { return "?ca=" + f.CA + "&cert=" + f.Cert + "&key=" + f.Key }
 
 func (f Certificates) config(t testing.TB) *tls.Config {
 	t.Helper()
