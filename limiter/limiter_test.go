@@ -655,3 +655,36 @@ func TestStoreDownAdmit(t *testing.T) {
 		refused(t, b, 2, limiter.ErrFull)
 	})
 }
+
+// TestNothingIsRefilledAfterTheFence: a replica that was cut off does not know
+// what others were given meanwhile, and a young store does not know yet.
+func TestNothingIsRefilledAfterTheFence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sa := newLink()
+		sb := sa.fork()
+		a, b := start(t, sa), start(t, sb)
+		mature(t, a, b)
+		mine := admit(t, a, 2)
+		admit(t, a, 2)
+		sa.down()
+		time.Sleep(2 * ttl)
+		admit(t, b, 2)
+		admit(t, b, 2)
+		sb.down()
+		sa.data.Restart(memstore.Snapshot{})
+		sa.up()
+		time.Sleep(ttl / 5)
+		if !a.Status().Young || total(a) != 2 {
+			t.Fatalf("a is to be alone on a young store: %+v", a.Status())
+		}
+		mine.Release()
+		refused(t, a, 2, limiter.ErrYoung) // b's two, of which nobody knows, still live
+		sb.up()
+		mature(t, a, b)
+		time.Sleep(ttl / 5)
+		if n := total(a); n != 3 {
+			t.Errorf("total %d, want 3: one of a's left, two of b's", n)
+		}
+		refused(t, b, 2, limiter.ErrFull)
+	})
+}
