@@ -162,13 +162,13 @@ func cutOff(r *trial) {
 	if r.strict {
 		r.endedBy(at+faultFence, victim, healed)
 	}
-	r.joinedAgain(victim, at, healed)
+	r.joinedAgain(victim, at)
 }
 
 // joinedAgain waits until a replica that was cut off counts again, and checks
 // that in keep mode what it had too many drains: nobody is admitted while the
 // sessions that exist reach the limit.
-func (r *trial) joinedAgain(victim int, cut, healed time.Duration) {
+func (r *trial) joinedAgain(victim int, cut time.Duration) {
 	waitSince := r.truth.now()
 	eventually(r.t, patience, func() string {
 		if st := r.replicas[victim].status(r.t).Store; !st.Joined || st.Young || st.Holders != len(r.replicas) {
@@ -240,7 +240,7 @@ func stoppedLong(r *trial) {
 	if r.strict {
 		r.endedBy(at+faultFence, victim, woken)
 	}
-	r.joinedAgain(victim, at, woken)
+	r.joinedAgain(victim, at)
 }
 
 // killed ends a replica for good, and starts another in its place.

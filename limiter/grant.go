@@ -44,6 +44,12 @@ func (g *Grant) Move(ctx context.Context, limit Limit) error {
 		return nil
 	}
 	s := g.limiter.shardOf(limit.Rule)
+	if s.index > 0 {
+		if err := g.limiter.agree(ctx); err != nil {
+			old.release()
+			return err
+		}
+	}
 	if old != nil && old.shard != s {
 		old.release()
 		old = nil

@@ -84,6 +84,7 @@ type Limiter struct {
 	options Options
 	start   time.Time
 	shards  []*shard
+	agreed  chan struct{} // closed when the first shard was joined: see agree
 	stop    context.CancelFunc
 }
 
@@ -94,7 +95,7 @@ func New(o Options) *Limiter {
 		o.Observe = func(string, time.Duration, error) {}
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	l := &Limiter{options: o, start: time.Now(), stop: stop}
+	l := &Limiter{options: o, start: time.Now(), agreed: make(chan struct{}), stop: stop}
 	settings := store.Settings{Protocol: protocol, TTL: o.TTL, Strict: o.Strict, Shards: o.Store.Shards()}
 	id := newID()
 	for i := range o.Store.Shards() {
@@ -132,6 +133,28 @@ func (l *Limiter) shardOf(rule string) *shard {
 func (l *Limiter) Admit(ctx context.Context, limit Limit) (*Grant, error) {
 	g := &Grant{limiter: l}
 	return g, g.Move(ctx, limit)
+}
+
+// agree waits until the first shard was joined once, and reports whether the
+// replicas there run with our settings. Who has another number of shards does
+// not meet us in the others, and would share our limits in none.
+func (l *Limiter) agree(ctx context.Context) error {
+	timer := time.NewTimer(l.options.StoreWait)
+	defer timer.Stop()
+	select {
+	case <-l.agreed:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		if l.shards[0].mismatched() {
+			return ErrMismatch
+		}
+		return ErrUnavailable
+	}
+	if l.shards[0].mismatched() {
+		return ErrMismatch
+	}
+	return nil
 }
 
 // SetSpace tells the other replicas which counter space (digest of the rules)

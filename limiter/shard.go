@@ -19,6 +19,7 @@ type shard struct {
 
 	mu     sync.Mutex
 	holder *holder
+	agreed bool // the first shard: limiter.agreed is closed
 	missed bool // run found a request under way, and waits to be roused
 
 	conn  store.Conn    // owned by who carries out the request under way
@@ -153,6 +154,10 @@ func (s *shard) send(ctx context.Context, batchOnly bool) bool {
 		s.conn.Close()
 		s.conn = nil
 	}
+	if s.index == 0 && !s.agreed && s.holder.phase == live {
+		s.agreed = true
+		close(s.limiter.agreed)
+	}
 	if s.missed || batchOnly && s.holder.wantsMore() {
 		s.rouse()
 	}
@@ -253,6 +258,12 @@ func (s *shard) setSpace(space string, watch []string) {
 	s.holder.space, s.holder.watch = space, watch
 	s.mu.Unlock()
 	s.rouse()
+}
+
+func (s *shard) mismatched() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.holder.phase == mismatched
 }
 
 func (s *shard) leave() {
