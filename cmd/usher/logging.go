@@ -26,11 +26,10 @@ type logs struct {
 
 // openLogs opens what the rule file's logoutput and errorlog name: stderr,
 // stdout or files, and stderr if they name nothing. errorlog gets errors only.
-// The system log is not written: syslog means stderr, with a warning.
+// The system log is not written: syslog means stderr, and the parser warns of it.
 func openLogs(cfg config, set rules.Settings, sys system) (*logs, error) {
 	var l logs
 	var handlers []slog.Handler
-	var syslog []string
 	add := func(name string, level slog.Level) error {
 		var w io.Writer
 		switch {
@@ -38,9 +37,6 @@ func openLogs(cfg config, set rules.Settings, sys system) (*logs, error) {
 			w = sys.stderr
 		case name == "stdout":
 			w = sys.stdout
-		case name == "syslog" || strings.HasPrefix(name, "syslog/"):
-			syslog = append(syslog, name)
-			w = sys.stderr
 		default:
 			f, err := openLogFile(name)
 			if err != nil {
@@ -53,16 +49,16 @@ func openLogs(cfg config, set rules.Settings, sys system) (*logs, error) {
 		return nil
 	}
 	level := levels[cfg.LogLevel]
-	output := set.LogOutput
+	output := destinations(set.LogOutput)
 	if len(output) == 0 {
 		output = []string{"stderr"}
 	}
-	for _, name := range unique(output) {
+	for _, name := range output {
 		if err := add(name, level); err != nil {
 			return nil, errors.Join(err, l.Close())
 		}
 	}
-	for _, name := range unique(set.ErrorLog) {
+	for _, name := range destinations(set.ErrorLog) {
 		if slices.Contains(output, name) {
 			continue // it has the errors already
 		}
@@ -71,15 +67,16 @@ func openLogs(cfg config, set rules.Settings, sys system) (*logs, error) {
 		}
 	}
 	l.Logger = slog.New(slog.NewMultiHandler(handlers...))
-	for _, name := range syslog {
-		l.Warn("the system log is not supported; writing to stderr, which a service manager passes on", "logoutput", name)
-	}
 	return &l, nil
 }
 
-func unique(names []string) []string {
+// destinations returns each place once; the system log is stderr.
+func destinations(names []string) []string {
 	var out []string
 	for _, name := range names {
+		if name == "syslog" || strings.HasPrefix(name, "syslog/") {
+			name = "stderr"
+		}
 		if !slices.Contains(out, name) {
 			out = append(out, name)
 		}

@@ -149,11 +149,13 @@ func (p *parser) firstPos(names ...string) Pos {
 	return p.rule.Pos
 }
 
-// checkFile checks what only the whole file tells.
+// checkFile checks what only the whole file tells. After an error, what is
+// missing may be what could not be read, and saying so would mislead.
 func (p *parser) checkFile(start Pos) {
 	s := p.set
 	switch {
-	case len(p.seen) == 0 && !p.ruleSeen() && len(p.diags) == 0:
+	case slices.ContainsFunc(p.diags, func(d Diagnostic) bool { return d.Severity == Error }):
+	case len(p.seen) == 0 && !p.ruleSeen():
 		p.fail(start, "the file is empty; write at least one client-rule and one socks-rule that pass")
 	case !slices.ContainsFunc(s.Client, func(r *Rule) bool { return r.Pass }):
 		p.warn(p.peek().pos, "no client-rule passes, so every connection is closed; add a client pass rule")

@@ -103,7 +103,10 @@ type Session struct {
 	Inheritable bool  // client-rule: the slot may stay for the session's life
 }
 
-// Log says what of a session a rule wants logged.
+// Log says what of a session a rule wants logged: Connect, a line when it is
+// connected. The line at its end, which has its error, is always written, so that
+// Disconnect and Error ask for nothing more. Data, IOOp and TCPInfo have no
+// effect, and a warning says so.
 type Log struct{ Connect, Disconnect, Data, Error, IOOp, TCPInfo bool }
 
 // Timeouts of a rule, inherited from the server settings where it says nothing. 0 is never.

@@ -57,11 +57,11 @@ var (
 	logChoices = []choice{
 		{name: "connect", value: logConnect},
 		{name: "disconnect", value: logDisconnect},
-		{name: "data", value: logData},
+		{name: "data", value: logData, accept: noLogDetail},
 		{name: "error", value: logError},
-		{name: "ioop", value: logIOOp},
-		{name: "iooperation", value: logIOOp},
-		{name: "tcpinfo", value: logTCPInfo},
+		{name: "ioop", value: logIOOp, accept: noLogDetail},
+		{name: "iooperation", value: logIOOp, accept: noLogDetail},
+		{name: "tcpinfo", value: logTCPInfo, accept: noLogDetail},
 	}
 	yesNoChoices    = []choice{{name: "no"}, {name: "yes", value: 1}}
 	rotationChoices = []choice{
@@ -81,9 +81,10 @@ var (
 )
 
 const (
-	noMethod   = "this authentication method is not implemented; use username or none"
-	notServed  = "such clients are not served; remove it, and the whole rule if it names nothing else"
-	noRotation = "external addresses are not rotated; use none, or remove the line"
+	noMethod    = "this authentication method is not implemented; use username or none"
+	notServed   = "such clients are not served; remove it, and the whole rule if it names nothing else"
+	noLogDetail = "what passes in a session is never logged, only its start and its end; remove it"
+	noRotation  = "external addresses are not rotated; use none, or remove the line"
 )
 
 // picked is a value that was read from a list of choices.
@@ -297,16 +298,25 @@ func (l *Log) flags() [6]*bool {
 	return [6]*bool{&l.Connect, &l.Disconnect, &l.Data, &l.Error, &l.IOOp, &l.TCPInfo}
 }
 
-func (p *parser) readLogOutput(token) {
-	for _, t := range p.names() {
-		p.set.Settings.LogOutput = append(p.set.Settings.LogOutput, t.text)
-	}
+func (p *parser) readLogOutput(k token) {
+	p.set.Settings.LogOutput = append(p.set.Settings.LogOutput, p.logTargets(k)...)
 }
 
-func (p *parser) readErrorLog(token) {
+func (p *parser) readErrorLog(k token) {
+	p.set.Settings.ErrorLog = append(p.set.Settings.ErrorLog, p.logTargets(k)...)
+}
+
+// logTargets reads where log lines go.
+func (p *parser) logTargets(k token) []string {
+	var names []string
 	for _, t := range p.names() {
-		p.set.Settings.ErrorLog = append(p.set.Settings.ErrorLog, t.text)
+		if t.text == "syslog" || strings.HasPrefix(t.text, "syslog/") {
+			p.warn(t.pos, "%s: %s: the system log is not written, and stderr is written instead; "+
+				"write stderr, which a service manager passes on, or a file", k.text, t.text)
+		}
+		names = append(names, t.text)
 	}
+	return names
 }
 
 func (p *parser) readRotation(k token)   { p.one(k, rotationChoices) }
