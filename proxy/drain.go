@@ -3,9 +3,9 @@ package proxy
 import "context"
 
 // Drain waits for all sessions to end. When ctx is done it ends those that are
-// left, and returns how many that were. All goroutines of sessions have ended
-// and all their slots are given back when it returns; a connection that is
-// accepted after that is closed at once.
+// left, closing them without a reply, and returns how many that were. All
+// goroutines of sessions have ended and all their slots are given back when it
+// returns; a connection that is accepted after that is closed at once.
 //
 // Call CloseListeners first, or new sessions keep coming until ctx is done.
 func (s *Server) Drain(ctx context.Context) (cut int) {

@@ -39,27 +39,32 @@ func TestDrainWaits(t *testing.T) {
 }
 
 // Drain ends what is left when its time is over: negotiating, dialling and
-// relaying alike.
+// relaying alike, and none of them gets a reply.
 func TestDrainCuts(t *testing.T) {
 	to, hole := echo(t), blackhole(t)
 	w := newWorld(t, `
 client pass { from: 0/0 to: 0/0
-	session.max: 9
+	session.max: 20
 	session.inheritable: no }
 socks pass { from: 0/0 to: 0/0
-	session.max: 9 }
+	session.max: 20 }
 `)
-	relaying, dialling, negotiating := w.client(), w.client(), w.client()
+	relaying, negotiating := w.client(), w.client()
+	clients := []*client{relaying, negotiating}
 	relaying.connect(to, socks.Succeeded)
 	relaying.echoes("hello")
-	for _, c := range []*client{dialling, negotiating} {
+	negotiating.must(socks.WriteGreeting(negotiating, socks.NoAuth))
+	negotiating.expect([]byte{5, 0})
+	for range 8 { // several, so that no race between the cut and a reply goes well by chance
+		c := w.client()
 		c.must(socks.WriteGreeting(c, socks.NoAuth))
 		c.expect([]byte{5, 0})
+		c.must(socks.WriteRequest(c, socks.Request{Version: socks.V5, Command: socks.Connect, Addr: hole}))
+		clients = append(clients, c)
 	}
-	dialling.must(socks.WriteRequest(dialling, socks.Request{Version: socks.V5, Command: socks.Connect, Addr: hole}))
 	eventually(t, func() string {
-		if n := w.slots("s1", 9); n != 7 {
-			return "the two requests have not got their slots"
+		if n := w.slots("s1", 20); n != 11 {
+			return "the nine requests have not got their slots"
 		}
 		return ""
 	})
@@ -68,18 +73,18 @@ socks pass { from: 0/0 to: 0/0
 	}
 	soon, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	if cut := w.server.Drain(soon); cut != 3 {
-		t.Errorf("%d sessions cut, want 3", cut)
+	if cut := w.server.Drain(soon); cut != len(clients) {
+		t.Errorf("%d sessions cut, want %d", cut, len(clients))
 	}
-	if c, s := w.slots("c1", 9), w.slots("s1", 9); c != 9 || s != 9 {
-		t.Errorf("%d and %d slots free after the drain, want 9", c, s)
+	if c, s := w.slots("c1", 20), w.slots("s1", 20); c != 20 || s != 20 {
+		t.Errorf("%d and %d slots free after the drain, want 20", c, s)
 	}
-	for _, line := range w.log.wait(t, 3) {
+	for _, line := range w.log.wait(t, len(clients)) {
 		if line["reason"] != "drain" {
 			t.Errorf("log %v", line)
 		}
 	}
-	for _, c := range []*client{relaying, dialling, negotiating} {
+	for _, c := range clients {
 		c.closed()
 	}
 }

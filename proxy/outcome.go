@@ -34,8 +34,10 @@ var (
 	errDrain      = errors.New("the server stops")
 )
 
-// silent is the code of what is not answered: the client left, or has not
-// got as far as a request.
+// silent is the code of what is not answered: the client left, has not got
+// as far as a request, or was cut by us. A reply to the latter would be by
+// chance, as the cut closes its connection. So whatever ends a session's
+// context is silent.
 const silent = socks.Succeeded
 
 // outcome is what an error means.
@@ -71,7 +73,7 @@ var outcomes = []outcome{
 	{limiter.ErrMismatch, socks.GeneralFailure, "store_mismatch", false},
 	{limiter.ErrUnavailable, socks.GeneralFailure, "store_unavailable", false},
 	{limiter.ErrClosed, socks.GeneralFailure, "drain", false},
-	{errDrain, socks.GeneralFailure, "drain", false},
+	{errDrain, silent, "drain", false},
 
 	{errUnresolved, socks.HostUnreachable, "unresolved", true},
 	{errNoExternal, socks.AddressNotSupported, "no_external", true},

@@ -81,7 +81,9 @@ func (s *session) run(ctx context.Context) error {
 	s.grant = grant
 	target, err := s.open(ctx, grant)
 	if err != nil {
-		s.refuse(err)
+		// Who was cut (Drain, a lost lease) is not answered, whatever the cut
+		// made of the read or dial that it met.
+		s.refuse(causeOf(ctx, err))
 		return err
 	}
 	defer func() { _ = target.Close() }()
