@@ -16,7 +16,7 @@ import (
 // or says all that is wrong with them. The diagnostics are the findings about
 // the rule file, warnings and errors.
 func loadPolicy(cfg config) (*proxy.Policy, []rules.Diagnostic, error) {
-	set, found, err := readRules(cfg.Config)
+	set, found, err := readRules(cfg.Config, cfg.UsersFile != "")
 	if err != nil {
 		return nil, nil, err
 	}

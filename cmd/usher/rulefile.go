@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -21,22 +22,31 @@ const builtinName = "built-in rules"
 
 // readRules reads and parses the rule file, or the built-in rules if name is
 // empty. An error says that there is no text; what is wrong with the text is
-// in the diagnostics, and then the set is nil.
-func readRules(name string) (*rules.Set, []rules.Diagnostic, error) {
+// in the diagnostics, and then the set is nil. usersFile is whether names can
+// be proved here, about which the diagnostics warn.
+func readRules(name string, usersFile bool) (*rules.Set, []rules.Diagnostic, error) {
 	if name == "" {
-		set, found := parseRules(builtinName, []byte(builtin))
+		set, found := parseRules(builtinName, []byte(builtin), usersFile)
 		return set, found, nil
 	}
 	text, err := os.ReadFile(name)
 	if err != nil {
 		return nil, nil, fmt.Errorf("rule file: %w; USHER_CONFIG names it", err)
 	}
-	set, found := parseRules(name, text)
+	set, found := parseRules(name, text, usersFile)
 	return set, found, nil
 }
 
-func parseRules(name string, text []byte) (*rules.Set, []rules.Diagnostic) {
-	return rules.Parse(name, text, rules.Env{Interface: interfaceAddrs})
+// parseRules returns the findings in the order of their places.
+func parseRules(name string, text []byte, usersFile bool) (*rules.Set, []rules.Diagnostic) {
+	set, found := rules.Parse(name, text, rules.Env{Interface: interfaceAddrs})
+	if set != nil {
+		found = append(found, checkAuth(name, set, usersFile)...)
+		slices.SortStableFunc(found, func(a, b rules.Diagnostic) int {
+			return cmp.Or(cmp.Compare(a.Pos.Line, b.Pos.Line), cmp.Compare(a.Pos.Col, b.Pos.Col))
+		})
+	}
+	return set, found
 }
 
 // asError returns what is wrong with a rule file, a line for each mistake.

@@ -57,7 +57,7 @@ func webServer(t *testing.T) string {
 func TestServeWithoutConfiguration(t *testing.T) {
 	t.Parallel()
 	p := launch(t)
-	for _, want := range []string{"USHER_CONFIG", "USHER_STORE=redis://"} {
+	for _, want := range []string{"USHER_CONFIG", "USHER_STORE=redis://", "set USHER_LISTEN, or internal:", "none (assumed)"} {
 		p.mu.Lock()
 		if !strings.Contains(p.raw.String(), want) {
 			t.Errorf("the first lines do not mention %s", want)
@@ -119,6 +119,17 @@ func TestReload(t *testing.T) {
 	if _, code := connect(t, p, webServer(t)); code != 2 {
 		t.Error("the new rules are not in force: reply", code)
 	}
+}
+
+func TestServeWarnsOfWhatNobodyCanProve(t *testing.T) {
+	t.Parallel()
+	file := ruleFile(t, passLoopback+"socks pass { from: 0/0 to: 0/0 user: monica }\n")
+	p := launch(t, "USHER_CONFIG="+file)
+	const dead = "user: there is no users file, so no client can log in and this rule never matches"
+	if line := p.logged(dead); line["level"] != "WARN" || line["place"] != file+":4:32" {
+		t.Error(line)
+	}
+	p.logged("there is no socksmethod: line, so none is assumed and no client is asked for a name")
 }
 
 func TestReloadOfUsers(t *testing.T) {

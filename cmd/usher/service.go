@@ -164,7 +164,8 @@ func (s *service) announce(policy *proxy.Policy, found []rules.Diagnostic, sourc
 		s.log.Warn("USHER_LISTEN wins over internal: in the rule file", "internal", internal[0].Pos.String())
 	}
 	for _, ln := range s.socks {
-		s.log.Info("listening for SOCKS clients", "address", ln.Addr().String(), "decided_by", source)
+		s.log.Info("listening for SOCKS clients", "address", ln.Addr().String(), "decided_by", source,
+			"to_change", "set USHER_LISTEN, or internal: in the rule file")
 	}
 }
 
@@ -174,6 +175,13 @@ func describe(policy *proxy.Policy, cfg config) []any {
 		"limited", len(limitedRules(policy.Rules)), "digest", policy.Rules.Digest()}
 	if cfg.UsersFile != "" {
 		attrs = append(attrs, "users_file", cfg.UsersFile)
+	}
+	if len(policy.Rules.Settings.Methods) == 0 { // the rules do not say it
+		method := "none"
+		if cfg.UsersFile != "" {
+			method = "username"
+		}
+		attrs = append(attrs, "socksmethod", method+" (assumed)")
 	}
 	return attrs
 }

@@ -13,13 +13,14 @@ type validateCmd struct {
 }
 
 // Run prints each finding as file:line:col: what; remedy. Warnings leave the
-// exit code at 0.
+// exit code at 0. Of the environment it asks only whether there is a users
+// file, which decides what some rules mean.
 func (v validateCmd) Run(sys system) error {
 	name, text, err := v.read(sys)
 	if err != nil {
 		return fmt.Errorf("rule file: %w", err)
 	}
-	set, found := parseRules(name, text)
+	set, found := parseRules(name, text, sys.environ["USHER_USERS_FILE"] != "")
 	for _, d := range found {
 		kind := ""
 		if d.Severity == rules.Warning {

@@ -125,7 +125,11 @@ type Rule struct {
 	Session  Session
 	Log      Log
 	Timeouts Timeouts
-	cond     condition // what is matched
+	// MethodsAt, UserAt and GroupAt are where socksmethod:, user: and group: stand;
+	// Line is 0 where they do not.
+	MethodsAt, UserAt, GroupAt Pos
+
+	cond condition // what is matched
 }
 
 // ID names a rule within its Set: c1, c2 … and s1, s2 …
@@ -149,6 +153,7 @@ type Settings struct {
 	Internal  []Endpoint
 	External  []Endpoint
 	Methods   []Method // socksmethod, in order of preference; nil if not given
+	MethodsAt Pos      // where it stands; Line is 0 if it does not
 	LogOutput []string // logoutput: stderr, stdout, syslog[/facility] or a file
 	ErrorLog  []string
 	Timeouts  Timeouts

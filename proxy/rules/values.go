@@ -225,10 +225,12 @@ func (p *parser) readProxyProtocol(k token) {
 }
 
 func (p *parser) readUser(k token) {
+	p.rule.UserAt = p.firstPos("user")
 	p.rule.cond.users = append(p.rule.cond.users, p.accounts(k)...)
 }
 
 func (p *parser) readGroup(k token) {
+	p.rule.GroupAt = p.firstPos("group")
 	p.rule.cond.groups = append(p.rule.cond.groups, p.accounts(k)...)
 }
 
@@ -260,10 +262,10 @@ func (p *parser) readSocksMethod(k token) {
 		p.warn(all[0].token.pos, "%s: none stands before other methods, so a client that offers both is never asked for a name; put none last", k.text)
 	}
 	if p.in == inSettings {
-		p.set.Settings.Methods = methods
+		p.set.Settings.Methods, p.set.Settings.MethodsAt = methods, k.pos
 		return
 	}
-	p.rule.Methods, p.methods = methods, all
+	p.rule.Methods, p.rule.MethodsAt, p.methods = methods, k.pos, all
 }
 
 func (p *parser) readClientMethod(k token) { p.list(k, clientMethodChoices) }
