@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"usher/proxy"
 	"usher/proxy/socks"
 )
 
@@ -38,29 +39,34 @@ func TestDrainWaits(t *testing.T) {
 	w.reason("done")
 }
 
-// Drain ends what is left when its time is over: negotiating, dialling and
-// relaying alike, and none of them gets a reply.
+// Drain ends what is left when its time is over: negotiating, resolving,
+// dialling and relaying alike, and none of them gets a reply.
 func TestDrainCuts(t *testing.T) {
-	to, hole := echo(t), blackhole(t)
+	to, hole, resolving := echo(t), blackhole(t), stuck{make(chan struct{})}
 	w := newWorld(t, `
 client pass { from: 0/0 to: 0/0
 	session.max: 20
 	session.inheritable: no }
 socks pass { from: 0/0 to: 0/0
 	session.max: 20 }
-`)
+`, func(o *proxy.Options, _ *proxy.Policy) { o.Resolver = resolving })
 	relaying, negotiating := w.client(), w.client()
 	clients := []*client{relaying, negotiating}
 	relaying.connect(to, socks.Succeeded)
 	relaying.echoes("hello")
 	negotiating.must(socks.WriteGreeting(negotiating, socks.NoAuth))
 	negotiating.expect([]byte{5, 0})
-	for range 8 { // several, so that no race between the cut and a reply goes well by chance
+	for i := range 16 { // several, so that no race between the cut and a reply goes well by chance
 		c := w.client()
 		c.must(socks.WriteGreeting(c, socks.NoAuth))
 		c.expect([]byte{5, 0})
-		c.must(socks.WriteRequest(c, socks.Request{Version: socks.V5, Command: socks.Connect, Addr: hole}))
 		clients = append(clients, c)
+		if i%2 == 0 {
+			c.must(socks.WriteRequest(c, socks.Request{Version: socks.V5, Command: socks.Connect, Addr: hole}))
+			continue
+		}
+		c.must(socks.WriteRequest(c, socks.Request{Version: socks.V5, Command: socks.Connect, Addr: socks.Addr{Name: "example.com", Port: 80}}))
+		<-resolving.asked
 	}
 	eventually(t, func() string {
 		if n := w.slots("s1", 20); n != 11 {

@@ -73,7 +73,7 @@ func TestHangUpWhileAdmitting(t *testing.T) {
 type stuck struct{ asked chan struct{} }
 
 func (s stuck) LookupNetIP(ctx context.Context, _, _ string) ([]netip.Addr, error) {
-	close(s.asked)
+	s.asked <- struct{}{}
 	<-ctx.Done()
 	return nil, ctx.Err()
 }
