@@ -64,21 +64,24 @@ func (e usageError) Unwrap() error { return e.error }
 
 // cli is the command line. Each verb has a file of its own.
 type cli struct {
+	Version kong.VersionFlag `name:"version" help:"Print the version."`
+
 	Serve    serveCmd    `cmd:"" default:"1" help:"Run the proxy (also without any argument)."`
 	Validate validateCmd `cmd:"" help:"Check a rule file: exit code 0 if it can be served, else 1."`
 	Probe    probeCmd    `cmd:"" help:"Ask a running usher whether it is ready: exit code 0 if so, else 1. For container health checks."`
 	Status   statusCmd   `cmd:"" help:"Show what a running usher does."`
-	Version  versionCmd  `cmd:"" help:"Print the version."`
+	Tell     versionCmd  `cmd:"" name:"version" help:"Print the version."`
 }
 
 // run parses args and runs one verb. Only main exits.
 func run(ctx context.Context, args []string, sys system) error {
-	helped := false
+	answered := false
 	parser, err := kong.New(&cli{},
 		kong.Name("usher"),
 		kong.Description("SOCKS proxy with Dante's rule file. Session limits hold over all replicas."),
 		kong.Writers(sys.stdout, sys.stderr),
-		kong.Exit(func(int) { helped = true }), // --help is all that exits
+		kong.Vars{"version": versionLine()},
+		kong.Exit(func(int) { answered = true }), // --help and --version are all that exit
 		kong.BindTo(ctx, (*context.Context)(nil)),
 		kong.Bind(sys),
 	)
@@ -86,7 +89,7 @@ func run(ctx context.Context, args []string, sys system) error {
 		return fmt.Errorf("command line: %w", err) // a mistake in the tags above
 	}
 	verb, err := parser.Parse(args)
-	if helped {
+	if answered {
 		return nil
 	}
 	if err != nil {

@@ -8,11 +8,15 @@ import (
 
 type versionCmd struct{}
 
-// Run prints the version, the source revision if the build knows it, and the
-// Go version and platform.
+// Run prints what usher --version prints too.
 func (versionCmd) Run(sys system) error {
-	_, err := fmt.Fprintf(sys.stdout, "usher %s %s %s/%s\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	_, err := fmt.Fprintln(sys.stdout, versionLine())
 	return err
+}
+
+// versionLine returns the version, the Go version and the platform.
+func versionLine() string {
+	return fmt.Sprintf("usher %s %s %s/%s", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
 // version returns what the Go toolchain stamped into the binary: a tag, a
