@@ -26,8 +26,11 @@ const (
 // identify finds out who the client is and what it dialled: from a trusted
 // balancer's PROXY header, else from the connection itself.
 //
-// LOCAL says that the balancer speaks for itself, to see whether we are well.
-// In version 1 UNKNOWN says so.
+// LOCAL, of version 2, says that the balancer speaks for itself, to see whether
+// we are well. Version 1 has no such word: its UNKNOWN stands for a client of
+// another family as well (PROXY protocol, section 2.1), so its connection is
+// taken for what it is, a client at the balancer's own address. Were it a health
+// check, it would be a way past client-rules and limits.
 func (s *session) identify() error {
 	s.from, s.to = addrPort(s.client.RemoteAddr()), addrPort(s.client.LocalAddr())
 	if !s.server.trusted(s.from.Addr()) {
@@ -40,8 +43,8 @@ func (s *session) identify() error {
 		return errNoGreeting // connected and closed: a balancer's way to see a port
 	case err != nil:
 		return fmt.Errorf("%w: %w", errHeader, err)
-	case h.Command.IsLocal():
-		s.probe = true
+	case h.Command.IsLocal(): // the library calls UNKNOWN so, too
+		s.probe = h.Version == 2
 		return nil
 	}
 	source, destination, ok := h.TCPAddrs()

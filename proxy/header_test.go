@@ -79,8 +79,10 @@ socks block { from: 0/0 to: 127.0.0.9/32 }
 socks pass { from: 127.0.0.0/8 to: 0/0
 	session.max: 1 }
 `, trusting)
-	w.client().Close() // plain connect and close
-	for _, head := range [][]byte{header(t, 2, proxyproto.LOCAL), header(t, 1, proxyproto.LOCAL)} {
+	w.client().Close()                              // plain connect and close
+	withAddresses := header(t, 2, proxyproto.PROXY) // which LOCAL may carry, and nobody may use
+	withAddresses[12] = byte(proxyproto.LOCAL)
+	for _, head := range [][]byte{header(t, 2, proxyproto.LOCAL), withAddresses} {
 		only := w.client()
 		only.send(head)
 		only.Close()
@@ -105,6 +107,37 @@ socks pass { from: 127.0.0.0/8 to: 0/0
 	}
 	w.left("s1", 1)
 	w.log.wait(t, 0)
+}
+
+// UNKNOWN is no health check but a client whom the balancer cannot describe:
+// rules and limits see it at the balancer's address.
+func TestUnknownIsAClient(t *testing.T) {
+	to := echo(t)
+	w := newWorld(t, `
+client pass { from: 127.0.0.1/32 to: 127.0.0.1/32
+	session.max: 1 }
+socks pass { from: 127.0.0.1/32 to: 0/0 }
+`, trusting)
+	for i, head := range []string{"PROXY UNKNOWN\r\n", "PROXY UNKNOWN 192.0.2.7 192.0.2.1 4711 1080\r\n"} {
+		first, second := w.client(), w.client()
+		first.send([]byte(head))
+		first.connect(to, socks.Succeeded)
+		second.send([]byte(head))
+		second.closed()
+		if line := w.log.wait(t, 2*i+1)[2*i]; line["reason"] != "limit" || line["client"] != second.LocalAddr().String() {
+			t.Errorf("%q: log %v, want the limit and the balancer's address", head, line)
+		}
+		first.Close()
+		w.left("c1", 1)
+	}
+}
+
+func TestUnknownIsBlocked(t *testing.T) {
+	w := newWorld(t, "client block { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0 }\n", trusting)
+	c := w.client()
+	c.send([]byte("PROXY UNKNOWN\r\n"))
+	c.closed()
+	w.reason("blocked")
 }
 
 // A trusted balancer must say who the client is.
