@@ -31,6 +31,7 @@ func (s *session) relay(ctx context.Context, grant *limiter.Grant, target *net.T
 		return fmt.Errorf("%w: %w", errGone, err)
 	}
 	s.granted = true
+	s.reportConnected()
 	up := flow{from: s.client, to: target, readError: errClientSide, writeError: errTargetSide, bytes: &s.up, valid: valid}
 	down := flow{from: target, to: s.client, readError: errTargetSide, writeError: errClientSide, bytes: &s.down, valid: valid}
 	if limit := s.socksRule.Timeouts.IO; limit > 0 {

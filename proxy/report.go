@@ -10,13 +10,12 @@ import (
 	"usher/proxy/rules"
 )
 
-// report counts and logs how the session ended, in one line. Strings that the
-// client chose are bounded by the protocol (255 bytes); escaping them is the
-// log handler's part.
+// report counts and logs how the session ended, in one line. It is always
+// written: what a rule's log: says of disconnect and error is so in any case.
 func (s *session) report(err error) {
 	o := outcomeOf(err)
 	log := s.server.opts.Logger
-	if s.probe || errors.Is(err, errNoGreeting) {
+	if s.isCheck(err) {
 		log.LogAttrs(context.Background(), slog.LevelDebug, "health check",
 			slog.String("client", s.from.String()), slog.String("reason", o.reason))
 		return
@@ -30,11 +29,38 @@ func (s *session) report(err error) {
 	if s.granted {
 		message = "session ended"
 	}
-	log.LogAttrs(context.Background(), slog.LevelInfo, message, s.attrs(err, o, took)...)
+	attrs := s.attrs(o.reason)
+	if s.granted {
+		attrs = append(attrs, slog.Int64("bytes_up", s.up.Load()), slog.Int64("bytes_down", s.down.Load()))
+	}
+	attrs = append(attrs, slog.Float64("seconds", took.Seconds()))
+	if err != nil {
+		attrs = append(attrs, slog.String("error", err.Error()))
+	}
+	log.LogAttrs(context.Background(), slog.LevelInfo, message, attrs...)
 }
 
-// attrs are the keys of a session's line. Those that do not apply are left out.
-func (s *session) attrs(err error, o outcome, took time.Duration) []slog.Attr {
+// isCheck reports whether a session that ended with err was a balancer looking
+// whether we are well: it said so, or connected and left, as it does to see a
+// port. Anybody else who does the latter may be scanning.
+func (s *session) isCheck(err error) bool {
+	return s.probe || errors.Is(err, errNoGreeting) && s.server.trusted(s.from.Addr())
+}
+
+// reportConnected logs that the client was told that it is connected, if one
+// of its rules has log: connect.
+func (s *session) reportConnected() {
+	log := s.server.opts.Logger
+	if s.probe || !s.clientRule.Log.Connect && !s.socksRule.Log.Connect || !log.Enabled(context.Background(), slog.LevelInfo) {
+		return
+	}
+	log.LogAttrs(context.Background(), slog.LevelInfo, "session connected", s.attrs("")...)
+}
+
+// attrs are the keys that a session's lines share, as far as they are known;
+// those that do not apply are left out. Strings that the client chose are
+// bounded by the protocol (255 bytes); escaping them is the log handler's part.
+func (s *session) attrs(reason string) []slog.Attr {
 	attrs := make([]slog.Attr, 0, 20)
 	text := func(key, value string) {
 		if value != "" {
@@ -43,7 +69,7 @@ func (s *session) attrs(err error, o outcome, took time.Duration) []slog.Attr {
 	}
 	text("session", fmt.Sprintf("%08x-%d", s.server.prefix, s.id))
 	text("generation", s.server.table.label(s.gen))
-	text("reason", o.reason)
+	text("reason", reason)
 	text("client", s.from.String())
 	text("client_rule", id(s.clientRule))
 	text("client_rule_at", at(s.clientRule))
@@ -60,13 +86,6 @@ func (s *session) attrs(err error, o outcome, took time.Duration) []slog.Attr {
 	}
 	if s.dialled.IsValid() {
 		text("dialled", s.dialled.String())
-	}
-	if s.granted {
-		attrs = append(attrs, slog.Int64("bytes_up", s.up.Load()), slog.Int64("bytes_down", s.down.Load()))
-	}
-	attrs = append(attrs, slog.Float64("seconds", took.Seconds()))
-	if err != nil {
-		text("error", err.Error())
 	}
 	return attrs
 }
