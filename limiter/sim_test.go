@@ -40,6 +40,7 @@ var mixes = []mix{
 	{name: "crashes", crash: 0.4, lose: 0.05},
 	{name: "partitions", partition: 0.5, late: 0.1},
 	{name: "blackouts", blackout: 0.3, late: 0.05},
+	{name: "blackouts and flushes", blackout: 0.4, flush: 0.2, late: 0.05, rare: true},
 	{name: "flush", flush: 0.2, lose: 0.03, late: 0.1},
 	{name: "evictions", drop: 0.2, late: 0.1},
 	{name: "restarts", restart: 0.15, lose: 0.03, late: 0.1, double: 0.1},
@@ -249,10 +250,15 @@ func (w *world) partition() {
 // blackout cuts all nodes off for the same time: an outage that all see, which
 // must leave no session too many even where they live on.
 func (w *world) blackout() {
-	until := w.now + w.outage(2*simTTL)
-	for _, n := range w.nodes {
-		n.cut = until
+	if w.chance(5 * w.mix.flush) {
+		w.flush() // some are back on the new data when it begins
 	}
+	w.after(w.upTo(simTTL/5), func() {
+		until := w.now + w.outage(2*simTTL)
+		for _, n := range w.nodes {
+			n.cut = until
+		}
+	})
 }
 
 func (w *world) flush() {
