@@ -231,6 +231,10 @@ func (p *parser) readUser(k token) {
 
 func (p *parser) readGroup(k token) {
 	p.rule.GroupAt = p.firstPos("group")
+	if !p.rule.Pass {
+		// It would block nobody: there is no file that says who is in a group yet.
+		p.fail(p.rule.GroupAt, "group: in a rule that blocks cannot be honoured yet; name the users in user:")
+	}
 	p.rule.cond.groups = append(p.rule.cond.groups, p.accounts(k)...)
 }
 
