@@ -115,7 +115,7 @@ func (h *holder) joined(now time.Duration, r *request, reply store.JoinReply) {
 	h.spaceKnown, h.number = r.join.Space, reply.Number
 	h.lookAt = now
 	h.acknowledge(now, r, reply.Young, reply.Counts)
-	for _, c := range h.counters {
+	for _, c := range h.sorted() {
 		if len(c.waiters) > 0 {
 			h.enqueueWaiting(c)
 		}

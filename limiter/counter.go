@@ -1,6 +1,8 @@
 package limiter
 
 import (
+	"cmp"
+	"maps"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -99,7 +101,8 @@ func (h *holder) mayHandOver(now time.Duration, c *counter) bool {
 // occupy makes one session of c live.
 func (h *holder) occupy(c *counter) *slot {
 	c.live++
-	s := &slot{shard: h.shard, counter: c, lost: make(chan struct{})}
+	h.admissions++
+	s := &slot{shard: h.shard, counter: c, order: h.admissions, lost: make(chan struct{})}
 	if h.settings.Strict {
 		c.slots[s] = struct{}{}
 	}
@@ -173,13 +176,11 @@ func (h *holder) withdraw(w *waiter) bool {
 	return true
 }
 
-// take ends n sessions of c from outside: their slots are somebody else's.
+// take ends the n youngest sessions of c from outside: their slots are
+// somebody else's.
 func (h *holder) take(c *counter, n int64) {
-	for s := range c.slots {
-		if n == 0 {
-			return
-		}
-		n--
+	youngestFirst := func(a, b *slot) int { return cmp.Compare(b.order, a.order) }
+	for _, s := range slices.SortedFunc(maps.Keys(c.slots), youngestFirst)[:n] {
 		c.live--
 		delete(c.slots, s)
 		s.ended = true

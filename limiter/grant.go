@@ -18,6 +18,7 @@ type Grant struct {
 type slot struct {
 	shard   *shard
 	counter *counter
+	order   uint64      // in which it was admitted
 	alone   bool        // admitted without the store
 	ended   bool        // released or taken away; guarded by shard.mu
 	dead    atomic.Bool // taken away

@@ -40,13 +40,14 @@ type holder struct {
 	young  bool
 	ripe   bool // it was joined and mature at least once
 
-	counters map[string]*counter
-	arrivals uint64
-	queue    []*counter // for the next batch, oldest first
-	patient  []*counter // for the next heartbeat
-	lazy     []*counter // of ended sessions, for a batch at lazyAt
-	lazyAt   time.Duration
-	claims   []*counter // live sessions still to be re-stated after a join
+	counters   map[string]*counter
+	arrivals   uint64 // of waiters
+	admissions uint64
+	queue      []*counter // for the next batch, oldest first
+	patient    []*counter // for the next heartbeat
+	lazy       []*counter // of ended sessions, for a batch at lazyAt
+	lazyAt     time.Duration
+	claims     []*counter // live sessions still to be re-stated after a join
 
 	beatAt   time.Duration // when the next heartbeat is due
 	lookAt   time.Duration // when the next look at the roster is due
