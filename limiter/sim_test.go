@@ -39,7 +39,7 @@ var mixes = []mix{
 	{name: "pauses", pause: 0.7, late: 0.05},
 	{name: "crashes", crash: 0.4, lose: 0.05},
 	{name: "partitions", partition: 0.5, late: 0.1},
-	{name: "blackouts", blackout: 0.3, late: 0.05},
+	{name: "blackouts", blackout: 0.5, late: 0.05, rare: true},
 	{name: "blackouts and flushes", blackout: 0.4, flush: 0.2, late: 0.05, rare: true},
 	{name: "flush", flush: 0.2, lose: 0.03, late: 0.1},
 	{name: "evictions", drop: 0.2, late: 0.1},
