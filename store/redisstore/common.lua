@@ -1,5 +1,5 @@
--- Prepended to join.lua and batch.lua: what a holder's entries do to the
--- counts (two passes, all that shrinks before all that grows). It reads all
+-- Prepended to every script: how the keys are read, and, for join.lua and
+-- batch.lua, what a holder's entries do to the counts (two passes, all that shrinks before all that grows). It reads all
 -- it needs first and writes once at the end, in finish, so that a script that
 -- fails has written nothing. store/memstore/entries.go is the same in Go.
 --
