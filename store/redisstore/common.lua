@@ -1,7 +1,8 @@
 -- Prepended to every script: how the keys are read, and, for join.lua and
--- batch.lua, what a holder's entries do to the counts (two passes, all that shrinks before all that grows). It reads all
--- it needs first and writes once at the end, in finish, so that a script that
--- fails has written nothing. store/memstore/entries.go is the same in Go.
+-- batch.lua, what a holder's entries do to the counts (two passes, all that
+-- shrinks before all that grows). Entries are read whole before they are
+-- worked, and written once at the end, in finish. store/memstore/entries.go is
+-- the same in Go.
 --
 -- m  hash   birth, young, run, settings, gen; @holder = "token state space";
 --           -holder = stream of a removed holder; #space = its number
