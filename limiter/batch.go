@@ -1,6 +1,7 @@
 package limiter
 
 import (
+	"errors"
 	"time"
 
 	"usher/store"
@@ -47,7 +48,11 @@ func (h *holder) state(r *request, c *counter, need int64) store.Entry {
 	}
 	r.stated = append(r.stated, s)
 	c.inFlight, c.sentLive = true, c.live
-	return store.Entry{Counter: c.name, Max: c.max, RuleMax: c.ruleMax, Live: c.live, Need: need}
+	e := store.Entry{Counter: c.name, Max: c.max, RuleMax: c.ruleMax, Live: c.live, Need: need}
+	if need > c.live {
+		e.Rate, e.RuleRate = c.rate, c.ruleRate
+	}
+	return e
 }
 
 // batchDue reports whether there is something to say: a change, a claim, a
@@ -80,7 +85,7 @@ func (h *holder) makeBatch(now time.Duration) *request {
 	for _, c := range h.queue[:n] {
 		c.place = nowhere
 		need := c.live
-		if !c.over && !h.young {
+		if !c.over && !h.young || !c.counted {
 			need += int64(len(c.waiters))
 		}
 		r.batch.Entries = append(r.batch.Entries, h.state(r, c, need))
@@ -183,7 +188,11 @@ func (h *holder) settle(now time.Duration, s stated, n store.Count) {
 	// Waiters get what was granted beyond the sessions that were stated, not
 	// beyond those that live now: above the maximum, one that ended meanwhile
 	// must not be replaced.
-	for slots := n.Own - s.live; slots > 0 && len(c.waiters) > 0 && c.waiters[0].order <= s.upTo; slots-- {
+	slots := n.Own - s.live
+	if c.throttled {
+		slots = n.Admitted // what was used up of the rate, neither more nor less
+	}
+	for ; slots > 0 && len(c.waiters) > 0 && c.waiters[0].order <= s.upTo; slots-- {
 		h.grant(c)
 	}
 	h.refuse(c, s.upTo, n)
@@ -201,10 +210,11 @@ func (h *holder) settle(now time.Duration, s stated, n store.Count) {
 // for certain why; the others are asked for again.
 func (h *holder) refuse(c *counter, upTo uint64, n store.Count) {
 	for len(c.waiters) > 0 && c.waiters[0].order <= upTo {
+		err := reason(n, c)
 		switch {
-		case !h.young && full(n, c):
-			h.answer(c, answer{err: ErrFull})
-		case h.ripensAfter(c.waiters[0].deadline):
+		case err != nil && (!h.young || !errors.Is(err, ErrFull)):
+			h.answer(c, answer{err: err})
+		case c.counted && h.ripensAfter(c.waiters[0].deadline):
 			h.answer(c, answer{err: ErrYoung})
 		default:
 			return
@@ -221,6 +231,19 @@ func nearFull(n store.Count, c *counter) bool {
 	return c.max != store.NoLimit && 10*n.Total >= 9*c.max || c.ruleMax != store.NoLimit && 10*n.RuleTotal >= 9*c.ruleMax
 }
 
-func full(n store.Count, c *counter) bool {
-	return c.max != store.NoLimit && n.Total >= c.max || c.ruleMax != store.NoLimit && n.RuleTotal >= c.ruleMax
+// reason says which limit stands against another session, nil if none does. If
+// several do, the first in the order in which Dante asks them: the rule's rate,
+// its maximum, the key's maximum, the key's rate.
+func reason(n store.Count, c *counter) error {
+	keyed := store.RuleOf(c.name) != ""
+	full := c.max != store.NoLimit && n.Total >= c.max || c.ruleMax != store.NoLimit && n.RuleTotal >= c.ruleMax
+	switch {
+	case n.RuleThrottled, !keyed && n.Throttled:
+		return ErrThrottled
+	case full:
+		return ErrFull
+	case n.Throttled:
+		return ErrThrottled
+	}
+	return nil
 }

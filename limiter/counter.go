@@ -13,8 +13,11 @@ import (
 // counter is a row of the holder's table: the truth about live sessions, and
 // what the store last said about it.
 type counter struct {
-	name         string
-	max, ruleMax int64
+	name           string
+	max, ruleMax   int64
+	rate, ruleRate store.Rate
+	throttled      bool // there is a rate: nothing begins without the store's word
+	counted        bool // the store keeps the number of sessions; else live and own stay 0
 
 	live    int64              // sessions that exist here
 	slots   map[*slot]struct{} // theirs; kept only where they can be taken away
@@ -69,7 +72,7 @@ func (h *holder) ask(now time.Duration, limit Limit, deadline time.Duration) (*s
 	if len(c.waiters) == 0 && h.mayHandOver(now, c) {
 		return h.occupy(c), nil, nil // also while the store is young: the slot is ours
 	}
-	if h.ripensAfter(deadline) {
+	if c.counted && h.ripensAfter(deadline) {
 		h.drop(c)
 		return nil, nil, ErrYoung
 	}
@@ -84,7 +87,10 @@ func (h *holder) counterOf(limit Limit) *counter {
 	e := limit.entry()
 	c := h.counters[e.Counter]
 	if c == nil {
-		c = &counter{name: e.Counter, max: e.Max, ruleMax: e.RuleMax, slots: map[*slot]struct{}{}}
+		c = &counter{
+			name: e.Counter, max: e.Max, ruleMax: e.RuleMax, rate: e.Rate, ruleRate: e.RuleRate,
+			throttled: e.Throttled(), counted: e.Counted(), slots: map[*slot]struct{}{},
+		}
 		c.lease.Store(h.lease)
 		h.counters[e.Counter] = c
 	}
@@ -92,27 +98,47 @@ func (h *holder) counterOf(limit Limit) *counter {
 }
 
 // mayHandOver reports whether a slot that the store counts as ours but no
-// session uses may be given to a session here without asking.
+// session uses may be given to a session here without asking. Where there is a
+// rate it may not: the session would begin uncounted.
 func (h *holder) mayHandOver(now time.Duration, c *counter) bool {
 	return h.phase == live && !h.lease.passed(now) && c.lease.Load() == h.lease &&
-		!c.over && !c.contended && c.live < c.own && (!c.inFlight || c.live < c.sentLive)
+		!c.over && !c.contended && !c.throttled && c.live < c.own && (!c.inFlight || c.live < c.sentLive)
 }
 
-// occupy makes one session of c live.
+// occupy makes one session of c live, if c counts them.
 func (h *holder) occupy(c *counter) *slot {
+	if !c.counted {
+		return &slot{shard: h.shard, ended: true}
+	}
 	c.live++
 	h.admissions++
-	s := &slot{shard: h.shard, counter: c, order: h.admissions, lost: make(chan struct{})}
+	s := &slot{shard: h.shard, counter: c, order: h.admissions}
 	if h.settings.Strict {
 		c.slots[s] = struct{}{}
 	}
 	return s
 }
 
-// release ends a session's slot and reports whether the store is to be told.
-func (h *holder) release(now time.Duration, s *slot) bool {
+// move gives back what a session held, if anything, and asks for a slot of
+// limit. If it has to wait, both are in the same batch.
+func (h *holder) move(now time.Duration, old *slot, limit Limit, deadline time.Duration) (*slot, *waiter, error) {
+	if old != nil {
+		h.release(now, old)
+	}
+	got, w, err := h.ask(now, limit, deadline)
+	if w == nil || old == nil || old.counter == nil {
+		return got, w, err
+	}
+	if c := old.counter; c.inFlight || c.place == inLazy {
+		h.enqueue(c)
+	}
+	return got, w, err
+}
+
+// release ends a session's slot.
+func (h *holder) release(now time.Duration, s *slot) {
 	if s.ended {
-		return false
+		return
 	}
 	s.ended = true
 	c := s.counter
@@ -122,9 +148,7 @@ func (h *holder) release(now time.Duration, s *slot) bool {
 	}
 	h.checkFences(now)
 	h.handOver(now, c)
-	idle := len(h.lazy) == 0
 	h.enqueueSurplus(now, c)
-	return len(h.queue) > 0 || idle && len(h.lazy) > 0
 }
 
 // handOver gives free slots to waiters here, oldest first, as far as that
@@ -145,22 +169,35 @@ func (h *holder) answer(c *counter, a answer) {
 }
 
 // admitAlone admits by what this replica knows itself.
-func (h *holder) admitAlone(limit Limit) (*slot, error) {
+func (h *holder) admitAlone(now time.Duration, limit Limit) (*slot, error) {
 	c := h.counterOf(limit)
+	defer h.drop(c)
 	rule, ruleLive := store.RuleOf(c.name), int64(0)
 	for name, other := range h.counters {
 		if rule != "" && store.RuleOf(name) == rule {
 			ruleLive += other.live
 		}
 	}
-	if c.max != store.NoLimit && c.live >= c.max || c.ruleMax != store.NoLimit && ruleLive >= c.ruleMax {
-		h.drop(c)
-		return nil, ErrFull
+	n := store.Count{
+		Total: c.live, RuleTotal: ruleLive,
+		Throttled:     c.rate.N > 0 && h.windows.Used(now, c.name) >= c.rate.N,
+		RuleThrottled: c.ruleRate.N > 0 && h.windows.Used(now, rule) >= c.ruleRate.N,
 	}
-	c.over = true // as far as we know: nothing is handed on before the store has counted it
+	if err := reason(n, c); err != nil {
+		return nil, err
+	}
+	if c.rate.N > 0 {
+		h.windows.Use(now, c.name, c.rate.Per, 1)
+	}
+	if c.ruleRate.N > 0 {
+		h.windows.Use(now, rule, c.ruleRate.Per, 1)
+	}
 	s := h.occupy(c)
 	s.alone = true
-	h.enqueue(c)
+	if c.counted {
+		c.over = true // as far as we know: nothing is handed on before the store has counted it
+		h.enqueue(c)
+	}
 	return s, nil
 }
 
@@ -185,7 +222,9 @@ func (h *holder) take(c *counter, n int64) {
 		delete(c.slots, s)
 		s.ended = true
 		s.dead.Store(true)
-		close(s.lost)
+		if s.lost != nil {
+			s.lost()
+		}
 	}
 }
 
@@ -198,9 +237,9 @@ func (h *holder) enqueue(c *counter) {
 }
 
 // enqueueWaiting does so for its waiters. While the store is young they
-// cannot be admitted, and ride on the heartbeat.
+// cannot be admitted, unless nothing is counted, and ride on the heartbeat.
 func (h *holder) enqueueWaiting(c *counter) {
-	if !h.young {
+	if !h.young || !c.counted {
 		h.enqueue(c)
 	} else if c.place == nowhere {
 		c.place = inPatient

@@ -7,22 +7,22 @@ import (
 )
 
 // Grant is what a session holds: a slot of one limit, or nothing if no limit
-// applies. Admit and Move are the session's own to call; Valid, Lost and
-// Release are safe for concurrent use after them.
+// applies, or none but a rate. Admit and Move are the session's own to call;
+// Valid, WhenLost and Release are safe for concurrent use after them.
 type Grant struct {
 	limiter *Limiter
 	slot    *slot // nil: no limit
 }
 
-// slot is one unit of a counter's live sessions.
+// slot is one unit of a counter's live sessions, or of none.
 type slot struct {
 	shard   *shard
-	counter *counter
+	counter *counter    // nil: only that the session began was counted
 	order   uint64      // in which it was admitted
 	alone   bool        // admitted without the store
 	ended   bool        // released or taken away; guarded by shard.mu
 	dead    atomic.Bool // taken away
-	lost    chan struct{}
+	lost    func()      // nil, or called when it is taken away; guarded by shard.mu
 }
 
 // lease is the right of a replica to what it was told it may hold, until the
@@ -35,8 +35,8 @@ type lease struct {
 func (l *lease) passed(now time.Duration) bool { return int64(now) >= l.fence.Load() }
 
 // Move gives back what the grant holds and asks for a slot of limit; both go
-// to the store together. If it is refused, the old slot is gone all the same.
-// It fails as Admit does.
+// to the store together, unless their rules are in different shards. If it is
+// refused, the old slot is gone all the same. It fails as Admit does.
 func (g *Grant) Move(ctx context.Context, limit Limit) error {
 	old := g.slot
 	g.slot = nil
@@ -45,9 +45,11 @@ func (g *Grant) Move(ctx context.Context, limit Limit) error {
 		return nil
 	}
 	s := g.limiter.shardOf(limit.Rule)
+	deadline := g.limiter.now() + g.limiter.options.StoreWait
 	if s.index > 0 {
-		if err := g.limiter.agree(ctx); err != nil {
+		if err := g.limiter.agree(ctx, deadline); err != nil {
 			old.release()
+			g.slot, err = s.orAlone(limit, nil, err)
 			return err
 		}
 	}
@@ -56,7 +58,7 @@ func (g *Grant) Move(ctx context.Context, limit Limit) error {
 		old = nil
 	}
 	var err error
-	g.slot, err = s.admit(ctx, old, limit)
+	g.slot, err = s.admit(ctx, old, limit, deadline)
 	return err
 }
 
@@ -68,7 +70,7 @@ func (g *Grant) Release() { g.slot.release() }
 // of one: after a pause of the process an older answer is worth nothing.
 func (g *Grant) Valid() bool {
 	s := g.slot
-	if s == nil || !s.shard.fenced {
+	if s == nil || s.counter == nil || !s.shard.fenced {
 		return true
 	}
 	return !s.dead.Load() && !s.counter.lease.Load().passed(g.limiter.now())
@@ -78,13 +80,22 @@ func (g *Grant) Valid() bool {
 // Options.AdmitAlone let in.
 func (g *Grant) Confirmed() bool { return g.slot == nil || !g.slot.alone }
 
-// Lost is closed when the slot was taken away. It only wakes what is blocked;
-// Valid is what decides.
-func (g *Grant) Lost() <-chan struct{} {
-	if g.slot == nil {
-		return nil
+// WhenLost calls f when the slot is taken away, at once if it was already. It
+// only wakes what is blocked; Valid is what decides. f is called with a lock
+// of the limiter held: it must not block, nor call the limiter. Move and
+// Release forget f.
+func (g *Grant) WhenLost(f func()) {
+	s := g.slot
+	if s == nil {
+		return
 	}
-	return g.slot.lost
+	s.shard.mu.Lock()
+	defer s.shard.mu.Unlock()
+	if s.dead.Load() {
+		f()
+		return
+	}
+	s.lost = f
 }
 
 func (s *slot) release() {
@@ -93,9 +104,7 @@ func (s *slot) release() {
 	}
 	sh := s.shard
 	sh.mu.Lock()
-	wake := sh.holder.release(sh.limiter.now(), s)
-	sh.mu.Unlock()
-	if wake {
-		sh.rouse()
-	}
+	defer sh.mu.Unlock()
+	sh.holder.release(sh.limiter.now(), s)
+	sh.rouseIfDue()
 }

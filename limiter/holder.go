@@ -47,7 +47,8 @@ type holder struct {
 	patient    []*counter // for the next heartbeat
 	lazy       []*counter // of ended sessions, for a batch at lazyAt
 	lazyAt     time.Duration
-	claims     []*counter // live sessions still to be re-stated after a join
+	windows    store.Windows // of what was admitted without the store
+	claims     []*counter    // live sessions still to be re-stated after a join
 
 	beatAt   time.Duration // when the next heartbeat is due
 	lookAt   time.Duration // when the next look at the roster is due

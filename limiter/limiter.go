@@ -26,6 +26,9 @@ var (
 	// ErrFull says that the limit is reached: the store counted at least as
 	// many sessions as the maximum when it was asked.
 	ErrFull = errors.New("limiter: the limit is reached")
+	// ErrThrottled says that as many sessions as the rate allows have begun in
+	// the window that runs.
+	ErrThrottled = errors.New("limiter: the rate is reached")
 	// ErrUnavailable says that the store gave no answer in time.
 	ErrUnavailable = errors.New("limiter: the store cannot be reached")
 	// ErrYoung says that the store holds data that was just born (it lost what
@@ -45,17 +48,36 @@ type Limit struct {
 	// Max is how many sessions the rule admits at a time, over all keys;
 	// store.NoLimit is none, 0 admits nobody.
 	Max int64
+	// Throttle is how many sessions may begin in a window of time, over all keys.
+	Throttle Rate
 	// Key is what the rule counts separately (a client address, a user), ""
-	// if nothing, and KeyMax how many sessions of one key it admits.
-	Key    string
-	KeyMax int64
+	// if nothing; KeyMax how many sessions of one key it admits at a time,
+	// store.NoLimit if any number; KeyThrottle how many may begin in a window.
+	Key         string
+	KeyMax      int64
+	KeyThrottle Rate
+}
+
+// Rate is N sessions in a window of length Per, which is whole seconds. The
+// window is fixed, as Dante's: the first session begins it, and the next one
+// after its end begins another. What is refused uses up nothing, and a session
+// that ends gives nothing back. The zero Rate is no limit.
+//
+// A Limit with rates and no maximum counts no sessions: its grants are always
+// valid, and their release tells the store nothing.
+type Rate struct {
+	N   int64
+	Per time.Duration
 }
 
 func (l Limit) entry() store.Entry {
 	if l.Key == "" {
-		return store.Entry{Counter: l.Rule, Max: l.Max, RuleMax: store.NoLimit}
+		return store.Entry{Counter: l.Rule, Max: l.Max, RuleMax: store.NoLimit, Rate: store.Rate(l.Throttle)}
 	}
-	return store.Entry{Counter: l.Rule + "/" + l.Key, Max: l.KeyMax, RuleMax: l.Max}
+	return store.Entry{
+		Counter: l.Rule + "/" + l.Key, Max: l.KeyMax, RuleMax: l.Max,
+		Rate: store.Rate(l.KeyThrottle), RuleRate: store.Rate(l.Throttle),
+	}
 }
 
 // Options configure a Limiter.
@@ -70,8 +92,9 @@ type Options struct {
 	// StoreWait is how long an admission waits for the store before it fails.
 	StoreWait time.Duration
 	// AdmitAlone admits, after the wait, what the store could not be asked
-	// about, up to the limit on this replica's own sessions alone. The store is
-	// told of them later; until then there may be too many over all replicas.
+	// about, up to the limit on this replica's own sessions alone, and as many
+	// as its rates allow in windows of this replica's own. The store is told of
+	// the sessions later; until then there may be too many over all replicas.
 	// It has no effect with Strict, whose promise it would break.
 	AdmitAlone bool
 	// Observe, if set, is told of every request to the store. It is called
@@ -128,8 +151,8 @@ func (l *Limiter) shardOf(rule string) *shard {
 	return l.shards[h.Sum32()%uint32(len(l.shards))]
 }
 
-// Admit takes a slot of the limit, or says why it cannot: ErrFull, ErrYoung,
-// ErrMismatch, ErrUnavailable, ErrClosed, or the context's error.
+// Admit takes a slot of the limit, or says why it cannot: ErrFull,
+// ErrThrottled, ErrYoung, ErrMismatch, ErrUnavailable, ErrClosed, or the context's error.
 func (l *Limiter) Admit(ctx context.Context, limit Limit) (*Grant, error) {
 	g := &Grant{limiter: l}
 	return g, g.Move(ctx, limit)
@@ -138,23 +161,30 @@ func (l *Limiter) Admit(ctx context.Context, limit Limit) (*Grant, error) {
 // agree waits until the first shard was joined once, and reports whether the
 // replicas there run with our settings. Who has another number of shards does
 // not meet us in the others, and would share our limits in none.
-func (l *Limiter) agree(ctx context.Context) error {
-	timer := time.NewTimer(l.options.StoreWait)
+func (l *Limiter) agree(ctx context.Context, deadline time.Duration) error {
+	err := l.awaitAgreed(ctx, deadline)
+	if (err == nil || errors.Is(err, ErrUnavailable)) && l.shards[0].mismatched() {
+		return ErrMismatch
+	}
+	return err
+}
+
+func (l *Limiter) awaitAgreed(ctx context.Context, deadline time.Duration) error {
+	select { // first, as all of what is below may be so at once
+	case <-l.agreed:
+		return nil
+	default:
+	}
+	timer := time.NewTimer(deadline - l.now())
 	defer timer.Stop()
 	select {
 	case <-l.agreed:
+		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-timer.C:
-		if l.shards[0].mismatched() {
-			return ErrMismatch
-		}
 		return ErrUnavailable
 	}
-	if l.shards[0].mismatched() {
-		return ErrMismatch
-	}
-	return nil
 }
 
 // SetSpace tells the other replicas which counter space (digest of the rules)

@@ -29,9 +29,17 @@ type link struct {
 	data  *memstore.Store
 	fault func(op string) (before, after error)
 	joins atomic.Int64
+	slow  atomic.Int64 // nanoseconds that each request takes longer
 }
 
 var errCut = errors.New("connection cut")
+
+// lost returns a channel that is closed when g's slot is taken away.
+func lost(g *limiter.Grant) <-chan struct{} {
+	gone := make(chan struct{})
+	g.WhenLost(func() { close(gone) })
+	return gone
+}
 
 func newLink() *link { return &link{data: memstore.New()} }
 
@@ -88,6 +96,7 @@ func (c *linkConn) Close() error  { return nil }
 
 func through[R any](c *linkConn, op string, do func() (R, error)) (R, error) {
 	var none R
+	time.Sleep(time.Duration(c.link.slow.Load()))
 	data, before, after := c.link.state(op)
 	if data != c.data && !slices.Contains(c.link.more, c.data) {
 		before = errCut // that server is gone
@@ -400,10 +409,11 @@ func TestOutageStrictClosesAtTheFence(t *testing.T) {
 		if !g.Valid() {
 			t.Error("not valid before the fence")
 		}
-		<-g.Lost()
+		<-lost(g)
 		if since := time.Since(cut); since > ttl*7/10 {
 			t.Errorf("lost after %v", since)
 		}
+		<-lost(g) // who asks late is told at once
 		if g.Valid() {
 			t.Error("valid after the fence")
 		}
@@ -612,7 +622,7 @@ func TestClaimsStayOnTheOldFence(t *testing.T) {
 		})
 		s.restart()
 		began := time.Now()
-		<-grants[store.MaxEntries].Lost()
+		<-lost(grants[store.MaxEntries])
 		if since := time.Since(began); since > ttl*7/10 {
 			t.Errorf("an unconfirmed session lived %v after the loss, longer than its old lease", since)
 		}

@@ -19,8 +19,9 @@ type shard struct {
 
 	mu     sync.Mutex
 	holder *holder
-	agreed bool // the first shard: limiter.agreed is closed
-	missed bool // run found a request under way, and waits to be roused
+	agreed bool          // the first shard: limiter.agreed is closed
+	missed bool          // run found a request under way, and waits to be roused
+	rests  time.Duration // run sleeps until then if nobody rouses it; 0: it does not sleep
 
 	conn  store.Conn    // owned by who carries out the request under way
 	wake  chan struct{} // something may be due; holds at most one token
@@ -73,7 +74,16 @@ func (s *shard) rest() (pause time.Duration, over bool) {
 	if s.missed = s.holder.busy; s.missed {
 		return s.holder.timing.request * 2, false
 	}
-	return max(s.holder.wakeAt()-s.limiter.now(), 0), s.holder.phase == left
+	s.rests = s.holder.wakeAt()
+	return max(s.rests-s.limiter.now(), 0), s.holder.phase == left
+}
+
+// rouseIfDue rouses run if there is something for it to do before it wakes by
+// itself. s.mu is held.
+func (s *shard) rouseIfDue() {
+	if s.missed || s.holder.wantsMore() || s.holder.wakeAt() < s.rests {
+		s.rouse()
+	}
 }
 
 // end waits for a request that somebody else may still have under way: it is
@@ -130,6 +140,9 @@ func (s *shard) rouse() {
 // for, and nothing else.
 func (s *shard) send(ctx context.Context, batchOnly bool) bool {
 	s.mu.Lock()
+	if !batchOnly {
+		s.rests = 0
+	}
 	now := s.limiter.now()
 	var r *request
 	if !batchOnly || s.holder.batchNext(now) {
@@ -158,8 +171,8 @@ func (s *shard) send(ctx context.Context, batchOnly bool) bool {
 		s.agreed = true
 		close(s.limiter.agreed)
 	}
-	if s.missed || batchOnly && s.holder.wantsMore() {
-		s.rouse()
+	if s.missed || batchOnly {
+		s.rouseIfDue()
 	}
 	return true
 }
@@ -193,32 +206,35 @@ func (s *shard) perform(ctx context.Context, r *request) (o outcome) {
 	return o
 }
 
-// admit gives back old, if any, and takes a slot of limit.
-func (s *shard) admit(ctx context.Context, old *slot, limit Limit) (*slot, error) {
+// admit gives back old, if any, and takes a slot of limit. It waits for the
+// store until the deadline.
+func (s *shard) admit(ctx context.Context, old *slot, limit Limit, deadline time.Duration) (*slot, error) {
 	s.mu.Lock()
 	now := s.limiter.now()
-	if old != nil {
-		s.holder.release(now, old)
-	}
-	wait := s.limiter.options.StoreWait
-	got, w, err := s.holder.ask(now, limit, now+wait)
-	s.mu.Unlock()
+	got, w, err := s.holder.move(now, old, limit, deadline)
 	if w == nil {
-		if old != nil {
-			s.rouse()
-		}
+		s.rouseIfDue() // for old
+		s.mu.Unlock()
 		return s.orAlone(limit, got, err)
 	}
-	s.send(context.WithoutCancel(ctx), true)
-	timer := time.NewTimer(wait)
+	s.mu.Unlock()
+	timer := time.NewTimer(deadline - now)
 	defer timer.Stop()
+	// A request is everybody's, so ctx does not end it: whoever sends it may be
+	// kept for its time limit, a tenth of the TTL.
+	s.send(context.WithoutCancel(ctx), true)
 	select {
 	case a := <-w.done:
 		return a.slot, a.err
 	case <-ctx.Done():
-		return nil, s.giveUp(w, ctx.Err())
+		a, _ := s.withdraw(w)
+		a.slot.release()
+		return nil, ctx.Err()
 	case <-timer.C:
-		return s.orAlone(limit, nil, s.giveUp(w, nil))
+		if a, answered := s.withdraw(w); answered {
+			return a.slot, a.err
+		}
+		return s.orAlone(limit, nil, s.whyNot(w))
 	}
 }
 
@@ -229,25 +245,27 @@ func (s *shard) orAlone(limit Limit, got *slot, err error) (*slot, error) {
 		return got, err
 	}
 	s.mu.Lock()
-	got, err = s.holder.admitAlone(limit)
+	got, err = s.holder.admitAlone(s.limiter.now(), limit)
 	s.mu.Unlock()
 	s.rouse()
 	return got, err
 }
 
-// giveUp withdraws a waiter. An answer that came at the last moment is given back.
-func (s *shard) giveUp(w *waiter, why error) error {
+// withdraw takes a waiter back, or the answer that came at the last moment.
+func (s *shard) withdraw(w *waiter) (a answer, answered bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.holder.withdraw(w) {
-		if a := <-w.done; a.slot != nil && s.holder.release(s.limiter.now(), a.slot) {
-			s.rouse()
-		}
+	if s.holder.withdraw(w) {
+		return answer{}, false
 	}
-	switch {
-	case why != nil:
-		return why
-	case s.holder.young:
+	return <-w.done, true
+}
+
+// whyNot says why a waiter got no answer.
+func (s *shard) whyNot(w *waiter) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.holder.young && w.counter.counted {
 		return ErrYoung
 	}
 	return ErrUnavailable

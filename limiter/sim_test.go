@@ -30,6 +30,11 @@ type mix struct {
 	blackout                     float64
 	rare                         bool // what breaks is rare: sessions last longer, and there are three times as many schedules
 	flush, drop, restart, goBack float64
+	rates                        bool // clients ask for limits with rates, too
+	keys                         bool // clients ask for the keys of one rule alone
+	move                         bool // what some sessions end with is a move to another limit
+	stop, space                  float64
+	settings                     bool // some replicas that replace crashed ones have another TTL
 }
 
 var mixes = []mix{
@@ -50,6 +55,11 @@ var mixes = []mix{
 	{name: "partitions and flushes", partition: 0.8, flush: 0.1, late: 0.1, rare: true},
 	{name: "many joins", flush: 0.1, drop: 0.1, lose: 0.08, late: 0.25, double: 0.25},
 	{name: "everything", lose: 0.04, late: 0.1, double: 0.1, pause: 0.15, crash: 0.1, partition: 0.15, flush: 0.03, drop: 0.03, restart: 0.03, goBack: 0.03},
+	{name: "rates", rates: true, lose: 0.1, late: 0.1, double: 0.2},
+	{name: "moves", keys: true, move: true, lose: 0.05, late: 0.05, double: 0.1, pause: 0.2},
+	{name: "stops", stop: 0.6, space: 1, move: true, lose: 0.05, late: 0.1, double: 0.1, crash: 0.1, pause: 0.1},
+	{name: "settings", settings: true, crash: 0.7, pause: 0.5, partition: 0.3, late: 0.05},
+	{name: "rates and everything", rates: true, lose: 0.1, late: 0.1, double: 0.1, pause: 0.15, crash: 0.1, partition: 0.15, flush: 0.05, drop: 0.1, restart: 0.05, goBack: 0.05},
 }
 
 // calmFirst lets the store mature before anything goes wrong.
@@ -66,10 +76,12 @@ type world struct {
 	data    *memstore.Store
 	run     string // of data's server process
 	saved   memstore.Snapshot
+	rates   *ratesTruth
 	corrupt bool // a part of the data was dropped: T waits for the next birth
 	birth   string
 	applied map[appliedToken]bool // tokens that took effect, in births of this run
 	nodes   []*node
+	stopped []*node       // which leave, or have left
 	calm    bool          // faults are over
 	latency time.Duration // of a message, at most
 	length  time.Duration // of sessions, twice the mean
@@ -77,7 +89,9 @@ type world struct {
 	limits  int           // how many of simLimits clients ask for
 	names   int
 	admits  int
+	begun   [len(simLimits)]int // of admits, by limit
 	fulls   int
+	slowed  int // refused as throttled
 	fences  int
 	broken  []string
 }
@@ -86,6 +100,7 @@ type world struct {
 type node struct {
 	w        *world
 	h        *holder
+	ttl      time.Duration
 	rate     float64 // of its clock
 	offset   time.Duration
 	dead     bool
@@ -93,9 +108,12 @@ type node struct {
 	cut      time.Duration // from the store, until
 	conn     uint64        // connections before it are closed
 	severed  bool          // the server process at the other end is gone
+	stopping bool
 	sessions []*simSession
 	waiting  []*simWaiter
-	pumpAt   time.Duration
+	restsTo  time.Duration // the driver sleeps until then, by the node's clock; 0: it does not sleep
+	rest     int           // number of that sleep
+	missed   bool          // it found a request under way, and waits to be roused
 	every    time.Duration // between clients, twice the mean
 	asked    int
 	admitted int
@@ -139,7 +157,11 @@ func (e *events) Pop() any {
 }
 
 func newWorld(seed uint64, m mix, strict bool) *world {
-	w := &world{random: rand.New(rand.NewPCG(seed, 1)), mix: m, strict: strict, data: memstore.New(), limits: len(simLimits), length: 2 * simTTL, latency: simTTL / 50, applied: map[appliedToken]bool{}}
+	w := &world{random: rand.New(rand.NewPCG(seed, 1)), mix: m, strict: strict, limits: withoutRates, rates: newRatesTruth(), length: 2 * simTTL, latency: simTTL / 50, applied: map[appliedToken]bool{}}
+	if m.rates {
+		w.limits = len(simLimits)
+	}
+	w.data = memstore.NewOn(func() time.Duration { return w.now })
 	w.restart(memstore.Snapshot{})
 	for range 3 {
 		w.nodes = append(w.nodes, w.newNode())
@@ -148,7 +170,10 @@ func newWorld(seed uint64, m mix, strict bool) *world {
 		w.length *= 3
 	}
 	w.calm = true
-	w.every(simTTL/2, func() { w.saved = w.data.Snapshot() })
+	w.every(simTTL/2, func() {
+		w.saved = w.data.Snapshot()
+		w.rates.save()
+	})
 	w.after(calmFirst, w.storm)
 	return w
 }
@@ -163,8 +188,16 @@ func (w *world) storm() {
 	w.fault(m.blackout, w.blackout)
 	w.fault(m.flush, w.flush)
 	w.fault(m.drop, w.drop)
-	w.fault(m.restart, func() { w.restart(memstore.Snapshot{}) })
-	w.fault(m.goBack, func() { w.restart(w.saved) })
+	w.fault(m.stop, w.stop)
+	w.fault(m.space, w.space)
+	w.fault(m.restart, func() {
+		w.restart(memstore.Snapshot{})
+		w.rates.forget()
+	})
+	w.fault(m.goBack, func() {
+		w.restart(w.saved)
+		w.rates.goBack()
+	})
 }
 
 func (w *world) name(kind string) string {
@@ -174,12 +207,15 @@ func (w *world) name(kind string) string {
 
 func (w *world) newNode() *node {
 	s := store.Settings{Protocol: protocol, TTL: simTTL, Strict: w.strict, Shards: 1}
-	n := &node{w: w, rate: 0.975 + w.random.Float64()*0.05, every: simTTL / 8}
+	if w.mix.settings && !w.calm && w.chance(0.5) {
+		s.TTL *= 2
+	}
+	n := &node{w: w, ttl: s.TTL, rate: 0.975 + w.random.Float64()*0.05, every: simTTL / 8}
 	n.offset = -w.now
 	n.h = newHolder(w.name("h"), s, true, func() string { return w.name("b") })
 	n.h.space = "c1aaaa"
 	n.h.chunk, n.h.reapMost = 1+w.random.IntN(2), 1
-	w.after(w.upTo(simTTL/10), n.pump)
+	w.after(w.upTo(simTTL/10), n.rouse)
 	w.after(w.upTo(simTTL), n.arrive)
 	return n
 }
@@ -222,7 +258,7 @@ func (w *world) anyone() *node { return w.nodes[w.random.IntN(len(w.nodes))] }
 func (w *world) pause() {
 	n := w.anyone()
 	n.paused = w.now + w.outage(4*simTTL)
-	w.after(n.paused-w.now, n.pump)
+	w.after(n.paused-w.now, n.rouse)
 }
 
 // outage is how long a node is away: often just about as long as it takes to
@@ -264,14 +300,42 @@ func (w *world) blackout() {
 func (w *world) flush() {
 	if !w.calm {
 		w.data.Flush()
+		w.rates.forget()
 		w.forgetBirth()
 	}
 }
 
 func (w *world) crash() {
-	i := w.random.IntN(len(w.nodes))
+	w.kill(w.random.IntN(len(w.nodes)))
+}
+
+func (w *world) kill(i int) {
 	w.nodes[i].dead = true
 	w.nodes[i] = w.newNode()
+}
+
+// stop ends a replica in good order: its sessions first, then what it has.
+func (w *world) stop() {
+	i := w.random.IntN(len(w.nodes))
+	n := w.nodes[i]
+	if w.now < n.paused {
+		return
+	}
+	w.nodes[i] = w.newNode()
+	w.stopped = append(w.stopped, n)
+	n.stopping = true
+	for _, s := range n.sessions {
+		n.h.release(n.clock(), s.slot)
+	}
+	n.h.leave()
+	n.rouse()
+}
+
+// space gives a replica new rules.
+func (w *world) space() {
+	n := w.anyone()
+	n.h.space = fmt.Sprint("c1space", w.random.IntN(3))
+	n.rouse()
 }
 
 func (w *world) drop() {
@@ -287,7 +351,7 @@ func (w *world) restart(from memstore.Snapshot) {
 	w.data.Restart(from)
 	c, _ := w.data.Dial(context.Background(), 0)
 	w.run = c.RunID()
-	for _, n := range w.nodes {
+	for _, n := range slices.Concat(w.nodes, w.stopped) {
 		n.severed = true
 	}
 	w.forgetBirth()
@@ -308,6 +372,9 @@ func (w *world) runFor(d time.Duration) {
 		w.now = e.at
 		e.do()
 		w.check()
+		for _, n := range w.nodes {
+			n.checkDue()
+		}
 	}
 	w.now = end
 }
@@ -316,25 +383,63 @@ func (w *world) fail(format string, args ...any) {
 	w.broken = append(w.broken, fmt.Sprintf("at %v: ", w.now)+fmt.Sprintf(format, args...))
 }
 
-// pump is the node's driver.
-func (n *node) pump() {
+// rouse is the goroutine of the node's shard: it sends what is due, and then
+// sleeps for as long as the holder says. What the holder forgets to be woken
+// for is not done.
+func (n *node) rouse() {
 	if n.dead || n.w.now < n.paused {
 		return
 	}
+	n.rest++
+	n.restsTo = 0
 	n.settleSessions()
-	if r := n.h.next(n.clock()); r != nil {
-		n.send(r)
+	r := n.h.next(n.clock())
+	n.settleSessions()
+	if r != nil {
+		n.send(r, false)
+		return
 	}
-	n.settleSessions()
-	pause := max(n.h.wakeAt()-n.clock(), simTTL/1000)
-	if at := n.w.now + min(pause, simTTL/20); n.pumpAt <= n.w.now || at < n.pumpAt {
-		n.pumpAt = at
-		n.w.after(at-n.w.now, n.pump)
+	if n.dead = n.h.phase == left; n.dead {
+		return
+	}
+	pause, rest := 2*n.h.timing.request, n.rest
+	if n.missed = n.h.busy; !n.missed {
+		n.restsTo = n.h.wakeAt()
+		pause = n.restsTo - n.clock()
+		if pause <= 0 {
+			n.w.fail("%s in phase %d is never at rest", n.h.id, n.h.phase)
+		}
+	}
+	n.w.after(time.Duration(float64(pause)/n.rate)+1, func() {
+		if n.rest == rest {
+			n.rouse()
+		}
+	})
+}
+
+// rouseIfDue is what everybody else does who changed something.
+func (n *node) rouseIfDue() {
+	if n.missed || n.h.wantsMore() || n.h.wakeAt() < n.restsTo {
+		n.rouse()
 	}
 }
 
-// send gives a request to the network.
-func (n *node) send(r *request) {
+// call is what a client does that waits for an answer: it sends the batch if
+// that is next, and leaves everything else to the goroutine.
+func (n *node) call() {
+	if now := n.clock(); n.h.batchNext(now) {
+		if r := n.h.next(now); r != nil {
+			n.send(r, true)
+			return
+		}
+	}
+	if !n.h.busy {
+		n.rouse()
+	}
+}
+
+// send gives a request to the network; called says that a client sent it.
+func (n *node) send(r *request, called bool) {
 	w, conn, answered := n.w, n.conn, false
 	answer := func(o outcome) {
 		if answered || n.dead {
@@ -342,10 +447,10 @@ func (n *node) send(r *request) {
 		}
 		answered = true
 		if n.w.now < n.paused { // it is read after the pause
-			w.after(n.paused-w.now, func() { n.handle(r, o) })
+			w.after(n.paused-w.now, func() { n.handle(r, o, called) })
 			return
 		}
-		n.handle(r, o)
+		n.handle(r, o, called)
 	}
 	timeout := simTTL / 10
 	w.after(timeout, func() {
@@ -394,7 +499,7 @@ func (n *node) send(r *request) {
 	}
 }
 
-func (n *node) handle(r *request, o outcome) {
+func (n *node) handle(r *request, o outcome, called bool) {
 	if n.dead {
 		return
 	}
@@ -407,7 +512,12 @@ func (n *node) handle(r *request, o outcome) {
 		n.w.fences++
 	}
 	n.checkOwn()
-	n.pump()
+	n.checkLeft(r, o)
+	if called {
+		n.rouseIfDue()
+	} else {
+		n.rouse()
+	}
 }
 
 // execute is the store.
@@ -419,6 +529,7 @@ func (w *world) execute(n *node, r *request) (o outcome) {
 		o.join, o.err = c.Join(ctx, r.join)
 	case opBatch:
 		before, had := w.data.Ledger(n.h.id)
+		totals := w.totals()
 		o.batch, o.err = c.Batch(ctx, r.batch)
 		if o.err == nil && before != r.batch.New {
 			if w.applied[appliedToken{n.h.id, r.batch.New}] {
@@ -426,7 +537,10 @@ func (w *world) execute(n *node, r *request) (o outcome) {
 			}
 			w.applied[appliedToken{n.h.id, r.batch.New}] = true
 			w.checkYoung(r, o, had)
+			w.checkShares(r.batch, o.batch, had, totals)
+			w.countRates(r.batch, o.batch)
 		}
+		w.checkWindows()
 	case opObserve:
 		o.roster, o.err = c.Observe(ctx, r.watch)
 	case opReap:
@@ -440,27 +554,46 @@ func (w *world) execute(n *node, r *request) (o outcome) {
 
 // arrive is the next client of a node.
 func (n *node) arrive() {
-	if n.dead || n.w.closing {
+	if n.dead || n.stopping || n.w.closing {
 		return
 	}
 	if n.w.now >= n.paused {
-		n.ask()
+		n.ask(nil)
 	}
 	n.w.after(n.w.upTo(n.every), n.arrive)
 }
 
-// The last two are the keys of one rule.
 var simLimits = [...]Limit{
 	{Rule: "c1aaaa/s1", Max: 4},
 	{Rule: "c1aaaa/s2", Max: 3, Key: "x", KeyMax: 2},
 	{Rule: "c1aaaa/s2", Max: 3, Key: "y", KeyMax: 2},
+	{Rule: "c1aaaa/s3", Max: 3, Throttle: simRate(2)},
+	{Rule: "c1aaaa/s4", Max: store.NoLimit, Throttle: simRate(3), Key: "x", KeyMax: store.NoLimit, KeyThrottle: simRate(2)},
+	{Rule: "c1aaaa/s4", Max: store.NoLimit, Throttle: simRate(3), Key: "y", KeyMax: store.NoLimit, KeyThrottle: simRate(2)},
+	{Rule: "c1aaaa/s5", Max: 2, Key: "x", KeyMax: store.NoLimit, KeyThrottle: simRate(2)},
 }
 
-func (n *node) ask() {
+// simRule is the place of the rule of each, and withoutRates how many of the
+// first have no rate.
+var simRule = [len(simLimits)]int{0, 1, 1, 2, 3, 3, 4}
+
+const withoutRates = 3
+
+func simRate(n int64) Rate { return Rate{N: n, Per: simTTL / 2} }
+
+// ask is a client, or one whose session was of another limit until now.
+func (n *node) ask(old *simSession) {
 	limit := n.w.random.IntN(n.w.limits)
+	if n.w.mix.keys {
+		limit = 1 + n.w.random.IntN(2)
+	}
 	wait := simTTL / 2
 	n.asked++
-	got, waiter, _ := n.h.ask(n.clock(), simLimits[limit], n.clock()+wait)
+	var held *slot
+	if old != nil {
+		held = old.slot
+	}
+	got, waiter, _ := n.h.move(n.clock(), held, simLimits[limit], n.clock()+wait)
 	switch {
 	case got != nil:
 		n.begin(got, limit)
@@ -468,8 +601,10 @@ func (n *node) ask() {
 		sw := &simWaiter{waiter, limit}
 		n.waiting = append(n.waiting, sw)
 		n.w.after(wait, func() { n.giveUp(sw) })
+		n.call()
+		return
 	}
-	n.pump()
+	n.rouseIfDue()
 }
 
 func (n *node) giveUp(sw *simWaiter) {
@@ -500,23 +635,30 @@ func (n *node) settleSessions() {
 
 func (n *node) begin(s *slot, limit int) {
 	n.w.admits++
+	n.w.begun[limit]++
 	n.admitted++
+	n.w.checkBegun(simLimits[limit])
 	sess := &simSession{slot: s, limit: limit}
 	n.sessions = append(n.sessions, sess)
 	n.w.after(n.w.upTo(n.w.length), func() { n.finish(sess) })
 }
 
 func (n *node) finish(s *simSession) {
-	if n.dead {
+	if n.dead || s.slot.ended && s.slot.counter != nil {
 		return
 	}
 	if n.w.now < n.paused {
 		n.w.after(n.paused-n.w.now, func() { n.finish(s) })
 		return
 	}
+	if n.w.mix.move && !n.w.closing && !n.stopping && n.w.chance(0.4) {
+		n.ask(s)
+		n.settleSessions()
+		return
+	}
 	n.h.release(n.clock(), s.slot)
 	n.settleSessions()
-	n.pump()
+	n.rouseIfDue()
 }
 
 // mayRelay is what Grant.Valid answers.
@@ -529,24 +671,28 @@ func (n *node) mayRelay(s *simSession) bool {
 
 // check holds the sessions to the limits: L where strict, K otherwise.
 func (w *world) check() {
-	var count [len(simLimits)]int64
+	var count, ofRule [len(simLimits)]int64
 	for _, n := range w.nodes {
 		if !w.strict && w.mix.blackout == 0 && (w.now < n.paused || w.now < n.cut) {
 			continue // cut off, or about to find out that it was
 		}
 		for _, s := range n.sessions {
+			if w.strict && s.excused && n.mayRelay(s) {
+				w.fail("L: a session of %s relays again after its fence", n.h.id)
+			}
 			if n.mayRelay(s) && (w.strict || !s.excused || w.mix.blackout > 0) {
 				count[s.limit]++
+				ofRule[simRule[s.limit]]++
 			}
 		}
 	}
 	for i, l := range simLimits {
-		if most := l.entry().Max; count[i] > most {
-			w.fail("L/K: %d sessions of %s, limit %d", count[i], l.entry().Counter, most)
+		if l.Key != "" && l.KeyMax != store.NoLimit && count[i] > l.KeyMax {
+			w.fail("L/K: %d sessions of key %s of %s, limit %d", count[i], l.Key, l.Rule, l.KeyMax)
 		}
-	}
-	if count[1]+count[2] > simLimits[1].Max {
-		w.fail("L/K: %d+%d sessions of the keys of %s, limit %d", count[1], count[2], simLimits[1].Rule, simLimits[1].Max)
+		if n := ofRule[simRule[i]]; l.Max != store.NoLimit && n > l.Max {
+			w.fail("L/K: %d sessions of %s, limit %d", n, l.Rule, l.Max)
+		}
 	}
 }
 
@@ -589,6 +735,18 @@ func (n *node) checkOwn() {
 	}
 }
 
+// checkDue: what is to be told, as a slot that is free, is on its way, or waits
+// for a request that is: nothing is left to the next heartbeat by oversight.
+func (n *node) checkDue() {
+	h, since := n.h, n.clock()-simTTL/1000
+	if n.dead || n.w.now <= n.paused || !h.connected || h.phase != live || h.busy || h.notBefore > since {
+		return
+	}
+	if h.batchDue(since) {
+		n.w.fail("F: %s has something to say, and nobody sends it", h.id)
+	}
+}
+
 // checkRefusals: E. Who is refused as full was in a batch whose reply says so.
 func (n *node) checkRefusals(o outcome) {
 	n.waiting = slices.DeleteFunc(n.waiting, func(sw *simWaiter) bool {
@@ -601,6 +759,11 @@ func (n *node) checkRefusals(o outcome) {
 				if l := simLimits[sw.limit]; !saidFull(l, o) {
 					n.w.fail("E: %s refused as full without the store's word", l.entry().Counter)
 				}
+			} else if errors.Is(a.err, ErrThrottled) {
+				n.w.slowed++
+				if !saidThrottled(o) {
+					n.w.fail("E: %s refused as throttled without the store's word", simLimits[sw.limit].Rule)
+				}
 			}
 			return true
 		default:
@@ -610,14 +773,23 @@ func (n *node) checkRefusals(o outcome) {
 }
 
 func saidFull(l Limit, o outcome) bool {
-	return slices.ContainsFunc(append(o.batch.Counts, o.join.Counts...), func(k store.Count) bool {
-		return k.Total >= l.entry().Max || l.Key != "" && k.RuleTotal >= l.Max
-	})
+	return slices.ContainsFunc(append(o.batch.Counts, o.join.Counts...), func(k store.Count) bool { return full(l.entry(), k) })
+}
+
+func saidThrottled(o outcome) bool {
+	return slices.ContainsFunc(o.batch.Counts, func(k store.Count) bool { return k.Throttled || k.RuleThrottled })
 }
 
 // quiet ends the faults and the clients, and checks what must then be so: F.
 func (w *world) quiet() {
 	w.calm, w.closing = true, true
+	for i, n := range w.nodes {
+		if n.ttl != simTTL {
+			w.kill(i)
+		}
+		w.nodes[i].h.space = "c1aaaa"
+		w.nodes[i].rouse()
+	}
 	w.runFor(8 * simTTL)
 	if len(w.broken) > 0 {
 		return
@@ -631,11 +803,17 @@ func (w *world) quiet() {
 	if d["m"]["young"] != "" {
 		w.fail("F: the store is still young")
 	}
-	members := 0
+	members, spaces := 0, 0
 	for field := range d["m"] {
+		if strings.HasPrefix(field, "#") {
+			spaces++
+		}
 		if strings.HasPrefix(field, "@") {
 			members++
 		}
+	}
+	if spaces != 1 {
+		w.fail("F: %d spaces have numbers, all replicas are on one", spaces)
 	}
 	if members != len(w.nodes) {
 		w.fail("F: %d members on the roster, %d replicas live", members, len(w.nodes))

@@ -2,6 +2,7 @@ package limiter
 
 import (
 	"flag"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -63,7 +64,8 @@ func TestSimulation(t *testing.T) {
 			}
 			t.Run(m.name+"/"+mode, func(t *testing.T) {
 				t.Parallel()
-				var admits, fulls, fences int
+				var admits, fulls, slowed, fences int
+				var begun [len(simLimits)]int
 				for i := range seeds {
 					if failed.Load() {
 						t.Skip("another mix has failed")
@@ -76,13 +78,22 @@ func TestSimulation(t *testing.T) {
 						failed.Store(true)
 						t.Fatalf("seed %d: %s", seed, w.broken[0])
 					}
-					admits, fulls, fences = admits+w.admits, fulls+w.fulls, fences+w.fences
+					for i, k := range w.begun {
+						begun[i] += k
+					}
+					admits, fulls, slowed, fences = admits+w.admits, fulls+w.fulls, slowed+w.slowed, fences+w.fences
+				}
+				if m.rates && slowed == 0 {
+					t.Error("nothing was throttled")
+				}
+				if m.rates && slices.Contains(begun[:], 0) {
+					t.Errorf("nothing was admitted of some limit: %v", begun)
 				}
 				if admits == 0 || fulls == 0 {
 					t.Errorf("nothing was tried: %d admitted, %d refused", admits, fulls)
 				}
-				t.Logf("%d schedules of %v: %d admitted, %d refused as full, %d leases lost",
-					seeds, simLength, admits, fulls, fences)
+				t.Logf("%d schedules of %v: %d admitted, %d refused as full, %d as throttled, %d leases lost",
+					seeds, simLength, admits, fulls, slowed, fences)
 			})
 		}
 	}

@@ -9,8 +9,10 @@
 //
 // The contract knows no clock. A holder is dead when another holder has
 // witnessed its token unchanged for long enough and says so with Reap, which
-// names exactly that token. Two packages implement the contract, memstore and
-// redisstore; storetest holds both to every clause of it.
+// names exactly that token. Only the windows of rates end by the store's own
+// clock, and a window that is lost resets a rate and nothing else. Two packages
+// implement the contract, memstore and redisstore; storetest holds both to
+// every clause of it.
 package store
 
 import (
@@ -152,8 +154,23 @@ type Entry struct {
 	// Max is the counter's own maximum, RuleMax, for a counter with a key,
 	// that of its rule. NoLimit is none.
 	Max, RuleMax int64
+	// Rate is the counter's own rate, RuleRate, for a counter with a key, that
+	// of its rule. They matter only where Need is above Live: nothing else
+	// uses a rate up. A Join has none.
+	Rate, RuleRate Rate
 	// Live sessions exist; Need is Live and those that wait to be admitted.
 	Live, Need int64
+}
+
+// Throttled reports whether sessions of the counter are held to a rate: then
+// none begins but those that a reply counts as Admitted.
+func (e Entry) Throttled() bool { return e.Rate.N > 0 || e.RuleRate.N > 0 }
+
+// Counted reports whether the store keeps the number of sessions. With rates
+// and no maximum it does not: only beginnings count, Live is 0, and the
+// answer's Own and Total are 0.
+func (e Entry) Counted() bool {
+	return e.Max != NoLimit || e.RuleMax != NoLimit || !e.Throttled()
 }
 
 // RuleOf returns the rule's counter of a counter with a key, else "".
@@ -175,6 +192,12 @@ type Count struct {
 	Total     int64 // the counter's total over all holders
 	RuleTotal int64 // with a key: the rule's total over all keys
 	Contended bool  // another holder was refused here lately: ask, do not hand over
+	// With rates: how many of the waiting were admitted, the same in the
+	// answer to a duplicate; and whether the counter's window, and its rule's,
+	// is used up now.
+	Admitted      int64
+	Throttled     bool
+	RuleThrottled bool
 }
 
 // Join states who a holder is and re-claims its live sessions. It is never
@@ -222,7 +245,7 @@ type Batch struct {
 	More      bool   // further claims follow
 	Space     string // when the space changed with a reload, else ""
 	Number    uint64
-	Entries   []Entry
+	Entries   []Entry // each of another counter
 }
 
 // BatchReply answers a Batch, or its duplicate.

@@ -10,8 +10,9 @@ import (
 	"usher/store"
 )
 
-// Dump returns the data as redisstore keeps it: by key (m, t, r:<holder>),
-// field and value. What Redis would not hold, because it is empty, is not there.
+// Dump returns the data as redisstore keeps it: by key (m, t, r:<holder>,
+// w:<counter>), field and value; the field of a window is "". What Redis would
+// not hold, because it is empty, is not there.
 func (s *Store) Dump() map[string]map[string]string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -34,7 +35,13 @@ func (s *Store) Dump() map[string]map[string]string {
 		for c, n := range r.own {
 			fields[c] = strconv.FormatInt(n, 10)
 		}
+		if len(r.admitted) > 0 {
+			fields[".a"] = strings.Trim(fmt.Sprint(r.admitted), "[]")
+		}
 		out["r:"+h] = fields
+	}
+	for name, used := range s.w.Open(s.clock()) {
+		out["w:"+name] = map[string]string{"": strconv.FormatInt(used, 10)}
 	}
 	return out
 }
@@ -118,6 +125,8 @@ func (s *Store) Drop(key string) {
 		s.t = nil
 	case isLedger:
 		delete(s.r, holder)
+	default:
+		s.w.Drop(strings.TrimPrefix(key, "w:"))
 	}
 }
 
@@ -159,7 +168,8 @@ func (s *shard) clone() shard {
 		}
 	}
 	for h, r := range s.r {
-		out.r[h] = &ledger{token: r.token, own: maps.Clone(r.own)}
+		out.r[h] = &ledger{token: r.token, own: maps.Clone(r.own), admitted: slices.Clone(r.admitted)}
 	}
+	out.w = s.w.Clone()
 	return out
 }

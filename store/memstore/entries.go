@@ -2,38 +2,49 @@ package memstore
 
 import (
 	"slices"
+	"time"
 
 	"usher/store"
 )
 
 // terms are what a join or batch says for all of its entries.
 type terms struct {
+	now    time.Duration
 	strict bool // claims do not go above the maximum
 	more   bool // claims only: nothing grows
 }
 
-// level is one counter of an entry with its maximum: the entry's own, or its rule's.
+// level is one counter of an entry with its maximum and rate: the entry's own,
+// or its rule's.
 type level struct {
 	name string
 	max  int64
+	rate store.Rate
 }
 
 func levelsOf(e store.Entry) []level {
 	if rule := store.RuleOf(e.Counter); rule != "" {
-		return []level{{e.Counter, e.Max}, {rule, e.RuleMax}}
+		return []level{{e.Counter, e.Max, e.Rate}, {rule, e.RuleMax, e.RuleRate}}
 	}
-	return []level{{e.Counter, e.Max}}
+	return []level{{e.Counter, e.Max, e.Rate}}
 }
 
 // apply works the entries of a holder in two passes, all that shrinks before
 // all that grows, and answers them.
 func (s *shard) apply(holder string, entries []store.Entry, how terms) []store.Count {
 	held := map[string]int64{} // freed here, but for the next holder that asks
+	var admitted []int64
 	for _, e := range entries {
 		s.shrink(holder, e, held)
 	}
 	for _, e := range entries {
-		s.grow(holder, e, held, how)
+		a := s.grow(holder, e, held, how)
+		if e.Throttled() {
+			admitted = append(admitted, a)
+		}
+	}
+	if len(admitted) > 0 {
+		s.r[holder].admitted = admitted
 	}
 	return s.answer(holder, entries)
 }
@@ -61,9 +72,15 @@ func (s *shard) shrink(holder string, e store.Entry, held map[string]int64) {
 	s.set(holder, e.Counter, to)
 }
 
-func (s *shard) grow(holder string, e store.Entry, held map[string]int64, how terms) {
+// grow returns how many of the waiting were admitted, of an entry with rates.
+func (s *shard) grow(holder string, e store.Entry, held map[string]int64, how terms) int64 {
 	own := s.r[holder].own[e.Counter]
 	levels := levelsOf(e)
+	tokens := s.tokens(e, levels, how)
+	if !e.Counted() {
+		s.begin(levels, tokens, how)
+		return tokens
+	}
 	free, room := unlimited, s.room(levels)
 	for _, l := range levels {
 		if l.max != store.NoLimit {
@@ -77,10 +94,12 @@ func (s *shard) grow(holder string, e store.Entry, held map[string]int64, how te
 	if how.strict {
 		floor = min(e.Live, own+max(0, room))
 	}
-	to := min(e.Need, max(floor, own+free))
+	to := min(e.Need, max(floor, own+free), e.Live+tokens)
 	s.set(holder, e.Counter, to)
+	admitted := max(0, to-e.Live)
+	s.begin(levels, admitted, how)
 	if s.m.young || how.more {
-		return
+		return admitted
 	}
 	for _, l := range levels {
 		switch {
@@ -88,6 +107,30 @@ func (s *shard) grow(holder string, e store.Entry, held map[string]int64, how te
 			s.t.dropNotes(l.name, func(h string) bool { return h == holder })
 		case l.max != store.NoLimit && s.t.count[l.name] >= max(l.max, 1): // at 0 nobody frees anything
 			s.t.note(l.name, holder)
+		}
+	}
+	return admitted
+}
+
+// tokens is how many of the waiting the rates let begin.
+func (s *shard) tokens(e store.Entry, levels []level, how terms) int64 {
+	n := e.Need - e.Live
+	if how.more && e.Throttled() {
+		n = 0
+	}
+	for _, l := range levels {
+		if l.rate.N > 0 {
+			n = min(n, max(0, l.rate.N-s.w.Used(how.now, l.name)))
+		}
+	}
+	return n
+}
+
+// begin uses up the windows of both levels.
+func (s *shard) begin(levels []level, n int64, how terms) {
+	for _, l := range levels {
+		if l.rate.N > 0 && n > 0 {
+			s.w.Use(how.now, l.name, l.rate.Per, n)
 		}
 	}
 }
@@ -105,6 +148,23 @@ func (s *shard) answer(holder string, entries []store.Entry) []store.Count {
 		}
 	}
 	return counts
+}
+
+// answerRates adds to an answer what a batch admitted under rates, when it
+// took effect, and how the windows are now.
+func (s *shard) answerRates(now time.Duration, entries []store.Entry, admitted []int64, counts []store.Count) {
+	for i, e := range entries {
+		if !e.Throttled() {
+			continue
+		}
+		if len(admitted) > 0 { // fewer: not a copy, but a stream that was used twice
+			counts[i].Admitted, admitted = admitted[0], admitted[1:]
+		}
+		levels := levelsOf(e)
+		usedUp := func(l level) bool { return l.rate.N > 0 && s.w.Used(now, l.name) >= l.rate.N }
+		counts[i].Throttled = usedUp(levels[0])
+		counts[i].RuleThrottled = len(levels) > 1 && usedUp(levels[1])
+	}
 }
 
 // unlimited is far above any count and far below overflow; redisstore's

@@ -12,6 +12,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"sync"
+	"time"
 
 	"usher/store"
 )
@@ -19,14 +20,22 @@ import (
 // Store is a store with one shard. It is safe for concurrent use; the zero
 // value is not usable, see New.
 type Store struct {
-	mu  sync.Mutex
-	run string // of this server process, as it were
+	mu    sync.Mutex
+	run   string // of this server process, as it were
+	clock func() time.Duration
 	shard
 }
 
-// New returns an empty store.
+// New returns an empty store. Its windows end by the monotonic clock.
 func New() *Store {
-	return &Store{run: newRun(), shard: shard{r: map[string]*ledger{}}}
+	start := time.Now()
+	return NewOn(func() time.Duration { return time.Since(start) })
+}
+
+// NewOn returns an empty store whose windows end by the given clock, which
+// must not go back. It is called under the store's lock.
+func NewOn(clock func() time.Duration) *Store {
+	return &Store{run: newRun(), clock: clock, shard: shard{r: map[string]*ledger{}}}
 }
 
 func newRun() string {
@@ -71,7 +80,7 @@ func (c conn) Join(_ context.Context, j store.Join) (store.JoinReply, error) {
 func (c conn) Batch(_ context.Context, b store.Batch) (store.BatchReply, error) {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
-	return c.s.batch(b)
+	return c.s.batch(c.s.clock(), b)
 }
 
 func (c conn) Observe(_ context.Context, counters []string) (store.Roster, error) {

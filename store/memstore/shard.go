@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"time"
 
 	"usher/store"
 )
@@ -15,6 +16,7 @@ type shard struct {
 	m *roster
 	t *totals
 	r map[string]*ledger // by holder
+	w store.Windows      // of rates
 }
 
 // roster is m: who there is.
@@ -37,8 +39,9 @@ type totals struct {
 
 // ledger is r: what one holder has.
 type ledger struct {
-	token store.Token
-	own   map[string]int64 // never 0
+	token    store.Token
+	own      map[string]int64 // never 0
+	admitted []int64          // of the last batch with rates, by entry with a rate
 }
 
 func (s *shard) join(j store.Join) (store.JoinReply, error) {
@@ -122,7 +125,7 @@ func (s *shard) seat(holder string, t store.Token, more bool, space string) {
 	s.m.members[holder] = &store.Member{Holder: holder, Token: t, State: state, Space: space}
 }
 
-func (s *shard) batch(b store.Batch) (store.BatchReply, error) {
+func (s *shard) batch(now time.Duration, b store.Batch) (store.BatchReply, error) {
 	r := s.r[b.Holder]
 	if s.m == nil || s.t == nil || s.m.birth != b.New.Birth || s.t.birth != b.New.Birth || r == nil {
 		return store.BatchReply{}, store.ErrLost
@@ -132,14 +135,17 @@ func (s *shard) batch(b store.Batch) (store.BatchReply, error) {
 		return store.BatchReply{}, store.ErrLost
 	}
 	if r.token == b.New {
-		return store.BatchReply{Young: s.m.young, Number: s.m.numbers[b.Space], Counts: s.answer(b.Holder, b.Entries)}, nil
+		counts := s.answer(b.Holder, b.Entries)
+		s.answerRates(now, b.Entries, r.admitted, counts) // as it was: a copy must not use up more
+		return store.BatchReply{Young: s.m.young, Number: s.m.numbers[b.Space], Counts: counts}, nil
 	}
 	space := me.Space
 	if b.Space != "" {
 		space = b.Space
 		s.m.number(b.Holder, space, b.Number)
 	}
-	counts := s.apply(b.Holder, b.Entries, terms{strict: b.Strict, more: b.More})
+	counts := s.apply(b.Holder, b.Entries, terms{now: now, strict: b.Strict, more: b.More})
+	s.answerRates(now, b.Entries, r.admitted, counts)
 	s.seat(b.Holder, b.New, b.More, space)
 	return store.BatchReply{Young: s.m.young, Number: s.m.numbers[b.Space], Counts: counts}, nil
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"usher/store"
 	"usher/store/redisstore/redistest"
@@ -44,7 +45,7 @@ func TestMinimalUser(t *testing.T) {
 		for _, err := range []error{
 			admin.Do(t.Context(), args...).Err(),
 			admin.ScriptFlush(t.Context()).Err(),
-			admin.Del(t.Context(), "usher:{default:0}:m", "usher:{default:0}:t", "usher:{default:0}:r:a").Err(),
+			admin.Del(t.Context(), "usher:{default:0}:m", "usher:{default:0}:t", "usher:{default:0}:r:a", "usher:{default:0}:w:c1aaaa/s1/key").Err(),
 		} {
 			if err != nil {
 				t.Fatal(err)
@@ -112,7 +113,11 @@ func exercise(ctx context.Context, s store.Store) (err error) {
 		return fmt.Errorf("mature: %w", err)
 	}
 	last := store.Token{Birth: joined.Birth, Stream: 1}
-	entry.Need = 2
+	entry.Need, entry.Rate = 2, store.Rate{N: 5, Per: time.Hour}
+	if _, err := c.Batch(ctx, store.Batch{Holder: "a", Prev: last, New: last.Next(), Entries: []store.Entry{entry}}); err != nil {
+		return fmt.Errorf("batch: %w", err)
+	}
+	last, entry.Live, entry.Need = last.Next(), 2, 3 // in a window that runs
 	if _, err := c.Batch(ctx, store.Batch{Holder: "a", Prev: last, New: last.Next(), Entries: []store.Entry{entry}}); err != nil {
 		return fmt.Errorf("batch: %w", err)
 	}

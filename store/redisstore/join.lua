@@ -2,7 +2,7 @@
 -- KEYS  m, t, r of the holder
 -- ARGV  holder, run id, candidate birth, stream, settings, last acknowledged
 --       token ("" if none), strict (0|1), more claims follow (0|1), space, its
---       number; then per entry as in batch.lua
+--       number; then per entry as in batch.lua, without rates
 -- Returns {"STALE"}, {"MISMATCH", settings in force}, {"DYING", birth, token},
 --       or {"OK", birth, young (0|1), kept (0|1), number, then per entry as
 --       in batch.lua}.
@@ -12,7 +12,15 @@ local m, t, r = KEYS[1], KEYS[2], KEYS[3]
 local holder, run, candidate, stream = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local settings, last, strict, more = ARGV[5], ARGV[6], ARGV[7] == '1', ARGV[8] == '1'
 local space, hint = ARGV[9], tonumber(ARGV[10])
-local list = read_entries(11)
+
+local function birth_of(token) return string.match(token, '^([^:]*):') end
+
+local function older(a, b)
+  local s1, q1 = string.match(a, ':(%d+):(%d+)$')
+  local s2, q2 = string.match(b, ':(%d+):(%d+)$')
+  s1, q1, s2, q2 = tonumber(s1), tonumber(q1), tonumber(s2), tonumber(q2)
+  return s1 < s2 or (s1 == s2 and q1 < q2)
+end
 
 local roster = { members = {} }
 local fields = redis.call('HGETALL', m)
@@ -60,25 +68,22 @@ local kept = token and birth_of(token) == birth and last ~= '' and birth_of(last
 if not kept then
   if token and birth_of(token) == birth then
     -- A join of its own that was never answered: at most 64 counters.
-    local own = redis.call('HGETALL', r)
-    for i = 1, #own, 2 do
-      if own[i] ~= '.t' then
-        for _, name in ipairs({ own[i], rule_of(own[i]) }) do
-          if redis.call('HINCRBY', t, name, '-' .. own[i + 1]) == 0 then
-            redis.call('HDEL', t, name, '!' .. name)
-          end
-        end
+    local fields, counters, own = redis.call('HGETALL', r), {}, {}
+    for i = 1, #fields, 2 do
+      if string.sub(fields[i], 1, 1) ~= '.' then
+        counters[#counters + 1], own[fields[i]] = fields[i], tonumber(fields[i + 1])
       end
     end
+    give_back(t, counters, own)
   end
   redis.call('UNLINK', r)
 end
 
-local book = open_book(t, r, holder, list)
-apply(book, list, strict, true)
+local book = open_book(t, r, holder, 11, #ARGV)
+apply(book, strict, true, true)
 local now = birth .. ':' .. int(stream) .. ':0'
-finish(book, list, now)
+finish(book, now)
 local n = number(m, space, hint)
 redis.call('HSET', m, '@' .. holder, now .. (more and ' claiming ' or ' ok ') .. space)
 if left ~= space then forget(m, left, holder) end
-return answer({ 'OK', birth, roster.young and 1 or 0, kept and 1 or 0, n }, book, list)
+return answer({ 'OK', birth, roster.young and 1 or 0, kept and 1 or 0, n }, book)

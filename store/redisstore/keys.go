@@ -19,6 +19,9 @@ func (k keys) totals() string { return k.prefix + "t" }
 // ledger is r of one holder.
 func (k keys) ledger(holder string) string { return k.prefix + "r:" + holder }
 
+// window is w of a counter, or of a rule with keys.
+func (k keys) window(counter string) string { return k.prefix + "w:" + counter }
+
 // all lists the keys of an operation on a holder's counts, as scripts declare them.
 func (k keys) all(holder string) []string {
 	return []string{k.roster(), k.totals(), k.ledger(holder)}

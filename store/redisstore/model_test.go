@@ -3,6 +3,8 @@ package redisstore_test
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -36,6 +38,7 @@ func TestScriptsEqualModel(t *testing.T) {
 			"reap":    p.reap,
 			"mature":  p.mature,
 			"lose":    p.lose,
+			"expire":  p.expire,
 			"":        p.compare,
 		})
 	})
@@ -50,6 +53,7 @@ type pair struct {
 	conns   []store.Conn // the model's, then Redis'
 	holders []*pairHolder
 	births  int
+	ends    map[string]time.Duration        // when each window that runs in Redis will end
 	sent    []func(store.Conn) (any, error) // requests that may come again, late
 }
 
@@ -60,7 +64,8 @@ type pairHolder struct {
 }
 
 func newPair(t *rapid.T, raw *redis.Client, url, cluster string) *pair {
-	p := &pair{ctx: context.Background(), raw: raw, prefix: "usher:{" + cluster + ":0}:", model: memstore.New()}
+	p := &pair{ctx: context.Background(), raw: raw, prefix: "usher:{" + cluster + ":0}:", ends: map[string]time.Duration{}}
+	p.model = memstore.NewOn(func() time.Duration { return 0 }) // windows end by expire alone
 	s, err := redisstore.Open(url, cluster)
 	if err != nil {
 		t.Fatal(err)
@@ -117,7 +122,11 @@ func pairSettings(strict bool) store.Settings {
 	return store.Settings{Protocol: 1, TTL: time.Second, Strict: strict, Shards: 1}
 }
 
-func (p *pair) entries(t *rapid.T) []store.Entry {
+// pairRate is n in a window that does not end by itself while a test runs.
+func pairRate(n int64) store.Rate { return store.Rate{N: n, Per: time.Hour} }
+
+// entries draws entries; a join's are without rates.
+func (p *pair) entries(t *rapid.T, rates bool) []store.Entry {
 	var out []store.Entry
 	counters := []store.Entry{
 		{Counter: "c1a/s1", Max: 3, RuleMax: store.NoLimit},
@@ -126,11 +135,25 @@ func (p *pair) entries(t *rapid.T) []store.Entry {
 		{Counter: "c1a/s3/x", Max: 1, RuleMax: store.NoLimit},
 		{Counter: "c1a/s4", Max: 0, RuleMax: store.NoLimit},
 		{Counter: "c1a/s5", Max: store.NoLimit, RuleMax: store.NoLimit},
+		{Counter: "c1a/s6", Max: 3, RuleMax: store.NoLimit, Rate: pairRate(4)},
+		{Counter: "c1a/s7/x", Max: 2, RuleMax: 3, Rate: pairRate(2), RuleRate: pairRate(3)},
+		{Counter: "c1a/s7/y", Max: store.NoLimit, RuleMax: 3, RuleRate: pairRate(3)},
+		{Counter: "c1a/s8/x", Max: store.NoLimit, RuleMax: store.NoLimit, Rate: pairRate(2), RuleRate: pairRate(3)},
+		{Counter: "c1a/s8/y", Max: store.NoLimit, RuleMax: store.NoLimit, Rate: pairRate(2), RuleRate: pairRate(3)},
 	}
 	for _, i := range rapid.SliceOfNDistinct(rapid.IntRange(0, len(counters)-1), 0, 3, rapid.ID[int]).Draw(t, "counters") {
 		e := counters[i]
 		e.Live = rapid.Int64Range(0, 4).Draw(t, "live")
+		if !e.Counted() {
+			e.Live = 0
+		}
 		e.Need = e.Live + rapid.Int64Range(0, 3).Draw(t, "waiting")
+		if !rates || rapid.IntRange(0, 3).Draw(t, "no rates") == 0 {
+			if !e.Counted() {
+				e.Need = 0
+			}
+			e.Rate, e.RuleRate = store.Rate{}, store.Rate{}
+		}
 		out = append(out, e)
 	}
 	return out
@@ -149,7 +172,7 @@ func (p *pair) join(t *rapid.T) {
 		Candidate: fmt.Sprint("b", p.births), Stream: h.stream,
 		Settings: pairSettings(rapid.IntRange(0, 9).Draw(t, "settings") == 0), Last: h.last,
 		Space: pairSpaces.Draw(t, "space"), Number: rapid.Uint64Range(0, 3).Draw(t, "number"),
-		More: rapid.Bool().Draw(t, "more"), Entries: p.entries(t),
+		More: rapid.Bool().Draw(t, "more"), Entries: p.entries(t, false),
 	}
 	if rapid.IntRange(0, 9).Draw(t, "went back") == 0 {
 		j.Last.Seq++ // as if the data were older than what was acknowledged
@@ -166,7 +189,7 @@ func (p *pair) batch(t *rapid.T) {
 	h := p.holder(t)
 	b := store.Batch{
 		Holder: h.id, Prev: h.last, New: h.last.Next(), Strict: rapid.Bool().Draw(t, "strict"),
-		More: rapid.IntRange(0, 4).Draw(t, "more") == 0, Space: pairSpaces.Draw(t, "space"), Entries: p.entries(t),
+		More: rapid.IntRange(0, 4).Draw(t, "more") == 0, Space: pairSpaces.Draw(t, "space"), Entries: p.entries(t, true),
 	}
 	do := func(c store.Conn) (any, error) { return c.Batch(p.ctx, b) }
 	p.sent = append(p.sent, do)
@@ -205,8 +228,20 @@ func (p *pair) lose(t *rapid.T) {
 	if rapid.IntRange(0, 5).Draw(t, "seldom") > 0 {
 		return
 	}
-	key := rapid.SampledFrom([]string{"m", "t", "r:h0", "r:h1"}).Draw(t, "key")
-	t.Logf("lose %s", key)
+	p.drop(t, rapid.SampledFrom([]string{"m", "t", "r:h0", "r:h1"}).Draw(t, "key"))
+}
+
+// expire ends a window.
+func (p *pair) expire(t *rapid.T) {
+	if len(p.ends) == 0 {
+		t.Skip("no window runs")
+	}
+	p.drop(t, rapid.SampledFrom(slices.Sorted(maps.Keys(p.ends))).Draw(t, "window"))
+}
+
+func (p *pair) drop(t *rapid.T, key string) {
+	t.Logf("drop %s", key)
+	delete(p.ends, key)
 	p.model.Drop(key)
 	if err := p.raw.Del(p.ctx, p.prefix+key).Err(); err != nil {
 		t.Fatal(err)
@@ -220,7 +255,10 @@ func (p *pair) compare(t *rapid.T) {
 	}
 	redisHas := map[string]map[string]string{}
 	for _, k := range keys {
-		if redisHas[strings.TrimPrefix(k, p.prefix)], err = p.raw.HGetAll(p.ctx, k).Result(); err != nil {
+		name := strings.TrimPrefix(k, p.prefix)
+		if strings.HasPrefix(name, "w:") {
+			redisHas[name] = map[string]string{"": p.window(t, name)}
+		} else if redisHas[name], err = p.raw.HGetAll(p.ctx, k).Result(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -228,4 +266,26 @@ func (p *pair) compare(t *rapid.T) {
 	if model, script := fmt.Sprint(p.model.Dump()), fmt.Sprint(redisHas); model != script {
 		t.Fatalf("the data differs:\nmodel  %s\nscript %s", model, script)
 	}
+}
+
+// window returns how much of a window is used. Its end is as far off as the
+// window is long, and stays where it is.
+func (p *pair) window(t *rapid.T, name string) string {
+	key := p.prefix + name
+	used, err := p.raw.Get(p.ctx, key).Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	end, err := p.raw.PExpireTime(p.ctx, key).Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if before, ok := p.ends[name]; ok && end != before {
+		t.Fatalf("the end of window %s moved from %v to %v", name, before, end)
+	}
+	if left := p.raw.PTTL(p.ctx, key).Val(); left <= time.Hour/2 || left > time.Hour {
+		t.Fatalf("window %s ends in %v, want an hour at most", name, left)
+	}
+	p.ends[name] = end
+	return used
 }

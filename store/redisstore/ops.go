@@ -26,7 +26,7 @@ func (c *conn) Join(ctx context.Context, j store.Join) (store.JoinReply, error) 
 	switch status := r.text(); status {
 	case "OK":
 		out := store.JoinReply{Birth: r.text(), Young: r.flag(), Kept: r.flag(), Number: uint64(r.int())}
-		out.Counts = r.counts(len(j.Entries))
+		out.Counts = r.counts(j.Entries)
 		return out, r.err
 	case "STALE":
 		return store.JoinReply{}, store.ErrStale
@@ -46,7 +46,8 @@ func (c *conn) Batch(ctx context.Context, b store.Batch) (store.BatchReply, erro
 		b.Holder, b.New.Birth, b.Prev.String(), b.New.String(),
 		bit(b.Strict), bit(b.More), b.Space, b.Number,
 	}, b.Entries)
-	reply, err := c.send(ctx, c.scripts.batch, c.keys.all(b.Holder), args)
+	keys, args := c.keys.appendWindows(c.keys.all(b.Holder), args, b.Entries)
+	reply, err := c.send(ctx, c.scripts.batch, keys, args)
 	if err != nil {
 		return store.BatchReply{}, err
 	}
@@ -54,7 +55,7 @@ func (c *conn) Batch(ctx context.Context, b store.Batch) (store.BatchReply, erro
 	switch status := r.text(); status {
 	case "OK":
 		out := store.BatchReply{Young: r.flag(), Number: uint64(r.int())}
-		out.Counts = r.counts(len(b.Entries))
+		out.Counts = r.counts(b.Entries)
 		return out, r.err
 	case "LOST":
 		return store.BatchReply{}, store.ErrLost
@@ -145,6 +146,9 @@ func parseRoster(fields map[string]string) (store.Roster, error) {
 		}
 	}
 	for field, value := range fields {
+		if field == "" { // not ours
+			continue
+		}
 		name := field[1:]
 		switch field[0] {
 		case '-':

@@ -23,7 +23,7 @@ repeat
   local page = redis.call('HSCAN', r, cursor, 'COUNT', most)
   cursor = page[1]
   for i = 1, #page[2], 2 do
-    if page[2][i] ~= '.t' then own[page[2][i]] = tonumber(page[2][i + 1]) end
+    if string.sub(page[2][i], 1, 1) ~= '.' then own[page[2][i]] = tonumber(page[2][i + 1]) end
   end
   local n = 0
   for _ in pairs(own) do n = n + 1 end
@@ -33,15 +33,9 @@ local counters = {}
 for c in pairs(own) do counters[#counters + 1] = c end
 table.sort(counters)
 local some_left = #counters > most
-for i = 1, math.min(#counters, most) do
-  local c = counters[i]
-  redis.call('HDEL', r, c)
-  for _, name in ipairs({ c, rule_of(c) }) do
-    if redis.call('HINCRBY', t, name, int(-own[c])) == 0 then
-      redis.call('HDEL', t, name, '!' .. name)
-    end
-  end
-end
+for i = #counters, most + 1, -1 do counters[i] = nil end
+give_back(t, counters, own)
+if #counters > 0 then redis.call('HDEL', r, unpack(counters)) end
 if some_left then
   redis.call('HSET', m, '@' .. target, token .. ' dying ' .. it.space)
   return 'MORE'

@@ -14,8 +14,12 @@ import (
 var (
 	//go:embed common.lua
 	commonLua string
+	//go:embed entries.lua
+	entriesLua string
 	//go:embed join.lua
 	joinLua string
+	//go:embed usual.lua
+	usualLua string
 	//go:embed batch.lua
 	batchLua string
 	//go:embed reap.lua
@@ -45,7 +49,10 @@ func scriptsFor(version string) *scripts {
 
 func newScripts(head string) *scripts {
 	build := func(body string) *redis.Script { return redis.NewScript(head + commonLua + body) }
-	return &scripts{join: build(joinLua), batch: build(batchLua), reap: build(reapLua), mature: build(matureLua)}
+	return &scripts{
+		join: build(entriesLua + joinLua), batch: redis.NewScript(head + usualLua + commonLua + entriesLua + batchLua),
+		reap: build(reapLua), mature: build(matureLua),
+	}
 }
 
 // run runs a script, loading it if the server does not have it: scripts do not

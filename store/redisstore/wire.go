@@ -2,6 +2,7 @@ package redisstore
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 
 	"usher/store"
@@ -21,6 +22,36 @@ func appendEntries(args []any, entries []store.Entry) []any {
 		args = append(args, e.Counter, e.Max, e.RuleMax, e.Live, e.Need)
 	}
 	return args
+}
+
+// appendWindows adds the key and the arguments of each rate, one for each
+// level (the keys of one rule share its window), and which entries are held to
+// which; nothing if none is.
+func (k keys) appendWindows(keys []string, args []any, entries []store.Entry) ([]string, []any) {
+	if !slices.ContainsFunc(entries, store.Entry.Throttled) {
+		return keys, args
+	}
+	done := map[string]bool{}
+	add := func(level string, r store.Rate) {
+		if r.N > 0 && !done[level] {
+			done[level] = true
+			keys = append(keys, k.window(level))
+			args = append(args, level, r.N, max(r.Per.Milliseconds(), 1))
+		}
+	}
+	held := make([]byte, len(entries))
+	for i, e := range entries {
+		add(e.Counter, e.Rate)
+		add(store.RuleOf(e.Counter), e.RuleRate)
+		held[i] = '0'
+		if e.Rate.N > 0 {
+			held[i]++
+		}
+		if e.RuleRate.N > 0 {
+			held[i] += 2
+		}
+	}
+	return keys, append(args, string(held))
 }
 
 // reader takes a script's reply apart, in order. The first thing that is not
@@ -66,10 +97,15 @@ func (r *reader) int() int64 {
 
 func (r *reader) flag() bool { return r.int() != 0 }
 
-func (r *reader) counts(n int) []store.Count {
-	counts := make([]store.Count, n)
-	for i := range counts {
+func (r *reader) counts(entries []store.Entry) []store.Count {
+	counts := make([]store.Count, len(entries))
+	for i, e := range entries {
 		counts[i] = store.Count{Own: r.int(), Total: r.int(), RuleTotal: r.int(), Contended: r.flag()}
+		if e.Throttled() {
+			counts[i].Admitted = r.int()
+			usedUp := r.int()
+			counts[i].Throttled, counts[i].RuleThrottled = usedUp&1 != 0, usedUp&2 != 0
+		}
 	}
 	if len(r.rest) != 0 {
 		r.fail("is too long")

@@ -48,6 +48,14 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"a holder that leaves keeps the birth", leave},
 		{"a space has a number while a holder is on it", numbers},
 		{"requests about another birth are refused", otherBirth},
+		{"a rate is one over all holders", rateOfAll},
+		{"a refusal uses up nothing of a rate", rateRefusals},
+		{"rates of a key and of its rule, both or neither", rateBoth},
+		{"a duplicate admits what it did first, and uses up nothing more", rateDuplicate},
+		{"with a rate, what ended is given back, and begins nothing", rateNothingInHand},
+		{"a rate alone counts no sessions, and is there while data is young", rateAlone},
+		{"claims begin nothing", rateClaims},
+		{"a window ends", rateWindowEnds},
 	}
 	for _, c := range clauses {
 		t.Run(c.name, func(t *testing.T) {

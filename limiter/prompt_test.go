@@ -1,0 +1,219 @@
+package limiter_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"usher/limiter"
+	"usher/store/memstore"
+)
+
+// inStore returns what the store counts of a counter, for all holders.
+func inStore(l *link, counter string) string { return l.data.Dump()["t"][counter] }
+
+// TestMoveIsOneBatch: whoever sees the new slot taken sees the old one free,
+// also where nobody is short of it.
+func TestMoveIsOneBatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newLink()
+		a, b := start(t, s), start(t, s)
+		mature(t, a, b)
+		first, second := limiter.Limit{Rule: "c1aaaa/c1", Max: 100}, limiter.Limit{Rule: "c1aaaa/s1", Max: 100}
+		g, err := a.Admit(t.Context(), first)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := g.Move(t.Context(), second); err != nil {
+			t.Fatal(err)
+		}
+		if n1, n2 := inStore(s, first.Rule), inStore(s, second.Rule); n1 != "" || n2 != "1" {
+			t.Errorf("directly after the move the store counts %q and %q, want nothing and 1", n1, n2)
+		}
+		g.Release()
+	})
+}
+
+// TestFreedSlotsAreNotKept: what ended here is free elsewhere 2 ms later,
+// whatever else this replica asks for meanwhile.
+func TestFreedSlotsAreNotKept(t *testing.T) {
+	busy := limiter.Limit{Rule: "c1aaaa/s2", Max: 1000}
+	for name, free := range map[string]func(*testing.T, *limiter.Limiter, *limiter.Grant){
+		"released": func(_ *testing.T, _ *limiter.Limiter, g *limiter.Grant) { g.Release() },
+		"released before another is admitted": func(t *testing.T, l *limiter.Limiter, g *limiter.Grant) {
+			g.Release()
+			other, err := l.Admit(t.Context(), busy)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(other.Release)
+		},
+		"moved": func(t *testing.T, _ *limiter.Limiter, g *limiter.Grant) {
+			if err := g.Move(t.Context(), busy); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(g.Release)
+		},
+		"moved to where there is room without asking": func(t *testing.T, l *limiter.Limiter, g *limiter.Grant) {
+			one, err := l.Admit(t.Context(), busy)
+			if err != nil {
+				t.Fatal(err)
+			}
+			one.Release()
+			if err := g.Move(t.Context(), busy); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(g.Release)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newLink()
+				a, b := start(t, s), start(t, s)
+				mature(t, a, b)
+				free(t, a, admit(t, a, 2))
+				time.Sleep(3 * time.Millisecond)
+				one, two := admit(t, b, 2), admit(t, b, 2)
+				one.Release()
+				two.Release()
+			})
+		})
+	}
+}
+
+// TestStoreWaitCountsFromTheQuestion: who asks the store himself, and gets no
+// answer, waits no longer for that.
+func TestStoreWaitCountsFromTheQuestion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const wait = 3 * time.Second
+		s := newLink()
+		l := start(t, s, func(o *limiter.Options) { o.StoreWait = wait })
+		mature(t, l)
+		s.slow.Store(int64(ttl / 10)) // the time limit of a request
+		s.set(func(string) (error, error) { return context.DeadlineExceeded, nil })
+		began := time.Now()
+		_, err := l.Admit(t.Context(), limitOf(5))
+		if took := time.Since(began); !errors.Is(err, limiter.ErrUnavailable) || took != wait {
+			t.Errorf("%v after %v, want it after %v", err, took, wait)
+		}
+		s.slow.Store(0)
+		s.up()
+	})
+}
+
+// TestMoveWhileInFlight: also if a batch with the old counter is under way, what
+// the session had goes with the next one.
+func TestMoveWhileInFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newLink()
+		l := start(t, s)
+		mature(t, l)
+		first, second := limiter.Limit{Rule: "c1aaaa/c1", Max: 100}, limiter.Limit{Rule: "c1aaaa/s1", Max: 100}
+		g, err := l.Admit(t.Context(), first)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.slow.Store(int64(time.Millisecond))
+		var other sync.WaitGroup
+		other.Go(func() {
+			h, err := l.Admit(t.Context(), first)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			time.Sleep(time.Second)
+			h.Release()
+		})
+		time.Sleep(500 * time.Microsecond) // its batch is under way
+		if err := g.Move(t.Context(), second); err != nil {
+			t.Fatal(err)
+		}
+		if n1, n2 := inStore(s, first.Rule), inStore(s, second.Rule); n1 != "1" || n2 != "1" {
+			t.Errorf("directly after the move the store counts %q and %q, want the other client's 1, and 1", n1, n2)
+		}
+		g.Release()
+		other.Wait()
+		s.slow.Store(0)
+	})
+}
+
+// sharded returns a link to four shards, and limits that lie in all of them.
+func sharded() (*link, []limiter.Limit) {
+	s := newLink()
+	s.more = []*memstore.Store{memstore.New(), memstore.New(), memstore.New()}
+	var limits []limiter.Limit
+	for i := range 8 {
+		limits = append(limits, limiter.Limit{Rule: fmt.Sprintf("c1aaaa/s%d", i), Max: 5})
+	}
+	return s, limits
+}
+
+// TestStoreDownAdmitInEveryShard: a store that was never reached at all refuses
+// nobody either.
+func TestStoreDownAdmitInEveryShard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, limits := sharded()
+		s.down()
+		l := start(t, s, func(o *limiter.Options) { o.AdmitAlone = true })
+		for _, limit := range limits {
+			g, err := l.Admit(t.Context(), limit)
+			if err != nil || g.Confirmed() {
+				t.Errorf("%s: %v, want a session that is not confirmed", limit.Rule, err)
+			}
+			g.Release()
+		}
+		s.up()
+	})
+}
+
+// TestStoreWaitIsOneForAllShards: waiting for the first shard, which says
+// whether the replicas agree, is part of the wait.
+func TestStoreWaitIsOneForAllShards(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const wait = 3 * time.Second
+		s, limits := sharded()
+		s.down()
+		l := start(t, s, func(o *limiter.Options) { o.StoreWait = wait })
+		began := time.Now()
+		time.AfterFunc(wait-100*time.Millisecond, func() {
+			s.set(func(op string) (error, error) {
+				if op == "batch" {
+					return errCut, nil
+				}
+				return nil, nil
+			})
+		})
+		var tasks sync.WaitGroup
+		for _, limit := range limits {
+			tasks.Go(func() {
+				_, err := l.Admit(t.Context(), limit)
+				if took := time.Since(began); err == nil || took > wait {
+					t.Errorf("%s: %v after %v, want a refusal within %v", limit.Rule, err, took, wait)
+				}
+			})
+		}
+		tasks.Wait()
+		s.up()
+	})
+}
+
+// TestNoWaitIsNoRefusal: without time to wait, a store that answers is asked.
+func TestNoWaitIsNoRefusal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, limits := sharded()
+		l := start(t, s, func(o *limiter.Options) { o.StoreWait = 0 })
+		mature(t, l)
+		for i := range 200 {
+			g, err := l.Admit(t.Context(), limits[i%len(limits)])
+			if err != nil {
+				t.Fatalf("%d: %v", i, err)
+			}
+			g.Release()
+			time.Sleep(3 * time.Millisecond)
+		}
+	})
+}

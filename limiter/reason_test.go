@@ -1,0 +1,35 @@
+package limiter
+
+import (
+	"errors"
+	"testing"
+
+	"usher/store"
+)
+
+// TestReasonOrder: where several limits stand against a session, Dante names
+// the rule's rate, then the maxima, then the key's rate.
+func TestReasonOrder(t *testing.T) {
+	rule := &counter{name: "c1a/s1", max: 2, ruleMax: store.NoLimit}
+	key := &counter{name: "c1a/s1/x", max: 2, ruleMax: 5}
+	for _, c := range []struct {
+		what string
+		on   *counter
+		n    store.Count
+		want error
+	}{
+		{"nothing", rule, store.Count{Total: 1}, nil},
+		{"full", rule, store.Count{Total: 2}, ErrFull},
+		{"throttled", rule, store.Count{Total: 1, Throttled: true}, ErrThrottled},
+		{"full and throttled", rule, store.Count{Total: 2, Throttled: true}, ErrThrottled},
+		{"key: nothing", key, store.Count{Total: 1, RuleTotal: 4}, nil},
+		{"key: the rule is full", key, store.Count{Total: 1, RuleTotal: 5}, ErrFull},
+		{"key: full and throttled", key, store.Count{Total: 2, RuleTotal: 4, Throttled: true}, ErrFull},
+		{"key: throttled", key, store.Count{Total: 1, RuleTotal: 4, Throttled: true}, ErrThrottled},
+		{"key: full, the rule throttled", key, store.Count{Total: 2, RuleTotal: 4, RuleThrottled: true}, ErrThrottled},
+	} {
+		if got := reason(c.n, c.on); !errors.Is(got, c.want) {
+			t.Errorf("%s: %v, want %v", c.what, got, c.want)
+		}
+	}
+}

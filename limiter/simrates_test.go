@@ -1,0 +1,92 @@
+package limiter
+
+import (
+	"maps"
+	"strconv"
+	"strings"
+	"time"
+
+	"usher/store"
+)
+
+// ratesTruth is what rates are held to: H. A session begins only if a batch,
+// when it took effect, used up a place in a window for it, and no window has
+// more places than the rate says; whatever is lost or doubled.
+type ratesTruth struct {
+	counted map[string]int64 // places used up, by counter
+	begun   map[string]int64 // sessions that began, by counter
+	windows map[string]simWindow
+	saved   map[string]simWindow
+}
+
+type simWindow struct {
+	end  time.Duration
+	used int64
+}
+
+func newRatesTruth() *ratesTruth {
+	return &ratesTruth{counted: map[string]int64{}, begun: map[string]int64{}, windows: map[string]simWindow{}, saved: map[string]simWindow{}}
+}
+
+func (r *ratesTruth) save()   { r.saved = maps.Clone(r.windows) }
+func (r *ratesTruth) forget() { clear(r.windows) }
+func (r *ratesTruth) goBack() { r.windows = maps.Clone(r.saved) }
+
+// countRates takes the answer to a batch that took effect just now.
+func (w *world) countRates(b store.Batch, reply store.BatchReply) {
+	for i, e := range b.Entries {
+		if n := reply.Counts[i].Admitted; n > 0 {
+			w.rates.counted[e.Counter] += n
+			w.useWindow(e.Counter, e.Rate, n)
+			w.useWindow(store.RuleOf(e.Counter), e.RuleRate, n)
+		}
+	}
+}
+
+func (w *world) useWindow(name string, rate store.Rate, n int64) {
+	if rate.N == 0 {
+		return
+	}
+	o := w.rates.windows[name]
+	if w.now >= o.end {
+		o = simWindow{end: w.now + rate.Per}
+	}
+	o.used += n
+	w.rates.windows[name] = o
+	if o.used > rate.N {
+		w.fail("H: %d sessions in a window of %s, rate %d", o.used, name, rate.N)
+	}
+}
+
+// checkWindows: nothing but what batches admitted is in the store's windows.
+func (w *world) checkWindows() {
+	if !w.mix.rates {
+		return
+	}
+	dump := w.data.Dump()
+	for name, o := range w.rates.windows {
+		if w.now >= o.end {
+			continue
+		}
+		if used := dump["w:"+name][""]; used != strconv.FormatInt(o.used, 10) {
+			w.fail("H: %d sessions began in the window of %s, the store has %q", o.used, name, used)
+		}
+		delete(dump, "w:"+name)
+	}
+	for key := range dump {
+		if strings.HasPrefix(key, "w:") {
+			w.fail("H: the store has a window %s in which nothing began", key)
+		}
+	}
+}
+
+// checkBegun: a session of limit begins.
+func (w *world) checkBegun(limit Limit) {
+	e := limit.entry()
+	if !e.Throttled() {
+		return
+	}
+	if w.rates.begun[e.Counter]++; w.rates.begun[e.Counter] > w.rates.counted[e.Counter] {
+		w.fail("H: %d sessions of %s began, %d were counted", w.rates.begun[e.Counter], e.Counter, w.rates.counted[e.Counter])
+	}
+}

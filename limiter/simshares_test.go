@@ -1,0 +1,62 @@
+package limiter
+
+import (
+	"slices"
+	"strings"
+
+	"usher/store"
+)
+
+// totals returns the totals and notes before a batch, where checkShares needs them.
+func (w *world) totals() map[string]string {
+	if !w.mix.keys {
+		return nil
+	}
+	return w.data.Dump()["t"]
+}
+
+// checkShares: E and Q within a batch that took effect. Its holder had so much
+// before, and the store such totals and notes.
+func (w *world) checkShares(b store.Batch, reply store.BatchReply, had map[string]int64, before map[string]string) {
+	if before == nil || reply.Young || b.More {
+		return
+	}
+	freed, freeing, grew := map[string]int64{}, map[string]bool{}, map[string]bool{}
+	for i, e := range b.Entries {
+		k := reply.Counts[i]
+		for _, name := range []string{e.Counter, store.RuleOf(e.Counter)} {
+			freed[name] += max(0, had[e.Counter]-k.Own)
+			freeing[name] = freeing[name] || had[e.Counter] > e.Live
+			grew[name] = grew[name] || k.Own > max(had[e.Counter], e.Live)
+		}
+	}
+	for i, e := range b.Entries {
+		k, rule := reply.Counts[i], store.RuleOf(e.Counter)
+		forOthers := freeing[e.Counter] && notesAnother(before, e.Counter, b.Holder) ||
+			freeing[rule] && notesAnother(before, rule, b.Holder)
+		if k.Own < e.Need && !full(e, k) && !forOthers {
+			w.fail("E: %s got %d of %d of %s, which is not full: %+v", b.Holder, k.Own, e.Need, e.Counter, k)
+		}
+		if grew[rule] && notesAnother(before, rule, b.Holder) && k.RuleTotal > e.RuleMax-freed[rule] {
+			w.fail("Q: %s took back what it freed of %s, where another was refused", b.Holder, rule)
+		}
+	}
+}
+
+func full(e store.Entry, k store.Count) bool {
+	return e.Max != store.NoLimit && k.Total >= e.Max || e.RuleMax != store.NoLimit && k.RuleTotal >= e.RuleMax
+}
+
+func notesAnother(totals map[string]string, name, holder string) bool {
+	return slices.ContainsFunc(strings.Fields(totals["!"+name]), func(h string) bool { return h != holder })
+}
+
+// checkLeft: F. Who has left in good order has left nothing.
+func (n *node) checkLeft(r *request, o outcome) {
+	if !n.stopping || n.h.phase != left || r.op != opReap || o.err != nil {
+		return
+	}
+	if token, own := n.w.data.Ledger(n.h.id); token != (store.Token{}) {
+		n.w.fail("F: %s has left, the store has %s and %v of it", n.h.id, token, own)
+	}
+}

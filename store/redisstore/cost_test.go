@@ -1,0 +1,210 @@
+package redisstore_test
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"usher/store"
+	"usher/store/redisstore"
+	"usher/store/redisstore/redistest"
+)
+
+// meter is one holder on a shard of a server of its own, and what its scripts
+// cost there.
+type meter struct {
+	testing.TB
+	server *redistest.Server
+	conn   store.Conn
+	last   store.Token
+}
+
+func newMeter(t testing.TB) *meter {
+	t.Helper()
+	server := redistest.Start(t)
+	s, err := redisstore.Open(server.URL(), "meter")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := s.Dial(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := conn.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	m := &meter{TB: t, server: server, conn: conn}
+	m.join()
+	if _, err := conn.Mature(t.Context(), store.Mature{Birth: m.last.Birth, Ripe: true}); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func (m *meter) join(entries ...store.Entry) {
+	m.Helper()
+	j := store.Join{
+		Holder: "meter", RunID: m.conn.RunID(), Candidate: "b1", Stream: m.last.Stream + 1,
+		Settings: pairSettings(false), Last: m.last, Space: "c1a", Entries: entries,
+	}
+	reply, err := m.conn.Join(m.Context(), j)
+	if err != nil {
+		m.Fatal(err)
+	}
+	m.last = store.Token{Birth: reply.Birth, Stream: j.Stream}
+}
+
+func (m *meter) batch(entries ...store.Entry) {
+	m.Helper()
+	b := store.Batch{Holder: "meter", Prev: m.last, New: m.last.Next(), Entries: entries}
+	if _, err := m.conn.Batch(m.Context(), b); err != nil {
+		m.Fatal(err)
+	}
+	m.last = b.New
+}
+
+func (m *meter) reap() store.ReapReply {
+	m.Helper()
+	reply, err := m.conn.Reap(m.Context(), store.Reap{Target: "meter", Birth: m.last.Birth, Token: m.last, Most: store.MaxReap})
+	if err != nil {
+		m.Fatal(err)
+	}
+	return reply
+}
+
+// fill gives the holder counters of n keys, with one session each, as batches
+// would in a longer time.
+func (m *meter) fill(n int) {
+	m.Helper()
+	const prefix, most = "usher:{meter:0}:", 1000
+	redis := m.server.Client()
+	for i := 0; i < n; i += most {
+		var fields []any
+		for j := range most {
+			fields = append(fields, fmt.Sprint("c1a/s1/key", i+j), 1)
+		}
+		for _, key := range []string{"r:meter", "t"} {
+			if err := redis.HSet(m.Context(), prefix+key, fields...).Err(); err != nil {
+				m.Fatal(err)
+			}
+		}
+	}
+	if err := redis.HSet(m.Context(), prefix+"t", "c1a/s1", n).Err(); err != nil {
+		m.Fatal(err)
+	}
+}
+
+// entries are as many as a request may carry, from the key of number first on.
+func (m *meter) entries(first int, live int64) []store.Entry {
+	var list []store.Entry
+	for i := range store.MaxEntries {
+		list = append(list, store.Entry{Counter: fmt.Sprint("c1a/s1/key", first+i), Max: 9, RuleMax: 1 << 40, Live: live, Need: live})
+	}
+	return list
+}
+
+// leastCost is the least of several costs: other work on the machine only adds.
+func (m *meter) leastCost(times int, do func(i int)) time.Duration {
+	least := time.Duration(math.MaxInt64)
+	for range 8 {
+		least = min(least, m.cost(times, do))
+	}
+	return least
+}
+
+// cost returns how long a call of what do does takes in the server, by its own
+// account.
+func (m *meter) cost(times int, do func(i int)) time.Duration {
+	m.Helper()
+	m.server.Client().ConfigResetStat(m.Context())
+	for i := range times {
+		do(i)
+	}
+	info, err := m.server.Client().Info(m.Context(), "commandstats").Result()
+	if err != nil {
+		m.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(info, "cmdstat_evalsha:")
+	_, rest, _ = strings.Cut(rest, "usec_per_call=")
+	text, _, _ := strings.Cut(rest, ",")
+	us, err := strconv.ParseFloat(text, 64)
+	if err != nil {
+		m.Fatalf("no cost of EVALSHA in %q", info)
+	}
+	return time.Duration(us * float64(time.Microsecond))
+}
+
+// BenchmarkBatch reports what a batch costs Redis, by what is in it.
+func BenchmarkBatch(b *testing.B) {
+	m := newMeter(b)
+	entry := func(name string, live int64) store.Entry {
+		return store.Entry{Counter: "c1a/" + name, Max: 9, RuleMax: store.NoLimit, Live: live, Need: live}
+	}
+	several := func(n int, live int64) (list []store.Entry) {
+		for i := range n {
+			list = append(list, entry(fmt.Sprint("s", i), live))
+		}
+		return list
+	}
+	for _, c := range []struct {
+		name    string
+		entries func(live int64) []store.Entry
+	}{
+		{"heartbeat", func(int64) []store.Entry { return nil }},
+		{"1", func(live int64) []store.Entry { return several(1, live) }},
+		{"2", func(live int64) []store.Entry { return several(2, live) }},
+		{"16", func(live int64) []store.Entry { return several(16, live) }},
+		{"64", func(live int64) []store.Entry { return several(64, live) }},
+		{"key", func(live int64) []store.Entry {
+			e := entry("s1/from=192.0.2.1", live)
+			e.RuleMax = 99
+			return []store.Entry{e}
+		}},
+		{"rate", func(live int64) []store.Entry {
+			e := entry("s1", 0)
+			e.Need, e.Rate = live, store.Rate{N: 1 << 40, Per: time.Hour}
+			return []store.Entry{e}
+		}},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			cost := m.cost(b.N, func(i int) { m.batch(c.entries(int64(i+1) % 2)...) })
+			b.ReportMetric(float64(cost)/float64(time.Microsecond), "redis-us/op")
+		})
+	}
+}
+
+// TestScriptCostIsBounded: what a script costs depends on what the request says,
+// not on how much the shard counts.
+func TestScriptCostIsBounded(t *testing.T) {
+	small, large := scriptCosts(t, 5_000), scriptCosts(t, 100_000)
+	for name, cost := range large {
+		t.Logf("%s: %v with 5000 counters in the shard, %v with 100000", name, small[name], cost)
+		// A walk over all of them would take twenty times as long.
+		if cost > 8*small[name] {
+			t.Errorf("%s: it grows with the shard", name)
+		}
+	}
+}
+
+// scriptCosts measures on a shard with so many counters of one holder.
+func scriptCosts(t *testing.T, counters int) map[string]time.Duration {
+	t.Helper()
+	m := newMeter(t)
+	m.fill(counters)
+	return map[string]time.Duration{
+		"heartbeat":        m.leastCost(20, func(int) { m.batch() }),
+		"batch of 64":      m.leastCost(5, func(i int) { m.batch(m.entries(0, int64(1+i%2))...) }),
+		"full batch of 64": m.leastCost(5, func(i int) { m.batch(m.entries(0, int64(9+i%2))...) }),
+		"join of 64":       m.leastCost(5, func(int) { m.join(m.entries(0, 1)...) }),
+		"reap of 500": m.leastCost(1, func(int) {
+			if reply := m.reap(); reply != store.More {
+				t.Errorf("reap answered %v", reply)
+			}
+		}),
+	}
+}

@@ -1,0 +1,295 @@
+-- Prepended to join.lua and batch.lua: what a holder's entries do to the counts,
+-- in two passes, all that shrinks before all that grows. What they speak of is
+-- read whole before they are worked, and written once at the end, in finish.
+-- store/memstore/entries.go is the same in Go.
+--
+-- A row is a counter or a rule with keys: name, own (a counter's), count, note
+-- (the two names, or false), held (freed here, but for the next holder that
+-- asks), window. This runs for every batch, so that rows are read and written
+-- with one command each for all, and nothing is built that is not needed.
+local NOLIMIT, UNLIMITED, STRIDE = '-1', 2 ^ 52, 5
+local min, max = math.min, math.max
+
+local function row_of(rows, name)
+  local row = rows[name]
+  if not row then
+    row = { name = name, held = 0 }
+    rows[name] = row
+    rows[#rows + 1] = row
+  end
+  return row
+end
+
+local function limit_of(text) return text == NOLIMIT and UNLIMITED or tonumber(text) end
+
+-- open_book reads ARGV from first to last (counter, max, rule's max, live,
+-- need) and, at once, what the entries speak of, with the token of r and the
+-- birth of t; unless usual.lua has read it.
+local function open_book(t, r, holder, first, last, read)
+  local b = { t = t, r = r, holder = holder, rows = {} }
+  local rows, own = b.rows, { '.t' }
+  for i = first, last, STRIDE do
+    local name = ARGV[i]
+    local rule = rule_of(name)
+    b[#b + 1] = {
+      row = row_of(rows, name), max = limit_of(ARGV[i + 1]),
+      rule = rule and row_of(rows, rule), rule_max = limit_of(ARGV[i + 2]),
+      live = tonumber(ARGV[i + 3]), need = tonumber(ARGV[i + 4]),
+    }
+    own[#own + 1] = name
+  end
+  own = read and read.own or redis.call('HMGET', r, unpack(own))
+  b.token = own[1]
+  for i, e in ipairs(b) do e.row.own = tonumber(own[i + 1] or 0) end
+  local n, fields = #rows, {}
+  for i, row in ipairs(rows) do
+    fields[i], fields[n + i] = row.name, '!' .. row.name
+  end
+  fields[2 * n + 1] = '.b'
+  fields = read and read.totals or redis.call('HMGET', t, unpack(fields))
+  b.birth = fields[2 * n + 1]
+  for i, row in ipairs(rows) do
+    row.count, row.note = tonumber(fields[i] or 0), fields[n + i]
+  end
+  return b
+end
+
+-- read_windows reads the rates behind the entries, one per key from KEYS[4] on
+-- (level, n, milliseconds), how much of each window is used, and which entries
+-- are held to them.
+local function read_windows(b, at)
+  local which = ARGV[#ARGV]
+  b.windows = {}
+  for i, used in ipairs(redis.call('MGET', unpack(KEYS, 4))) do
+    used = tonumber(used or '')
+    local w = {
+      key = KEYS[3 + i], n = tonumber(ARGV[at + 1]), per = ARGV[at + 2],
+      runs = used ~= nil, used = used or 0, taken = 0,
+    }
+    b.windows[i], b.rows[ARGV[at]].window = w, w
+    at = at + 3
+  end
+  for i, e in ipairs(b) do
+    local held = tonumber(string.sub(which, i, i))
+    e.throttled = held > 0
+    e.window = held % 2 == 1 and e.row.window
+    e.rule_window = held > 1 and e.rule.window
+    e.uncounted = e.throttled and e.max == UNLIMITED and (not e.rule or e.rule_max == UNLIMITED)
+  end
+end
+
+local function notes_another(b, row) return row.note and row.note ~= b.holder end
+
+local function set_note(row, names)
+  if row.note ~= names then row.note, row.noted = names, true end
+end
+
+-- other is the newest name in a note that is not the holder's, or nil.
+local function other(b, row)
+  for name in string.gmatch(row.note or '', '%S+') do
+    if name ~= b.holder then return name end
+  end
+end
+
+-- note puts the holder first and keeps the newest other name.
+local function note(b, row)
+  local name = other(b, row)
+  set_note(row, name and b.holder .. ' ' .. name or b.holder)
+end
+
+local function names_holder(b, row)
+  return string.find(' ' .. row.note .. ' ', ' ' .. b.holder .. ' ', 1, true)
+end
+
+-- take_out takes the holder out of a note, take_others_out all but the holder.
+local function take_out(b, row)
+  if row.note and names_holder(b, row) then set_note(row, other(b, row) or false) end
+end
+
+local function take_others_out(b, row)
+  set_note(row, names_holder(b, row) and b.holder or false)
+end
+
+local function add(row, diff)
+  row.count, row.changed = row.count + diff, true
+  if row.count == 0 then set_note(row, false) end
+end
+
+local function set_own(e, to)
+  local diff = to - e.row.own
+  if diff == 0 then return end
+  e.row.own, e.row.moved = to, true
+  add(e.row, diff)
+  if e.rule then add(e.rule, diff) end
+end
+
+local function room_of(e)
+  local room = e.max - e.row.count
+  return e.rule and min(room, e.rule_max - e.rule.count) or room
+end
+
+local function hold(b, row, freed)
+  if not notes_another(b, row) then return end
+  row.held = row.held + freed
+  take_others_out(b, row)
+end
+
+local function shrink(b, e)
+  local own = e.row.own
+  if own == 0 then return end
+  local to = min(own, e.need)
+  if own > e.live and (notes_another(b, e.row) or e.rule and notes_another(b, e.rule)) then
+    to = min(to, e.live)
+  end
+  local room = room_of(e) + own - to
+  if room < 0 then to = max(min(to, e.live), to + room) end
+  if to == own then return end
+  hold(b, e.row, own - to)
+  if e.rule then hold(b, e.rule, own - to) end
+  set_own(e, to)
+end
+
+-- tokens is how many of the waiting the rates let begin.
+local function tokens(e, claims)
+  local n = e.need - e.live
+  if not e.throttled then return n end
+  if claims then return 0 end
+  if e.window then n = min(n, max(0, e.window.n - e.window.used)) end
+  if e.rule_window then n = min(n, max(0, e.rule_window.n - e.rule_window.used)) end
+  return n
+end
+
+local function take(window, n)
+  if window then window.used, window.taken = window.used + n, window.taken + n end
+end
+
+-- begin uses up the windows of both levels.
+local function begin(e, n)
+  e.admitted = n
+  take(e.window, n)
+  take(e.rule_window, n)
+end
+
+-- settle_note keeps who was refused where nothing is left, and nobody who has
+-- what it needs.
+local function settle_note(b, row, most, satisfied)
+  if satisfied then
+    take_out(b, row)
+  elseif row.count >= max(most, 1) then
+    note(b, row)
+  end
+end
+
+local function grow(b, e, strict, frozen, claims)
+  local may = tokens(e, claims)
+  if e.uncounted then return begin(e, may) end
+  local row, rule = e.row, e.rule
+  local free = e.max - row.count - row.held
+  if rule then free = min(free, e.rule_max - rule.count - rule.held) end
+  if frozen then free = min(free, 0) end
+  local floor = e.live
+  if strict then floor = min(e.live, row.own + max(0, room_of(e))) end
+  local to = min(e.need, max(floor, row.own + free), e.live + may)
+  set_own(e, to)
+  if e.throttled then begin(e, max(0, to - e.live)) end
+  if frozen then return end
+  settle_note(b, row, e.max, to == e.need)
+  if rule then settle_note(b, rule, e.rule_max, to == e.need) end
+end
+
+-- apply works all entries. claims: nothing grows, and nothing new begins.
+local function apply(b, strict, young, claims)
+  for _, e in ipairs(b) do shrink(b, e) end
+  for _, e in ipairs(b) do grow(b, e, strict, young or claims, claims) end
+end
+
+-- admitted_of lists the admissions of the entries with a rate, and recall
+-- gives them back to the entries of a duplicate.
+local function admitted_of(b)
+  local out = {}
+  for _, e in ipairs(b) do
+    if e.throttled then out[#out + 1] = int(e.admitted) end
+  end
+  return table.concat(out, ' ')
+end
+
+local function recall(b)
+  local admitted = string.gmatch(redis.call('HGET', b.r, '.a') or '', '%d+')
+  for _, e in ipairs(b) do
+    if e.throttled then e.admitted = tonumber(admitted() or 0) end
+  end
+end
+
+-- use writes what was taken of a window. The first to begin in it begins it;
+-- only then is its end set.
+local function use(w)
+  if w.taken == 0 then return end
+  if w.runs then
+    redis.call('INCRBY', w.key, int(w.taken))
+  else
+    redis.call('SET', w.key, int(w.taken), 'PX', w.per)
+  end
+end
+
+local function write(key, set, del)
+  if #set > 0 then redis.call('HSET', key, unpack(set)) end
+  if #del > 0 then redis.call('HDEL', key, unpack(del)) end
+end
+
+local function put(set, del, field, value)
+  if value then
+    set[#set + 1], set[#set + 2] = field, value
+  else
+    del[#del + 1] = field
+  end
+end
+
+-- finish writes what apply changed, and the holder's new token. Fields at 0
+-- are deleted.
+local function finish(b, token)
+  local rset, rdel, tset, tdel = { '.t', token }, {}, {}, {}
+  if b.windows then
+    put(rset, rdel, '.a', admitted_of(b))
+    for _, w in ipairs(b.windows) do use(w) end
+  end
+  for _, row in ipairs(b.rows) do
+    if row.moved then put(rset, rdel, row.name, row.own ~= 0 and int(row.own)) end
+    if row.changed then put(tset, tdel, row.name, row.count ~= 0 and int(row.count)) end
+    if row.noted then put(tset, tdel, '!' .. row.name, row.note) end
+  end
+  write(b.r, rset, rdel)
+  write(b.t, tset, tdel)
+end
+
+local function used_up(window) return window and window.used >= window.n end
+
+-- answer appends own, total, rule's total and contended (0 or 1) per entry,
+-- and where it has a rate, how many were admitted, and which windows are used
+-- up now: 1 the counter's, 2 its rule's, 3 both.
+local function answer(reply, b)
+  local n = #reply
+  for _, e in ipairs(b) do
+    local row, rule = e.row, e.rule
+    local contended = notes_another(b, row) or rule and notes_another(b, rule)
+    reply[n + 1], reply[n + 2] = row.own, row.count
+    reply[n + 3], reply[n + 4] = rule and rule.count or 0, contended and 1 or 0
+    n = n + 4
+    if e.throttled then
+      reply[n + 1] = e.admitted
+      reply[n + 2] = (used_up(e.window) and 1 or 0) + (used_up(e.rule_window) and 2 or 0)
+      n = n + 2
+    end
+  end
+  return reply
+end
+
+-- number returns the space's number, giving it one if it has none: the
+-- caller's own if that is free.
+local function number(m, space, hint)
+  if space == '' then return 0 end
+  local n = tonumber(redis.call('HGET', m, '#' .. space) or 0)
+  if n > 0 then return n end
+  n = max(tonumber(redis.call('HGET', m, 'gen') or 0) + 1, hint)
+  redis.call('HSET', m, '#' .. space, int(n), 'gen', int(n))
+  return n
+end
