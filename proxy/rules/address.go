@@ -42,7 +42,7 @@ func (p *parser) readTo(token)   { p.rule.cond.to = p.endpoint() }
 
 func (p *parser) endpoint() endpoint {
 	t := p.take()
-	a, message := p.address(t.text)
+	a, message := p.address(p.joined(t, '/'))
 	if message != "" {
 		p.fail(t.pos, "%s", message)
 		a = address{}
@@ -181,7 +181,7 @@ func (p *parser) ports() ports {
 	}
 	value := p.take()
 	if value.text[0] >= '0' && value.text[0] <= '9' {
-		if lo, hi, isRange := p.portRange(value); isRange {
+		if lo, hi, isRange := strings.Cut(p.joined(value, '-'), "-"); isRange {
 			if isOp {
 				p.fail(value.pos, "a range of ports takes no operator; remove the %s", given)
 			}
@@ -195,16 +195,34 @@ func (p *parser) ports() ports {
 	return p.compared(value, op, n)
 }
 
-// portRange reads the rest of A-B, A - B, A- B or A -B, if it is a range.
-func (p *parser) portRange(first token) (lo, hi string, isRange bool) {
+// joined returns A-B of A-B, A - B, A- B or A -B, where - is sep and what is
+// before its first blank was taken; A alone if none of these follows.
+func (p *parser) joined(first token, sep byte) string {
 	text := first.text
-	if t := p.peek(); t.kind == tokenWord && t.text[0] == '-' {
+	if t := p.peek(); t.kind == tokenWord && t.text[0] == sep {
 		text += p.take().text
 	}
-	if t := p.peek(); strings.HasSuffix(text, "-") && t.kind == tokenWord {
+	if t := p.peek(); text[len(text)-1] == sep && t.kind == tokenWord {
 		text += p.take().text
 	}
-	return strings.Cut(text, "-")
+	return text
+}
+
+// readPortRange reads udp.portrange: A-B.
+func (p *parser) readPortRange(k token) {
+	t := p.take()
+	text := p.joined(t, '-')
+	lo, hi, isRange := strings.Cut(text, "-")
+	if !isRange {
+		p.fail(t.pos, "%s: %s is not a range of ports; write two numbers, as in 40000-44999", k.text, quote(t))
+		return
+	}
+	before := len(p.diags)
+	given := p.portsBetween(t, lo, hi)
+	if len(p.diags) == before && given.lo == 0 {
+		p.fail(t.pos, "%s: port 0 cannot be bound; begin the range with 1 or more", k.text)
+	}
+	p.rule.UDPPorts = PortRange{Lo: given.lo, Hi: given.hi}
 }
 
 func (p *parser) portsBetween(t token, lo, hi string) ports {
@@ -216,9 +234,17 @@ func (p *parser) portsBetween(t token, lo, hi string) ports {
 	case a > b:
 		p.fail(t.pos, "the range of ports runs from %d down to %d; swap them", a, b)
 	default:
-		return ports{restricted: a > 0 || b < 65535, lo: uint16(a), hi: uint16(b)}
+		return between(uint16(a), uint16(b))
 	}
 	return ports{}
+}
+
+// between holds the ports from lo to hi.
+func between(lo, hi uint16) ports {
+	if lo == 0 && hi == 65535 {
+		return ports{}
+	}
+	return ports{restricted: true, lo: lo, hi: hi}
 }
 
 // port reads a number or a service name.
@@ -244,17 +270,17 @@ func (p *parser) port(t token, text string) (uint16, bool) {
 func (p *parser) compared(t token, op string, n uint16) ports {
 	switch {
 	case op == "=":
-		return ports{restricted: true, lo: n, hi: n}
+		return between(n, n)
 	case op == "!=":
 		return ports{restricted: true, lo: n, hi: n, not: true}
 	case op == "<" && n > 0:
-		return ports{restricted: true, hi: n - 1}
+		return between(0, n-1)
 	case op == "<=":
-		return ports{restricted: n < 65535, hi: n}
+		return between(0, n)
 	case op == ">" && n < 65535:
-		return ports{restricted: true, lo: n + 1, hi: 65535}
+		return between(n+1, 65535)
 	case op == ">=":
-		return ports{restricted: n > 0, lo: n, hi: 65535}
+		return between(n, 65535)
 	}
 	p.fail(t.pos, "no port is %s %d; correct it", op, n)
 	return ports{}

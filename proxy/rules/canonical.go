@@ -61,16 +61,7 @@ func (r *Rule) conditions(b *strings.Builder, indent string) {
 	line(b, indent, "socksmethod", methodNames(r.Methods)...)
 	line(b, indent, "user", c.users...)
 	line(b, indent, "group", c.groups...)
-	switch limit := strconv.FormatInt(r.Session.Max, 10); {
-	case !r.Session.Limited:
-	case r.Session.Max == 0: // which session.max refuses
-		line(b, indent, "maxsessions", limit)
-	default:
-		line(b, indent, "session.max", limit)
-		if r.Client && !r.Session.Inheritable {
-			line(b, indent, "session.inheritable", "no")
-		}
-	}
+	r.Session.print(b, indent, r.Client)
 }
 
 func (r *Rule) header() string {
@@ -87,25 +78,51 @@ func (r *Rule) header() string {
 // String returns the rules and settings in the one canonical spelling, in the
 // dialect of Dante 1.4 (but for maxsessions: 0, which that has no word for).
 // Parsed again it gives the same Set.
-func (s *Set) String() string {
+func (s *Set) String() string { return s.text(false) }
+
+// Numbered returns what String does, with a comment at each rule: its ID and
+// where it was read.
+func (s *Set) Numbered() string { return s.text(true) }
+
+func (s *Set) text(numbered bool) string {
 	var b strings.Builder
+	line(&b, "", "internal.protocol", familyNames(s.Settings.Internal)...)
 	for _, e := range s.Settings.Internal {
 		line(&b, "", "internal", fmt.Sprintf("%s port = %d", e.host(), e.Port))
 	}
+	line(&b, "", "external.protocol", familyNames(s.Settings.External)...)
 	for _, e := range s.Settings.External {
 		line(&b, "", "external", e.host())
+	}
+	if s.Settings.Rotation != RotationNone {
+		line(&b, "", "external.rotation", choiceName(rotationChoices, int(s.Settings.Rotation)))
+	}
+	if !s.Settings.ConnectDst {
+		line(&b, "", "udp.connectdst", "no")
 	}
 	line(&b, "", "socksmethod", methodNames(s.Settings.Methods)...)
 	line(&b, "", "logoutput", s.Settings.LogOutput...)
 	line(&b, "", "errorlog", s.Settings.ErrorLog...)
 	s.Settings.Timeouts.print(&b, "", defaultTimeouts)
+	s.Settings.KeepAlives.print(&b, "", KeepAlives{DefaultKeepAlive, DefaultKeepAlive})
 	for _, r := range s.Client {
-		r.print(&b, s)
+		r.print(&b, s, numbered)
 	}
 	for _, r := range s.Socks {
-		r.print(&b, s)
+		r.print(&b, s, numbered)
 	}
 	return b.String()
+}
+
+// familyNames returns the families that the interfaces of a list are meant
+// with, the same for all; none if that is both.
+func familyNames(list []Endpoint) (names []string) {
+	for _, e := range list {
+		if e.Families != 0 {
+			return []string{choiceName(familyChoices, int(e.Families))}
+		}
+	}
+	return nil
 }
 
 func (e Endpoint) host() string {
@@ -115,12 +132,16 @@ func (e Endpoint) host() string {
 	return e.Addr.String()
 }
 
-func (r *Rule) print(b *strings.Builder, s *Set) {
+func (r *Rule) print(b *strings.Builder, s *Set, numbered bool) {
 	const indent = "    "
 	if b.Len() > 0 {
 		b.WriteString("\n")
 	}
-	b.WriteString(r.header() + " {\n")
+	b.WriteString(r.header() + " {")
+	if numbered {
+		fmt.Fprintf(b, " # %s, %s", r.ID(), r.Pos)
+	}
+	b.WriteString("\n")
 	b.WriteString(indent + "from: " + r.cond.from.String() + " to: " + r.cond.to.String() + "\n")
 	r.conditions(b, indent)
 	var logged []string
@@ -130,7 +151,11 @@ func (r *Rule) print(b *strings.Builder, s *Set) {
 		}
 	}
 	line(b, indent, "log", logged...)
+	if ports := r.UDPPorts; ports != (PortRange{}) {
+		line(b, indent, "udp.portrange", fmt.Sprintf("%d-%d", ports.Lo, ports.Hi))
+	}
 	r.Timeouts.print(b, indent, s.Settings.Timeouts)
+	r.KeepAlives.print(b, indent, s.Settings.KeepAlives)
 	b.WriteString("}\n")
 }
 
@@ -138,7 +163,7 @@ func (r *Rule) print(b *strings.Builder, s *Set) {
 func (t Timeouts) print(b *strings.Builder, indent string, base Timeouts) {
 	one := func(keyword string, value, base time.Duration) {
 		if value != base {
-			line(b, indent, keyword, strconv.FormatInt(int64(value/time.Second), 10))
+			number(b, indent, keyword, int64(value/time.Second))
 		}
 	}
 	one("timeout.connect", t.Connect, base.Connect)
@@ -153,6 +178,13 @@ func line(b *strings.Builder, indent, keyword string, values ...string) {
 		b.WriteString(indent + keyword + ": " + strings.Join(values, " ") + "\n")
 	}
 }
+
+func number(b *strings.Builder, indent, keyword string, value int64) {
+	line(b, indent, keyword, strconv.FormatInt(value, 10))
+}
+
+// String returns n/s, as session.throttle: takes it.
+func (r Rate) String() string { return fmt.Sprintf("%d/%d", r.N, r.Per/time.Second) }
 
 func (e endpoint) String() string {
 	if ports := e.ports.String(); ports != "" {

@@ -1,6 +1,9 @@
 package rules
 
-import "slices"
+import (
+	"bytes"
+	"slices"
+)
 
 // finishRule checks the keywords of a rule against each other and adds it to its list.
 func (p *parser) finishRule() {
@@ -10,11 +13,11 @@ func (p *parser) finishRule() {
 			p.fail(r.Pos, "the rule has no %s:; add one, 0/0 is every address", name)
 		}
 	}
-	p.checkSession()
 	p.checkCommands()
+	p.checkSession()
 	p.checkMethods()
 	p.checkNames()
-	p.checkSuffixes()
+	p.checkNamedAddresses()
 	sortSet(&r.cond.users)
 	sortSet(&r.cond.groups)
 	list := &p.set.Socks
@@ -28,30 +31,6 @@ func (p *parser) finishRule() {
 func sortSet(names *[]string) {
 	slices.Sort(*names)
 	*names = slices.Compact(*names)
-}
-
-// checkSession settles what the two spellings of a limit mean: maxsessions ends
-// with the negotiation in a client-rule, session.max goes on with the session.
-func (p *parser) checkSession() {
-	r := p.rule
-	old, isOld := p.seen["maxsessions"]
-	max, isNew := p.seen["session.max"]
-	inherit, given := p.seen["session.inheritable"]
-	if isOld && isNew {
-		second := max.pos
-		if second.Line < old.pos.Line || second.Line == old.pos.Line && second.Col < old.pos.Col {
-			second = old.pos
-		}
-		p.fail(second, "the rule has maxsessions: (line %d) and session.max: (line %d); remove one of the two",
-			old.pos.Line, max.pos.Line)
-	}
-	if isOld && given && !p.notInherited {
-		p.fail(inherit.pos, "session.inheritable: yes (line %d) contradicts maxsessions: (line %d), "+
-			"which limits negotiation only; write session.max: instead of maxsessions:", inherit.pos.Line, old.pos.Line)
-	}
-	if r.Pass && (isOld || isNew) {
-		r.Session = Session{Limited: true, Max: p.limit, Inheritable: r.Client && isNew && !p.notInherited}
-	}
 }
 
 // checkCommands joins command: and protocol:. As in Dante, the commands of a
@@ -72,6 +51,9 @@ func (p *parser) checkCommands() {
 	if p.commands&^protocols != 0 {
 		p.warn(p.firstPos("command", "protocol"), "command: names what protocol: does not enable, which the rule will not match; "+
 			"make the two agree, or remove protocol:")
+	}
+	if k, given := p.seen["udp.portrange"]; given && (!r.Pass || !r.cond.commands.has(UDPAssociate)) {
+		p.warn(k.pos, "udp.portrange: has no effect in a rule that does not pass udpassociate; remove the line")
 	}
 	switch {
 	case r.cond.versions == 0:
@@ -111,14 +93,17 @@ func (p *parser) checkNames() {
 	switch {
 	case slices.Contains(r.Methods, None):
 		p.fail(at, "user: and group: need a name, which the method none does not give; write socksmethod: username in this rule")
+	case methods != nil && !slices.Contains(methods, Username) && !r.Pass:
+		p.fail(at, "no method gives a name, so this rule would block nobody; add username to socksmethod: in the server settings")
 	case methods != nil && !slices.Contains(methods, Username):
 		p.warn(at, "no method gives a name, so this rule never matches; add username to socksmethod: in the server settings")
 	}
 }
 
-// checkSuffixes warns of .domain where it cannot match: addresses are not
-// looked up backwards, for whoever owns them could answer as they like.
-func (p *parser) checkSuffixes() {
+// checkNamedAddresses warns of .domain where it cannot match: addresses are not
+// looked up backwards, for whoever owns them could answer as they like. And it
+// warns of names in rules that block, whose addresses others choose.
+func (p *parser) checkNamedAddresses() {
 	r := p.rule
 	const why = "a .domain matches names only, and here is always an address"
 	for _, name := range []string{"from", "to"} {
@@ -128,6 +113,9 @@ func (p *parser) checkSuffixes() {
 		}
 		at := p.seen[name].pos
 		switch always := name == "from" || r.Client; {
+		case e.kind == hostAddress && !r.Pass:
+			p.warn(at, "%s: %s stands for the addresses that it has at the moment for the resolver here, "+
+				"and for none while it does not resolve; block the addresses themselves, too", name, e.name)
 		case e.kind != suffixAddress:
 		case always && r.Pass:
 			p.warn(at, "%s: %s, so the rule never matches; write addresses", name, why)
@@ -139,27 +127,52 @@ func (p *parser) checkSuffixes() {
 	}
 }
 
-// firstPos is that of the first keyword of this rule among names.
-func (p *parser) firstPos(names ...string) Pos {
+// first returns the one of names that the settings or this rule have; of
+// several, the one that is named first.
+func (p *parser) first(names ...string) (token, bool) {
 	for _, name := range names {
 		if k, ok := p.seen[name]; ok {
-			return k.pos
+			return k, true
 		}
+	}
+	return token{}, false
+}
+
+// firstPos is the position of that keyword, else the rule's.
+func (p *parser) firstPos(names ...string) Pos {
+	if k, ok := p.first(names...); ok {
+		return k.pos
 	}
 	return p.rule.Pos
 }
 
 // checkFile checks what only the whole file tells. After an error, what is
 // missing may be what could not be read, and saying so would mislead.
-func (p *parser) checkFile(start Pos) {
+func (p *parser) checkFile(start Pos, text []byte) {
 	s := p.set
+	if slices.ContainsFunc(p.diags, func(d Diagnostic) bool { return d.Severity == Error }) {
+		return
+	}
+	p.selectsNothing("internal.protocol", "internal", s.Settings.Internal)
+	p.selectsNothing("external.protocol", "external", s.Settings.External)
+	p.selectsNothing("external.rotation", "external", s.Settings.External)
 	switch {
-	case slices.ContainsFunc(p.diags, func(d Diagnostic) bool { return d.Severity == Error }):
 	case len(p.seen) == 0 && !p.ruleSeen():
-		p.fail(start, "the file is empty; write at least one client-rule and one socks-rule that pass")
+		what := "is empty"
+		if bytes.ContainsRune(text, '#') {
+			what = "holds only comments"
+		}
+		p.fail(start, "the file %s; write at least one client-rule and one socks-rule that pass", what)
 	case !slices.ContainsFunc(s.Client, func(r *Rule) bool { return r.Pass }):
 		p.warn(p.peek().pos, "no client-rule passes, so every connection is closed; add a client pass rule")
 	case !slices.ContainsFunc(s.Socks, func(r *Rule) bool { return r.Pass }):
 		p.warn(p.peek().pos, "no socks-rule passes, so every request is refused; add a socks pass rule")
+	}
+}
+
+// selectsNothing warns of a setting that selects among addresses, if there are none.
+func (p *parser) selectsNothing(name, addresses string, list []Endpoint) {
+	if k, given := p.settings[name]; given && len(list) == 0 {
+		p.warn(k.pos, "%s: has no effect without %s:; remove it, or name the addresses", name, addresses)
 	}
 }

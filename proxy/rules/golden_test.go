@@ -30,13 +30,7 @@ func TestGoodFiles(t *testing.T) {
 				t.Fatalf("refused:\n%s", findings(diags))
 			}
 			golden(t, file, fmt.Sprintf("%sdigest %s\n\n%s", findings(diags), set.Digest(), set))
-			again, diags := Parse("canonical", []byte(set.String()), testEnv)
-			if again == nil {
-				t.Fatalf("the canonical text is refused:\n%s", findings(diags))
-			}
-			if again.Digest() != set.Digest() || again.String() != set.String() {
-				t.Errorf("the canonical text does not parse to itself:\n%s\nbut to\n%s", set, again)
-			}
+			checkCanonical(t, set)
 		})
 	}
 }

@@ -26,10 +26,8 @@ func (p place) String() string {
 		return "a client-rule"
 	case inSocks:
 		return "a socks-rule"
-	case inRules:
-		return "a client- or socks-rule"
 	}
-	return "this place"
+	return "a client- or socks-rule"
 }
 
 // keyword is one line of the language: exactly one of read, accept and refuse is set.
@@ -53,10 +51,11 @@ var keywords = []keyword{
 	{name: "maxsessions", in: inRules, read: (*parser).readMaxsessions},
 	{name: "session.max", in: inRules, read: (*parser).readSessionMax},
 	{name: "session.inheritable", in: inClient, read: (*parser).readInheritable},
-	{name: "session.throttle", in: inRules, refuse: noSession},
-	{name: "session.state.key", in: inRules, refuse: noSession},
-	{name: "session.state.max", in: inRules, refuse: noSession},
-	{name: "session.state.throttle", in: inRules, refuse: noSession},
+	{name: "session.throttle", in: inRules, read: (*parser).readThrottle},
+	{name: "session.state.key", in: inRules, read: (*parser).readStateKey},
+	{name: "session.state.key.hostindex", in: inRules, refuse: "host ids are not read from packets; remove the line"},
+	{name: "session.state.max", in: inRules, read: (*parser).readStateMax},
+	{name: "session.state.throttle", in: inRules, read: (*parser).readStateThrottle},
 
 	// conditions of a rule
 	{name: "command", in: inSocks, read: (*parser).readCommand, repeat: true},
@@ -80,33 +79,53 @@ var keywords = []keyword{
 	{name: "log", in: inRules, read: (*parser).readLog, repeat: true},
 	{name: "logoutput", in: inSettings, read: (*parser).readLogOutput, repeat: true},
 	{name: "errorlog", in: inSettings, read: (*parser).readErrorLog, repeat: true},
-	{name: "timeout.connect", in: everywhere, read: timeout(func(t *Timeouts, d time.Duration) { t.Connect = d })},
-	{name: "timeout.negotiate", in: everywhere, read: timeout(func(t *Timeouts, d time.Duration) { t.Negotiate = d })},
-	{name: "timeout.io", in: everywhere, read: timeout(func(t *Timeouts, d time.Duration) { t.IO, t.IOUDP = d, d })},
-	{name: "timeout.io.tcp", in: everywhere, read: timeout(func(t *Timeouts, d time.Duration) { t.IO = d })},
-	{name: "timeout.io.udp", in: everywhere, read: timeout(func(t *Timeouts, d time.Duration) { t.IOUDP = d })},
+	{name: "timeout.connect", in: inSettings | inSocks, read: timeout(func(t *Timeouts, d time.Duration) { t.Connect = d })},
+	{name: "timeout.negotiate", in: inSettings | inClient, read: timeout(func(t *Timeouts, d time.Duration) { t.Negotiate = d })},
+	{name: "timeout.io", in: inSettings | inSocks, read: timeout(func(t *Timeouts, d time.Duration) { t.IO, t.IOUDP = d, d })},
+	{name: "timeout.io.tcp", in: inSettings | inSocks, read: timeout(func(t *Timeouts, d time.Duration) { t.IO = d })},
+	{name: "timeout.io.udp", in: inSettings | inSocks, read: timeout(func(t *Timeouts, d time.Duration) { t.IOUDP = d })},
+	{name: "timeout.connect", in: inClient, accept: ofRequests},
+	{name: "timeout.io", in: inClient, accept: ofRequests},
+	{name: "timeout.io.tcp", in: inClient, accept: ofRequests},
+	{name: "timeout.io.udp", in: inClient, accept: ofRequests},
+	{name: "timeout.negotiate", in: inSocks, accept: "the negotiation is over when a socks-rule is asked"},
 	{name: "timeout.tcp_fin_wait", in: everywhere, accept: "half-closed connections end by timeout.io"},
 	{name: "connecttimeout", in: inSettings, is: "timeout.connect",
 		read: oldTimeout("timeout.connect", func(t *Timeouts, d time.Duration) { t.Connect = d })},
 	{name: "iotimeout", in: inSettings, is: "timeout.io",
 		read: oldTimeout("timeout.io", func(t *Timeouts, d time.Duration) { t.IO, t.IOUDP = d, d })},
 
+	// connections whose peer has vanished
+	{name: "internal.socket.so_keepalive", in: everywhere, read: keepAlive(1, (*KeepAlive).setOn)},
+	{name: "internal.tcp.tcp_keepidle", in: everywhere, read: keepAlive(maxKeepTime, (*KeepAlive).setIdle)},
+	{name: "internal.tcp.tcp_keepintvl", in: everywhere, read: keepAlive(maxKeepTime, (*KeepAlive).setInterval)},
+	{name: "internal.tcp.tcp_keepcnt", in: everywhere, read: keepAlive(maxKeepCount, (*KeepAlive).setCount)},
+	{name: "external.socket.so_keepalive", in: inSettings | inSocks, read: keepAlive(1, (*KeepAlive).setOn)},
+	{name: "external.tcp.tcp_keepidle", in: inSettings | inSocks, read: keepAlive(maxKeepTime, (*KeepAlive).setIdle)},
+	{name: "external.tcp.tcp_keepintvl", in: inSettings | inSocks, read: keepAlive(maxKeepTime, (*KeepAlive).setInterval)},
+	{name: "external.tcp.tcp_keepcnt", in: inSettings | inSocks, read: keepAlive(maxKeepCount, (*KeepAlive).setCount)},
+	{name: "external.socket.so_keepalive", in: inClient, accept: noTarget},
+	{name: "external.tcp.tcp_keepidle", in: inClient, accept: noTarget},
+	{name: "external.tcp.tcp_keepintvl", in: inClient, accept: noTarget},
+	{name: "external.tcp.tcp_keepcnt", in: inClient, accept: noTarget},
+
 	// addresses of the server
 	{name: "internal", in: inSettings, read: (*parser).readInternal, repeat: true},
 	{name: "external", in: inSettings, read: (*parser).readExternal, repeat: true},
 	{name: "external.rotation", in: inSettings, read: (*parser).readRotation},
-	{name: "internal.protocol", in: inSettings, refuse: noFamily},
-	{name: "external.protocol", in: inSettings, refuse: noFamily},
-	{name: "udp.portrange", in: inSocks, refuse: "the UDP ports of clients are not limited by rule; remove the line"},
+	{name: "internal.protocol", in: inSettings, read: (*parser).readInternalProtocol},
+	{name: "external.protocol", in: inSettings, read: (*parser).readExternalProtocol},
+	{name: "udp.portrange", in: inSocks, read: (*parser).readPortRange},
 	{name: "udp.connectdst", in: inSettings, read: (*parser).readConnectDst},
 	{name: "resolveprotocol", in: inSettings, read: (*parser).readResolve},
 
 	// what would change who may do what
 	{name: "srchost", in: inSettings, refuse: "clients are not looked up in the DNS; " +
 		"remove the line and name the clients' addresses in from:"},
-	{name: "compatibility", in: inSettings, refuse: "clients' source ports are not reused and draft-5.05 is not followed; remove the line"},
+	{name: "compatibility", in: inSettings, read: (*parser).readCompatibility, repeat: true},
 	{name: "extension", in: inSettings, accept: "Dante's bind extension is not implemented: such requests are refused"},
 	{name: "libwrap", in: inRules, refuse: noLibwrap},
+	{name: "libwrap.hosts_access", in: inSettings, read: (*parser).readHostsAccess},
 	{name: "libwrap.*", in: everywhere, refuse: noLibwrap},
 	{name: "bandwidth", in: inRules, refuse: "bandwidth is not limited here; remove the line, or limit sessions with session.max"},
 	{name: "redirect", in: inRules, refuse: "requests are not redirected; remove the line"},
@@ -138,13 +157,13 @@ var keywords = []keyword{
 }
 
 const (
-	noSession    = "rates and limits by key are not implemented yet; remove the line, or limit the rule with session.max"
 	noMethodFor  = "it belongs to an authentication method that is not implemented; use socksmethod: username or none"
-	noFamily     = "address families are not selected by keyword; name the addresses of that family in internal: or external:"
 	noLibwrap    = "hosts.allow and libwrap commands are not asked; write the addresses as rules and remove the line"
 	userIDs      = "the process keeps the user it is started as"
+	ofRequests   = "it is the socks-rule that decides how long a request and its session may take"
 	extraLog     = "errors are logged with their session"
-	socketOption = "socket options stay the system's"
+	socketOption = "other socket options than those of keep-alive stay the system's"
+	noTarget     = "a client-rule has no connection to a target"
 )
 
 // language finds keywords by name.
@@ -178,6 +197,15 @@ func (l *language) find(name string) []*keyword {
 		}
 	}
 	return nil
+}
+
+// refusal returns why a keyword is refused, wherever it stands, and the remedy;
+// "" if it is not.
+func (l *language) refusal(name string) string {
+	if meanings := l.find(name); meanings != nil {
+		return meanings[0].refuse // a keyword that is refused has one meaning
+	}
+	return ""
 }
 
 func (l *language) known(name string) bool { return l.find(name) != nil }

@@ -59,7 +59,7 @@ func (l *lexer) scan() {
 	switch c := rest[0]; {
 	case c == '\n':
 		l.skip(1)
-		l.add(tokenNewline, "end of line", start, false)
+		l.add(tokenNewline, "\n", start, false)
 	case c == ' ' || c == '\t':
 		l.skip(1)
 	case strings.HasPrefix(rest, "\r\n"):

@@ -42,14 +42,32 @@ type condition struct {
 	groups   []string   // sorted; empty: any
 }
 
+// Mismatch is the first condition of a rule that a query does not fulfil.
+type Mismatch uint8
+
+const (
+	NoMismatch Mismatch = iota // the rule matches
+	NotCommand
+	NotVersion
+	NotMethod
+	NotUser
+	NotGroup
+	NotFromPort
+	NotFrom
+	NotToPort
+	NotTo
+)
+
 // MatchClient returns the client-rule that first matches a connection: q.From
 // is the client, q.To the local address it was accepted on; the rest of q but
 // Lookup is not asked. Verdict.Addrs is empty. Safe for concurrent use, as all of Set is.
 func (s *Set) MatchClient(q Query) Verdict {
 	q = q.plain()
-	for _, r := range s.Client {
-		to := &r.cond.to
-		if r.cond.fromMatches(&q) && to.ports.has(q.To.Port) && to.hasAddr(q.To.Addr, &q) {
+	q.To.Name = ""
+	var room [usualLists][]int32
+	r, left := s.clients.next(s.clients.candidates(room[:0], &q))
+	for ; r != nil; r, left = s.clients.next(left) {
+		if r.clientMismatch(&q) == NoMismatch {
 			return Verdict{Rule: r}
 		}
 	}
@@ -70,15 +88,23 @@ func (s *Set) MatchClient(q Query) Verdict {
 // With a To it is one datagram.
 func (s *Set) MatchSocks(q Query) Verdict {
 	q = q.plain()
-	for _, r := range s.Socks {
-		if addrs, ok := r.matches(&q); ok {
-			if !r.Pass {
-				addrs = nil
-			}
-			return Verdict{Rule: r, Addrs: addrs}
+	index := s.socks[q.kind()]
+	var room [usualLists][]int32
+	r, left := index.next(index.candidates(room[:0], &q))
+	for ; r != nil; r, left = index.next(left) {
+		if addrs, why := r.mismatch(&q); why == NoMismatch {
+			return r.verdict(addrs)
 		}
 	}
 	return Verdict{}
+}
+
+// verdict is that of a rule which matched addrs.
+func (r *Rule) verdict(addrs []netip.Addr) Verdict {
+	if !r.Pass {
+		addrs = nil
+	}
+	return Verdict{Rule: r, Addrs: addrs}
 }
 
 // MethodsFor returns the methods, in order of preference, that a client which
@@ -94,11 +120,11 @@ func (s *Set) MethodsFor(client *Rule) []Method {
 	return []Method{None}
 }
 
-// plain returns the query with its addresses in the form that rules have.
+// plain returns the query with its names and addresses in the form that rules have.
 func (q Query) plain() Query {
 	q.From = netip.AddrPortFrom(plain(q.From.Addr()), q.From.Port())
 	q.To.Addr = plain(q.To.Addr)
-	q.To.Name = strings.TrimSuffix(q.To.Name, ".")
+	q.To.Name = strings.ToLower(strings.TrimSuffix(q.To.Name, "."))
 	if slices.ContainsFunc(q.Addrs, func(a netip.Addr) bool { return a != plain(a) }) {
 		addrs := make([]netip.Addr, len(q.Addrs))
 		for i, a := range q.Addrs {
@@ -109,75 +135,113 @@ func (q Query) plain() Query {
 	return q
 }
 
-// matches asks what is cheap first; names are looked up last.
-func (r *Rule) matches(q *Query) ([]netip.Addr, bool) {
-	c := &r.cond
-	if !c.commands.has(q.Command) || !c.versions.has(q.Version) || !r.admits(q) || !c.fromMatches(q) {
-		return nil, false
+// clientMismatch asks a client-rule.
+func (r *Rule) clientMismatch(q *Query) Mismatch {
+	if why := r.cond.fromMismatch(q); why != NoMismatch {
+		return why
 	}
-	if q.Command == UDPAssociate && q.To == (Target{}) {
-		return nil, r.Pass || c.to.kind == anyAddress && !c.to.restricted
+	switch to := &r.cond.to; {
+	case !to.ports.has(q.To.Port):
+		return NotToPort
+	case !to.hasAddr(q.To.Addr, q):
+		return NotTo
+	}
+	return NoMismatch
+}
+
+// mismatch asks a socks-rule, first what is cheap; names are looked up last.
+// If it matches, the addresses are those of the target that it matched.
+func (r *Rule) mismatch(q *Query) ([]netip.Addr, Mismatch) {
+	c := &r.cond
+	switch {
+	case !c.commands.has(q.Command):
+		return nil, NotCommand
+	case !c.versions.has(q.Version):
+		return nil, NotVersion
+	}
+	if why := r.userMismatch(q); why != NoMismatch {
+		return nil, why
+	}
+	if why := c.fromMismatch(q); why != NoMismatch {
+		return nil, why
+	}
+	if q.kind() == kindAssociation {
+		if r.Pass || c.to.everything() {
+			return nil, NoMismatch
+		}
+		return nil, NotTo
 	}
 	return c.to.target(q)
 }
 
-// admits asks for method, user and group, which replies do not have.
-func (r *Rule) admits(q *Query) bool {
+// userMismatch asks for method, user and group, which replies do not have.
+func (r *Rule) userMismatch(q *Query) Mismatch {
 	if replyCommands.has(q.Command) {
-		return true
+		return NoMismatch
 	}
 	if len(r.Methods) > 0 && !slices.Contains(r.Methods, q.Method) {
-		return false
+		return NotMethod
 	}
 	c := &r.cond
-	if len(c.users)+len(c.groups) == 0 {
-		return true
+	if len(c.users) > 0 {
+		if _, named := slices.BinarySearch(c.users, q.User); q.Method == None || !named {
+			return NotUser
+		}
 	}
-	if q.Method == None {
-		return false
+	if len(c.groups) > 0 && (q.Method == None || q.InGroup == nil || !slices.ContainsFunc(c.groups, q.InGroup)) {
+		return NotGroup
 	}
-	if _, named := slices.BinarySearch(c.users, q.User); len(c.users) > 0 && !named {
-		return false
-	}
-	return len(c.groups) == 0 || q.InGroup != nil && slices.ContainsFunc(c.groups, q.InGroup)
+	return NoMismatch
 }
 
-func (c *condition) fromMatches(q *Query) bool {
-	return c.from.ports.has(q.From.Port()) && c.from.hasAddr(q.From.Addr(), q)
+func (c *condition) fromMismatch(q *Query) Mismatch {
+	switch {
+	case !c.from.ports.has(q.From.Port()):
+		return NotFromPort
+	case !c.from.hasAddr(q.From.Addr(), q):
+		return NotFrom
+	}
+	return NoMismatch
 }
+
+// everything reports whether no target is outside e.
+func (e *endpoint) everything() bool { return e.kind == anyAddress && !e.restricted }
 
 func (s ports) has(n uint16) bool {
 	return !s.restricted || (s.lo <= n && n <= s.hi) != s.not
 }
 
 // target matches q.To and returns the addresses of it that were matched.
-func (e *endpoint) target(q *Query) ([]netip.Addr, bool) {
-	if !e.ports.has(q.To.Port) {
-		return nil, false
-	}
-	if q.To.Name == "" {
-		if !e.hasAddr(q.To.Addr, q) {
-			return nil, false
-		}
-		return []netip.Addr{q.To.Addr}, true
-	}
+func (e *endpoint) target(q *Query) ([]netip.Addr, Mismatch) {
 	switch {
+	case !e.ports.has(q.To.Port):
+		return nil, NotToPort
+	case q.To.Name == "" && e.hasAddr(q.To.Addr, q):
+		if len(q.Addrs) == 1 && q.Addrs[0] == q.To.Addr {
+			return q.Addrs, NoMismatch // no memory for what is asked for every datagram
+		}
+		return []netip.Addr{q.To.Addr}, NoMismatch
+	case q.To.Name == "" || e.kind == suffixAddress && !e.hasName(q.To.Name):
+		return nil, NotTo
 	case e.kind == anyAddress, e.hasName(q.To.Name):
-		return q.Addrs, true
-	case e.kind == suffixAddress:
-		return nil, false
+		return q.Addrs, NoMismatch
 	}
-	inside := e.among(q.Addrs, q)
-	return inside, len(inside) > 0
+	if inside := e.among(q.Addrs, q); len(inside) > 0 {
+		return inside, NoMismatch
+	}
+	return nil, NotTo
 }
 
-// hasName reports whether a name is that of the rule or below its .domain.
+// hasName reports whether a name, in lower case, is that of the rule or below its .domain.
 func (a *address) hasName(name string) bool {
-	if a.kind == suffixAddress && len(name) > len(a.name) {
-		cut := len(name) - len(a.name)
-		return name[cut-1] == '.' && strings.EqualFold(name[cut:], a.name)
+	switch a.kind {
+	case hostAddress:
+		return name == a.name
+	case suffixAddress:
+		above, found := strings.CutSuffix(name, a.name)
+		return found && (above == "" || above[len(above)-1] == '.')
 	}
-	return (a.kind == hostAddress || a.kind == suffixAddress) && strings.EqualFold(name, a.name)
+	return false
 }
 
 // among returns the addresses that are inside a. For another host name these

@@ -18,6 +18,10 @@ type Env struct {
 	Interface func(name string) ([]netip.Addr, bool)
 }
 
+// DefaultKeepAlive finds peers that vanished: after two minutes of silence a
+// dead session gives its slot back, and one that is half closed for good, too.
+var DefaultKeepAlive = KeepAlive{On: true, Idle: 60 * time.Second, Interval: 15 * time.Second, Count: 4}
+
 // defaultTimeouts are Dante's.
 var defaultTimeouts = Timeouts{
 	Negotiate: 30 * time.Second,
@@ -32,12 +36,14 @@ func Parse(file string, text []byte, env Env) (*Set, []Diagnostic) {
 	lang := newLanguage(keywords)
 	tokens, diags := lex(file, string(text), lang.known)
 	p := &parser{tokens: tokens, diags: diags, lang: lang, env: env, set: &Set{}, in: inSettings}
-	p.seen = map[string]token{}
-	p.set.Settings.Timeouts = defaultTimeouts
+	p.settings = map[string]token{}
+	p.seen = p.settings
+	p.set.Settings.Timeouts, p.set.Settings.ConnectDst = defaultTimeouts, true
+	p.set.Settings.KeepAlives = KeepAlives{DefaultKeepAlive, DefaultKeepAlive}
 	p.file()
-	p.checkFile(Pos{File: file, Line: 1, Col: 1})
+	p.checkFile(Pos{File: file, Line: 1, Col: 1}, text)
 	slices.SortStableFunc(p.diags, func(a, b Diagnostic) int {
-		return cmp.Or(cmp.Compare(a.Pos.Line, b.Pos.Line), cmp.Compare(a.Pos.Col, b.Pos.Col))
+		return a.Pos.compare(b.Pos)
 	})
 	for _, d := range p.diags {
 		if d.Severity == Error {
@@ -45,6 +51,7 @@ func Parse(file string, text []byte, env Env) (*Set, []Diagnostic) {
 		}
 	}
 	p.set.digest = digest(p.set)
+	p.set.index()
 	return p.set, p.diags
 }
 
@@ -58,19 +65,22 @@ type parser struct {
 	env    Env
 	set    *Set
 
-	in   place            // where we are
-	seen map[string]token // keywords of the settings or of this rule
+	in place // where we are
+	// internal.protocol and external.protocol, for the addresses that follow
+	internal, external Families
+
+	settings map[string]token // keywords of the settings
+	seen     map[string]token // keywords of the settings or of this rule, whichever is being read
 	draft
 }
 
 // draft is a rule being read.
 type draft struct {
-	rule         *Rule
-	limit        int64 // of maxsessions or session.max
-	notInherited bool  // session.inheritable: no
-	methods      []picked
-	commands     commandSet // as given by command, 0 if not given
-	protocols    commandSet // as given by protocol, 0 if not given
+	rule      *Rule
+	session   Session // as given
+	methods   []picked
+	commands  commandSet // as given by command, 0 if not given
+	protocols commandSet // as given by protocol, 0 if not given
 }
 
 func (p *parser) peek() token { return p.tokens[p.next] }
@@ -163,143 +173,12 @@ func (p *parser) file() {
 func (p *parser) ruleSeen() bool { return p.in != inSettings }
 
 func (p *parser) settingAfterRule(k token) {
-	p.fail(k.pos, "%s: stands after the first rule; move it above all rules, or inside one if it belongs there", k.text)
-	p.skipValues()
-}
-
-// header is what the first word or words of a block mean.
-type header struct {
-	client, pass bool
-	refuse       string
-}
-
-// headers are the first lines of blocks in both dialects. Dante 1.4 warns
-// about a bare pass or block; here they are the older dialect, which is fully
-// supported, and there is nothing to be warned about.
-var headers = map[string]header{
-	"client pass":  {client: true, pass: true},
-	"client-pass":  {client: true, pass: true},
-	"client block": {client: true},
-	"client-block": {client: true},
-	"socks pass":   {pass: true},
-	"socks-pass":   {pass: true},
-	"pass":         {pass: true},
-	"socks block":  {},
-	"socks-block":  {},
-	"block":        {},
-	"hostid pass":  {refuse: "host ids are not read from packets; remove the block"},
-	"hostid block": {refuse: "host ids are not read from packets; remove the block"},
-	"monitor":      {refuse: "traffic is not monitored by rule; remove the block and watch the metrics"},
-	"route":        {refuse: "connections are not passed on to other proxies; remove the block"},
-}
-
-// twoWords are the first words that need a second one.
-var twoWords = []string{"client", "socks", "hostid"}
-
-// headerAt returns the words of the block header at token i, "" if there is none.
-func (p *parser) headerAt(i int) (words string, tokens int) {
-	t := p.tokens[i]
-	if t.kind != tokenWord {
-		return "", 0
-	}
-	if slices.Contains(twoWords, t.text) && p.tokens[i+1].kind == tokenWord {
-		return t.text + " " + p.tokens[i+1].text, 2
-	}
-	if _, ok := headers[t.text]; ok {
-		return t.text, 1
-	}
-	return "", 0
-}
-
-func (p *parser) atHeader() bool {
-	words, _ := p.headerAt(p.next)
-	return words != ""
-}
-
-// block reads a rule, or skips a block that is none of ours.
-func (p *parser) block() {
-	first := p.peek()
-	words, n := p.headerAt(p.next)
-	p.next += n
-	h, ok := headers[words]
-	if !ok {
-		p.fail(first.pos, "%q does not begin a rule; write pass or block after %s", words, first.text)
-		h.client = first.text == "client"
-	}
-	p.in = inSocks
-	if h.client {
-		p.in = inClient
-	}
-	p.skipNewlines()
-	if t := p.peek(); t.kind == tokenOpen {
-		p.take()
-	} else {
-		p.fail(t.pos, "%s instead of the { of the rule of line %d; write { after %s", quote(t), first.pos.Line, words)
-	}
-	if h.refuse != "" {
-		p.fail(first.pos, "%s: %s", words, h.refuse)
-		p.skipBlock()
+	if p.refused(k) {
+		p.skipToClose()
 		return
 	}
-	p.seen = map[string]token{}
-	p.draft = draft{rule: &Rule{Pos: first.pos, Client: h.client, Pass: h.pass, Timeouts: p.set.Settings.Timeouts}}
-	p.body(words)
-	p.finishRule()
-}
-
-// skipBlock goes past the closing brace, or to the next rule if it is missing.
-func (p *parser) skipBlock() {
-	for p.peek().kind != tokenEnd && !p.unclosedHere() {
-		if p.take().kind == tokenClose {
-			return
-		}
-	}
-}
-
-// body reads up to the closing brace of a rule.
-func (p *parser) body(words string) {
-	for {
-		switch t := p.peek(); t.kind {
-		case tokenNewline:
-			p.take()
-		case tokenClose:
-			p.take()
-			return
-		case tokenEnd:
-			p.unclosed(t, words)
-			return
-		case tokenKeyword:
-			p.keyword(p.take())
-		case tokenWord:
-			if p.unclosedHere() {
-				p.unclosed(t, words)
-				return
-			}
-			p.strayWord(p.take())
-			p.skipToClose()
-		default:
-			p.fail(t.pos, "%s instead of a keyword of the rule; remove it", quote(t))
-			p.take()
-			p.skipValues()
-		}
-	}
-}
-
-func (p *parser) unclosed(t token, words string) {
-	p.fail(t.pos, "the rule %q of line %d is not closed; write } before this", words, p.draft.rule.Pos.Line)
-}
-
-// unclosedHere reports whether a header with its brace stands in a rule.
-func (p *parser) unclosedHere() bool {
-	words, n := p.headerAt(p.next)
-	if words == "" {
-		return false
-	}
-	i := p.next + n
-	for p.tokens[i].kind == tokenNewline {
-		i++
-	}
-	return p.tokens[i].kind == tokenOpen
+	p.fail(k.pos, "%s: stands after the first rule; move it above all rules, or inside one if it belongs there", k.text)
+	p.skipValues()
 }
 
 // keyword reads the keyword k and its values.
@@ -309,12 +188,11 @@ func (p *parser) keyword(k token) {
 	switch {
 	case meanings == nil:
 		p.unknown(k)
+	case p.refused(k): // wherever it stands: to move it would not help
+		p.skipToClose()
 	case i < 0:
 		p.fail(k.pos, "%s: has no place in %s; move it to %s", k.text, p.in, meanings[0].in)
 		p.skipValues()
-	case meanings[i].refuse != "":
-		p.fail(k.pos, "%s: %s", k.text, meanings[i].refuse)
-		p.skipToClose()
 	case meanings[i].accept != "":
 		p.warn(k.pos, "%s: has no effect: %s; remove the line", k.text, meanings[i].accept)
 		p.skipValues()
@@ -326,10 +204,25 @@ func (p *parser) keyword(k token) {
 	default:
 		meanings[i].read(p, k)
 	}
-	if t := p.peek(); p.atValue() || t.kind == tokenOpen {
+	switch t := p.peek(); {
+	case !p.atValue() && t.kind != tokenOpen:
+	case p.refused(t):
+		p.skipToClose()
+	default:
 		p.fail(t.pos, "%s after the value of %s:; remove it, or begin a new line with a keyword", quote(t), k.text)
 		p.skipValues()
 	}
+}
+
+// refused reports a keyword that is refused, with or without its colon (Dante
+// writes redirect without).
+func (p *parser) refused(t token) bool {
+	refusal := p.lang.refusal(t.text)
+	if refusal == "" {
+		return false
+	}
+	p.fail(t.pos, "%s: %s", t.text, refusal)
+	return true
 }
 
 // repeated notes a keyword and reports one that may be given only once, under any of its names.
@@ -357,16 +250,15 @@ func (p *parser) unknown(k token) {
 
 // strayWord reports a word where a keyword or a header should stand.
 func (p *parser) strayWord(t token) {
+	if p.refused(t) {
+		return
+	}
 	if name, _, found := strings.Cut(t.text, ":"); found && keywordShape(name) {
 		p.unknown(token{text: name, pos: t.pos})
 		return
 	}
 	remedy := "write the keyword and a colon"
 	if meanings := p.lang.find(t.text); meanings != nil {
-		if refuse := meanings[0].refuse; refuse != "" { // Dante writes redirect without a colon
-			p.fail(t.pos, "%s: %s", t.text, refuse)
-			return
-		}
 		remedy = "write " + t.text + ": with a colon"
 	} else if near := nearest(t.text, append(p.lang.names(everywhere), twoWords...)); near != "" {
 		remedy = "did you mean " + near + "?"
@@ -377,7 +269,7 @@ func (p *parser) strayWord(t token) {
 // quote shows a token in a message.
 func quote(t token) string {
 	switch t.kind {
-	case tokenNewline, tokenEnd:
+	case tokenEnd:
 		return t.text
 	case tokenKeyword:
 		return strconv.Quote(t.text + ":")

@@ -3,6 +3,7 @@
 package rules
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"time"
@@ -15,6 +16,11 @@ type Pos struct {
 }
 
 func (p Pos) String() string { return fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.Col) }
+
+// compare orders the places of one file.
+func (p Pos) compare(q Pos) int {
+	return cmp.Or(cmp.Compare(p.Line, q.Line), cmp.Compare(p.Col, q.Col))
+}
 
 // Severity tells an error, which refuses the file, from a warning.
 type Severity int
@@ -96,12 +102,36 @@ type Verdict struct {
 // Pass reports whether the verdict lets the session pass.
 func (v Verdict) Pass() bool { return v.Rule != nil && v.Rule.Pass }
 
-// Session is what a rule limits.
+// Session is what a rule limits. The zero value limits nothing.
 type Session struct {
-	Limited     bool  // maxsessions or session.max was given, in a rule that passes
-	Max         int64 // sessions at a time, >= 0
+	// Limited says that any keyword below was given, in a rule that passes: a
+	// socks-rule then has a slot of its own and inherits none.
+	Limited     bool
+	Max         int64 // maxsessions, session.max: sessions at a time, >= 0; NoMax if not given
+	Throttle    Rate  // session.throttle
+	Key         Key   // session.state.key: what KeyMax and KeyThrottle count one by one
+	KeyMax      int64 // session.state.max; 0 if not given
+	KeyThrottle Rate  // session.state.throttle
 	Inheritable bool  // client-rule: the slot may stay for the session's life
 }
+
+// NoMax stands for a maximum that was not given.
+const NoMax int64 = -1
+
+// Rate is N new sessions in any window of length Per. The zero Rate is none.
+type Rate struct {
+	N   int64
+	Per time.Duration // whole seconds
+}
+
+// Key is what a rule counts one by one.
+type Key uint8
+
+const (
+	NoKey   Key = iota
+	KeyFrom     // the client's address
+	KeyUser     // the user; clients without a name count as one
+)
 
 // Log says what of a session a rule wants logged: Connect, a line when it is
 // connected. The line at its end, which has its error, is always written, so that
@@ -115,6 +145,21 @@ type Timeouts struct {
 	IOUDP                  time.Duration
 }
 
+// PortRange is the ports from Lo to Hi, both inclusive. The zero value is not a range.
+type PortRange struct{ Lo, Hi uint16 }
+
+// KeepAlive is how TCP notices that a peer has vanished: {internal,external}.
+// socket.so_keepalive and .tcp.tcp_keepidle, tcp_keepintvl, tcp_keepcnt.
+type KeepAlive struct {
+	On             bool
+	Idle, Interval time.Duration // of silence before the first probe, and between two; whole seconds
+	Count          int           // probes without an answer that end the connection
+}
+
+// KeepAlives are those towards clients and towards targets. A rule inherits
+// the server's where it says nothing.
+type KeepAlives struct{ Internal, External KeepAlive }
+
 // Rule is one block of the file. It is not changed after Parse.
 type Rule struct {
 	Pos      Pos
@@ -125,9 +170,14 @@ type Rule struct {
 	Session  Session
 	Log      Log
 	Timeouts Timeouts
-	// MethodsAt, UserAt and GroupAt are where socksmethod:, user: and group: stand;
-	// Line is 0 where they do not.
-	MethodsAt, UserAt, GroupAt Pos
+	// KeepAlives are in force from when the rule let the session in.
+	KeepAlives KeepAlives
+	// UDPPorts are the ports of the UDP socket that clients of this rule send to
+	// (udp.portrange); the zero value means any.
+	UDPPorts PortRange
+	// MethodsAt, UserAt, GroupAt and KeyAt are where socksmethod:, user:, group: and
+	// session.state.key: stand; Line is 0 where they do not.
+	MethodsAt, UserAt, GroupAt, KeyAt Pos
 
 	cond condition // what is matched
 }
@@ -140,23 +190,55 @@ func (r *Rule) ID() string {
 	return fmt.Sprintf("s%d", r.Number)
 }
 
+// Groups returns the names in group:, sorted. Do not change them.
+func (r *Rule) Groups() []string { return r.cond.groups }
+
+// Rotation is how the address to connect from is chosen among those of external:.
+type Rotation uint8
+
+const (
+	// RotationNone takes the first of the target's family.
+	RotationNone Rotation = iota
+	// RotationSameSame takes the address that the client was accepted on.
+	RotationSameSame
+)
+
+// Families is a set of address families; the zero value holds both.
+type Families uint8
+
+const (
+	IPv4 Families = 1 << iota
+	IPv6
+)
+
+// Has reports whether an address is of one of the families.
+func (f Families) Has(a netip.Addr) bool {
+	return f == 0 || a.Unmap().Is4() && f&IPv4 != 0 || !a.Unmap().Is4() && f&IPv6 != 0
+}
+
 // Endpoint is an address of the server settings.
 type Endpoint struct {
 	Pos       Pos
 	Addr      netip.Addr // invalid if Interface is set
 	Interface string
-	Port      uint16 // internal only; 1080 if not given
+	Families  Families // which of the interface's addresses are meant (internal.protocol, external.protocol)
+	Port      uint16   // internal only; 1080 if not given
 }
 
 // Settings are the server's own, before the first rule.
 type Settings struct {
-	Internal  []Endpoint
-	External  []Endpoint
-	Methods   []Method // socksmethod, in order of preference; nil if not given
-	MethodsAt Pos      // where it stands; Line is 0 if it does not
-	LogOutput []string // logoutput: stderr, stdout, syslog[/facility] or a file
-	ErrorLog  []string
-	Timeouts  Timeouts
+	Internal   []Endpoint
+	External   []Endpoint
+	Methods    []Method // socksmethod, in order of preference; nil if not given
+	MethodsAt  Pos      // where it stands; Line is 0 if it does not
+	LogOutput  []string // logoutput: stderr, stdout, syslog[/facility] or a file
+	ErrorLog   []string
+	KeepAlives KeepAlives
+	Timeouts   Timeouts
+	Rotation   Rotation // external.rotation
+	// ConnectDst says that datagrams to a client are taken only from the peers that
+	// it has sent to (udp.connectdst; yes if not given).
+	ConnectDst bool
 }
 
 // Set is an immutable, parsed rule file.
@@ -165,5 +247,7 @@ type Set struct {
 	Client   []*Rule
 	Socks    []*Rule
 
-	digest string
+	digest  string
+	clients *index           // over Client
+	socks   [allKinds]*index // over Socks, one for each kind of query
 }

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +22,10 @@ func TestGoldenDigests(t *testing.T) {
 		"socks block { from: ::/0 to: 0/0 port != 25\ncommand: bind\nproxyprotocol: socks_v5 }":     "c11ef4181b9449ef051c77",
 		"socks pass { from: 0/0 to: 0/0\ngroup: staff\nsocksmethod: username\nprotocol: udp }":      "c186456c0545207d8adc3a",
 		"client pass { from: 0/0 to: 0/0\nmaxsessions: 0\nsocksmethod: none }":                      "c16b2197a6d4c0cd0afbeb",
+		"client pass { from: 0/0 to: 0/0\nsession.max: 9 }":                                         "c17583303deeaed79869a0",
+		"client pass { from: 0/0 to: 0/0\nsession.max: 9\nsession.throttle: 6/60 }":                 "c1b63e12754126f11d36cb",
+		"socks pass { from: 0/0 to: 0/0\nsession.state.key: user\nsession.state.max: 2 }":           "c124240e67cefd66ea38cd",
+		"socks pass { from: 0/0 to: 0/0\nsession.state.key: from\nsession.state.throttle: 2/1 }":    "c12dffa80e2e761ddcc96d",
 	} {
 		if got := parse(t, text).Digest(); got != want {
 			t.Errorf("%q: got %s, want %s", text, got, want)
@@ -37,7 +42,8 @@ func TestDigestCovers(t *testing.T) {
 		strings.Replace(base, "Example.COM", "example.com", 1),
 		strings.Replace(base, "user: b a", "user: a\nuser: b", 1),
 		strings.Replace(base, "session.max", "maxsessions", 1),
-		strings.Replace(base, "user: b a", "user: b a\nlog: connect\ntimeout.connect: 1", 1),
+		strings.Replace(base, "user: b a", "user: b a\nlog: connect\ntimeout.connect: 1\nudp.portrange: 1-2", 1),
+		"external: 127.0.0.1\nexternal.rotation: same-same\nudp.connectdst: no\n" + base,
 		strings.Replace(base, "socks pass", "pass", 1),
 	}
 	differs := []string{
@@ -56,6 +62,14 @@ func TestDigestCovers(t *testing.T) {
 		strings.Replace(base, "user: b a", "user: b a\nproxyprotocol: socks_v5", 1),
 		strings.Replace(base, "session.max: 5", "session.max: 6", 1),
 		strings.Replace(base, "session.max: 5", "maxsessions: 0", 1),
+		strings.Replace(base, "session.max: 5", "session.throttle: 5/1", 1),
+		strings.Replace(base, "session.max: 5", "session.throttle: 5/2", 1),
+		strings.Replace(base, "session.max: 5", "session.max: 5\nsession.throttle: 5/1", 1),
+		strings.Replace(base, "session.max: 5", "session.state.key: from\nsession.state.max: 5", 1),
+		strings.Replace(base, "session.max: 5", "session.state.key: user\nsession.state.max: 5", 1),
+		strings.Replace(base, "session.max: 5", "session.state.key: user\nsession.state.max: 5\nsession.max: 5", 1),
+		strings.Replace(base, "session.max: 5", "session.state.key: user\nsession.state.throttle: 5/1", 1),
+		strings.Replace(base, "session.max: 5", "session.state.key: user\nsession.state.throttle: 5/1\nsession.throttle: 5/1", 1),
 		strings.Replace(base, "session.max: 5", "", 1),
 		strings.Replace(base, "session.max: 5", "}\nsocks block { from: 0/0 to: 0/0", 1),
 		strings.Replace(base, "socks pass", "socks block", 1),
@@ -86,18 +100,31 @@ func TestDigestWithoutInterface(t *testing.T) {
 }
 
 func TestSessions(t *testing.T) {
+	rate := func(n, s int64) Rate { return Rate{N: n, Per: time.Duration(s) * time.Second} }
 	for text, want := range map[string]Session{
 		"client pass { from: 0/0 to: 0/0 }":                                                {},
-		"client pass { from: 0/0 to: 0/0 maxsessions: 5 }":                                 {true, 5, false},
-		"client pass { from: 0/0 to: 0/0 maxsessions: 0 }":                                 {true, 0, false},
-		"client pass { from: 0/0 to: 0/0 maxsessions: 5 session.inheritable: no }":         {true, 5, false},
-		"client pass { from: 0/0 to: 0/0 session.max: 0x10 }":                              {true, 16, true},
-		"client pass { from: 0/0 to: 0/0 session.max: 5 session.inheritable: yes }":        {true, 5, true},
-		"client pass { from: 0/0 to: 0/0 session.inheritable: no session.max: 2147483647}": {true, 1<<31 - 1, false},
+		"client pass { from: 0/0 to: 0/0 maxsessions: 5 }":                                 {Limited: true, Max: 5},
+		"client pass { from: 0/0 to: 0/0 maxsessions: 0 }":                                 {Limited: true, Max: 0},
+		"client pass { from: 0/0 to: 0/0 maxsessions: 5 session.inheritable: no }":         {Limited: true, Max: 5},
+		"client pass { from: 0/0 to: 0/0 session.max: 0x10 }":                              {Limited: true, Max: 16, Inheritable: true},
+		"client pass { from: 0/0 to: 0/0 session.max: 5 session.inheritable: yes }":        {Limited: true, Max: 5, Inheritable: true},
+		"client pass { from: 0/0 to: 0/0 session.inheritable: no session.max: 2147483647}": {Limited: true, Max: 1<<31 - 1},
 		"client block { from: 0/0 to: 0/0 session.max: 5 }":                                {},
 		"client block { from: 0/0 to: 0/0 maxsessions: 0 }":                                {},
-		"socks pass { from: 0/0 to: 0/0 maxsessions: 5 }":                                  {true, 5, false},
-		"socks pass { from: 0/0 to: 0/0 session.max: 5 }":                                  {true, 5, false},
+		"socks pass { from: 0/0 to: 0/0 maxsessions: 5 }":                                  {Limited: true, Max: 5},
+		"socks pass { from: 0/0 to: 0/0 session.max: 5 }":                                  {Limited: true, Max: 5},
+		"client pass { from: 0/0 to: 0/0 session.inheritable: no }":                        {},
+		"client pass { from: 0/0 to: 0/0 session.throttle: 5/60 }": {
+			Limited: true, Max: NoMax, Throttle: rate(5, 60), Inheritable: true},
+		"client pass { from: 0/0 to: 0/0 session.throttle: 5 / 60 session.inheritable: no }": {
+			Limited: true, Max: NoMax, Throttle: rate(5, 60)},
+		"client pass { from: 0/0 to: 0/0 session.state.key: from session.state.max: 3 }": {
+			Limited: true, Max: NoMax, Key: KeyFrom, KeyMax: 3, Inheritable: true},
+		"client pass { from: 0/0 to: 0/0 maxsessions: 5 session.state.key: from session.state.throttle: 2147483647/2147483647 }": {
+			Limited: true, Max: 5, Key: KeyFrom, KeyThrottle: rate(1<<31-1, 1<<31-1)},
+		"client block { from: 0/0 to: 0/0 session.throttle: 5/1 session.state.key: from session.state.max: 3 }": {},
+		"socks pass { from: 0/0 to: 0/0 session.max: 5 session.throttle: 6/1 session.state.key: user session.state.max: 5 session.state.throttle: 6/1 }": {
+			Limited: true, Max: 5, Throttle: rate(6, 1), Key: KeyUser, KeyMax: 5, KeyThrottle: rate(6, 1)},
 	} {
 		set := parse(t, text)
 		if got := slices.Concat(set.Client, set.Socks)[0].Session; got != want {
@@ -150,8 +177,29 @@ func TestSettings(t *testing.T) {
 	if e := s.Internal[0]; e.Addr.String() != "127.0.0.1" || e.Port != 1080 || e.Pos.Line != 1 || e.Pos.Col != 11 {
 		t.Errorf("internal: %+v", e)
 	}
-	if none := parse(t, "internal: eth0").Settings; none.Methods != nil || none.Internal[0].Port != 1080 {
+	if s.Rotation != RotationNone || !s.ConnectDst {
+		t.Errorf("external.rotation: none and udp.connectdst: yes: %+v", s)
+	}
+	other := parse(t, string(read(t, "testdata/good/settings.conf")))
+	if s := other.Settings; s.Rotation != RotationSameSame || s.ConnectDst || s.Internal[0].Families != IPv4 || s.External[0].Families != IPv6 {
+		t.Errorf("external.rotation: same-same, udp.connectdst: no and families: %+v", s)
+	}
+	if got, want := other.Socks[0].UDPPorts, (PortRange{40000, 44999}); got != want {
+		t.Errorf("udp.portrange: got %v, want %v", got, want)
+	}
+	if none := parse(t, "internal: eth0").Settings; none.Methods != nil || none.Internal[0].Port != 1080 || !none.ConnectDst || none.Internal[0].Families != 0 {
 		t.Errorf("without socksmethod: %+v", none)
+	}
+}
+
+func TestFamilies(t *testing.T) {
+	four, mapped, six := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("::ffff:10.0.0.1"), netip.MustParseAddr("fd00::1")
+	for families, want := range map[Families][3]bool{
+		0: {true, true, true}, IPv4: {true, true, false}, IPv6: {false, false, true}, IPv4 | IPv6: {true, true, true},
+	} {
+		if got := [3]bool{families.Has(four), families.Has(mapped), families.Has(six)}; got != want {
+			t.Errorf("%d: got %v, want %v", families, got, want)
+		}
 	}
 }
 
@@ -204,17 +252,27 @@ func TestDocumentedKeywords(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	idle := map[string][]choice{"compatibility": compatibilityChoices, "resolveprotocol": resolveChoices}
+	for name, choices := range idle {
+		for _, c := range choices {
+			if c.accept == "" && c.refuse == "" {
+				t.Errorf("%s: %s has an effect", name, c.name)
+			}
+		}
+	}
 	documented := map[string]string{}
-	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z0-9_.*]+)` \\| ([^|]*) \\| (honoured|warning|refused) \\|").FindAllStringSubmatch(string(text), -1) {
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z0-9_.*]+)` \\| ([^|]*) \\| (honoured|by value|warning|refused) \\|").FindAllStringSubmatch(string(text), -1) {
 		documented[m[1]+" in "+m[2]] = m[3]
 	}
 	written := map[place]string{
 		inSettings: "settings", inClient: "client", inSocks: "socks", inRules: "client, socks",
-		inSettings | inSocks: "settings, socks", everywhere: "settings, client, socks",
+		inSettings | inSocks: "settings, socks", inSettings | inClient: "settings, client", everywhere: "settings, client, socks",
 	}
 	for _, k := range keywords {
 		fate := "honoured"
 		switch {
+		case idle[k.name] != nil:
+			fate = "by value"
 		case k.accept != "":
 			fate = "warning"
 		case k.refuse != "":

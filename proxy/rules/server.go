@@ -10,7 +10,7 @@ import (
 const defaultPort = 1080
 
 func (p *parser) readInternal(k token) {
-	e, ok := p.serverAddress(k)
+	e, ok := p.serverAddress(k, p.internal)
 	e.Port = defaultPort
 	if at := p.peek(); at.kind == tokenWord && at.text == "port" {
 		before := len(p.diags)
@@ -26,18 +26,53 @@ func (p *parser) readInternal(k token) {
 }
 
 func (p *parser) readExternal(k token) {
-	if e, ok := p.serverAddress(k); ok {
+	if e, ok := p.serverAddress(k, p.external); ok {
 		p.set.Settings.External = append(p.set.Settings.External, e)
 	}
 }
 
-// serverAddress reads an address without a mask, or an interface.
-func (p *parser) serverAddress(k token) (e Endpoint, ok bool) {
+func (p *parser) readInternalProtocol(k token) {
+	p.internal = p.families(k, len(p.set.Settings.Internal))
+}
+
+func (p *parser) readExternalProtocol(k token) {
+	p.external = p.families(k, len(p.set.Settings.External))
+}
+
+// families reads internal.protocol or external.protocol, which speak of the
+// addresses below them; before is how many stand above.
+func (p *parser) families(k token, before int) (f Families) {
+	if before > 0 {
+		side, _, _ := strings.Cut(k.text, ".")
+		p.fail(k.pos, "%s: stands after %s:, whose addresses it selects; move it above", k.text, side)
+	}
+	for _, v := range p.list(k, familyChoices) {
+		f |= Families(v.value)
+	}
+	return f
+}
+
+func (p *parser) readRotation(k token) {
+	value, _ := p.one(k, rotationChoices)
+	p.set.Settings.Rotation = Rotation(value)
+}
+
+func (p *parser) readConnectDst(k token) {
+	yes, ok := p.one(k, yesNoChoices)
+	p.set.Settings.ConnectDst = !ok || yes == 1
+}
+
+// serverAddress reads an address without a mask, of one of the families, or an interface.
+func (p *parser) serverAddress(k token, families Families) (e Endpoint, ok bool) {
 	t := p.take()
 	e.Pos = t.pos
 	if addr, err := netip.ParseAddr(t.text); err == nil {
 		if addr.Is4In6() {
 			p.fail(t.pos, "%s: %s is an IPv4 address in IPv6 form; write it as an IPv4 address", k.text, t.text)
+			return e, false
+		}
+		if !families.Has(addr) {
+			p.fail(t.pos, "%s: %s is not of the family that %s.protocol: names; remove one of the two lines", k.text, t.text, k.text)
 			return e, false
 		}
 		e.Addr = addr
@@ -51,6 +86,9 @@ func (p *parser) serverAddress(k token) (e Endpoint, ok bool) {
 		p.warn(t.pos, "%s: %s is not an interface here; write an IP address or an interface that exists", k.text, quote(t))
 	}
 	e.Interface = t.text
+	if families != IPv4|IPv6 {
+		e.Families = families
+	}
 	return e, true
 }
 

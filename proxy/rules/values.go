@@ -65,13 +65,32 @@ var (
 	}
 	yesNoChoices    = []choice{{name: "no"}, {name: "yes", value: 1}}
 	rotationChoices = []choice{
-		{name: "none"},
-		{name: "route", refuse: noRotation},
-		{name: "same-same", refuse: noRotation},
+		{name: "none", value: int(RotationNone)},
+		{name: "same-same", value: int(RotationSameSame)},
+		{name: "route", refuse: "the routing table is not asked for the source address; remove external: to let the system choose it"},
 	}
-	connectDstChoices = []choice{
-		{name: "yes"},
-		{name: "no", refuse: "UDP replies come only from peers that were contacted; remove the line"},
+	familyChoices = []choice{
+		{name: "ipv4", value: int(IPv4)},
+		{name: "ipv6", value: int(IPv6)},
+	}
+	hostsAccessChoices = []choice{
+		{name: "no"},
+		{name: "yes", refuse: noLibwrap},
+	}
+	compatibilityChoices = []choice{
+		{name: "sameport", accept: "the system chooses the ports to connect from; remove it"},
+		{name: "reuseaddr", accept: "it is for the bind extension, which is not implemented; remove it"},
+		{name: "draft-5.05", refuse: "only RFC 1928 is spoken; remove it"},
+	}
+	stateKeyChoices = []choice{
+		{name: "from", value: int(KeyFrom)},
+		{name: "user", value: int(KeyUser)},
+		{name: "hostid", refuse: noHostID},
+	}
+	clientStateKeyChoices = []choice{
+		{name: "from", value: int(KeyFrom)},
+		{name: "user", refuse: "a client has no name before it negotiates; write from, or count users in a socks-rule"},
+		{name: "hostid", refuse: noHostID},
 	}
 	resolveChoices = []choice{
 		{name: "udp", accept: "the resolver chooses its transport; remove the line"},
@@ -84,7 +103,7 @@ const (
 	noMethod    = "this authentication method is not implemented; use username or none"
 	notServed   = "such clients are not served; remove it, and the whole rule if it names nothing else"
 	noLogDetail = "what passes in a session is never logged, only its start and its end; remove it"
-	noRotation  = "external addresses are not rotated; use none, or remove the line"
+	noHostID    = "host ids are not read from packets; write from to count by the client's address"
 )
 
 // picked is a value that was read from a list of choices.
@@ -100,6 +119,9 @@ func (p *parser) list(k token, choices []choice) []picked {
 		t := p.take()
 		i := slices.IndexFunc(choices, func(c choice) bool { return c.name == t.text })
 		switch {
+		case i < 0 && p.refused(t):
+			p.skipToClose()
+			continue
 		case i < 0:
 			p.notAChoice(k, t, choices)
 			continue
@@ -181,31 +203,6 @@ func parseNumber(s string) (n int64, ok bool) {
 	return n, err == nil || n == math.MaxInt64
 }
 
-// maxSessions bounds a limit, far above what a process can hold.
-const maxSessions = math.MaxInt32
-
-func (p *parser) readMaxsessions(k token) {
-	p.sessionKeyword(k)
-	p.limit, _ = p.number(k, 0, maxSessions)
-}
-
-func (p *parser) readSessionMax(k token) {
-	p.sessionKeyword(k)
-	p.limit, _ = p.number(k, 1, maxSessions)
-}
-
-func (p *parser) readInheritable(k token) {
-	p.sessionKeyword(k)
-	yes, ok := p.one(k, yesNoChoices)
-	p.notInherited = ok && yes == 0
-}
-
-func (p *parser) sessionKeyword(k token) {
-	if !p.rule.Pass {
-		p.warn(k.pos, "%s: has no effect in a rule that blocks; remove the line", k.text)
-	}
-}
-
 func (p *parser) readCommand(k token) {
 	for _, c := range p.list(k, commandChoices) {
 		p.commands |= 1 << c.value
@@ -231,10 +228,6 @@ func (p *parser) readUser(k token) {
 
 func (p *parser) readGroup(k token) {
 	p.rule.GroupAt = p.firstPos("group")
-	if !p.rule.Pass {
-		// It would block nobody: there is no file that says who is in a group yet.
-		p.fail(p.rule.GroupAt, "group: in a rule that blocks cannot be honoured yet; name the users in user:")
-	}
 	p.rule.cond.groups = append(p.rule.cond.groups, p.accounts(k)...)
 }
 
@@ -325,9 +318,9 @@ func (p *parser) logTargets(k token) []string {
 	return names
 }
 
-func (p *parser) readRotation(k token)   { p.one(k, rotationChoices) }
-func (p *parser) readConnectDst(k token) { p.one(k, connectDstChoices) }
-func (p *parser) readResolve(k token)    { p.one(k, resolveChoices) }
+func (p *parser) readResolve(k token)       { p.one(k, resolveChoices) }
+func (p *parser) readHostsAccess(k token)   { p.one(k, hostsAccessChoices) }
+func (p *parser) readCompatibility(k token) { p.list(k, compatibilityChoices) }
 
 // timeout returns a reader of seconds, 0 for never, for the settings or a rule.
 func timeout(set func(*Timeouts, time.Duration)) func(*parser, token) {

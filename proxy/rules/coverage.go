@@ -1,0 +1,230 @@
+package rules
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// coverage finds rules that match whenever another one does. Its indexes file
+// host names as well: other than for a query, only the very name matters.
+type coverage struct {
+	clients, requests, replies *index
+
+	methods []Method // all that clients may have negotiated
+}
+
+func (s *Set) coverage() coverage {
+	with := func(conditions func(*Rule) [][]key) func(*Rule) [][]key {
+		return func(r *Rule) [][]key {
+			list := conditions(r)
+			if to := &r.cond.to; to.kind == hostAddress {
+				list = append(list, []key{{what: keyDomain, text: to.name}})
+			}
+			return list
+		}
+	}
+	c := coverage{
+		clients:  newIndex(s.Client, with(conditionsOf(true, false))),
+		requests: newIndex(s.Socks, with(conditionsOf(true, true))),
+		replies:  newIndex(s.Socks, with(conditionsOf(true, false))),
+		methods:  s.Settings.Methods,
+	}
+	if len(c.methods) == 0 {
+		c.methods = []Method{None, Username} // the server chooses when it starts
+	}
+	return c
+}
+
+// lint warns of rules that never match because earlier ones do whenever they
+// would: one rule, or one for each family of addresses. Rules that others cover
+// together in another way are not found.
+func (c coverage) lint(list []*Rule) (found []Diagnostic) {
+	for _, r := range list {
+		if !r.Client && (r.cond.commands == 0 || r.cond.versions&allVersions == 0) {
+			continue // the parser has warned
+		}
+		by := c.by(r, r)
+		switch {
+		case by == nil:
+		case takeAssociations(by, r):
+			found = append(found, r.warning("this rule never matches, as "+taking(by)+" all that it would", before(by)))
+		default:
+			found = append(found, r.warning("this rule matches nothing but requests for UDP associations, as "+taking(by)+" all else that it would", before(by)))
+		}
+	}
+	return shown(found)
+}
+
+// taking returns "s1 (line 3) takes", or "s1 (line 3), s2 (line 4) take".
+func taking(by []*Rule) string {
+	var words []string
+	for _, r := range by {
+		words = append(words, fmt.Sprintf("%s (line %d)", r.ID(), r.Pos.Line))
+	}
+	verb := " takes"
+	if len(by) > 1 {
+		verb = " take"
+	}
+	return strings.Join(words, ", ") + verb
+}
+
+// before is the remedy for a rule that by covers.
+func before(by []*Rule) string {
+	if len(by) > 1 {
+		return "move it before those rules, or remove it"
+	}
+	return "move it before that rule, or remove it"
+}
+
+// families are all addresses, though not all names.
+var families = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+
+// by returns rules of r's kind before end of which one matches whenever r
+// does, but for requests for UDP associations; nil if there are none.
+func (c coverage) by(r, end *Rule) (all []*Rule) {
+	if one := c.one(r, end); one != nil {
+		return []*Rule{one}
+	}
+	part := *r // of what r matches, the addresses of one family
+	var half *address
+	switch {
+	case r.cond.from.kind == anyAddress:
+		half = &part.cond.from.address
+	case r.Client && r.cond.to.kind == anyAddress: // in a socks-rule that is a name as well
+		half = &part.cond.to.address
+	default:
+		return nil
+	}
+	for _, family := range families {
+		*half = address{kind: prefixAddress, prefix: family}
+		by := c.by(&part, end)
+		if by == nil {
+			return nil
+		}
+		all = append(all, by...)
+	}
+	slices.SortFunc(all, func(a, b *Rule) int { return a.Number - b.Number })
+	return slices.Compact(all)
+}
+
+// one is by for a single rule.
+func (c coverage) one(r, end *Rule) *Rule {
+	x := c.requests
+	switch {
+	case r.Client:
+		x = c.clients
+	case r.cond.commands&^replyCommands == 0:
+		x = c.replies
+	}
+	// A rule that covers r matches what r does, so the index finds it by any such query.
+	q := r.example()
+	earlier, left := x.next(x.candidates(nil, &q))
+	for ; earlier != nil && earlier != end; earlier, left = x.next(left) {
+		if c.covers(earlier, r) {
+			return earlier
+		}
+	}
+	return nil
+}
+
+// example returns a query that r matches, as far as the index asks.
+func (r *Rule) example() (q Query) {
+	addr := func(a *address) netip.Addr {
+		switch {
+		case a.kind == prefixAddress:
+			return a.prefix.Addr()
+		case len(a.addrs) > 0:
+			return a.addrs[0]
+		}
+		return netip.Addr{}
+	}
+	c := &r.cond
+	q.From = netip.AddrPortFrom(addr(&c.from.address), c.from.first())
+	q.To = Target{Addr: addr(&c.to.address), Port: c.to.first()}
+	if c.to.kind == hostAddress || c.to.kind == suffixAddress {
+		q.To.Name = c.to.name
+	}
+	if len(c.users) > 0 {
+		q.User, q.Method = c.users[0], Username
+	}
+	return q
+}
+
+// covers reports whether earlier matches whatever r does, but for requests for
+// UDP associations.
+func (c coverage) covers(earlier, r *Rule) bool {
+	a, b := &earlier.cond, &r.cond
+	return b.commands&^a.commands == 0 && b.versions&^a.versions&allVersions == 0 &&
+		(b.commands&^replyCommands == 0 || c.coversUsers(earlier, r)) &&
+		a.from.covers(&b.from) && a.to.covers(&b.to)
+}
+
+func (c coverage) coversUsers(earlier, r *Rule) bool {
+	within := func(all, part []string) bool {
+		return len(all) == 0 || len(part) > 0 && !slices.ContainsFunc(part, func(name string) bool { return !slices.Contains(all, name) })
+	}
+	methods := r.Methods
+	switch {
+	case len(methods) > 0:
+	case len(r.cond.users)+len(r.cond.groups) > 0:
+		methods = []Method{Username}
+	default:
+		methods = c.methods
+	}
+	covered := len(earlier.Methods) == 0 ||
+		!slices.ContainsFunc(methods, func(m Method) bool { return !slices.Contains(earlier.Methods, m) })
+	return covered && within(earlier.cond.users, r.cond.users) && within(earlier.cond.groups, r.cond.groups)
+}
+
+// takeAssociations reports whether by, who cover r, also take the requests for
+// UDP associations that r would.
+func takeAssociations(by []*Rule, r *Rule) bool {
+	leaves := func(r *Rule) bool {
+		return !r.cond.commands.has(UDPAssociate) || !r.Pass && !r.cond.to.everything()
+	}
+	return r.Client || leaves(r) || !slices.ContainsFunc(by, leaves)
+}
+
+func (e *endpoint) covers(f *endpoint) bool {
+	return e.ports.covers(f.ports) && e.address.covers(&f.address)
+}
+
+// first returns the least port in s.
+func (s ports) first() uint16 {
+	switch {
+	case !s.not:
+		return s.lo
+	case s.lo > 0:
+		return 0
+	}
+	return s.hi + 1
+}
+
+func (s ports) covers(t ports) bool {
+	switch {
+	case !s.restricted:
+		return true
+	case !t.restricted:
+		return false
+	case s.not && t.not:
+		return s.lo == t.lo && s.hi == t.hi
+	case s.not:
+		return t.hi < s.lo || t.lo > s.hi
+	}
+	return !t.not && s.lo <= t.lo && t.hi <= s.hi
+}
+
+// covers reports whether every address and every name in b is in a.
+func (a *address) covers(b *address) bool {
+	switch a.kind {
+	case anyAddress:
+		return true
+	case prefixAddress:
+		return b.kind == prefixAddress && a.prefix.Bits() <= b.prefix.Bits() && a.prefix.Contains(b.prefix.Addr())
+	case suffixAddress:
+		return b.kind == suffixAddress && a.hasName(b.name)
+	}
+	return a.kind == b.kind && a.name == b.name // a name resolves to the same, an interface is the same
+}

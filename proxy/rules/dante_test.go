@@ -1,0 +1,115 @@
+package rules
+
+import (
+	"compress/gzip"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// danteExamples is where Debian's dante-server keeps its examples.
+const danteExamples = "/usr/share/doc/dante-server/examples"
+
+// danteVerdicts say, for each of Dante's example files, what becomes of it: as
+// it is, and with all that is commented out in it. These are the errors in their
+// order, the beginning of each; none if the file is taken.
+var danteVerdicts = map[string]struct{ asIs, inFull []string }{
+	"danted-basic.conf": {},
+	"danted-chaining.conf": {
+		asIs:   []string{"the file holds only comments"},
+		inFull: []string{"route: connections are not passed on"},
+	},
+	"danted.conf": {inFull: []string{
+		"socksmethod: stands here and as socksmethod:",
+		"socksmethod: stands here and as socksmethod:",
+		"srchost: clients are not looked up in the DNS",
+		"clientmethod: rfc931: this authentication method is not implemented",
+		"libwrap: hosts.allow and libwrap commands are not asked",
+		"clientmethod: username: a client has no name before it negotiates",
+		"route: connections are not passed on",
+	}},
+}
+
+// Dante's own examples are taken, or refused for the lines that are not ours.
+// They are read in place: their licence is not the project's.
+func TestDanteExamples(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join(danteExamples, "*.conf*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(files) == 0 && os.Getenv("CI") != "true" {
+		t.Skip("Debian's package dante-server is not here")
+	}
+	found := map[string]bool{}
+	for _, file := range files {
+		name := strings.TrimSuffix(filepath.Base(file), ".gz")
+		want, known := danteVerdicts[name]
+		if !known {
+			t.Errorf("%s: no verdict is written down for it", file)
+		}
+		found[name] = true
+		text := danteExample(t, file)
+		compareErrors(t, name, text, want.asIs)
+		compareErrors(t, name+" in full", uncommented(text), want.inFull)
+	}
+	for name := range danteVerdicts {
+		if !found[name] {
+			t.Errorf("%s: no such example in %s", name, danteExamples)
+		}
+	}
+}
+
+func compareErrors(t *testing.T, name, text string, want []string) {
+	t.Helper()
+	_, diags := Parse(name, []byte(text), testEnv)
+	var got []Diagnostic
+	for _, d := range diags {
+		if d.Severity == Error {
+			got = append(got, d)
+		}
+	}
+	same := len(got) == len(want)
+	for i := 0; same && i < len(want); i++ {
+		same = strings.HasPrefix(got[i].Message, want[i])
+	}
+	if !same {
+		t.Errorf("%s: got %q, want %q", name, got, want)
+	}
+}
+
+// uncommented brings in the lines that are commented out: those whose comment
+// begins with a keyword, a rule or a brace.
+func uncommented(text string) string {
+	language := newLanguage(keywords)
+	rule := regexp.MustCompile(`^((client|socks) (pass|block)|route) *\{|^\}`)
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		code := strings.TrimSpace(strings.TrimLeft(line, "#"))
+		word, _, isKeyword := strings.Cut(code, ":")
+		if rule.MatchString(code) || isKeyword && language.known(word) {
+			lines[i] = code
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
+// danteExample returns the text of an example, which may be compressed.
+func danteExample(t *testing.T, file string) string {
+	t.Helper()
+	text := read(t, file)
+	if !strings.HasSuffix(file, ".gz") {
+		return string(text)
+	}
+	z, err := gzip.NewReader(strings.NewReader(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := io.ReadAll(z)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(all)
+}

@@ -1,0 +1,138 @@
+package rules
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+// Step is what became of one rule in a walk.
+type Step struct {
+	Rule     *Rule
+	Mismatch Mismatch // NoMismatch: this rule decides
+	Why      string   // what of the query is not in the rule, for people; "" if it decides
+}
+
+// String returns the keyword that was not fulfilled, as in the rule file; ""
+// for NoMismatch.
+func (m Mismatch) String() string {
+	return [...]string{
+		NoMismatch: "", NotCommand: "command", NotVersion: "proxyprotocol", NotMethod: "socksmethod", NotUser: "user", NotGroup: "group",
+		NotFromPort: "from port", NotFrom: "from", NotToPort: "to port", NotTo: "to",
+	}[m]
+}
+
+// ExplainClient returns what MatchClient does, and what became of each rule up
+// to the one that decides, or of all if none does. It asks every rule.
+func (s *Set) ExplainClient(q Query) (v Verdict, steps []Step) {
+	q = q.plain()
+	q.To.Name = ""
+	for _, r := range s.Client {
+		why := r.clientMismatch(&q)
+		steps = append(steps, r.step(&q, why))
+		if why == NoMismatch {
+			return Verdict{Rule: r}, steps
+		}
+	}
+	return Verdict{}, steps
+}
+
+// ExplainSocks is to MatchSocks what ExplainClient is to MatchClient.
+func (s *Set) ExplainSocks(q Query) (v Verdict, steps []Step) {
+	q = q.plain()
+	for _, r := range s.Socks {
+		addrs, why := r.mismatch(&q)
+		steps = append(steps, r.step(&q, why))
+		if why == NoMismatch {
+			return r.verdict(addrs), steps
+		}
+	}
+	return Verdict{}, steps
+}
+
+func (r *Rule) step(q *Query, why Mismatch) Step {
+	return Step{Rule: r, Mismatch: why, Why: r.why(q, why)}
+}
+
+// why says what a mismatch is about: the query, and what the rule asks for.
+func (r *Rule) why(q *Query, m Mismatch) string {
+	c := &r.cond
+	not := func(got string, want ...string) string {
+		if len(want) == 0 {
+			want = []string{"nothing, as command: and protocol: have no command in common"}
+		}
+		return fmt.Sprintf("%s is not in %s: %s", got, m, strings.Join(want, " "))
+	}
+	switch m {
+	case NotCommand:
+		return not(q.Command.String(), c.commandNames()...)
+	case NotVersion:
+		return not(fmt.Sprintf("socks_v%d", q.Version), c.versionNames()...)
+	case NotMethod:
+		return not(q.Method.String(), methodNames(r.Methods)...)
+	case NotUser, NotGroup:
+		who := q.User
+		if q.Method == None {
+			who = "a client without a name"
+		}
+		if m == NotGroup {
+			return not(who, c.groups...)
+		}
+		return not(who, c.users...)
+	case NotFromPort, NotFrom:
+		return outside(&c.from, m, q.From.Addr().String(), q.From.Port())
+	case NotToPort, NotTo:
+		if q.kind() == kindAssociation {
+			return "the request for an association names no target yet, and to: " + c.to.String() + " does not block all of them"
+		}
+		return outside(&c.to, m, q.To.words(q.Addrs), q.To.Port)
+	}
+	return ""
+}
+
+// outside says that an address or a port is not in e.
+func outside(e *endpoint, m Mismatch, addr string, port uint16) string {
+	if m == NotFromPort || m == NotToPort {
+		return fmt.Sprintf("%d is not in %s", port, strings.Replace(m.String()+":", " port:", ": ... ", 1)+e.ports.String())
+	}
+	return fmt.Sprintf("%s is not in %s: %s", addr, m, e.address)
+}
+
+// words writes a target and what it resolved to.
+func (t Target) words(addrs []netip.Addr) string {
+	if t.Name == "" {
+		return t.Addr.String()
+	}
+	words := []string{t.Name}
+	for _, a := range addrs {
+		words = append(words, a.String())
+	}
+	return strings.Join(words, " ")
+}
+
+// LimitWords returns what the rule limits, each keyword with its value as in the
+// rule file; nil if it limits nothing.
+func (r *Rule) LimitWords() []string {
+	if !r.Session.Limited {
+		return nil
+	}
+	var b strings.Builder
+	r.Session.print(&b, "", r.Client)
+	return strings.Split(strings.TrimSpace(b.String()), "\n")
+}
+
+// CommandNamed returns the command that a rule file calls name.
+func CommandNamed(name string) (c Command, known bool) {
+	for _, choice := range commandChoices {
+		if choice.name == name {
+			return Command(choice.value), true
+		}
+	}
+	return 0, false
+}
+
+// String returns the command's name in the rule file.
+func (c Command) String() string { return choiceName(commandChoices, int(c)) }
+
+// String returns the method's name in the rule file.
+func (m Method) String() string { return choiceName(methodChoices, int(m)) }

@@ -1,0 +1,304 @@
+package rules
+
+import (
+	"math"
+	"math/bits"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// queryKind tells queries apart by what rules ask of them.
+type queryKind uint8
+
+const (
+	kindRequest     queryKind = iota // CONNECT, BIND, and each datagram
+	kindAssociation                  // the request for a UDP association, whose target is not asked
+	kindReply                        // replies have neither user nor method
+	allKinds
+)
+
+func (q *Query) kind() queryKind {
+	switch {
+	case replyCommands.has(q.Command):
+		return kindReply
+	case q.Command == UDPAssociate && q.To == (Target{}):
+		return kindAssociation
+	}
+	return kindRequest
+}
+
+// An index finds those of a list of rules that may match a query, in the order
+// of the list, without a look at the others. It decides nothing: whom it finds
+// is asked in full, and whom it leaves out would have been refused without
+// looking up a name.
+//
+// Each rule is filed once, under the rarest of its conditions: the one that it
+// shares with the fewest others. So a rule that has one user of ten thousand is
+// found by the user, and one that blocks a network by the network, whatever
+// else they ask. Conditions by host name, port of from, group, method and command
+// are not filed: rules that have no other stand in rest, and are asked each time.
+type index struct {
+	rules    []*Rule
+	from, to prefixes
+	ports    prefixes           // to: ... port, see portBlock
+	domains  map[string][]int32 // to: .domain
+	users    map[string][]int32
+	rest     []int32
+}
+
+// index builds the indexes; the rules must not change any more.
+func (s *Set) index() {
+	s.clients = newIndex(s.Client, conditionsOf(true, false))
+	s.socks[kindRequest] = newIndex(s.Socks, conditionsOf(true, true))
+	s.socks[kindAssociation] = newIndex(s.Socks, conditionsOf(false, true))
+	s.socks[kindReply] = newIndex(s.Socks, conditionsOf(true, false))
+}
+
+// key is a condition by which a rule can be filed. A query has it, or the rule
+// does not match.
+type key struct {
+	what   keyKind
+	prefix netip.Prefix
+	text   string
+}
+
+type keyKind uint8
+
+const (
+	keyFrom keyKind = iota
+	keyTo
+	keyDomain
+	keyPort
+	keyUser
+)
+
+// conditionsOf returns the function that lists by what a rule can be filed for
+// queries which ask for the target or not, and for the user or not. The keys
+// of one condition are alternatives: a rule is filed under all of them.
+func conditionsOf(target, user bool) func(*Rule) [][]key {
+	return func(r *Rule) (list [][]key) {
+		if keys, ok := r.cond.from.networks(keyFrom); ok {
+			list = append(list, keys)
+		}
+		to := &r.cond.to
+		if keys, ok := to.networks(keyTo); ok && target {
+			list = append(list, keys)
+		}
+		if to.kind == suffixAddress && target {
+			list = append(list, []key{{what: keyDomain, text: to.name}})
+		}
+		if to.restricted && target {
+			list = append(list, to.ports.blocks())
+		}
+		if len(r.cond.users) > 0 && user {
+			var keys []key
+			for _, name := range r.cond.users {
+				keys = append(keys, key{what: keyUser, text: name})
+			}
+			list = append(list, keys)
+		}
+		return list
+	}
+}
+
+// networks returns the keys of an address that is written in numbers.
+func (a *address) networks(what keyKind) (keys []key, ok bool) {
+	switch a.kind {
+	case prefixAddress:
+		return []key{{what: what, prefix: a.prefix}}, true
+	case interfaceAddress: // without addresses it matches nothing, and is filed nowhere
+		for _, ip := range a.addrs {
+			keys = append(keys, key{what: what, prefix: netip.PrefixFrom(ip, ip.BitLen())})
+		}
+		return keys, true
+	}
+	return nil, false
+}
+
+// portBlock returns the ports that have their first length bits in common with n, as
+// a network: a port is found as an address is.
+func portBlock(n uint16, length int) netip.Prefix {
+	return netip.PrefixFrom(portAddr(n), 16+length)
+}
+
+func portAddr(n uint16) netip.Addr {
+	return netip.AddrFrom4([4]byte{2: byte(n >> 8), 3: byte(n)})
+}
+
+// blocks returns the keys of a restricted set of ports: the fewest blocks that
+// make it up, at most thirty for a range.
+func (s ports) blocks() (keys []key) {
+	add := func(lo, hi int) {
+		for lo <= hi {
+			size := 1 // the largest block that begins here and ends in time
+			for lo%(2*size) == 0 && lo+2*size-1 <= hi {
+				size *= 2
+			}
+			keys = append(keys, key{what: keyPort, prefix: portBlock(uint16(lo), 17-bits.Len(uint(size)))})
+			lo += size
+		}
+	}
+	if s.not {
+		add(0, int(s.lo)-1)
+		add(int(s.hi)+1, math.MaxUint16)
+	} else {
+		add(int(s.lo), int(s.hi))
+	}
+	return keys
+}
+
+func newIndex(list []*Rule, conditions func(*Rule) [][]key) *index {
+	sharing := map[key]int{} // how many rules have the key
+	for _, r := range list {
+		for _, keys := range conditions(r) {
+			for _, k := range keys {
+				sharing[k]++
+			}
+		}
+	}
+	x := &index{rules: list, domains: map[string][]int32{}, users: map[string][]int32{}}
+	networks := map[key][]int32{}
+	for i, r := range list {
+		if list := conditions(r); len(list) > 0 {
+			x.file(int32(i), rarest(list, sharing), networks)
+		} else {
+			x.rest = append(x.rest, int32(i))
+		}
+	}
+	x.from, x.to, x.ports = newPrefixes(networks, keyFrom), newPrefixes(networks, keyTo), newPrefixes(networks, keyPort)
+	return x
+}
+
+// rarest returns the condition whose keys are shared by the fewest rules.
+func rarest(conditions [][]key, sharing map[key]int) []key {
+	common := func(keys []key) (most int) {
+		for _, k := range keys {
+			most = max(most, sharing[k])
+		}
+		return most
+	}
+	return slices.MinFunc(conditions, func(a, b []key) int { return common(a) - common(b) })
+}
+
+// file notes rule i under keys; networks, and blocks of ports, are collected, to
+// be put in order later.
+func (x *index) file(i int32, keys []key, networks map[key][]int32) {
+	for _, k := range keys {
+		switch k.what {
+		case keyFrom, keyTo, keyPort:
+			networks[k] = append(networks[k], i)
+		case keyDomain:
+			x.domains[k.text] = append(x.domains[k.text], i)
+		case keyUser:
+			x.users[k.text] = append(x.users[k.text], i)
+		}
+	}
+}
+
+// usualLists is how many lists a query seldom exceeds; more are allocated.
+const usualLists = 16
+
+// candidates appends to lists those of the rules that may match q, which must
+// be plain: each list in order, none empty.
+func (x *index) candidates(lists [][]int32, q *Query) [][]int32 {
+	lists = append(lists, x.rest)
+	lists = x.from.find(lists, q.From.Addr())
+	lists = x.ports.find(lists, portAddr(q.To.Port))
+	if q.Method != None && len(x.users) > 0 {
+		lists = append(lists, x.users[q.User])
+	}
+	if q.To.Name == "" {
+		lists = x.to.find(lists, q.To.Addr)
+	} else {
+		for _, ip := range q.Addrs {
+			lists = x.to.find(lists, ip)
+		}
+		if len(x.domains) > 0 {
+			lists = x.findDomains(lists, q.To.Name)
+		}
+	}
+	return slices.DeleteFunc(lists, func(l []int32) bool { return len(l) == 0 })
+}
+
+// findDomains adds the rules of the name and of all domains above it.
+func (x *index) findDomains(lists [][]int32, name string) [][]int32 {
+	for more := true; more; _, name, more = strings.Cut(name, ".") {
+		lists = append(lists, x.domains[name])
+	}
+	return lists
+}
+
+// next takes the first rule out of lists; it is nil if they are empty. A rule
+// that is in several lists is taken out of all.
+func (x *index) next(lists [][]int32) (first *Rule, left [][]int32) {
+	if len(lists) == 0 {
+		return nil, nil
+	}
+	n := lists[0][0]
+	for _, l := range lists[1:] {
+		n = min(n, l[0])
+	}
+	left = lists[:0]
+	for _, l := range lists {
+		if l[0] == n {
+			l = l[1:]
+		}
+		if len(l) > 0 {
+			left = append(left, l)
+		}
+	}
+	return x.rules[n], left
+}
+
+// prefixes finds the networks that hold an address.
+type prefixes struct {
+	first []netip.Addr // of each network, in order; of equal ones the larger network first
+	nodes []node
+}
+
+type node struct {
+	prefix netip.Prefix
+	above  int32 // the smallest network around it, -1 if there is none
+	rules  []int32
+}
+
+func newPrefixes(networks map[key][]int32, what keyKind) (p prefixes) {
+	for k, rules := range networks {
+		if k.what == what {
+			p.nodes = append(p.nodes, node{prefix: k.prefix, rules: rules})
+		}
+	}
+	slices.SortFunc(p.nodes, func(a, b node) int {
+		if c := a.prefix.Addr().Compare(b.prefix.Addr()); c != 0 {
+			return c
+		}
+		return a.prefix.Bits() - b.prefix.Bits()
+	})
+	for i := range p.nodes {
+		n := &p.nodes[i]
+		for n.above = int32(i) - 1; n.above >= 0 && !p.nodes[n.above].prefix.Contains(n.prefix.Addr()); {
+			n.above = p.nodes[n.above].above
+		}
+		p.first = append(p.first, n.prefix.Addr())
+	}
+	return p
+}
+
+// find adds the rules of all networks that hold ip. Those begin at or before
+// it, and the last that does so is inside of each of them or is one of them.
+func (p *prefixes) find(lists [][]int32, ip netip.Addr) [][]int32 {
+	at, found := slices.BinarySearchFunc(p.first, ip, netip.Addr.Compare)
+	for found && at+1 < len(p.first) && p.first[at+1] == ip {
+		at++
+	}
+	if !found {
+		at--
+	}
+	for i := int32(at); i >= 0; i = p.nodes[i].above {
+		if p.nodes[i].prefix.Contains(ip) {
+			lists = append(lists, p.nodes[i].rules)
+		}
+	}
+	return lists
+}

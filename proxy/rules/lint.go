@@ -1,0 +1,210 @@
+package rules
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// Lint returns warnings about rules that are correct one by one and together
+// mean something else than they seem to. They are in no order.
+func (s *Set) Lint() []Diagnostic {
+	c := s.coverage()
+	return slices.Concat(c.lint(s.Client), c.lint(s.Socks), s.lintStrangers(), s.lintInheritance(c), s.lintReach(c), s.lintNames())
+}
+
+func (r *Rule) warning(message, remedy string) Diagnostic {
+	return Diagnostic{Pos: r.Pos, Severity: Warning, Message: message, Remedy: remedy}
+}
+
+// shownOfKind is how many findings of a kind are told one by one. Lists that a
+// program wrote may have thousands.
+const shownOfKind = 10
+
+// shown returns the first findings of a kind, the last of which counts the rest.
+func shown(found []Diagnostic) []Diagnostic {
+	more := len(found) - shownOfKind
+	if more <= 0 {
+		return found
+	}
+	found = found[:shownOfKind]
+	found[shownOfKind-1].Message += fmt.Sprintf("; so it is with %d rules after it", more)
+	return found
+}
+
+// lintStrangers warns of socks-rules that pass clients whom no client-rule lets in.
+func (s *Set) lintStrangers() (found []Diagnostic) {
+	in := newSources(passing(s.Client))
+	if in.any == nil {
+		return nil // the parser has warned
+	}
+	for _, r := range s.Socks {
+		if r.Pass && r.requested() && in.shared(&r.cond.from.address) == nil {
+			found = append(found, r.warning("this rule matches no request, as no client-rule that passes lets a client of its from: in",
+				"add such a client-rule, or correct from:"))
+		}
+	}
+	return shown(found)
+}
+
+// passing returns the rules that pass.
+func passing(list []*Rule) []*Rule {
+	return slices.DeleteFunc(slices.Clone(list), func(r *Rule) bool { return !r.Pass })
+}
+
+// requested reports whether requests, not only replies, can match a socks-rule.
+func (r *Rule) requested() bool {
+	return r.cond.commands&^replyCommands != 0 && r.cond.versions&allVersions != 0
+}
+
+// lintInheritance warns of client-rules that count sessions to their end, but
+// not those of every socks-rule. A rate counts beginnings alone, and where
+// every socks-rule inherits the limit is one for sessions, as it says.
+func (s *Set) lintInheritance(c coverage) (found []Diagnostic) {
+	var limited, inheriting []*Rule
+	for _, r := range s.Socks {
+		switch {
+		case !r.Pass || !r.requested() || c.by(r, r) != nil:
+		case r.Session.Limited:
+			limited = append(limited, r)
+		default:
+			inheriting = append(inheriting, r)
+		}
+	}
+	leave, stay := newSources(limited), newSources(inheriting)
+	for _, r := range s.Client {
+		if !r.Session.Inheritable || r.Session.Max == NoMax && r.Session.KeyMax == 0 {
+			continue
+		}
+		socks := leave.shared(&r.cond.from.address)
+		switch {
+		case socks == nil:
+		case stay.shared(&r.cond.from.address) != nil:
+			found = append(found, r.warning(fmt.Sprintf("the limit of this rule holds for a session to its end, but not for sessions by %s (line %d): "+
+				"that rule has a limit of its own, and they give their slot here back", socks.ID(), socks.Pos.Line),
+				"write session.inheritable: no if it is to limit only negotiation, or take the session keywords out of that rule"))
+		default:
+			found = append(found, r.warning(fmt.Sprintf("the limit of this rule holds for no session, only until the request is read: "+
+				"every socks-rule that passes these clients has a limit of its own, as %s (line %d)", socks.ID(), socks.Pos.Line),
+				"write session.inheritable: no if that is meant, or take the session keywords out of a socks-rule whose sessions it is to count"))
+		}
+	}
+	return shown(found)
+}
+
+// inside are the networks that mean the proxy's own machine or its link, which
+// clients elsewhere can reach through the proxy alone.
+var inside = []struct {
+	prefix netip.Prefix
+	name   string
+}{
+	{netip.MustParsePrefix("127.0.0.0/8"), "127.0.0.0/8 and ::1, which are this machine"},
+	{netip.MustParsePrefix("::1/128"), "127.0.0.0/8 and ::1, which are this machine"},
+	{netip.MustParsePrefix("169.254.0.0/16"), "link-local addresses, among them a cloud's metadata at 169.254.169.254"},
+	{netip.MustParsePrefix("fe80::/10"), "link-local addresses, among them a cloud's metadata at 169.254.169.254"},
+	{netip.MustParsePrefix("fd00:ec2::254/128"), "a cloud's metadata at fd00:ec2::254"},
+}
+
+// lintReach warns, once, of the first rule that lets clients reach what is
+// inside without naming it.
+func (s *Set) lintReach(c coverage) []Diagnostic {
+	if !slices.ContainsFunc(passing(s.Client), func(r *Rule) bool { return !r.cond.from.loopback() }) {
+		return nil // clients are on this machine already
+	}
+	for _, r := range s.Socks {
+		if !r.Pass || r.cond.from.loopback() {
+			continue
+		}
+		reached := c.reached(r, Connect)
+		datagrams := slices.DeleteFunc(c.reached(r, UDPAssociate), func(name string) bool { return slices.Contains(reached, name) })
+		if len(datagrams) > 0 {
+			reached = append(reached, "over UDP "+strings.Join(datagrams, "; "))
+		}
+		if len(reached) > 0 {
+			return []Diagnostic{r.warning("this rule lets clients reach "+strings.Join(reached, "; "),
+				`put rules before it that block these networks, as docs/operations.md has them under "Blocking private targets"`)}
+		}
+	}
+	return nil
+}
+
+// reached returns which of the networks inside clients can reach with a command
+// by r, without that it names them.
+func (c coverage) reached(r *Rule, command Command) (names []string) {
+	if !r.cond.commands.has(command) || r.cond.versions&allVersions == 0 {
+		return nil
+	}
+	to := &r.cond.to
+	for _, i := range inside {
+		wider := to.kind == anyAddress || to.kind == prefixAddress && to.prefix.Bits() < i.prefix.Bits() && to.prefix.Contains(i.prefix.Addr())
+		part := *r // what r does about the network
+		part.cond.to.address = address{kind: prefixAddress, prefix: i.prefix}
+		part.cond.commands = 1 << command
+		if wider && !slices.Contains(names, i.name) && c.by(&part, r) == nil {
+			names = append(names, i.name)
+		}
+	}
+	return names
+}
+
+func (a *address) loopback() bool {
+	return a.kind == prefixAddress && a.prefix.Addr().IsLoopback() && (a.prefix.Addr().Is6() || a.prefix.Bits() >= 8)
+}
+
+// OpenToAll returns the client-rule which, with those before it, lets in every
+// address of a family by which clients need not log in, if socks-rules let such
+// clients go on; nil if there is none. methods returns what clients of a
+// client-rule may negotiate.
+func (s *Set) OpenToAll(methods func(*Rule) []Method) *Rule {
+	c := s.coverage()
+	onward := world{}
+	for _, r := range s.Socks {
+		nameless := *r // what r does about clients that did not log in
+		nameless.Methods = []Method{None}
+		named := len(r.cond.users)+len(r.cond.groups) > 0 || len(r.Methods) > 0 && !slices.Contains(r.Methods, None)
+		if r.Pass && r.requested() && !named && c.by(&nameless, r) == nil {
+			onward.add(&r.cond.from.address)
+		}
+	}
+	in := world{}
+	for _, r := range s.Client {
+		if !r.Pass || !slices.Contains(methods(r), None) || c.by(r, r) != nil {
+			continue
+		}
+		in.add(&r.cond.from.address)
+		if slices.ContainsFunc(families, func(all netip.Prefix) bool { return in[all] && onward[all] }) {
+			return r
+		}
+	}
+	return nil
+}
+
+// world collects networks. It has each that was added, and each whose halves
+// it has: all addresses of a family if those together are.
+type world map[netip.Prefix]bool
+
+func (w world) add(a *address) {
+	switch a.kind {
+	case anyAddress:
+		for _, family := range families {
+			w[family] = true
+		}
+	case prefixAddress:
+		for p := a.prefix; !w[p]; p = netip.PrefixFrom(p.Addr(), p.Bits()-1).Masked() {
+			w[p] = true
+			if p.Bits() == 0 || !w[sibling(p)] {
+				return
+			}
+		}
+	}
+}
+
+// sibling returns the network that makes the next larger one with p.
+func sibling(p netip.Prefix) netip.Prefix {
+	b := p.Addr().AsSlice()
+	last := p.Bits() - 1
+	b[last/8] ^= 1 << (7 - last%8)
+	other, _ := netip.AddrFromSlice(b)
+	return netip.PrefixFrom(other, p.Bits())
+}
