@@ -107,7 +107,9 @@ func (c *snapshotCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(reloadTime, float64(now.Rules.Loaded.UnixMilli())/1000)
 	for _, l := range now.Rules.Limits {
 		gauge(ruleSessions, float64(l.Sessions), l.Rule, l.Generation)
-		gauge(ruleLimit, float64(l.Max), l.Rule, l.Generation)
+		if l.Max >= 0 {
+			gauge(ruleLimit, float64(l.Max), l.Rule, l.Generation)
+		}
 	}
 	gauge(storeJoined, flag(now.Store.Joined))
 	gauge(storeYoung, flag(now.Store.Young))

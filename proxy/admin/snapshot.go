@@ -44,8 +44,8 @@ type RuleLimit struct {
 	Rule       string `json:"rule"`  // c1, s2
 	Place      string `json:"place"` // file:line:col
 	Generation string `json:"generation"`
-	Current    bool   `json:"current"` // of the rules in force
-	Max        int64  `json:"max"`
+	Current    bool   `json:"current"`  // of the rules in force
+	Max        int64  `json:"max"`      // -1: none, the rule limits rates or each key only
 	Sessions   int64  `json:"sessions"` // over all replicas, as last heard
 }
 

@@ -12,6 +12,9 @@
 //	Request                ->
 //	                       <- Reply
 //
+// Datagrams of a UDP association are taken apart and put together in memory,
+// see Datagram.
+//
 // A reader takes exactly its message from r and not a byte more, so that what
 // a client sends early stays where the relay will find it. Every message is
 // written with one Write.

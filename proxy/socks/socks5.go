@@ -66,26 +66,37 @@ func readMessage5(r io.Reader) (code byte, addr Addr, err error) {
 	return code, addr, nil
 }
 
-// writeMessage5 writes a request or a reply. The zero Addr is written as
-// 0.0.0.0:0.
+// writeMessage5 writes a request or a reply.
 func writeMessage5(w io.Writer, code byte, addr Addr) error {
-	b := make([]byte, 0, 4+1+MaxName+2)
-	b = append(b, byte(V5), code, 0)
+	b := append(make([]byte, 0, 4+1+MaxName+2), byte(V5), code, 0)
+	b, err := appendAddr(b, addr)
+	if err != nil {
+		return err
+	}
+	return write(w, b)
+}
+
+// appendAddr appends address type, address and port. The zero Addr is written
+// as 0.0.0.0:0.
+func appendAddr(b []byte, addr Addr) ([]byte, error) {
 	switch {
 	case addr.Name != "":
 		if len(addr.Name) > MaxName {
-			return fmt.Errorf("%w: name", ErrTooLong)
+			return nil, fmt.Errorf("%w: name", ErrTooLong)
+		}
+		if err := checkName(addr.Name); err != nil {
+			return nil, err
 		}
 		b = append(b, typeName, byte(len(addr.Name)))
 		b = append(b, addr.Name...)
 	case addr.IP.Is6():
-		b = append(b, typeIPv6)
-		b = append(b, addr.IP.AsSlice()...)
+		ip := addr.IP.As16()
+		b = append(append(b, typeIPv6), ip[:]...)
 	case addr.IP.Is4():
-		b = append(b, typeIPv4)
-		b = append(b, addr.IP.AsSlice()...)
+		ip := addr.IP.As4()
+		b = append(append(b, typeIPv4), ip[:]...)
 	default:
 		b = append(b, typeIPv4, 0, 0, 0, 0)
 	}
-	return write(w, binary.BigEndian.AppendUint16(b, addr.Port))
+	return binary.BigEndian.AppendUint16(b, addr.Port), nil
 }

@@ -12,24 +12,22 @@
 package users
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"hash/maphash"
 	"os"
-	"runtime"
 	"strings"
 
 	htpasswd "github.com/tg123/go-htpasswd"
 )
 
-// Checker is the content of one users file. It never changes, and is safe for
-// concurrent use. The zero Checker knows nobody.
+// Checker is the content of one users file, which never changes, and what it
+// remembers of it. It is safe for concurrent use. The zero Checker knows nobody.
 type Checker struct {
 	hashes map[string]htpasswd.EncodedPasswd
 	decoys []htpasswd.EncodedPasswd // the hashes again, in the file's order
 	seed   maphash.Seed
-	slots  chan struct{} // bounds the hashes computed at a time
+	memory memory
 }
 
 // LineError is what is wrong with one line, and the remedy. It never contains
@@ -60,7 +58,7 @@ func parse(file, text string) (*Checker, error) {
 	c := &Checker{
 		hashes: make(map[string]htpasswd.EncodedPasswd),
 		seed:   maphash.MakeSeed(),
-		slots:  make(chan struct{}, runtime.GOMAXPROCS(0)),
+		memory: newMemory(),
 	}
 	lines := make(map[string]int)
 	var errs []error
@@ -91,26 +89,28 @@ func parse(file, text string) (*Checker, error) {
 // Len returns the number of users.
 func (c *Checker) Len() int { return len(c.hashes) }
 
-// Check reports whether password is user's. As many hashes as the process has
-// processors are computed at a time; the error is ctx's if it ends before the
-// turn comes.
+// Check reports whether password is user's, by computing one hash. The caller
+// bounds how many are computed at a time. What is right is remembered, see
+// Remembers.
 //
 // An unknown user costs what a wrong password costs: the password is hashed
 // like that of some known user, always the same one for the same name, so
 // that not even a file of mixed hashes tells by time who is in it.
-func (c *Checker) Check(ctx context.Context, user, password string) (bool, error) {
+func (c *Checker) Check(user, password string) bool {
 	hash, known := c.hashes[user]
 	if !known {
 		if len(c.decoys) == 0 {
-			return false, nil
+			return false
 		}
 		hash = c.decoys[maphash.String(c.seed, user)%uint64(len(c.decoys))]
 	}
-	select {
-	case c.slots <- struct{}{}:
-	case <-ctx.Done():
-		return false, context.Cause(ctx)
+	if !hash.MatchesPassword(password) || !known {
+		return false
 	}
-	defer func() { <-c.slots }()
-	return hash.MatchesPassword(password) && known, nil
+	c.memory.add(user, password)
+	return true
 }
+
+// Remembers reports whether Check found this password right for user within
+// the last minute. It computes no hash that is made to be slow.
+func (c *Checker) Remembers(user, password string) bool { return c.memory.has(user, password) }

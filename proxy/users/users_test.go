@@ -1,13 +1,13 @@
 package users
 
 import (
-	"context"
 	"errors"
+	"hash/maphash"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -45,21 +45,21 @@ func TestEveryForm(t *testing.T) {
 	}
 	for user := range vectors {
 		for password, want := range map[string]bool{"open-sesame": true, "open-sesamE": false, "": false} {
-			if ok, err := c.Check(t.Context(), user, password); ok != want || err != nil {
-				t.Errorf("%s with %q: %v, %v; want %v", user, password, ok, err, want)
+			if ok := c.Check(user, password); ok != want {
+				t.Errorf("%s with %q: %v, want %v", user, password, ok, want)
 			}
 		}
 	}
 	for _, user := range []string{"", "nobody", "SHA512", "#", strings.Repeat("x", 255)} {
-		if ok, err := c.Check(t.Context(), user, "open-sesame"); ok || err != nil {
-			t.Errorf("unknown user %q: %v, %v", user, ok, err)
+		if c.Check(user, "open-sesame") {
+			t.Errorf("unknown user %q is let in", user)
 		}
 	}
 }
 
 func TestZeroCheckerKnowsNobody(t *testing.T) {
-	if ok, err := new(Checker).Check(t.Context(), "fred", "x"); ok || err != nil {
-		t.Errorf("%v, %v", ok, err)
+	if c := new(Checker); c.Check("fred", "x") || c.Remembers("fred", "x") {
+		t.Error("fred is let in")
 	}
 }
 
@@ -122,74 +122,77 @@ func TestMissingFile(t *testing.T) {
 	}
 }
 
-// probe is a hash that records what it is asked, and lets a test hold it.
-type probe struct {
-	asked chan string
-	held  chan struct{}
-}
+// probe is a hash that counts how often it is computed.
+type probe struct{ computed *int }
 
 func (p probe) MatchesPassword(password string) bool {
-	p.asked <- password
-	<-p.held
-	return true
+	*p.computed++
+	return password == "sesame"
 }
 
 // An unknown user is hashed for like a known one, always like the same one,
 // and is refused even if the hash happens to match.
 func TestUnknownUserCostsTheSame(t *testing.T) {
-	held := make(chan struct{})
-	close(held)
-	probes := []probe{{make(chan string, 64), held}, {make(chan string, 64), held}, {make(chan string, 64), held}}
-	c, err := parse("users", "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range probes {
-		c.decoys = append(c.decoys, p)
+	c := &Checker{seed: maphash.MakeSeed(), memory: newMemory()}
+	counts := make([]int, 3)
+	for i := range counts {
+		c.decoys = append(c.decoys, probe{&counts[i]})
 	}
 	for range 8 {
-		if ok, err := c.Check(t.Context(), "mallory", "guess"); ok || err != nil {
-			t.Fatalf("%v, %v", ok, err)
+		if c.Check("mallory", "sesame") || c.Remembers("mallory", "sesame") {
+			t.Fatal("an unknown user is let in")
 		}
 	}
-	counts := []int{len(probes[0].asked), len(probes[1].asked), len(probes[2].asked)}
 	slices.Sort(counts)
 	if !slices.Equal(counts, []int{0, 0, 8}) {
 		t.Errorf("hashes computed %v, want 8 of one", counts)
 	}
 }
 
-func TestHashesAreBounded(t *testing.T) {
+func TestRightPasswordsAreRememberedForAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := probe{make(chan string, 64), make(chan struct{})}
-		c := &Checker{hashes: map[string]htpasswd.EncodedPasswd{"fred": p}, slots: make(chan struct{}, 2)}
-		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, errors.New("too late"))
-		defer cancel()
-		var wg sync.WaitGroup
-		var mu sync.Mutex
-		var ok, late int
-		for range 8 {
-			wg.Go(func() {
-				matched, err := c.Check(ctx, "fred", "x")
-				mu.Lock()
-				defer mu.Unlock()
-				if matched {
-					ok++
-				} else if err != nil && err.Error() == "too late" {
-					late++
-				}
-			})
+		c := &Checker{hashes: map[string]htpasswd.EncodedPasswd{"fred": probe{new(int)}}, memory: newMemory()}
+		for _, wrong := range []string{"", "guess"} {
+			if c.Check("fred", wrong) || c.Remembers("fred", wrong) {
+				t.Errorf("%q is right", wrong)
+			}
 		}
-		synctest.Wait()
-		if n := len(p.asked); n != 2 {
-			t.Errorf("%d hashes at a time, want 2", n)
+		if c.Remembers("fred", "sesame") {
+			t.Error("remembered before it was checked")
 		}
-		<-ctx.Done()
-		synctest.Wait()
-		close(p.held)
-		wg.Wait()
-		if ok != 2 || late != 6 {
-			t.Errorf("%d matched, %d came too late; want 2 and 6", ok, late)
+		if !c.Check("fred", "sesame") {
+			t.Error("the right password is wrong")
+		}
+		for _, pair := range [][2]string{{"fre", "dsesame"}, {"freds", "esame"}, {"fred", "sesam"}, {"", "fredsesame"}} {
+			if c.Remembers(pair[0], pair[1]) {
+				t.Errorf("%q is taken for another pair", pair)
+			}
+		}
+		time.Sleep(remember - time.Nanosecond)
+		if !c.Remembers("fred", "sesame") {
+			t.Error("forgotten too early")
+		}
+		time.Sleep(time.Nanosecond)
+		if c.Remembers("fred", "sesame") {
+			t.Error("remembered for longer than a minute")
 		}
 	})
+}
+
+// A stolen memory is of no use for other processes or other files.
+func TestMemoryIsKeyed(t *testing.T) {
+	a, b := newMemory(), newMemory()
+	if a.mark("fred", "sesame") == b.mark("fred", "sesame") {
+		t.Error("two memories have one key")
+	}
+}
+
+func TestMemoryIsBounded(t *testing.T) {
+	m := newMemory()
+	for i := range maxRemembered + 10 {
+		m.add("fred", strconv.Itoa(i))
+	}
+	if n := m.until.Len(); n != maxRemembered {
+		t.Errorf("%d pairs remembered, want %d", n, maxRemembered)
+	}
 }
