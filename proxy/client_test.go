@@ -180,11 +180,20 @@ func withNames(n names) setup { return func(o *proxy.Options, _ *proxy.Policy) {
 // refused: its queue is full.
 func blackhole(t *testing.T) socks.Addr {
 	t.Helper()
+	addr, _ := closingHole(t)
+	return addr
+}
+
+// closingHole returns a blackhole, and what makes it an address where nobody
+// listens.
+func closingHole(t *testing.T) (hole socks.Addr, free func()) {
+	t.Helper()
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = syscall.Close(fd) })
+	free = sync.OnceFunc(func() { _ = syscall.Close(fd) })
+	t.Cleanup(free)
 	if err := errors.Join(syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), syscall.Listen(fd, 0)); err != nil {
 		t.Fatal(err)
 	}
@@ -196,12 +205,12 @@ func blackhole(t *testing.T) socks.Addr {
 	for range 8 {
 		conn, err := net.DialTimeout("tcp", addr.String(), 200*time.Millisecond)
 		if err != nil {
-			return socks.AddrOf(addr)
+			return socks.AddrOf(addr), free
 		}
 		t.Cleanup(func() { conn.Close() })
 	}
 	t.Fatal("the queue does not fill")
-	return socks.Addr{}
+	return socks.Addr{}, free
 }
 
 // refused returns an address where nobody listens.

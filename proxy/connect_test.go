@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"usher/proxy"
 	"usher/proxy/socks"
@@ -92,12 +94,28 @@ func TestLogLine(t *testing.T) {
 	}
 }
 
+// A name with a NUL, which no client of ours writes, is a protocol error.
+func TestReplyToANUL(t *testing.T) {
+	w := newWorld(t, anybody)
+	c := w.client()
+	c.send([]byte("\x05\x01\x00"))
+	c.expect([]byte{5, 0})
+	c.send([]byte("\x05\x01\x00\x03\x0aevil\x00.test\x00\x50"))
+	if r, err := socks.ReadReply(c, socks.V5); err != nil || r.Code != socks.HostUnreachable {
+		t.Errorf("%+v, %v; want reply %d", r, err, socks.HostUnreachable)
+	}
+	c.closed()
+	w.reason("protocol")
+}
+
 func TestRepliesToWhatFails(t *testing.T) {
+	nobody, broadcast := refused(t), netip.MustParseAddr("255.255.255.255") // to which the system has no way
 	w := newWorld(t, `
 client pass { from: 0/0 to: 0/0 }
 socks block { from: 0/0 to: 127.0.0.9/32 }
 socks pass { from: 0/0 to: 0/0 }
 `, withNames(names{
+		"refused-first.test": {nobody.IP, broadcast}, "refused-last.test": {broadcast, nobody.IP},
 		"blocked.test": {netip.MustParseAddr("127.0.0.9")},
 		"zero.test":    {netip.IPv4Unspecified(), netip.IPv6Unspecified()},
 	}))
@@ -109,16 +127,17 @@ socks pass { from: 0/0 to: 0/0 }
 	}{
 		{socks.Request{Addr: socks.Addr{IP: netip.MustParseAddr("127.0.0.9"), Port: 80}}, socks.NotAllowed, "blocked"},
 		{socks.Request{Addr: socks.Addr{Name: "blocked.test", Port: 80}}, socks.NotAllowed, "blocked"},
-		{socks.Request{Addr: refused(t)}, socks.ConnectionRefused, "refused"},
+		{socks.Request{Addr: nobody}, socks.ConnectionRefused, "refused"},
+		{socks.Request{Addr: socks.Addr{IP: broadcast, Port: 80}}, socks.NetworkUnreachable, "net_unreachable"},
+		{socks.Request{Addr: socks.Addr{Name: "refused-first.test", Port: nobody.Port}}, socks.ConnectionRefused, "refused"},
+		{socks.Request{Addr: socks.Addr{Name: "refused-last.test", Port: nobody.Port}}, socks.ConnectionRefused, "refused"},
 		{socks.Request{Addr: socks.Addr{Name: "nowhere.test", Port: 80}}, socks.HostUnreachable, "unresolved"},
 		{socks.Request{Addr: socks.Addr{Name: "zero.test", Port: 80}}, socks.HostUnreachable, "unresolved"},
-		{socks.Request{Addr: socks.Addr{Name: "evil\x00.test", Port: 80}}, socks.HostUnreachable, "protocol"},
 		{socks.Request{Addr: socks.Addr{IP: loopback, Port: 0}}, socks.AddressNotSupported, "target"},
 		{socks.Request{Addr: socks.Addr{IP: netip.IPv4Unspecified(), Port: 80}}, socks.AddressNotSupported, "target"},
 		{socks.Request{Addr: socks.Addr{IP: netip.MustParseAddr("::ffff:0.0.0.0"), Port: 80}}, socks.AddressNotSupported, "target"},
 		{socks.Request{Addr: socks.Addr{Name: "::", Port: 80}}, socks.AddressNotSupported, "target"},
-		{socks.Request{Command: socks.Bind, Addr: socks.Addr{IP: loopback, Port: 80}}, socks.CommandNotSupported, "command"},
-		{socks.Request{Command: socks.UDPAssociate, Addr: socks.Addr{IP: loopback, Port: 80}}, socks.CommandNotSupported, "command"},
+		{socks.Request{Version: socks.V4, Command: socks.UDPAssociate, Addr: socks.Addr{IP: loopback, Port: 80}}, socks.GeneralFailure, "command"},
 		{socks.Request{Command: 0x63, Addr: socks.Addr{IP: loopback, Port: 80}}, socks.CommandNotSupported, "command"},
 	} {
 		client := w.client()
@@ -134,8 +153,8 @@ socks pass { from: 0/0 to: 0/0 }
 	if n := w.metric("usher_sessions_rejected_total", "rule", "s1", "reason", "blocked"); n != 2 {
 		t.Errorf("%v counted as blocked, want 2", n)
 	}
-	if n := w.metric("usher_connect_errors_total", "type", "refused"); n != 1 {
-		t.Errorf("%v counted as refused by the target, want 1", n)
+	if n := w.metric("usher_connect_errors_total", "type", "refused"); n != 3 {
+		t.Errorf("%v counted as refused by the target, want 3", n)
 	}
 }
 
@@ -209,6 +228,82 @@ func TestConnectTimeout(t *testing.T) {
 	hole := blackhole(t)
 	w.client().connect(hole, socks.TTLExpired)
 	w.reason("connect_timeout")
+}
+
+// waits is a resolver that knows no slow.test while somebody waits for it, and
+// one other address, which takes a while.
+type waits struct {
+	names
+	delay time.Duration
+}
+
+func (r waits) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
+	if host != "slow.test" {
+		time.Sleep(r.delay)
+		return r.names.LookupNetIP(ctx, network, host)
+	}
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// timeout.connect is for the names, too: that of the request is answered as one
+// that does not resolve, and those of rules leave no verdict. Each command waits
+// for them.
+func TestConnectTimeoutOfNames(t *testing.T) {
+	w := newWorld(t, `
+timeout.connect: 1
+client pass { from: 0/0 to: 0/0 }
+socks pass { from: 0/0 to: ::1/128 command: bind }
+socks block { from: slow.test to: 0/0 }
+socks pass { from: 0/0 to: 0/0 }
+`, func(o *proxy.Options, _ *proxy.Policy) { o.Resolver = waits{} })
+	awaiting := w.client()
+	bound := awaiting.bind(socks.V5, socks.Addr{IP: netip.IPv6Loopback()})
+	cases := []struct {
+		request socks.Request
+		want    socks.Code
+	}{
+		{socks.Request{Command: socks.Connect, Addr: socks.Addr{Name: "slow.test", Port: 80}}, socks.HostUnreachable},
+		{socks.Request{Command: socks.Connect, Addr: socks.Addr{IP: loopback, Port: 80}}, socks.TTLExpired},
+		{socks.Request{Command: socks.Bind, Addr: socks.Addr{Name: "slow.test", Port: 80}}, socks.HostUnreachable},
+		{socks.Request{Command: socks.Bind, Addr: socks.Addr{IP: loopback, Port: 80}}, socks.TTLExpired},
+		{socks.Request{Command: socks.UDPAssociate, Addr: nowhere}, socks.TTLExpired},
+	}
+	var clients []*client
+	for _, test := range cases {
+		c := w.client()
+		clients = append(clients, c)
+		c.must(socks.WriteGreeting(c, socks.NoAuth))
+		c.expect([]byte{5, 0})
+		test.request.Version = socks.V5
+		c.must(socks.WriteRequest(c, test.request))
+	}
+	peer := dialFrom(t, "::1", bound) // its rule is asked now
+	awaiting.second(socks.V5, socks.TTLExpired)
+	peer.closed()
+	for i, c := range clients {
+		reply, err := socks.ReadReply(c, socks.V5)
+		if err != nil || reply.Code != cases[i].want {
+			t.Errorf("%+v: reply %d, %v; want %d", cases[i].request, reply.Code, err, cases[i].want)
+		}
+		c.closed()
+	}
+	w.left("", 0)
+}
+
+// The time that a name took is gone for the connection.
+func TestConnectTimeoutIsOne(t *testing.T) {
+	to := echo(t)
+	const text = `
+client pass { from: 0/0 to: 0/0 }
+socks pass { from: 0/0 to: 0/0
+	timeout.connect: 1 }
+`
+	resolver := waits{names{"late.test": {to.IP}}, 1100 * time.Millisecond}
+	w := newWorld(t, text, func(o *proxy.Options, _ *proxy.Policy) { o.Resolver = resolver })
+	w.client().connect(socks.Addr{Name: "late.test", Port: to.Port}, socks.TTLExpired)
+	w.reason("connect_timeout")
+	w.client().connect(socks.Addr{Name: "late.test", Port: to.Port}, socks.Succeeded) // it is known now
 }
 
 // One address that does not answer leaves time for the next.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"usher/proxy/rules"
+	"usher/proxy/socks"
 )
 
 // Resolver resolves names; *net.Resolver does. network is "ip".
@@ -21,59 +22,81 @@ type Resolver interface {
 // the first ones of a long list have a chance.
 const minAttempt = 2 * time.Second
 
-// keepAlive finds peers that vanished: after two minutes of silence a dead
-// session gives its slot back, and one that is half closed for good, too.
-var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 60 * time.Second, Interval: 15 * time.Second, Count: 4}
-
-// resolve returns the target as the rules see it, and its addresses in the
-// resolver's order. A numeric target, even one sent as a name, is its own
-// address and never asks a resolver.
+// resolve returns the target of CONNECT as the rules see it, and its addresses
+// in the resolver's order.
 func (s *session) resolve(ctx context.Context) (rules.Target, []netip.Addr, error) {
-	asked := s.request.Addr
-	ip := asked.IP
-	if asked.Name != "" {
-		if parsed, err := netip.ParseAddr(asked.Name); err == nil {
-			ip = parsed.WithZone("")
-		}
+	target := rules.Target{Port: s.request.Addr.Port}
+	target.Addr, _ = literal(s.request.Addr)
+	if err := CheckTarget(target); err != nil {
+		return target, nil, err
 	}
-	ip = ip.Unmap()
-	target := rules.Target{Addr: ip, Port: asked.Port}
-	switch {
-	case asked.Port == 0 || ip.IsUnspecified(): // the system would take 0.0.0.0 for itself
-		return target, nil, errTarget
-	case ip.IsValid():
-		return target, []netip.Addr{ip}, nil
-	}
-	target.Name = strings.TrimSuffix(asked.Name, ".")
-	if limit := s.gen.policy.Rules.Settings.Timeouts.Connect; limit > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, limit)
-		defer cancel()
-	}
-	addrs, err := s.server.lookup(ctx, asked.Name)
-	switch {
-	case err != nil:
-		return target, nil, fmt.Errorf("%w: %w", errUnresolved, err)
-	case len(addrs) == 0:
-		return target, nil, errUnresolved
-	}
-	return target, addrs, nil
+	name, addrs, err := s.addresses(ctx)
+	target.Name = name
+	return target, addrs, err
 }
 
-// lookup resolves a name once. Addresses that mean "this machine" by being
-// unspecified are left out.
+// addresses returns those of the request, at least one. An address, even one
+// sent as a name, never asks a resolver, and has no name here.
+func (s *session) addresses(ctx context.Context) (name string, addrs []netip.Addr, err error) {
+	asked := s.request.Addr
+	if ip, ok := literal(asked); ok {
+		return "", []netip.Addr{ip}, nil
+	}
+	addrs, err = s.server.lookup(ctx, asked.Name)
+	switch {
+	case err != nil:
+		return "", nil, fmt.Errorf("%w: %w", errUnresolved, err)
+	case len(addrs) == 0:
+		return "", nil, errUnresolved
+	}
+	return strings.TrimSuffix(asked.Name, "."), addrs, nil
+}
+
+// literal returns the address that a client asks for, even as a name; ok is
+// false if it is a name indeed.
+func literal(asked socks.Addr) (ip netip.Addr, ok bool) {
+	if asked.Name == "" {
+		return asked.IP.Unmap(), true
+	}
+	ip, err := netip.ParseAddr(asked.Name)
+	return ip.WithZone("").Unmap(), err == nil
+}
+
+// DefaultResolver is Go's own, never the C library's, which takes "0x7f.1" for
+// an address.
+var DefaultResolver Resolver = &net.Resolver{PreferGo: true}
+
+// lookup resolves a name, with what is remembered.
 func (s *Server) lookup(ctx context.Context, name string) ([]netip.Addr, error) {
-	found, err := s.opts.Resolver.LookupNetIP(ctx, "ip", name)
+	return Lookup(ctx, s.names, name)
+}
+
+// Lookup resolves a name as sessions do. Addresses that mean "this machine" by
+// being unspecified are left out.
+func Lookup(ctx context.Context, r Resolver, name string) ([]netip.Addr, error) {
+	found, err := r.LookupNetIP(ctx, "ip", name)
 	if err != nil {
 		return nil, err
 	}
+	return usable(found), nil
+}
+
+// cached returns what lookup would find without waiting: no addresses if the
+// name does not resolve. known is false if it would wait.
+func (s *Server) cached(name string) (addrs []netip.Addr, known bool) {
+	found, known := s.names.cached("ip", name)
+	return usable(found), known
+}
+
+// usable returns the addresses that a connection can go to, each once.
+func usable(found []netip.Addr) []netip.Addr {
 	addrs := make([]netip.Addr, 0, len(found))
 	for _, a := range found {
 		if a = a.Unmap().WithZone(""); !a.IsUnspecified() && !slices.Contains(addrs, a) {
 			addrs = append(addrs, a)
 		}
 	}
-	return addrs, nil
+	return addrs
 }
 
 // lookup returns the function by which rules resolve names of their own.
@@ -87,24 +110,23 @@ func (s *session) lookup(ctx context.Context) func(string) []netip.Addr {
 	}
 }
 
-// dial connects to the first of addrs that answers, within timeout.connect
-// for all of them. The error is the last one's.
+// dial connects to the first of addrs that answers. The error is the last
+// one's, unless a host has answered and refused: that says more than that
+// another one could not be reached.
 func (s *session) dial(ctx context.Context, addrs []netip.Addr, port uint16) (*net.TCPConn, error) {
-	if limit := s.socksRule.Timeouts.Connect; limit > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, limit, errConnectTime)
-		defer cancel()
-	}
 	err := errUnresolved // unless there is an address, which the rules see to
 	for i, a := range addrs {
 		to := netip.AddrPortFrom(a, port)
-		var target *net.TCPConn
-		if target, err = s.dialOne(ctx, to, len(addrs)-i); err == nil {
+		target, failed := s.dialOne(ctx, to, len(addrs)-i)
+		if failed == nil {
 			s.dialled = to
 			return target, nil
 		}
 		if cause := context.Cause(ctx); cause != nil {
 			return nil, cause
+		}
+		if outcomeOf(err).code != socks.ConnectionRefused {
+			err = failed
 		}
 	}
 	return nil, err
@@ -112,10 +134,10 @@ func (s *session) dial(ctx context.Context, addrs []netip.Addr, port uint16) (*n
 
 // dialOne connects to one address; left is how many there are to try, with it.
 func (s *session) dialOne(ctx context.Context, to netip.AddrPort, left int) (*net.TCPConn, error) {
-	if s.server.ownAddress(to) {
+	if s.server.ownAddress(to) || s.server.awaiting.has(to) {
 		return nil, errSelf
 	}
-	from, err := s.gen.policy.external(to.Addr())
+	from, err := s.external(to.Addr())
 	if err != nil {
 		return nil, err
 	}
@@ -125,20 +147,27 @@ func (s *session) dialOne(ctx context.Context, to netip.AddrPort, left int) (*ne
 		ctx, cancel = context.WithTimeout(ctx, share)
 		defer cancel()
 	}
-	d := net.Dialer{KeepAliveConfig: keepAlive}
-	return d.DialTCP(ctx, "tcp", from, to)
+	// KeepAlive is what a configuration that is off leaves to the dialer.
+	d := net.Dialer{KeepAlive: -1, KeepAliveConfig: keepAliveOf(s.socksRule.KeepAlives.External)}
+	if from.IsValid() { // never bind for nothing: each such socket would have a port of its own, and there are few
+		d.LocalAddr, d.Control = net.TCPAddrFromAddrPort(from), choosePortLate
+	}
+	conn, err := d.DialContext(ctx, "tcp", to.String())
+	if err != nil {
+		return nil, err
+	}
+	if s.server.awaiting.has(to) { // since we began to connect
+		_ = conn.Close()
+		return nil, errSelf
+	}
+	return conn.(*net.TCPConn), nil
 }
 
-// external returns the address to connect from, the zero one if the system
-// chooses.
-func (p *Policy) external(to netip.Addr) (netip.AddrPort, error) {
-	for _, a := range p.External {
-		if a = a.Unmap(); a.Is4() == to.Is4() {
-			return netip.AddrPortFrom(a, 0), nil
-		}
-	}
-	if len(p.External) > 0 {
-		return netip.AddrPort{}, fmt.Errorf("%w: %v", errNoExternal, to)
-	}
-	return netip.AddrPort{}, nil
+// external returns the address to connect to an address from, see Policy.Source.
+func (s *session) external(to netip.Addr) (netip.AddrPort, error) {
+	return s.gen.policy.Source(to, s.accepted())
 }
+
+// accepted returns the address of this machine that the client's connection
+// came in on.
+func (s *session) accepted() netip.Addr { return addrPort(s.client.LocalAddr()).Addr() }

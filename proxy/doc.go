@@ -8,21 +8,27 @@
 //	client-rule   policy.go      block: closed without a byte
 //	admit         limiter        full or store away: closed without a byte
 //	negotiate     negotiate.go   method, user, request; one deadline from accept to the whole request
-//	resolve       resolve.go     the name once, all its addresses
+//	resolve       dial.go        the name once, all its addresses; what is known of names: resolver.go
 //	socks-rule    policy.go      block: reply 2 (SOCKS 4: 91)
 //	move          limiter        the slot moves to the socks-rule's limit; full: reply 2, store away: reply 1
 //	dial          dial.go        only addresses that the rule matched; errors become replies in outcome.go
-//	relay         relay.go       until both directions have ended
-//	end           session.go     sockets closed, slot released, one log line
+//	  or await    bind.go        BIND: one peer, judged by the rules for bindreply
+//	relay         relay.go       until both directions have ended; bulk is spliced
+//	end           session.go     sockets closed (sockets.go), slot released, one log line
 //
 // A full rule is a verdict: matching stops there. A client that hangs up ends
-// any step and frees its slot at once (hangup_linux.go).
+// any step and frees its slot (hangup_linux.go).
 //
-// Each session is one goroutine from accept to its end, a second one for the
-// other direction while it relays, and one that watches for the client to
-// hang up while a step waits for somebody else. Whatever has to end a session
-// from outside (Drain, a lost lease, idleness) cancels its context with the
-// reason; that closes its sockets, and so wakes what is blocked.
+// Each session is one goroutine from accept to the reply, with another that
+// watches for the client to hang up once a step waits for somebody else for
+// more than 5 ms. It ends before the relay begins: two fresh ones, one for each
+// direction, are all that a connected session has, and the last to end finishes
+// it. Whatever has to end a session from outside (Drain, a lost lease, idleness)
+// cancels its context with the reason; that closes its sockets, and so wakes
+// what is blocked, and needs no goroutine that waits for it.
 //
-// Commands other than CONNECT are answered with 7, command not supported.
+// A UDP association (udp.go, udprelay.go) lasts as long as its client's
+// connection: one goroutine waits for that to end, one reads each UDP socket.
+//
+// Other commands are answered with 7, command not supported.
 package proxy

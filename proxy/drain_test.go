@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"testing"
 	"time"
@@ -65,12 +66,12 @@ socks pass { from: 0/0 to: 0/0
 			c.must(socks.WriteRequest(c, socks.Request{Version: socks.V5, Command: socks.Connect, Addr: hole}))
 			continue
 		}
-		c.must(socks.WriteRequest(c, socks.Request{Version: socks.V5, Command: socks.Connect, Addr: socks.Addr{Name: "example.com", Port: 80}}))
+		c.must(socks.WriteRequest(c, socks.Request{Version: socks.V5, Command: socks.Connect, Addr: socks.Addr{Name: fmt.Sprintf("n%d.test", i), Port: 80}}))
 		<-resolving.asked
 	}
 	eventually(t, func() string {
 		if n := w.slots("s1", 20); n != 11 {
-			return "the nine requests have not got their slots"
+			return fmt.Sprintf("%d slots of s1 free, want 11: the nine requests have not got theirs", n)
 		}
 		return ""
 	})

@@ -44,6 +44,22 @@ func TestHangUpWhileDialling(t *testing.T) {
 	}
 }
 
+// A client that leaves between two messages is gone, not an error of ours.
+func TestHangUpWhileNegotiating(t *testing.T) {
+	w := newWorld(t, oneAtATime)
+	c := w.client()
+	c.must(socks.WriteGreeting(c, socks.NoAuth))
+	c.expect([]byte{5, 0})
+	c.Close()
+	w.left("c1", 2)
+	line := w.reason("client_gone")
+	for _, key := range []string{"command", "target"} {
+		if v, ok := line[key]; ok {
+			t.Errorf("the log has %s %v of a request that was not made", key, v)
+		}
+	}
+}
+
 // A client that waits for a store which is away, and leaves, is gone at once.
 func TestHangUpWhileAdmitting(t *testing.T) {
 	st := &leased{Store: memstore.New()}
@@ -115,10 +131,38 @@ func TestPipelinedHalfCloseIsNoHangUp(t *testing.T) {
 	c.send([]byte("early"))
 	c.must(c.CloseWrite())
 	<-resolver.asked
-	close(resolver.release)
+	time.AfterFunc(50*time.Millisecond, func() { close(resolver.release) }) // by then the client is watched
 	c.expect([]byte{5, 0, 5, 0, 0, 1})
 	c.skip(6)
 	c.expect([]byte("early"))
 	c.closed()
 	w.reason("done")
+}
+
+// A client that leaves while a client-rule looks a name up is gone at once.
+func TestHangUpWhileClientRulesResolve(t *testing.T) {
+	resolver := stuck{make(chan struct{})}
+	w := newWorld(t, "client block { from: slow.test to: 0/0 }\n"+anybody, func(o *proxy.Options, _ *proxy.Policy) { o.Resolver = resolver })
+	c := w.client()
+	<-resolver.asked
+	c.Close()
+	w.left("", 0)
+	w.reason("client_gone")
+}
+
+// A client that has ended its direction and left nothing unread cannot be told
+// from one that has closed, and counts as such until it has its reply. After
+// that it may, see TestClientHalfCloses.
+func TestHalfCloseBeforeTheReplyIsAHangUp(t *testing.T) {
+	resolver := stuck{make(chan struct{})}
+	w := newWorld(t, oneAtATime, func(o *proxy.Options, _ *proxy.Policy) { o.Resolver = resolver })
+	c := w.client()
+	c.must(socks.WriteGreeting(c, socks.NoAuth))
+	c.expect([]byte{5, 0})
+	c.must(socks.WriteRequest(c, socks.Request{Version: socks.V5, Command: socks.Connect, Addr: socks.Addr{Name: "slow.test", Port: 80}}))
+	c.must(c.CloseWrite())
+	<-resolver.asked
+	c.closed()
+	w.left("c1", 2)
+	w.reason("client_gone")
 }

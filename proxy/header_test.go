@@ -199,10 +199,28 @@ func TestHeaderFromAnybodyElse(t *testing.T) {
 func TestHeaderHasADeadline(t *testing.T) {
 	w := newWorld(t, anybody, trusting)
 	began := time.Now()
-	silent, half := w.client(), w.client()
+	silent, half, slow := w.client(), w.client(), w.client()
 	half.send(header(t, 2, proxyproto.PROXY)[:20])
-	silent.closed()
-	half.closed()
+	stop, trickled := make(chan struct{}), make(chan struct{})
+	go func() { // a long header, one byte at a time
+		defer close(trickled)
+		slow.try([]byte("PROXY TCP4 "))
+		tick := time.NewTicker(50 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				slow.try([]byte("1"))
+			case <-stop:
+				return
+			}
+		}
+	}()
+	for _, c := range []*client{silent, half, slow} {
+		c.closed()
+	}
+	close(stop)
+	<-trickled
 	if took := time.Since(began); took < 2900*time.Millisecond || took > 6*time.Second {
 		t.Errorf("ended after %v, want 3s", took)
 	}

@@ -22,8 +22,9 @@ const (
 // their connections must be *net.TCPConn, so ln comes from net.Listen or
 // net.ListenConfig.
 //
-// Running out of descriptors or memory does not end Serve: it pauses, at most
-// a second at a time, and goes on when sessions have ended.
+// Running out of descriptors or memory does not end Serve: clients are closed
+// at once if that can be done, else it pauses, at most a second at a time; it
+// goes on when sessions have ended.
 func (s *Server) Serve(ln net.Listener) error {
 	if !s.addListener(ln) {
 		return ln.Close()
@@ -37,6 +38,8 @@ func (s *Server) Serve(ln net.Listener) error {
 			backOff = 0
 		case errors.Is(err, net.ErrClosed):
 			return nil
+		case outOfDescriptors(err) && s.shed(ln):
+			continue
 		case passes(err):
 			if backOff == 0 {
 				s.opts.Logger.Warn("accepting pauses", slog.String("listen", ln.Addr().String()), slog.Any("error", err))
@@ -97,6 +100,7 @@ func (s *Server) CloseListeners() error {
 	l.Lock()
 	defer l.Unlock()
 	l.closed = true
+	s.spare.close()
 	var errs []error
 	for ln := range l.listeners {
 		if err := ln.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
@@ -110,17 +114,15 @@ func (s *Server) CloseListeners() error {
 // of its listeners, or one of Options.Own.
 func (s *Server) ownAddress(a netip.AddrPort) bool {
 	s.listening.Lock()
-	own := slices.Concat(s.listening.own, s.opts.Own)
-	s.listening.Unlock()
-	for _, o := range own {
-		if o.Port() != a.Port() {
-			continue
-		}
-		if o.Addr().Unmap() == a.Addr() || o.Addr().IsUnspecified() && isLocal(a.Addr()) {
-			return true
-		}
-	}
-	return false
+	defer s.listening.Unlock()
+	return CheckOwn(a, s.opts.Own) != nil || CheckOwn(a, s.listening.own) != nil
+}
+
+// reaches reports whether what is sent to a arrives at a socket of ours that
+// is bound to own.
+func reaches(a, own netip.Addr) bool {
+	a = a.Unmap().WithZone("")
+	return own.Unmap() == a || own.IsUnspecified() && isLocal(a)
 }
 
 // isLocal reports whether a belongs to this machine. The interfaces are read
@@ -135,7 +137,7 @@ func isLocal(a netip.Addr) bool {
 	}
 	return slices.ContainsFunc(addrs, func(i net.Addr) bool {
 		prefix, err := netip.ParsePrefix(i.String())
-		return err == nil && prefix.Addr().Unmap() == a.WithZone("")
+		return err == nil && prefix.Addr().Unmap() == a
 	})
 }
 

@@ -10,6 +10,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -44,7 +46,7 @@ type world struct {
 	metrics *prometheus.Registry
 	addr    string
 	log     *log
-	fds     int // open before any client came
+	fds     census // open before any client came
 }
 
 // setup changes what a world is made of.
@@ -66,6 +68,20 @@ func withMonica(t *testing.T) setup {
 		t.Fatal(err)
 	}
 	return func(_ *proxy.Options, p *proxy.Policy) { p.Users = checker }
+}
+
+// withGroups adds a groups file.
+func withGroups(t *testing.T, text string) setup {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "groups")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	groups, err := users.LoadGroups(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(_ *proxy.Options, p *proxy.Policy) { p.Groups = groups }
 }
 
 func policy(t *testing.T, text string) *proxy.Policy {
@@ -143,8 +159,8 @@ func (w *world) left(rule string, maximum int64) {
 				return fmt.Sprintf("%d sessions of %s left", g.Sessions, g.Label)
 			}
 		}
-		if n := descriptors(w.t); n > w.fds {
-			return fmt.Sprintf("%d descriptors open, %d before", n, w.fds)
+		if left := descriptors(w.t).since(w.fds); len(left) > 0 {
+			return fmt.Sprintf("descriptors left open: %v", left)
 		}
 		if rule != "" {
 			if n := w.slots(rule, maximum); n != int(maximum) {
@@ -186,13 +202,48 @@ func (w *world) metric(name string, labels ...string) float64 {
 	return 0
 }
 
-func descriptors(t *testing.T) int {
+// census names what exists at a moment. Counts would not do: what an earlier
+// test left may end between two of them.
+type census map[string]bool
+
+// since returns what is new.
+func (c census) since(before census) []string {
+	var fresh []string
+	for name := range c {
+		if !before[name] {
+			fresh = append(fresh, name)
+		}
+	}
+	return fresh
+}
+
+// descriptors names the open ones by what the kernel calls them: a socket has a
+// number of its own.
+func descriptors(t *testing.T) census {
 	t.Helper()
-	list, err := os.ReadDir("/proc/self/fd")
+	const dir = "/proc/self/fd"
+	list, err := os.ReadDir(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return len(list)
+	open := census{}
+	for _, fd := range list {
+		if name, err := os.Readlink(filepath.Join(dir, fd.Name())); err == nil { // the folder itself is closed again
+			open[name] = true
+		}
+	}
+	return open
+}
+
+// goroutines names the running ones.
+func goroutines() census {
+	stacks := make([]byte, 16<<20)
+	stacks = stacks[:runtime.Stack(stacks, true)]
+	running := census{}
+	for _, m := range regexp.MustCompile(`(?m)^goroutine \d+`).FindAll(stacks, -1) {
+		running[string(m)] = true
+	}
+	return running
 }
 
 // eventually polls until wrong has nothing to complain about.

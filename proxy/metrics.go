@@ -21,6 +21,12 @@ type Metrics struct {
 	duration      prometheus.Histogram
 	connectErrors *prometheus.CounterVec
 	authAttempts  *prometheus.CounterVec
+	turnedAway    *prometheus.CounterVec
+	nameCache     *prometheus.CounterVec
+	lookups       prometheus.Histogram
+
+	datagramsUp, datagramsDown prometheus.Counter
+	datagramsDropped           [dropKinds]prometheus.Counter
 
 	live atomic.Pointer[table] // whose sessions Collect shows
 }
@@ -44,20 +50,50 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Help: "Admissions by this replica's own count because the store gave no answer (USHER_STORE_DOWN=admit)."}),
 		rejected:      counter("usher_sessions_rejected_total", "Sessions refused or ended before they were connected, by the last rule that matched.", "rule", "reason"),
 		connectErrors: counter("usher_connect_errors_total", "Admitted sessions whose target could not be reached.", "type"),
-		authAttempts:  counter("usher_auth_attempts_total", "Passwords checked.", "method", "result"),
+		authAttempts:  counter("usher_auth_attempts_total", "Passwords that clients gave.", "method", "result"),
+		turnedAway:    counter("usher_clients_turned_away_total", "Clients closed at once because too many negotiate, or descriptors are used up.", "reason"),
+		nameCache:     counter("usher_dns_cache_total", "Names whose answer was known (hit), being looked up for somebody else (joined).", "result"),
+		lookups: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "usher_dns_lookup_duration_seconds",
+			Help:    "How long names took that had to be looked up.",
+			Buckets: []float64{0.001, 0.005, 0.02, 0.1, 0.5, 1, 5, 10},
+		}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "usher_session_duration_seconds",
 			Help:    "How long connected sessions lasted, from accept to close.",
 			Buckets: []float64{0.01, 0.1, 1, 10, 60, 600, 3600, 6 * 3600, 24 * 3600},
 		}),
 	}
-	for _, result := range []string{"ok", "failed"} {
+	for _, result := range []string{"ok", "failed", "throttled"} {
 		m.authAttempts.WithLabelValues("username", result) // 0 is worth showing
 	}
+	for _, reason := range []string{"negotiating", "descriptors"} {
+		m.turnedAway.WithLabelValues(reason)
+	}
+	for _, result := range []string{"hit", "joined"} {
+		m.nameCache.WithLabelValues(result)
+	}
+	datagrams, dropped := m.countDatagrams()
 	if r != nil {
-		r.MustRegister(m, m.admitted, m.unconfirmed, m.rejected, m.connectErrors, m.authAttempts, m.duration)
+		r.MustRegister(datagrams, dropped)
+		r.MustRegister(m, m.admitted, m.unconfirmed, m.rejected, m.connectErrors, m.authAttempts, m.turnedAway, m.nameCache, m.lookups, m.duration)
 	}
 	return m
+}
+
+// countDatagrams makes the counters of datagrams.
+func (m *Metrics) countDatagrams() (relayed, dropped *prometheus.CounterVec) {
+	relayed = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "usher_udp_datagrams_total",
+		Help: "Datagrams relayed, up from clients to targets and down."}, []string{"direction"})
+	m.datagramsUp, m.datagramsDown = relayed.WithLabelValues("up"), relayed.WithLabelValues("down")
+	dropped = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "usher_udp_datagrams_dropped_total",
+		Help: "Datagrams that were not relayed."}, []string{"reason"})
+	for d, reason := range dropReasons {
+		if reason != "" {
+			m.datagramsDropped[d] = dropped.WithLabelValues(reason)
+		}
+	}
+	return relayed, dropped
 }
 
 // Describe is prometheus.Collector's.
@@ -76,9 +112,14 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	for _, c := range t.counts() {
 		ch <- prometheus.MustNewConstMetric(sessionsDesc, prometheus.GaugeValue, float64(c.Sessions), c.Rule, c.Generation, c.Command)
 	}
-	up, down := t.bytes()
-	ch <- prometheus.MustNewConstMetric(bytesDesc, prometheus.CounterValue, float64(up), "up", "tcp")
-	ch <- prometheus.MustNewConstMetric(bytesDesc, prometheus.CounterValue, float64(down), "down", "tcp")
+	bytes := func(n int64, direction, protocol string) {
+		ch <- prometheus.MustNewConstMetric(bytesDesc, prometheus.CounterValue, float64(n), direction, protocol)
+	}
+	sum := t.relayed()
+	bytes(sum.tcpUp, "up", "tcp")
+	bytes(sum.tcpDown, "down", "tcp")
+	bytes(sum.udpUp, "up", "udp")
+	bytes(sum.udpDown, "down", "udp")
 }
 
 func (m *Metrics) admit(r *rules.Rule, command string, grant *limiter.Grant) {
@@ -88,12 +129,18 @@ func (m *Metrics) admit(r *rules.Rule, command string, grant *limiter.Grant) {
 	}
 }
 
-func (m *Metrics) auth(ok bool) {
-	result := "failed"
-	if ok {
-		result = "ok"
-	}
+func (m *Metrics) auth(result string) {
 	m.authAttempts.WithLabelValues("username", result).Inc()
+}
+
+// asked counts a name that need not be looked up: it is being looked up for
+// somebody else, or was.
+func (m *Metrics) asked(running bool) {
+	result := "hit"
+	if running {
+		result = "joined"
+	}
+	m.nameCache.WithLabelValues(result).Inc()
 }
 
 // finish counts the end of s.

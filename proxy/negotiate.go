@@ -31,7 +31,7 @@ func (s *session) readRequest(ctx context.Context) error {
 	if errors.Is(err, io.EOF) {
 		return errNoGreeting
 	}
-	methods := s.gen.policy.methods(s.clientRule)
+	methods := s.gen.policy.Methods(s.clientRule)
 	if opening.Version == socks.V4 {
 		s.request = opening.Request
 		s.request.Version = socks.V4 // also if it could not be read, as the reply has its form
@@ -73,20 +73,26 @@ func (s *session) authenticate(ctx context.Context) error {
 		return err
 	}
 	s.user = c.User
-	ok := false
-	if c.User != "" {
-		if ok, err = s.gen.policy.Users.Check(ctx, c.User, c.Password); err != nil {
-			return err
-		}
-	}
-	s.server.opts.Metrics.auth(ok)
-	if err := socks.WriteAuth(s.client, ok); err != nil {
+	ok, err := s.checkPassword(ctx, c)
+	switch {
+	case errors.Is(err, errAuthThrottled):
+		s.server.opts.Metrics.auth("throttled")
+	case err != nil: // there is no verdict
 		return err
+	case ok:
+		s.server.opts.Metrics.auth("ok")
+	default:
+		s.server.opts.Metrics.auth("failed")
+		err = errCredentials
 	}
-	if !ok {
-		return errCredentials
-	}
-	return nil
+	return errors.Join(err, socks.WriteAuth(s.client, ok))
+}
+
+// checkPassword reports whether c is right. A client that leaves while it waits
+// for its turn is forgotten.
+func (s *session) checkPassword(ctx context.Context, c socks.Credentials) (bool, error) {
+	defer s.watch(true)()
+	return s.server.passwords.check(ctx, s.gen.policy.Users, s.from.Addr(), c)
 }
 
 // negotiationError tells what a read or write error means during negotiation.
@@ -94,7 +100,8 @@ func (s *session) negotiationError(err error) error {
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return errLate
-	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
+		errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return errGone
 	}
 	var version *socks.VersionError

@@ -61,6 +61,25 @@ func TestPassword(t *testing.T) {
 	w.left("", 0)
 }
 
+// A source that fails too often is told the same, and reported apart.
+func TestTooManyPasswords(t *testing.T) {
+	w := newWorld(t, anybody, withMonica(t), func(o *proxy.Options, _ *proxy.Policy) { o.MaxAuthFailures = 2 })
+	for i, password := range []string{"a", "b", "sesame"} {
+		c := w.client()
+		c.must(socks.WriteGreeting(c, socks.Username))
+		c.expect([]byte{5, 2})
+		c.must(socks.WriteCredentials(c, socks.Credentials{User: "monica", Password: password}))
+		c.expect([]byte{1, 1})
+		c.closed()
+		if want, line := []string{"auth", "auth", "auth_throttle"}[i], w.log.wait(t, i+1)[i]; line["reason"] != want {
+			t.Errorf("log %v, want %s", line, want)
+		}
+	}
+	if n := w.metric("usher_auth_attempts_total", "method", "username", "result", "throttled"); n != 1 {
+		t.Errorf("%v throttled counted, want 1", n)
+	}
+}
+
 // The server's order decides; what is not offered by both is not used.
 func TestChoiceOfMethod(t *testing.T) {
 	user := withMonica(t)
@@ -102,28 +121,50 @@ func TestChoiceOfMethod(t *testing.T) {
 // (CVE-2024-54662 was a way round).
 func TestSocks4IsNoWayRoundPasswords(t *testing.T) {
 	to := echo(t)
-	for _, text := range []string{
-		anybody, // with a users file
-		"socksmethod: username none\nclient pass { from: 0/0 to: 0/0\nsocksmethod: username\n}\nsocks pass { from: 0/0 to: 0/0 }\n",
+	const in = "client pass { from: 0/0 to: 0/0 }\n"
+	for _, c := range []struct {
+		what, rules string
+		reason      string
+	}{
+		{"a users file alone", anybody, "method"},
+		{"a client-rule", "socksmethod: username none\nclient pass { from: 0/0 to: 0/0\nsocksmethod: username\n}\nsocks pass { from: 0/0 to: 0/0 }\n", "method"},
+		{"the settings", "socksmethod: username\n" + anybody, "method"},
+		{"a socks-rule that asks for the method", "socksmethod: username none\n" + in + "socks pass { from: 0/0 to: 0/0\nsocksmethod: username\n}\n", "blocked"},
+		{"a socks-rule that asks for the user", "socksmethod: username none\n" + in + "socks pass { from: 0/0 to: 0/0\nuser: monica\n}\n", "blocked"},
+		{"a socks-rule that asks for the group", "socksmethod: username none\n" + in + "socks pass { from: 0/0 to: 0/0\ngroup: staff\n}\n", "blocked"},
 	} {
-		w := newWorld(t, text, withMonica(t))
-		c := w.client()
-		if r := c.request(socks.Request{Version: socks.V4, UserID: "monica", Addr: to}); r.Code == socks.Succeeded {
-			t.Errorf("SOCKS 4 got through %q", text)
+		w := newWorld(t, c.rules, withMonica(t), withGroups(t, "staff: monica\n"))
+		four := w.client()
+		if r := four.request(socks.Request{Version: socks.V4, UserID: "monica", Addr: to}); r.Code == socks.Succeeded {
+			t.Errorf("%s: SOCKS 4 got through", c.what)
 		}
-		c.closed()
-		w.reason("method")
+		four.closed()
+		if line := w.log.wait(t, 1)[0]; line["reason"] != c.reason {
+			t.Errorf("%s: log %v, want %s", c.what, line, c.reason)
+		}
+		if c.reason == "blocked" { // nor is SOCKS 5 without a name
+			w.client().connect(to, socks.NotAllowed)
+		}
+		five := w.client()
+		five.must(socks.WriteGreeting(five, socks.Username))
+		five.expect([]byte{5, 2})
+		five.must(socks.WriteCredentials(five, socks.Credentials{User: "monica", Password: "sesame"}))
+		five.expect([]byte{1, 0})
+		five.must(socks.WriteRequest(five, socks.Request{Version: socks.V5, Command: socks.Connect, Addr: to}))
+		if r, err := socks.ReadReply(five, socks.V5); err != nil || r.Code != socks.Succeeded {
+			t.Errorf("%s: monica gets %v, %v", c.what, r.Code, err)
+		}
 	}
 }
 
-// script is a whole client, written in one go: with a password, and early data.
-func script(t *testing.T, to socks.Addr) (text []byte, answer []byte) {
+// script is a whole client, written in one go, with a password.
+func script(t *testing.T, command socks.Command, to socks.Addr) (text []byte, answer []byte) {
 	t.Helper()
 	var b bytes.Buffer
 	if err := errors.Join(
 		socks.WriteGreeting(&b, socks.Username),
 		socks.WriteCredentials(&b, socks.Credentials{User: "monica", Password: "sesame"}),
-		socks.WriteRequest(&b, socks.Request{Version: socks.V5, Command: socks.Connect, Addr: to}),
+		socks.WriteRequest(&b, socks.Request{Version: socks.V5, Command: command, Addr: to}),
 	); err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +174,7 @@ func script(t *testing.T, to socks.Addr) (text []byte, answer []byte) {
 func TestPipelinedAndByteByByte(t *testing.T) {
 	to := echo(t)
 	w := newWorld(t, anybody, withMonica(t))
-	text, answer := script(t, to)
+	text, answer := script(t, socks.Connect, to)
 	text = append(text, "early"...)
 	for _, step := range []int{len(text), 1, 3} {
 		c := w.client()
@@ -158,14 +199,21 @@ client pass { from: 0/0 to: 0/0
 	session.max: 64 }
 socks pass { from: 0/0 to: 0/0 }
 `, withMonica(t))
-	text, _ := script(t, to)
-	for n := range len(text) + 1 {
-		c := w.client()
-		c.send(text[:n])
-		if n%2 == 0 {
-			c.must(c.SetLinger(0)) // a reset instead of an end
+	for _, r := range []socks.Request{
+		{Command: socks.Connect, Addr: to},
+		{Command: socks.Connect, Addr: socks.Addr{IP: netip.IPv6Loopback(), Port: to.Port}},
+		{Command: socks.Bind, Addr: socks.Addr{IP: netip.MustParseAddr("127.0.0.1")}},
+		{Command: socks.UDPAssociate, Addr: nowhere},
+	} {
+		text, _ := script(t, r.Command, r.Addr)
+		for n := range len(text) + 1 {
+			c := w.client()
+			c.send(text[:n])
+			if n%2 == 0 {
+				c.must(c.SetLinger(0)) // a reset instead of an end
+			}
+			c.Close()
 		}
-		c.Close()
 	}
 	for _, m := range [][]byte{{4, 1}, {4, 1, 0, 80, 127, 0, 0, 1}, {4, 1, 0, 80, 0, 0, 0, 1, 'f', 0, 'e'}} {
 		c := w.client()
@@ -195,7 +243,7 @@ func TestRandomBytesLeaveNothing(t *testing.T) {
 
 // One absolute deadline ends the silent and those that trickle.
 func TestNegotiationDeadline(t *testing.T) {
-	w := newWorld(t, "timeout.negotiate: 1\nclient pass { from: 0/0 to: 0/0\n session.max: 3 }\nsocks pass { from: 0/0 to: 0/0 }\n")
+	w := newWorld(t, "client pass { from: 0/0 to: 0/0\n session.max: 3\n timeout.negotiate: 1 }\nsocks pass { from: 0/0 to: 0/0 }\n")
 	began := time.Now()
 	silent, half, slow := w.client(), w.client(), w.client()
 	half.send([]byte{5, 1, 0})

@@ -12,26 +12,33 @@ import (
 
 // Why a session ends, where no other package has an error for it.
 var (
-	errNoGreeting  = errors.New("the client left without a byte")
-	errHeader      = errors.New("no valid PROXY header from a trusted address")
-	errForeign     = errors.New("a PROXY header from an address that is not trusted")
-	errBlocked     = errors.New("blocked by the rules")
-	errGone        = errors.New("the client hung up")
-	errLate        = errors.New("timeout.negotiate is over")
-	errMethod      = errors.New("the client offers no method that the rules allow")
-	errCredentials = errors.New("wrong user name or password")
-	errCommand     = errors.New("command not supported")
-	errTarget      = errors.New("no address or port to connect to")
-	errSelf        = errors.New("the target is this proxy itself")
-	errUnresolved  = errors.New("the name does not resolve")
-	errNoExternal  = errors.New("no external address of the target's family")
-	errConnectTime = errors.New("timeout.connect is over")
+	errNoGreeting    = errors.New("the client left without a byte")
+	errHeader        = errors.New("no valid PROXY header from a trusted address")
+	errForeign       = errors.New("a PROXY header from an address that is not trusted")
+	errBlocked       = errors.New("blocked by the rules")
+	errGone          = errors.New("the client hung up")
+	errLate          = errors.New("timeout.negotiate is over")
+	errMethod        = errors.New("the client offers no method that the rules allow")
+	errCredentials   = errors.New("wrong user name or password")
+	errAuthThrottled = errors.New("too many wrong passwords from this source")
+	errCommand       = errors.New("command not supported")
+	errTarget        = errors.New("no address or port to connect to")
+	errSelf          = errors.New("the target is this proxy itself")
+	errUnresolved    = errors.New("the name does not resolve")
+	errNoExternal    = errors.New("no external address of the target's family")
+	errConnectTime   = errors.New("timeout.connect is over")
+	errBindTime      = errors.New("no peer connected in time")
+	errPeer          = errors.New("the peer is not the one that was announced")
 
 	errClientSide = errors.New("the connection to the client broke")
 	errTargetSide = errors.New("the connection to the target broke")
 	errIdle       = errors.New("timeout.io is over")
 	errLeaseLost  = errors.New("the lease on the session's slot is lost")
 	errDrain      = errors.New("the server stops")
+
+	errUDPPorts        = errors.New("no UDP port is free")
+	errUDPSocket       = errors.New("no UDP socket")
+	errAssociationOver = errors.New("the client ended its association")
 )
 
 // silent is the code of what is not answered: the client left, has not got
@@ -59,6 +66,7 @@ var outcomes = []outcome{
 	{errLate, silent, "negotiation_timeout", false},
 	{errMethod, socks.NotAllowed, "method", false},
 	{errCredentials, silent, "auth", false}, // RFC 1929 has its own answer
+	{errAuthThrottled, silent, "auth_throttle", false},
 	{errCommand, socks.CommandNotSupported, "command", false},
 	{errTarget, socks.AddressNotSupported, "target", false},
 	{errSelf, socks.NotAllowed, "self", false},
@@ -69,15 +77,22 @@ var outcomes = []outcome{
 	{socks.ErrName, socks.HostUnreachable, "protocol", false},
 
 	{limiter.ErrFull, socks.NotAllowed, "limit", false},
+	{limiter.ErrThrottled, socks.NotAllowed, "throttle", false},
 	{limiter.ErrYoung, socks.GeneralFailure, "store_young", false},
 	{limiter.ErrMismatch, socks.GeneralFailure, "store_mismatch", false},
 	{limiter.ErrUnavailable, socks.GeneralFailure, "store_unavailable", false},
 	{limiter.ErrClosed, socks.GeneralFailure, "drain", false},
 	{errDrain, silent, "drain", false},
 
+	{errUDPPorts, socks.GeneralFailure, "udp_ports", false},
+	{errUDPSocket, socks.GeneralFailure, "udp_socket", false},
+	{errAssociationOver, silent, "done", false},
+
 	{errUnresolved, socks.HostUnreachable, "unresolved", true},
 	{errNoExternal, socks.AddressNotSupported, "no_external", true},
 	{errConnectTime, socks.TTLExpired, "connect_timeout", true},
+	{errBindTime, socks.TTLExpired, "bind_timeout", true},
+	{errPeer, socks.NotAllowed, "peer", false},
 
 	{errClientSide, silent, "client_error", false},
 	{errTargetSide, silent, "target_error", false},

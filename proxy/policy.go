@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"cmp"
+	"context"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -20,6 +22,8 @@ type Policy struct {
 	// Users knows the passwords. nil: nobody can prove a name, so the method
 	// username is never offered.
 	Users *users.Checker
+	// Groups are the groups of those users. nil: there is none.
+	Groups *users.Groups
 	// External are the addresses to connect from (Dante's external:); the
 	// first of the target's family is used. Empty: the system chooses.
 	External []netip.Addr
@@ -49,12 +53,23 @@ func (g *generation) label() string {
 	return "g?-" + hash
 }
 
-// limit returns what sessions of r are counted by.
-func (g *generation) limit(r *rules.Rule) limiter.Limit {
+// limit returns what a session of r is counted by.
+func (g *generation) limit(r *rules.Rule, client netip.Addr, user string) limiter.Limit {
 	if r == nil || !r.Session.Limited {
 		return limiter.Limit{}
 	}
-	return limiter.Limit{Rule: Counter(g.digest, r), Max: r.Session.Max}
+	limit := limiter.Limit{
+		Rule: Counter(g.digest, r), Max: r.Session.Max,
+		Throttle: limiter.Rate(r.Session.Throttle), KeyThrottle: limiter.Rate(r.Session.KeyThrottle),
+		KeyMax: cmp.Or(r.Session.KeyMax, rules.NoMax),
+	}
+	switch r.Session.Key {
+	case rules.KeyFrom:
+		limit.Key = "from=" + client.Unmap().WithZone("").String()
+	case rules.KeyUser:
+		limit.Key = "user=" + user
+	}
+	return limit
 }
 
 // counters returns the counters of all rules with a limit.
@@ -68,11 +83,11 @@ func (g *generation) counters() []string {
 	return list
 }
 
-// methods returns the methods that a client let in by the client-rule r may
+// Methods returns the methods that a client let in by the client-rule r may
 // use, in the server's order of preference. Without a socksmethod line that
 // is none, or username alone if there are users: a users file that nobody is
 // asked about would be an open door.
-func (p *Policy) methods(r *rules.Rule) []rules.Method {
+func (p *Policy) Methods(r *rules.Rule) []rules.Method {
 	given := len(p.Rules.Settings.Methods) > 0 || r != nil && len(r.Methods) > 0
 	switch {
 	case given && p.Users != nil:
@@ -85,38 +100,50 @@ func (p *Policy) methods(r *rules.Rule) []rules.Method {
 	return []rules.Method{rules.None}
 }
 
-// timeouts returns those of r, or the server's: health checks have no
-// client-rule.
-func (p *Policy) timeouts(r *rules.Rule) rules.Timeouts {
-	if r == nil {
-		return p.Rules.Settings.Timeouts
-	}
-	return r.Timeouts
+// Inherits reports whether a session goes on in the slot that it has by its
+// client-rule: a socks-rule with a limit of its own gives it another one.
+func Inherits(client, socks *rules.Rule) bool {
+	return !socks.Session.Limited && client.Session.Inheritable
 }
 
-// askClient asks the client-rules.
-func (s *session) askClient(lookup func(string) []netip.Addr) rules.Verdict {
-	return s.gen.policy.Rules.MatchClient(rules.Query{
+// askClient asks the client-rules, within the deadline of the negotiation. As
+// in askSocks, an error leaves no verdict.
+func (s *session) askClient(ctx context.Context) (rules.Verdict, error) {
+	defer s.watch(true)()
+	ctx, cancel := s.negotiating(ctx)
+	defer cancel()
+	v := s.gen.policy.Rules.MatchClient(rules.Query{
 		From:   s.from,
 		To:     rules.Target{Addr: s.to.Addr(), Port: s.to.Port()},
-		Lookup: lookup,
+		Lookup: s.lookup(ctx),
 	})
+	return v, context.Cause(ctx)
 }
 
-// askSocks asks the socks-rules about the request; addrs are what its name
-// resolved to.
-func (s *session) askSocks(target rules.Target, addrs []netip.Addr, lookup func(string) []netip.Addr) rules.Verdict {
-	return s.gen.policy.Rules.MatchSocks(rules.Query{
+// askSocks asks the socks-rules. The error is why ctx ended: there is no verdict
+// then, as a rule may have been passed over because its name was not found in
+// time.
+func (s *session) askSocks(ctx context.Context, q rules.Query) (rules.Verdict, error) {
+	q.Lookup = s.lookup(ctx)
+	v := s.gen.policy.Rules.MatchSocks(q)
+	return v, context.Cause(ctx)
+}
+
+// query returns what all questions to the socks-rules about s have in common.
+func (s *session) query(command rules.Command) rules.Query {
+	return rules.Query{
 		From:    s.from,
-		To:      target,
-		Addrs:   addrs,
-		Command: rules.Connect,
+		Command: command,
 		Version: rules.Version(s.request.Version),
 		Method:  s.method,
 		User:    s.user,
-		Lookup:  lookup,
-	})
+		InGroup: s.inGroup,
+	}
 }
+
+// inGroup reports whether the client is in a group. Rules ask it only about a
+// user whose password was checked.
+func (s *session) inGroup(group string) bool { return s.gen.policy.Groups.In(group, s.user) }
 
 // methodOnWire is RFC 1928's number of a method.
 func methodOnWire(m rules.Method) socks.Method {

@@ -1,151 +1,160 @@
 package proxy
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
-	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
-
-	"usher/limiter"
-	"usher/proxy/socks"
 )
 
-// relay tells the client that it is connected, and copies both ways until
-// both directions have ended. It returns why the session was ended before
-// that, if it was.
-func (s *session) relay(ctx context.Context, grant *limiter.Grant, target *net.TCPConn) error {
-	defer context.AfterFunc(ctx, func() { _ = target.Close() })()
-	var valid func() bool
-	if s.server.opts.StrictLease {
-		valid = grant.Valid
-		defer s.endWhen(grant.Lost(), errLeaseLost)()
-		if !valid() {
-			return errLeaseLost
-		}
-	}
-	reply := socks.Reply{Version: s.request.Version, Code: socks.Succeeded, Addr: socks.AddrOf(addrPort(target.LocalAddr()))}
-	if err := socks.WriteReply(s.client, reply); err != nil {
-		return fmt.Errorf("%w: %w", errGone, err)
-	}
-	s.granted = true
-	s.reportConnected()
-	up := flow{from: s.client, to: target, readError: errClientSide, writeError: errTargetSide, bytes: &s.up, valid: valid}
-	down := flow{from: target, to: s.client, readError: errTargetSide, writeError: errClientSide, bytes: &s.down, valid: valid}
-	if limit := s.socksRule.Timeouts.IO; limit > 0 {
-		var last atomic.Int64
-		up.last, down.last = &last, &last
-		defer s.endWhenIdle(limit, &last)()
-	}
-	var other sync.WaitGroup
-	other.Go(func() { s.copy(&down) })
-	s.copy(&up)
-	other.Wait()
-	return context.Cause(ctx)
+// relay returns the two directions between client and target, which end when
+// no byte has moved for idle; 0 is never.
+func (s *session) relay(target *net.TCPConn, idle time.Duration) []task {
+	up := flow{session: s, from: s.client, to: target, readError: errClientSide, writeError: errTargetSide, bytes: &s.up}
+	down := flow{session: s, from: target, to: s.client, readError: errTargetSide, writeError: errClientSide, bytes: &s.down}
+	up.back, down.back = &down, &up
+	s.endWhenIdle(idle)
+	return []task{up.run, down.run}
 }
+
+// bulkAfter is how many full buffers in a row make a flow bulk.
+const bulkAfter = 4
 
 // flow is one direction of a session.
 type flow struct {
+	session               *session
 	from, to              *net.TCPConn
 	readError, writeError error
 	bytes                 *atomic.Int64
-	last                  *atomic.Int64 // nil, or when a byte last moved: Unix nanoseconds
-	valid                 func() bool   // nil, or asked before every write
+	back                  *flow       // the other direction
+	ended                 atomic.Bool // its end was passed on
 }
 
-// copy runs one direction. Its end is passed on as the end of that direction
-// alone; an error ends the session, and so the other direction too.
-func (s *session) copy(f *flow) {
-	err := f.run()
-	if err == nil {
-		// An error here says that the peer has reset, which the other direction meets.
-		_ = f.to.CloseWrite()
-		return
-	}
-	s.end(err)
-}
-
+// run moves bytes until the direction's end, which is passed on as the end of
+// that direction alone. A reset is passed on as a reset.
 func (f *flow) run() error {
 	from, err := f.from.SyscallConn()
 	if err != nil {
-		return fmt.Errorf("%w: %w", f.readError, err)
+		return f.readBroke(err)
 	}
 	to, err := f.to.SyscallConn()
 	if err != nil {
-		return fmt.Errorf("%w: %w", f.writeError, err)
+		return f.writeBroke(err)
 	}
-	r, w := newReader(from), newWriter(to, f.valid)
-	for {
+	r, w := newReader(from), newWriter(to, f.session.valid)
+	for err == nil {
+		if err = f.copy(r, w); err == nil {
+			err = f.bulk(r, w)
+		}
+	}
+	if !errors.Is(err, io.EOF) {
+		return err
+	}
+	broken, err := isBroken(from)
+	switch {
+	case err != nil: // we are closing both sides
+		return nil
+	case broken && !f.back.ended.Load():
+		// The system tells of a reset once, and a write of the other direction
+		// was told.
+		return f.readBroke(syscall.ECONNRESET)
+	}
+	f.ended.Store(true) // before it is: afterwards, both directions may look broken off
+	// An error here says that the peer has reset, which the other direction meets.
+	_ = f.to.CloseWrite()
+	return nil
+}
+
+// copy copies until the flow is bulk. It holds a buffer only while there is
+// something in it. At the direction's end it returns io.EOF.
+func (f *flow) copy(r *reader, w *writer) error {
+	for full := 0; full < bulkAfter; {
 		buffer, n, err := r.wait()
 		if n == 0 {
 			if err == nil {
-				return nil
+				return io.EOF
 			}
-			return fmt.Errorf("%w: %w", f.readError, err)
+			return f.readBroke(err)
+		}
+		if full++; n < bufferSize {
+			full = 0
 		}
 		n, err = w.write(buffer[:n])
 		buffers.Put(buffer)
-		f.bytes.Add(int64(n))
-		if f.last != nil {
-			f.last.Store(time.Now().UnixNano())
-		}
+		f.count(n)
 		switch {
 		case errors.Is(err, errLeaseLost):
 			return err
 		case err != nil:
-			return fmt.Errorf("%w: %w", f.writeError, err)
+			return f.writeBroke(err)
 		}
+	}
+	return nil
+}
+
+// count says that n bytes have arrived.
+func (f *flow) count(n int) {
+	f.bytes.Add(int64(n))
+	f.session.touch()
+}
+
+// readBroke passes on as a reset what broke one side: it must not look like an
+// end to the other.
+func (f *flow) readBroke(err error) error {
+	reset(f.to, err)
+	return fmt.Errorf("%w: %w", f.readError, err)
+}
+
+// writeBroke is readBroke for the other side.
+func (f *flow) writeBroke(err error) error {
+	reset(f.from, err)
+	return fmt.Errorf("%w: %w", f.writeError, err)
+}
+
+// reset makes the close of c a reset, unless we have closed already, which is
+// what err then says.
+func reset(c *net.TCPConn, err error) {
+	if !errors.Is(err, net.ErrClosed) {
+		_ = c.SetLinger(0) // fails if c was closed meanwhile
 	}
 }
 
-// endWhen ends the session with reason when lost is closed. The returned
-// function stops that and waits for it.
-func (s *session) endWhen(lost <-chan struct{}, reason error) (stop func()) {
-	if lost == nil {
-		return func() {}
-	}
-	var watcher sync.WaitGroup
-	over := make(chan struct{})
-	watcher.Go(func() {
-		select {
-		case <-lost:
-			s.end(reason)
-		case <-over:
-		}
-	})
-	return func() { close(over); watcher.Wait() }
-}
-
-// endWhenIdle ends the session when no byte has moved for limit. last is
-// written with every byte, the timer is only set when it goes off: what is
+// endWhenIdle ends the session when no byte has moved for limit; 0 is never.
+// Every byte leaves its time, the timer is only set when it goes off: what is
 // busy pays one clock read for a write.
-func (s *session) endWhenIdle(limit time.Duration, last *atomic.Int64) (stop func()) {
-	last.Store(time.Now().UnixNano())
-	var mu sync.Mutex
-	var timer *time.Timer
-	stopped := false
-	check := func() {
-		mu.Lock()
-		defer mu.Unlock()
-		if stopped {
-			return
-		}
-		idle := time.Since(time.Unix(0, last.Load()))
-		if idle >= limit {
-			s.end(errIdle)
-			return
-		}
-		timer.Reset(limit - idle)
+func (s *session) endWhenIdle(limit time.Duration) {
+	if limit == 0 {
+		return
 	}
-	mu.Lock()
-	defer mu.Unlock()
-	timer = time.AfterFunc(limit, check)
-	return func() {
-		mu.Lock()
-		defer mu.Unlock()
-		stopped = true
-		timer.Stop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	s.idleLimit = limit
+	s.touch()
+	s.idleTimer = time.AfterFunc(limit, s.checkIdle)
+}
+
+// touch says that a byte has moved.
+func (s *session) touch() {
+	if s.idleLimit > 0 {
+		s.moved.Store(int64(time.Since(s.began)))
+	}
+}
+
+func (s *session) checkIdle() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	idle := time.Since(s.began) - time.Duration(s.moved.Load())
+	switch {
+	case s.closed:
+	case idle >= s.idleLimit:
+		s.end(errIdle)
+	default:
+		s.idleTimer.Reset(s.idleLimit - idle)
 	}
 }

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"net/netip"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -192,4 +194,82 @@ socks pass { from: 0/0 to: 0/0 }
 		t.Errorf("log %v", line)
 	}
 	free.echoes("still here")
+}
+
+// A connected session that says nothing is two goroutines and two descriptors,
+// whatever watches over it.
+func TestIdleSessionIsSmall(t *testing.T) {
+	accepted := make(chan *net.TCPConn, 1)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer close(accepted)
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			accepted <- conn.(*net.TCPConn)
+		}
+	}()
+	st := &leased{Store: memstore.New()}
+	strict := limiter.New(limiter.Options{Store: st, TTL: 2 * time.Second, StoreWait: patience, Strict: true})
+	t.Cleanup(func() {
+		over, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := strict.Close(over); err != nil {
+			t.Error(err)
+		}
+	})
+	w := newWorld(t, "timeout.io: 3600\nclient pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0\n session.max: 99 }\n",
+		func(o *proxy.Options, _ *proxy.Policy) { o.Limiter, o.StrictLease = strict, true })
+	const sessions = 20
+	running, open := goroutines(), descriptors(t)
+	for range sessions {
+		c := w.client()
+		c.connect(socks.AddrOf(ln.Addr().(*net.TCPAddr).AddrPort()), socks.Succeeded)
+		far := <-accepted
+		t.Cleanup(func() { far.Close() })
+	}
+	eventually(t, func() string {
+		if n := len(goroutines().since(running)); n != 2*sessions {
+			return fmt.Sprintf("%d goroutines for %d sessions", n, sessions)
+		}
+		return ""
+	})
+	if n := len(descriptors(t).since(open)); n != 4*sessions { // the client's and the target's ends are here, too
+		t.Errorf("%d descriptors for %d sessions with both far ends", n, sessions)
+	}
+	ln.Close()
+	<-accepted
+}
+
+// TestResetWhileTheOtherWayIsBusy: the system tells of a reset once, and a
+// write in the other direction may be told of it. It must not look like an end
+// to the target all the same: what was sent may not be all.
+func TestResetWhileTheOtherWayIsBusy(t *testing.T) {
+	full, over := make(chan struct{}), make(chan error)
+	to := target(t, "tcp4", func(c *net.TCPConn) {
+		for wrote := 1; wrote > 0; { // until nothing more fits: then it is the server that writes
+			_ = c.SetWriteDeadline(time.Now().Add(50 * time.Millisecond))
+			wrote, _ = c.Write(make([]byte, 64<<10))
+		}
+		full <- struct{}{}
+		_, err := io.Copy(io.Discard, struct{ io.Reader }{c})
+		over <- err
+	})
+	w := newWorld(t, anybody)
+	for range 5 {
+		c := w.client()
+		c.connect(to, socks.Succeeded)
+		c.send([]byte("not all"))
+		<-full
+		c.must(c.SetLinger(0))
+		c.Close()
+		if err := <-over; !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("the target got %v, want a reset", err)
+		}
+	}
 }

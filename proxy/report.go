@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"time"
 
 	"usher/proxy/rules"
@@ -33,8 +34,11 @@ func (s *session) report(err error) {
 	if s.granted {
 		attrs = append(attrs, slog.Int64("bytes_up", s.up.Load()), slog.Int64("bytes_down", s.down.Load()))
 	}
+	if s.udp != nil {
+		attrs = append(attrs, s.udp.attrs()...)
+	}
 	attrs = append(attrs, slog.Float64("seconds", took.Seconds()))
-	if err != nil {
+	if err != nil && o.reason != "done" {
 		attrs = append(attrs, slog.String("error", err.Error()))
 	}
 	log.LogAttrs(context.Background(), slog.LevelInfo, message, attrs...)
@@ -78,14 +82,23 @@ func (s *session) attrs(reason string) []slog.Attr {
 	text("user", s.user)
 	if s.request.Version != 0 {
 		attrs = append(attrs, slog.Int("socks", int(s.request.Version)))
-		text("command", commandName(s.request.Command))
-		text("target", s.request.Addr.String())
+		if s.request.Command != 0 {
+			text("command", commandName(s.request.Command))
+		}
+		if a := s.request.Addr; a.Name != "" || a.IP.IsValid() {
+			text("target", a.String())
+		}
 	}
 	if s.grant != nil && !s.grant.Confirmed() {
 		attrs = append(attrs, slog.Bool("confirmed", false)) // admitted without the store
 	}
-	if s.dialled.IsValid() {
-		text("dialled", s.dialled.String())
+	for _, a := range []struct {
+		key  string
+		addr netip.AddrPort
+	}{{"dialled", s.dialled}, {"bound", s.bound}, {"peer", s.peer}} {
+		if a.addr.IsValid() {
+			text(a.key, a.addr.String())
+		}
 	}
 	return attrs
 }

@@ -8,8 +8,10 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"usher/limiter"
+	"usher/proxy/rules"
 )
 
 // Options are what a Server is given once, for all its policies.
@@ -20,29 +22,57 @@ type Options struct {
 	// TrustedProxies are the balancers, which must send a PROXY header.
 	// Nobody else may.
 	TrustedProxies []netip.Prefix
-	// Resolver resolves the names that clients ask for. nil: Go's own
-	// resolver, never the C library's, which takes "0x7f.1" for an address.
+	// Resolver resolves the names that clients ask for. nil: DefaultResolver.
+	// Answers are remembered for half a minute, or until SetPolicy.
 	Resolver Resolver
+	// MaxNegotiating is how many clients may be between accept and their
+	// complete request; more are closed at once. 0: any number.
+	MaxNegotiating int
+	// MaxAuthFailures is how many wrong passwords a source (an address, of
+	// IPv6 a /64) may give in a minute before more are refused for a minute.
+	// 0: any number.
+	MaxAuthFailures int
 	// Own are addresses of this process that no client may connect to, such
 	// as the admin listener's. Those given to Serve need not be repeated.
 	Own []netip.AddrPort
+	// UDPRelayFrom are balancers that hide the client and send no PROXY header.
+	// Of a client behind one of them, its own announcement is believed, or the
+	// first datagram that the rules pass; see expectedClient.
+	UDPRelayFrom []netip.Prefix
+	// UDPAdvertise are the addresses, at most one of each family, that clients
+	// are told to send datagrams to. Empty: the one on which the client came.
+	UDPAdvertise []netip.Addr
+	// UDPPorts are the ports that clients send datagrams to, unless their rule
+	// says which (udp.portrange). The zero value is any port.
+	UDPPorts rules.PortRange
 	// StrictLease ends limited sessions whose lease is lost. Set it as in
 	// limiter.Options.
 	StrictLease bool
+	// BindTimeout is how long BIND waits for its peer. 0: three minutes.
+	BindTimeout time.Duration
 }
 
 // Server serves SOCKS clients. Its methods are safe for concurrent use.
 //
 // To end it well: CloseListeners, then Drain, then close the limiter.
 type Server struct {
-	opts   Options
-	table  *table
-	ids    atomic.Uint64 // of sessions
-	prefix uint32        // of session ids, tells processes apart in a shared log
+	opts      Options
+	table     *table
+	names     *cachingResolver
+	passwords *passwords
+	spare     *spare
+
+	negotiating atomic.Int64  // clients without a complete request
+	turnedAway  seldom        // when their log line was written
+	ids         atomic.Uint64 // of sessions
+	prefix      uint32        // of session ids, tells processes apart in a shared log
 
 	// Sessions' contexts come from base; cut cancels it with the reason.
 	base context.Context
 	cut  context.CancelCauseFunc
+
+	fronts   ownSockets // where UDP associations hear their clients, and as what the clients know that
+	awaiting ownSockets // where BIND awaits peers, to the end of the session
 
 	listening struct {
 		sync.Mutex
@@ -60,21 +90,28 @@ func New(o Options, p *Policy) *Server {
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics(nil)
 	}
-	if o.Resolver == nil {
-		o.Resolver = &net.Resolver{PreferGo: true}
+	if o.BindTimeout == 0 {
+		o.BindTimeout = defaultBindTimeout
 	}
-	s := &Server{opts: o, prefix: rand.Uint32(), table: newTable(o.Limiter)}
+	if o.Resolver == nil {
+		o.Resolver = DefaultResolver
+	}
+	names := newCachingResolver(o.Resolver, o.Metrics)
+	s := &Server{opts: o, names: names, passwords: newPasswords(o.MaxAuthFailures), spare: newSpare(), prefix: rand.Uint32(), table: newTable(o.Limiter)}
 	s.base, s.cut = context.WithCancelCause(context.Background())
 	s.listening.listeners = make(map[net.Listener]netip.AddrPort)
-	s.table.setPolicy(p)
+	s.SetPolicy(p)
 	o.Metrics.live.Store(s.table)
 	return s
 }
 
 // SetPolicy puts p in force for sessions that begin from now on. It touches
 // none that has begun. The rules count in the space of their digest, so the
-// same rules go on counting where they were.
-func (s *Server) SetPolicy(p *Policy) { s.table.setPolicy(p) }
+// same rules go on counting where they were. Names are asked for anew.
+func (s *Server) SetPolicy(p *Policy) {
+	s.names.drop(len(p.Rules.HostNames()))
+	s.table.setPolicy(p)
+}
 
 // Generation returns the label of the policy in force, such as g5-9f31c2ab.
 func (s *Server) Generation() string {

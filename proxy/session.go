@@ -3,8 +3,10 @@ package proxy
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -14,165 +16,308 @@ import (
 )
 
 // session is one client's connection from accept to close. Its fields belong
-// to its goroutine, but for those marked.
+// to its first goroutine until the tasks begin, and are not written after
+// that, but for those marked.
 type session struct {
-	server *Server
-	gen    *generation // for good
-	id     uint64
-	began  time.Time
-	client *net.TCPConn
-	end    context.CancelCauseFunc // from any goroutine: ends the session with a reason
+	server   *Server
+	gen      *generation // for good
+	id       uint64
+	began    time.Time
+	client   *net.TCPConn
+	end      context.CancelCauseFunc // from any goroutine: ends the session with a reason
+	uncouple func() bool             // end closes no sockets any more
 
-	deadline   time.Time      // in force on client
-	from, to   netip.AddrPort // who the client is and what it dialled, by the PROXY header if there is one
-	probe      bool           // a balancer's health check: charged to nothing, not logged
-	clientRule *rules.Rule    // nil: health check, or none matched
+	deadline   time.Time           // in force on client
+	keptAlive  net.KeepAliveConfig // the same
+	from, to   netip.AddrPort      // who the client is and what it dialled, by the PROXY header if there is one
+	probe      bool                // a balancer's health check: charged to nothing, not logged
+	clientRule *rules.Rule         // nil: health check, or none matched
 	method     rules.Method
 	user       string        // as claimed until the password is checked
 	request    socks.Request // Version 0 until it was read
 	socksRule  *rules.Rule
-	dialled    netip.AddrPort
+	dialled    netip.AddrPort // CONNECT
+	bound      netip.AddrPort // BIND: where the peer was awaited
+	peer       netip.AddrPort // BIND: who came
 	grant      *limiter.Grant // nil: nothing was admitted yet
+	valid      func() bool    // nil, or asked before every write: see move
+	udp        *association   // nil but for UDP ASSOCIATE
 	granted    bool           // the client was told that it is connected
-	up, down   atomic.Int64   // bytes relayed to and from the target; others read them
+
+	tasks     atomic.Int32  // that have not ended; from any goroutine, as the rest
+	up, down  atomic.Int64  // bytes relayed to and from the target
+	moved     atomic.Int64  // when a byte last moved: nanoseconds since began
+	idleLimit time.Duration // 0: idleness ends nothing
+
+	mu        sync.Mutex
+	sockets   []io.Closer // apart from client; see hold
+	closed    bool        // client and sockets
+	idleTimer *time.Timer
 }
+
+// task is a part of a session that goes on when its first goroutine has ended:
+// one direction of a relay. It returns at its end; an error ends the session
+// with all its tasks, nil is the end of this one alone. A task that is blocked
+// when the session ends is woken as its sockets are closed.
+type task func() error
 
 // start begins a session.
 func (s *Server) start(client *net.TCPConn) {
-	sess := &session{server: s, client: client, id: s.ids.Add(1), began: time.Now()}
+	sess := &session{server: s, client: client, keptAlive: keepAlive, id: s.ids.Add(1), began: time.Now()}
+	if !s.mayNegotiate() {
+		s.turnAway(client, "negotiating", "too many clients negotiate")
+		return
+	}
 	if !s.table.add(sess) {
+		s.negotiating.Add(-1)
 		_ = client.Close()
 		return
 	}
-	go sess.live()
+	ctx, cancel := context.WithCancelCause(s.base)
+	sess.end = cancel
+	go sess.live(ctx)
 }
 
-// live is the session's goroutine.
-func (s *session) live() {
-	defer s.server.table.running.Done()
-	defer s.server.table.remove(s)
-	ctx, cancel := context.WithCancelCause(s.server.base)
-	defer cancel(nil)
-	s.end = cancel
-	defer context.AfterFunc(ctx, func() { _ = s.client.Close() })()
-	err := s.run(ctx)
-	if cause := context.Cause(ctx); cause != nil {
-		err = cause // what it made of reads and dials says less
+// live is the session's first goroutine. It ends before the tasks begin: its
+// stack has grown, and a goroutine that waits keeps what it has.
+func (s *session) live(ctx context.Context) {
+	s.uncouple = context.AfterFunc(ctx, s.closeSockets)
+	tasks, err := s.run(ctx)
+	if err != nil {
+		// Who was cut (Drain, a lost lease) is not answered, whatever the cut
+		// made of the read or dial that it met.
+		err = causeOf(ctx, err)
+		s.refuse(err)
+		s.finish(err)
+		return
 	}
-	s.closeClient()
-	s.report(err)
+	s.tasks.Store(int32(len(tasks)))
+	for _, t := range tasks {
+		go s.carry(ctx, t)
+	}
 }
 
-// run is the way of a session, see the package comment. It returns nil if
-// both directions of the relay came to their end.
-func (s *session) run(ctx context.Context) error {
+// run is the way of a session up to where its tasks begin, see the package
+// comment.
+func (s *session) run(ctx context.Context) ([]task, error) {
+	if err := s.receive(ctx); err != nil {
+		return nil, err
+	}
+	switch s.request.Command {
+	case socks.Connect:
+		return s.connect(ctx)
+	case socks.Bind:
+		return s.bind(ctx)
+	case socks.UDPAssociate:
+		return s.associate(ctx)
+	}
+	return nil, fmt.Errorf("%w: %d", errCommand, s.request.Command)
+}
+
+// receive is the way from the PROXY header to the complete request. Its end is
+// the end of the place among those that negotiate.
+func (s *session) receive(ctx context.Context) error {
+	defer s.server.negotiating.Add(-1)
 	if err := s.identify(); err != nil {
 		return err
 	}
 	if err := s.judgeClient(ctx); err != nil {
 		return err
 	}
-	grant, err := s.admit(ctx)
-	if err != nil {
+	if err := s.admit(ctx); err != nil {
 		return err
 	}
-	defer grant.Release()
-	defer s.closeClient() // before Release: what is counted must not outlive its slot
-	s.grant = grant
-	target, err := s.open(ctx, grant)
-	if err != nil {
-		// Who was cut (Drain, a lost lease) is not answered, whatever the cut
-		// made of the read or dial that it met.
-		s.refuse(causeOf(ctx, err))
+	if err := s.negotiate(ctx); err != nil {
 		return err
 	}
-	defer func() { _ = target.Close() }()
-	return s.relay(ctx, grant, target)
-}
-
-// judgeClient asks the client-rules, and sets the deadline of the negotiation.
-func (s *session) judgeClient(ctx context.Context) error {
-	if !s.probe {
-		v := s.askClient(s.lookup(ctx))
-		s.clientRule = v.Rule
-		if !v.Pass() {
-			return errBlocked
-		}
-		s.server.table.move(s, v.Rule, "negotiate")
-	}
-	if limit := s.gen.policy.timeouts(s.clientRule).Negotiate; limit > 0 {
-		s.setDeadline(s.began.Add(limit))
-	} else {
-		s.setDeadline(time.Time{})
+	if s.valid != nil && !s.valid() {
+		return errLeaseLost
 	}
 	return nil
 }
 
+// carry is the goroutine of one task. The last one to end finishes the session.
+func (s *session) carry(ctx context.Context, t task) {
+	if err := t(); err != nil {
+		s.end(err)
+	}
+	if s.tasks.Add(-1) == 0 {
+		s.finish(context.Cause(ctx))
+	}
+}
+
+// add begins one more task. Only a task that has not ended may call it.
+func (s *session) add(ctx context.Context, t task) {
+	s.tasks.Add(1)
+	go s.carry(ctx, t)
+}
+
+// finish is the end of every session; err is nil if all its tasks came to
+// their end. What is counted must not outlive its slot: the sockets are closed
+// before it is given back.
+func (s *session) finish(err error) {
+	discardPending(s.client)
+	s.closeSockets()
+	if s.grant != nil {
+		s.grant.Release()
+	}
+	s.report(err)
+	s.uncouple()
+	s.end(nil)
+	s.server.table.remove(s)
+	s.server.table.running.Done()
+}
+
+// judgeClient asks the client-rules, and sets the deadline of the negotiation:
+// the server's while they look names up, then that of the rule.
+func (s *session) judgeClient(ctx context.Context) error {
+	s.negotiateWithin(s.gen.policy.Rules.Settings.Timeouts.Negotiate)
+	if s.probe {
+		return nil
+	}
+	v, err := s.askClient(ctx)
+	if err != nil {
+		return err
+	}
+	s.clientRule = v.Rule
+	if !v.Pass() {
+		return errBlocked
+	}
+	s.server.table.move(s, v.Rule, "negotiate")
+	s.negotiateWithin(v.Rule.Timeouts.Negotiate)
+	s.keepClientAlive(v.Rule.KeepAlives.Internal)
+	return nil
+}
+
+// negotiateWithin sets the deadline of the negotiation; 0 is none.
+func (s *session) negotiateWithin(limit time.Duration) {
+	if limit == 0 {
+		s.setDeadline(time.Time{})
+		return
+	}
+	s.setDeadline(s.began.Add(limit))
+}
+
 // admit takes the client-rule's slot.
-func (s *session) admit(ctx context.Context) (*limiter.Grant, error) {
-	limit := s.gen.limit(s.clientRule)
+func (s *session) admit(ctx context.Context) error {
+	limit := s.gen.limit(s.clientRule, s.from.Addr(), "")
 	if limit != (limiter.Limit{}) {
-		defer s.watch()()
+		defer s.watch(true)()
 	}
 	ctx, cancel := s.negotiating(ctx)
 	defer cancel()
 	grant, err := s.server.opts.Limiter.Admit(ctx, limit)
 	if err != nil {
-		return nil, causeOf(ctx, err)
+		return causeOf(ctx, err)
 	}
+	s.grant = grant
+	s.fence()
 	if !s.probe {
 		s.server.opts.Metrics.admit(s.clientRule, "negotiate", grant)
 	}
-	return grant, nil
+	return nil
 }
 
-// open reads the request and fulfils it: the target's connection, or why
-// there is none.
-func (s *session) open(ctx context.Context, grant *limiter.Grant) (*net.TCPConn, error) {
-	if err := s.negotiate(ctx); err != nil {
-		return nil, err
-	}
-	defer s.watch()()
-	switch s.request.Command {
-	case socks.Connect:
-		return s.connect(ctx, grant)
-	default: // BIND and UDP ASSOCIATE belong here
-		return nil, fmt.Errorf("%w: %d", errCommand, s.request.Command)
+// fence lets the session end with the lease of the slot that it has now.
+func (s *session) fence() {
+	if s.server.opts.StrictLease {
+		s.valid = s.grant.Valid
+		s.grant.WhenLost(func() { s.end(errLeaseLost) })
 	}
 }
 
 // connect fulfils CONNECT.
-func (s *session) connect(ctx context.Context, grant *limiter.Grant) (*net.TCPConn, error) {
-	target, addrs, err := s.resolve(ctx)
+func (s *session) connect(ctx context.Context) ([]task, error) {
+	target, err := s.reach(ctx)
 	if err != nil {
 		return nil, err
 	}
-	v := s.askSocks(target, addrs, s.lookup(ctx))
-	s.socksRule = v.Rule
-	if !v.Pass() {
-		return nil, errBlocked
-	}
-	if err := s.move(ctx, grant); err != nil {
+	s.hold(target)
+	if err := s.succeed(socks.AddrOf(addrPort(target.LocalAddr()))); err != nil {
 		return nil, err
 	}
-	return s.dial(ctx, v.Addrs, target.Port)
+	return s.relay(target, s.socksRule.Timeouts.IO), nil
+}
+
+// reach connects to what the client asks for. timeout.connect is for all of it:
+// the server's for names, that of the rule for the connection, from here on.
+func (s *session) reach(ctx context.Context) (*net.TCPConn, error) {
+	defer s.watch(true)()
+	began := time.Now()
+	naming, cancel := connecting(ctx, began, s.gen.policy.Rules.Settings.Timeouts.Connect)
+	defer cancel()
+	q := s.query(rules.Connect)
+	var err error
+	if q.To, q.Addrs, err = s.resolve(naming); err != nil {
+		return nil, err
+	}
+	v, err := s.judge(naming, q)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.move(ctx); err != nil {
+		return nil, err
+	}
+	dialling, cancel := connecting(ctx, began, s.socksRule.Timeouts.Connect)
+	defer cancel()
+	return s.dial(dialling, v.Addrs, q.To.Port)
+}
+
+// judge asks the socks-rules about the request. Whom they let pass is to be
+// charged for it, see move.
+func (s *session) judge(ctx context.Context, q rules.Query) (rules.Verdict, error) {
+	v, err := s.askSocks(ctx, q)
+	if err != nil {
+		return v, err
+	}
+	s.socksRule = v.Rule
+	if !v.Pass() {
+		return v, errBlocked
+	}
+	return v, nil
 }
 
 // move charges the session to its socks-rule. A rule without a limit of its
 // own inherits the client-rule's slot, which then is held to the session's
 // end, unless the client-rule says otherwise.
-func (s *session) move(ctx context.Context, grant *limiter.Grant) error {
+func (s *session) move(ctx context.Context) error {
 	if s.probe {
 		return nil
 	}
-	inherits := !s.socksRule.Session.Limited && s.clientRule.Session.Inheritable
-	if !inherits {
-		if err := grant.Move(ctx, s.gen.limit(s.socksRule)); err != nil {
+	if !Inherits(s.clientRule, s.socksRule) {
+		if err := s.grant.Move(ctx, s.gen.limit(s.socksRule, s.from.Addr(), s.user)); err != nil {
 			return causeOf(ctx, err)
 		}
 	}
-	s.server.table.move(s, s.socksRule, "connect")
-	s.server.opts.Metrics.admit(s.socksRule, "connect", grant)
+	s.fence()
+	if k := s.socksRule.KeepAlives.Internal; k != s.gen.policy.Rules.Settings.KeepAlives.Internal {
+		s.keepClientAlive(k) // else what the client-rule said stays
+	}
+	command := commandName(s.request.Command)
+	s.server.table.move(s, s.socksRule, command)
+	s.server.opts.Metrics.admit(s.socksRule, command, s.grant)
+	return nil
+}
+
+// reply tells the client that its request goes well; addr is BND.
+func (s *session) reply(addr socks.Addr) error {
+	if s.valid != nil && !s.valid() {
+		return errLeaseLost
+	}
+	reply := socks.Reply{Version: s.request.Version, Code: socks.Succeeded, Addr: addr}
+	if err := socks.WriteReply(s.client, reply); err != nil {
+		return fmt.Errorf("%w: %w", errGone, err)
+	}
+	return nil
+}
+
+// succeed is the last reply before the session's tasks begin.
+func (s *session) succeed(addr socks.Addr) error {
+	if err := s.reply(addr); err != nil {
+		return err
+	}
+	s.granted = true
+	s.reportConnected()
 	return nil
 }
 
@@ -189,14 +334,6 @@ func (s *session) refuse(err error) {
 
 var unspecified = socks.Addr{IP: netip.IPv4Unspecified()}
 
-// closeClient closes the client's connection after it has taken what the
-// client sent already: unread bytes would turn the close into a reset, and a
-// reset may overtake the reply.
-func (s *session) closeClient() {
-	discardPending(s.client)
-	_ = s.client.Close() // twice is fine
-}
-
 // setDeadline sets the absolute deadline of reads and writes on client; the
 // zero time is none.
 func (s *session) setDeadline(t time.Time) {
@@ -210,6 +347,15 @@ func (s *session) negotiating(ctx context.Context) (context.Context, context.Can
 		return context.WithCancel(ctx)
 	}
 	return context.WithDeadlineCause(ctx, s.deadline, errLate)
+}
+
+// connecting returns a context that ends with timeout.connect, counted from
+// began; 0 is never.
+func connecting(ctx context.Context, began time.Time, limit time.Duration) (context.Context, context.CancelFunc) {
+	if limit == 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithDeadlineCause(ctx, began.Add(limit), errConnectTime)
 }
 
 // causeOf returns why ctx ended, or err if it did not.

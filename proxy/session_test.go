@@ -1,11 +1,14 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"os"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -18,8 +21,8 @@ import (
 // patient bounds every wait of these tests.
 const patient = 10 * time.Second
 
-// newSession returns a session that began a while ago, in no goroutine of its
-// own, its client's end, and the context to run it in.
+// newSession returns a session that began a while ago, its client's end, and
+// the context for live, which the test has to call.
 func newSession(t *testing.T, text string, ago time.Duration) (*session, *net.TCPConn, context.Context) {
 	t.Helper()
 	set, found := rules.Parse("sockd.conf", []byte(text), rules.Env{})
@@ -42,36 +45,40 @@ func newSession(t *testing.T, text string, ago time.Duration) (*session, *net.TC
 	if !s.server.table.add(s) {
 		t.Fatal("the server has stopped")
 	}
-	t.Cleanup(func() {
-		s.server.table.remove(s)
-		s.server.table.running.Done()
-	})
+	t.Cleanup(s.server.table.running.Wait)
 	if err := client.SetDeadline(time.Now().Add(patient)); err != nil {
 		t.Fatal(err)
 	}
 	return s, client, ctx
 }
 
-// When run returns, the slot is given back: by then the client's connection
-// has to be closed, or it would outlive the slot that it is counted by.
+// A session's sockets are closed before its slot is given back: they would
+// outlive the slot that they are counted by.
 func TestClosedBeforeRelease(t *testing.T) {
 	s, client, ctx := newSession(t, "client pass { from: 0/0 to: 0/0\n session.max: 1 }\nsocks pass { from: 0/0 to: 0/0 }\n", 0)
+	admit := func() error {
+		g, err := s.server.opts.Limiter.Admit(t.Context(), s.gen.limit(s.clientRule, s.from.Addr(), ""))
+		g.Release()
+		return err
+	}
+	closed := false
+	s.hold(closer(func() {
+		if closed = true; !errors.Is(admit(), limiter.ErrFull) {
+			t.Error("the slot is given back before the sockets are closed")
+		}
+		if n, err := client.Read(make([]byte, 1)); !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("read %d, %v; want the end", n, err)
+		}
+	}))
 	if _, err := client.Write([]byte{9}); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.run(ctx); outcomeOf(err).reason != "protocol" {
-		t.Fatalf("run: %v", err)
+	s.live(ctx)
+	if !closed {
+		t.Error("not closed")
 	}
-	if err := client.SetDeadline(time.Now().Add(time.Second)); err != nil {
-		t.Fatal(err)
-	}
-	if n, err := client.Read(make([]byte, 1)); !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("read %d, %v; want the end: the slot is given back already", n, err)
-	}
-	if g, err := s.server.opts.Limiter.Admit(ctx, s.gen.limit(s.clientRule)); err != nil {
+	if err := admit(); err != nil {
 		t.Errorf("the slot is not given back: %v", err)
-	} else {
-		g.Release()
 	}
 }
 
@@ -80,13 +87,38 @@ func TestClosedBeforeRelease(t *testing.T) {
 func TestDeadlineCountsFromAccept(t *testing.T) {
 	s, client, ctx := newSession(t, "timeout.negotiate: 3600\nclient pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0 }\n",
 		time.Hour-100*time.Millisecond)
-	ended := make(chan error, 1)
-	go func() { ended <- s.run(ctx) }()
+	var lines bytes.Buffer
+	s.server.opts.Logger = slog.New(slog.NewTextHandler(&lines, nil))
+	ended := make(chan struct{})
+	go func() { s.live(ctx); close(ended) }()
 	if _, err := client.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("the session is still waiting after %v", patient)
 		client.Close()
 	}
-	if err := <-ended; !errors.Is(err, errLate) {
-		t.Errorf("ended with %v, want %v", err, errLate)
+	if <-ended; !strings.Contains(lines.String(), "reason=negotiation_timeout") {
+		t.Errorf("log %q, want negotiation_timeout", &lines)
+	}
+}
+
+// The negotiation's deadline holds while a client-rule looks a name up. There
+// is no verdict then: the rule whose name is not known might block.
+func TestDeadlineOfClientRules(t *testing.T) {
+	s, client, ctx := newSession(t, `timeout.negotiate: 3600
+client block { from: slow.test to: 0/0 }
+client pass { from: 0/0 to: 0/0 }
+socks pass { from: 0/0 to: 0/0 }
+`, time.Hour-100*time.Millisecond)
+	s.server.names = newCachingResolver(&counting{delay: time.Hour}, NewMetrics(nil))
+	t.Cleanup(s.server.names.running.Wait)
+	var lines bytes.Buffer
+	s.server.opts.Logger = slog.New(slog.NewTextHandler(&lines, nil))
+	ended := make(chan struct{})
+	go func() { s.live(ctx); close(ended) }()
+	if _, err := client.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("%v, want the end", err)
+		s.end(errDrain)
+	}
+	if <-ended; !strings.Contains(lines.String(), "reason=negotiation_timeout") || s.clientRule != nil {
+		t.Errorf("log %q, want negotiation_timeout and no rule", &lines)
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"usher/limiter"
 	"usher/proxy/rules"
+	"usher/proxy/socks"
 )
 
 // Generation is a policy that is in force, or that has sessions left.
@@ -23,7 +24,7 @@ type Generation struct {
 type Count struct {
 	Rule       string // that let it in last: c1 while it negotiates, then s1
 	Generation string
-	Command    string // negotiate, connect
+	Command    string // negotiate, connect, udpassociate
 	Sessions   int
 }
 
@@ -39,8 +40,19 @@ type table struct {
 	current *generation
 	cut     bool          // nobody is let in any more
 	empty   chan struct{} // if not nil: closed when the last session has left
-	up      int64         // bytes that ended sessions relayed
-	down    int64
+	ended   traffic       // of sessions that have ended
+}
+
+// traffic is the bytes relayed.
+type traffic struct{ tcpUp, tcpDown, udpUp, udpDown int64 }
+
+func (t *traffic) add(s *session, p place) {
+	up, down := &t.tcpUp, &t.tcpDown
+	if p.command == commandName(socks.UDPAssociate) {
+		up, down = &t.udpUp, &t.udpDown
+	}
+	*up += s.up.Load()
+	*down += s.down.Load()
 }
 
 // place is where a session stands. The zero place is one that no client-rule
@@ -130,12 +142,12 @@ func (t *table) move(s *session, r *rules.Rule, command string) {
 func (t *table) remove(s *session) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if _, ok := t.live[s]; !ok {
+	p, ok := t.live[s]
+	if !ok {
 		panic("proxy: a session is removed twice")
 	}
 	delete(t.live, s)
-	t.up += s.up.Load()
-	t.down += s.down.Load()
+	t.ended.add(s, p)
 	s.gen.sessions--
 	if s.gen.sessions == 0 && s.gen != t.current {
 		t.forget()
@@ -204,15 +216,14 @@ func (t *table) counts() []Count {
 	return list
 }
 
-// bytes returns how much was relayed in each direction, by sessions that live
-// and by those that have ended.
-func (t *table) bytes() (up, down int64) {
+// relayed returns how much was relayed by sessions that live and by those that
+// have ended.
+func (t *table) relayed() traffic {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	up, down = t.up, t.down
-	for s := range t.live {
-		up += s.up.Load()
-		down += s.down.Load()
+	sum := t.ended
+	for s, p := range t.live {
+		sum.add(s, p)
 	}
-	return up, down
+	return sum
 }

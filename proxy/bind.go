@@ -1,0 +1,199 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"usher/proxy/rules"
+	"usher/proxy/socks"
+)
+
+// defaultBindTimeout is how long BIND waits for its peer unless
+// Options.BindTimeout says otherwise.
+const defaultBindTimeout = 3 * time.Minute
+
+// extensionAddr is what Dante's own extension of BIND announces (extension:
+// bind), which would accept many peers.
+var extensionAddr = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+
+// bind fulfils BIND (RFC 1928 section 6): it awaits the one connection that
+// the client's peer is going to make, as an FTP server does for active FTP.
+// The first reply says where, the second one who came.
+func (s *session) bind(ctx context.Context) ([]task, error) {
+	peer, limit, err := s.meet(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.succeed(socks.AddrOf(s.peer)); err != nil {
+		return nil, err
+	}
+	return s.relay(peer, limit), nil
+}
+
+// meet returns the connection of the peer, and the idle time-out of the rule
+// that let it in.
+func (s *session) meet(ctx context.Context) (*net.TCPConn, time.Duration, error) {
+	defer s.watch(false)() // nothing may be sent before there is a peer
+	expected, place, err := s.place(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer place.Close()
+	if err := s.move(ctx); err != nil { // the slot comes before the listener
+		return nil, 0, err
+	}
+	peer, err := s.awaitPeer(place)
+	if err != nil {
+		return nil, 0, err
+	}
+	if !expected[0].IsUnspecified() && !slices.Contains(expected, s.peer.Addr()) {
+		return nil, 0, fmt.Errorf("%w: %v", errPeer, s.peer)
+	}
+	limit, err := s.judgePeer(ctx)
+	return peer, limit, err
+}
+
+// place returns the addresses of which the peer must have one (an unspecified
+// one stands for any), and the bound socket at which the rules let the session
+// await it. timeout.connect is for all the names that this takes.
+func (s *session) place(ctx context.Context) (expected []netip.Addr, place *os.File, err error) {
+	ctx, cancel := connecting(ctx, time.Now(), s.gen.policy.Rules.Settings.Timeouts.Connect)
+	defer cancel()
+	if _, expected, err = s.addresses(ctx); err != nil {
+		return nil, nil, err
+	}
+	if place, err = s.reserve(expected[0]); err != nil {
+		return nil, nil, err
+	}
+	q := s.query(rules.Bind)
+	q.To = rules.Target{Addr: s.bound.Addr(), Port: s.bound.Port()}
+	if _, err = s.judge(ctx, q); err != nil {
+		place.Close()
+		return nil, nil, err
+	}
+	return expected, place, nil
+}
+
+// awaitPeer listens, says so in the first reply, and accepts one connection.
+// No client may be the peer through this server: it would have the server's
+// address. That holds to the session's end, so that whoever began to connect
+// before finds out in time, see dialOne.
+func (s *session) awaitPeer(place *os.File) (*net.TCPConn, error) {
+	s.server.awaiting.add(s.bound)
+	s.hold(closer(func() { s.server.awaiting.remove(s.bound) }))
+	ln, err := listenOn(place)
+	if err != nil {
+		return nil, err
+	}
+	s.hold(ln)
+	defer ln.Close() // one peer, no more
+	if err := s.reply(socks.AddrOf(s.bound)); err != nil {
+		return nil, err
+	}
+	if err := ln.SetDeadline(time.Now().Add(s.server.opts.BindTimeout)); err != nil {
+		return nil, err
+	}
+	peer, err := ln.AcceptTCP()
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, errBindTime
+	case err != nil:
+		return nil, err
+	}
+	s.hold(peer)
+	s.peer = addrPort(peer.RemoteAddr())
+	return peer, peer.SetKeepAliveConfig(keepAliveOf(s.socksRule.KeepAlives.External))
+}
+
+// judgePeer asks the rules about the peer. A rule with a limit of its own takes
+// the session over from the one that let the request pass; else that one keeps
+// it.
+func (s *session) judgePeer(ctx context.Context) (idle time.Duration, err error) {
+	naming, cancel := connecting(ctx, time.Now(), s.socksRule.Timeouts.Connect)
+	defer cancel()
+	v, err := s.askSocks(naming, rules.Query{
+		From:    s.peer,
+		To:      rules.Target{Addr: s.from.Addr(), Port: s.from.Port()},
+		Command: rules.BindReply,
+		Version: rules.Version(s.request.Version),
+	})
+	switch {
+	case err != nil:
+		return 0, err
+	case !v.Pass():
+		s.socksRule = v.Rule
+		return 0, fmt.Errorf("%w: the peer %v", errBlocked, s.peer)
+	case v.Rule != s.socksRule && v.Rule.Session.Limited:
+		s.socksRule = v.Rule
+		err = s.move(ctx)
+	}
+	return v.Rule.Timeouts.IO, err
+}
+
+// reserve binds a socket that does not listen yet, and sets s.bound.
+func (s *session) reserve(peer netip.Addr) (*os.File, error) {
+	at, err := s.gen.policy.BindPlace(peer, s.request.Addr.Port, s.accepted())
+	if err != nil {
+		return nil, err
+	}
+	if at.Port() != 0 {
+		if place, err := s.bindTo(at); err == nil {
+			return place, nil
+		}
+	}
+	return s.bindTo(netip.AddrPortFrom(at.Addr(), 0))
+}
+
+// bindTo returns a socket bound to a, and sets s.bound. net would listen at
+// once.
+func (s *session) bindTo(a netip.AddrPort) (*os.File, error) {
+	family, name := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Port: int(a.Port())})
+	if a.Addr().Is4() {
+		name.(*unix.SockaddrInet4).Addr = a.Addr().As4()
+	} else {
+		family, name = unix.AF_INET6, &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
+	}
+	fd, err := unix.Socket(family, unix.SOCK_STREAM, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	unix.CloseOnExec(fd)
+	file := os.NewFile(uintptr(fd), "bind")
+	if err := unix.Bind(fd, name); err != nil {
+		file.Close()
+		return nil, os.NewSyscallError("bind", err)
+	}
+	name, err = unix.Getsockname(fd)
+	if err != nil {
+		file.Close()
+		return nil, os.NewSyscallError("getsockname", err)
+	}
+	switch n := name.(type) {
+	case *unix.SockaddrInet4:
+		s.bound = netip.AddrPortFrom(a.Addr(), uint16(n.Port))
+	case *unix.SockaddrInet6:
+		s.bound = netip.AddrPortFrom(a.Addr(), uint16(n.Port))
+	}
+	return file, nil
+}
+
+// listenOn makes a bound socket listen. The listener has a descriptor of its
+// own.
+func listenOn(place *os.File) (*net.TCPListener, error) {
+	if err := unix.Listen(int(place.Fd()), 1); err != nil {
+		return nil, os.NewSyscallError("listen", err)
+	}
+	ln, err := net.FileListener(place)
+	if err != nil {
+		return nil, err
+	}
+	return ln.(*net.TCPListener), nil
+}

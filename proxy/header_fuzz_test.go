@@ -1,0 +1,67 @@
+package proxy
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+	"reflect"
+	"strings"
+	"testing"
+	"testing/iotest"
+
+	proxyproto "github.com/pires/go-proxyproto"
+)
+
+// What readHeader accepts is what the library makes of the same bytes; it
+// takes the header and nothing behind it, however the bytes arrive; no part of
+// it passes for a whole; and it prints back to what reads the same.
+func FuzzReadHeader(f *testing.F) {
+	const v2 = "\r\n\r\n\x00\r\nQUIT\n"
+	for _, seed := range []string{
+		"PROXY TCP4 192.0.2.7 192.0.2.1 40000 1080\r\n\x05\x01\x00",
+		"PROXY TCP6 2001:db8::7 2001:db8::1 40000 1080\r\n\x05",
+		"PROXY UNKNOWN\r\n\x05\x01\x00",
+		"PROXY UNKNOWN ffff:: ffff:: 65535 65535\r\n",
+		"PROXY " + strings.Repeat("x", maxHeaderV1),
+		v2 + "\x21\x11\x00\x0c\xc0\x00\x02\x07\xc0\x00\x02\x01\x9c\x40\x04\x38\x05\x01\x00",
+		v2 + "\x21\x11\x00\x13\xc0\x00\x02\x07\xc0\x00\x02\x01\x9c\x40\x04\x38\x04\x00\x04\x00\x00\x00\x00\x05", // a TLV
+		v2 + "\x21\x21\x00\x24" + strings.Repeat("\x20", 32) + "\x9c\x40\x04\x38\x05",
+		v2 + "\x20\x00\x00\x00\x05\x01\x00",
+		v2 + "\x21\x11\xff\xff",
+		"\x05\x01\x00",
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r := bytes.NewReader(b)
+		h, err := readHeader(r)
+		taken := b[:len(b)-r.Len()]
+		slow, slowErr := readHeader(iotest.OneByteReader(bytes.NewReader(b)))
+		if (err == nil) != (slowErr == nil) || err == nil && !reflect.DeepEqual(h, slow) {
+			t.Fatalf("%q: at once %+v, %v; byte by byte %+v, %v", b, h, err, slow, slowErr)
+		}
+		if err != nil {
+			if len(b) == 0 != errors.Is(err, io.EOF) {
+				t.Fatalf("%q: %v", b, err)
+			}
+			return
+		}
+		whole, err := proxyproto.Read(bufio.NewReader(bytes.NewReader(b)))
+		if err != nil || !whole.EqualsTo(h) {
+			t.Fatalf("%q: %+v, but the library reads %+v, %v", b, h, whole, err)
+		}
+		for n := range taken {
+			if part, err := readHeader(bytes.NewReader(taken[:n])); err == nil {
+				t.Fatalf("%q: its part %q reads as %+v", taken, taken[:n], part)
+			}
+		}
+		printed, err := h.Format()
+		if err != nil {
+			t.Fatalf("%q: cannot print %+v: %v", taken, h, err)
+		}
+		if again, err := readHeader(bytes.NewReader(printed)); err != nil || !again.EqualsTo(h) {
+			t.Fatalf("%q: %+v prints as %q, which reads %+v, %v", taken, h, printed, again, err)
+		}
+	})
+}

@@ -1,0 +1,46 @@
+package proxy_test
+
+import (
+	"context"
+	"net/netip"
+	"sync/atomic"
+	"testing"
+
+	"usher/proxy"
+	"usher/proxy/socks"
+)
+
+// tally is a resolver that counts what it is asked.
+type tally struct {
+	asked *atomic.Int64
+	addr  netip.Addr
+}
+
+func (r tally) LookupNetIP(context.Context, string, string) ([]netip.Addr, error) {
+	r.asked.Add(1)
+	return []netip.Addr{r.addr}, nil
+}
+
+// Sessions and rules share what is known of names, until a reload.
+func TestNamesUntilAReload(t *testing.T) {
+	to := echo(t)
+	const text = `
+client pass { from: 0/0 to: 0/0 }
+socks block { from: 0/0 to: other.test }
+socks pass { from: 0/0 to: 0/0 }
+`
+	r := tally{new(atomic.Int64), to.IP}
+	w := newWorld(t, text, func(o *proxy.Options, _ *proxy.Policy) { o.Resolver = r })
+	ask := func(name string, want int64) {
+		t.Helper()
+		w.client().connect(socks.Addr{Name: name, Port: to.Port}, socks.NotAllowed) // they share an address
+		if n := r.asked.Load(); n != want {
+			t.Errorf("%s: %d lookups, want %d", name, n, want)
+		}
+	}
+	ask("a.test", 2) // its own and the rule's
+	ask("a.test", 2)
+	ask("other.test", 2)
+	w.server.SetPolicy(policy(t, text))
+	ask("a.test", 4)
+}

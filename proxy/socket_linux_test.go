@@ -1,0 +1,139 @@
+package proxy
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"usher/proxy/socks"
+)
+
+// intOf reads an option of a socket.
+func intOf(t *testing.T, c *net.TCPConn, level, name int) (value int) {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var failed error
+	if err := raw.Control(func(fd uintptr) { value, failed = unix.GetsockoptInt(int(fd), level, name) }); err != nil || failed != nil {
+		t.Fatal(err, failed)
+	}
+	return value
+}
+
+// Accepted connections inherit keep-alive from the listener.
+func TestListenKeepsAlive(t *testing.T) {
+	ln, err := Listen(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	far, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	conn, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	wantKept(t, "accepted", conn.(*net.TCPConn), 1, 60, 15, 4)
+}
+
+// wantKept checks the keep-alive of a connection, in seconds and probes.
+func wantKept(t *testing.T, which string, c *net.TCPConn, on, idle, interval, count int) {
+	t.Helper()
+	for _, o := range []option{
+		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, on}, {unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, idle},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, interval}, {unix.IPPROTO_TCP, unix.TCP_KEEPCNT, count},
+	} {
+		if o.name != unix.SO_KEEPALIVE && on == 0 {
+			continue
+		}
+		if got := intOf(t, c, o.level, o.name); got != o.value {
+			t.Errorf("%s: option %d of level %d is %d, want %d", which, o.name, o.level, got, o.value)
+		}
+	}
+}
+
+// Keep-alive follows the rules that let the session in: towards the client the
+// socks-rule's, where that says something, else the client-rule's; towards the
+// target the socks-rule's.
+func TestKeepAliveByRule(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	s, _, ctx := newSession(t, `
+internal.tcp.tcp_keepintvl: 7
+client pass { from: 0/0 to: 0/0
+  internal.tcp.tcp_keepidle: 31 }
+socks pass { from: 0/0 to: 0/0 port = 1
+  external.socket.so_keepalive: 0 }
+socks pass { from: 0/0 to: 0/0
+  internal.tcp.tcp_keepcnt: 2
+  external.tcp.tcp_keepidle: 600 }
+`, 0)
+	s.uncouple = func() bool { return true }
+	t.Cleanup(func() { s.finish(nil) })
+	s.from, s.to = addrPort(s.client.RemoteAddr()), addrPort(s.client.LocalAddr())
+	s.request.Version, s.request.Command = socks.V5, socks.Connect
+	if err := errors.Join(s.judgeClient(ctx), s.admit(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	wantKept(t, "client, by its client-rule", s.client, 1, 31, 7, 4)
+	for _, c := range []struct {
+		rule                      int
+		client, target            string
+		on, idle, interval, count int // of the target
+		clientIdle, clientCount   int
+	}{
+		{0, "client, by a socks-rule that says nothing", "target that is not watched", 0, 0, 0, 0, 31, 4},
+		{1, "client, by its socks-rule", "target", 1, 600, 15, 4, 60, 2},
+	} {
+		s.socksRule = s.gen.policy.Rules.Socks[c.rule]
+		if err := s.move(ctx); err != nil {
+			t.Fatal(err)
+		}
+		target, err := s.dialOne(ctx, addrPort(ln.Addr()), 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.hold(target)
+		wantKept(t, c.client, s.client, 1, c.clientIdle, 7, c.clientCount)
+		wantKept(t, c.target, target, c.on, c.idle, c.interval, c.count)
+	}
+}
+
+// A connection from an external: address takes no port before it must: the
+// system shares ports among targets then.
+func TestDialTakesNoPortEarly(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	s, _, ctx := newSession(t, "client pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0 }\n", 0)
+	s.uncouple = func() bool { return true }
+	t.Cleanup(func() { s.finish(nil) })
+	s.socksRule = s.gen.policy.Rules.Socks[0]
+	external := netip.MustParseAddr("127.0.0.7")
+	s.gen.policy.External = []netip.Addr{external}
+	target, err := s.dialOne(ctx, addrPort(ln.Addr()), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.hold(target)
+	if got := addrPort(target.LocalAddr()).Addr(); got != external {
+		t.Errorf("connected from %v, want %v", got, external)
+	}
+	if intOf(t, target, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT) != 1 {
+		t.Error("the port was chosen before the target was known")
+	}
+}

@@ -1,0 +1,151 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// pipeSize is asked for each pipe, and bounds what one call moves. An
+	// unprivileged user has 64 MiB of pipes before the system makes them
+	// useless (fs.pipe-user-pages-soft): flows beyond that are copied.
+	pipeSize = 1 << 20
+	// After so many moves in a row of less than this, a flow is no longer bulk.
+	smallMove  = bufferSize / 4
+	smallMoves = 16
+	// pipeIdle is how long a pipe waits for bytes, at most, before it is given
+	// up; half of it at least.
+	pipeIdle = time.Second
+)
+
+// bulk moves bytes from r to w through a pipe, without copying them into this
+// process, for as long as there are many of them. It returns nil if copying is
+// to go on, and else what copy does.
+func (f *flow) bulk(r *reader, w *writer) error {
+	p, err := newPipe(f, w.valid)
+	if err != nil {
+		return nil
+	}
+	defer p.close()
+	defer f.from.SetReadDeadline(time.Time{}) //nolint:errcheck // it fails on a closed connection only
+	for small := 0; small < smallMoves; small++ {
+		n, err := p.fill(r.raw)
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, syscall.EINVAL): // silent, or not to be spliced
+			return nil
+		case err != nil:
+			return f.readBroke(err)
+		case n == 0:
+			return io.EOF
+		case n >= smallMove:
+			small = 0
+		}
+		err = p.drain(w.raw)
+		switch {
+		case errors.Is(err, errLeaseLost):
+			return err
+		case err != nil:
+			return f.writeBroke(err)
+		}
+	}
+	return nil
+}
+
+// pipe is what spliced bytes pass through. It is empty between moves.
+type pipe struct {
+	flow  *flow
+	r, w  int         // its ends
+	valid func() bool // nil, or asked before every write
+
+	tryFill, tryDrain func(fd uintptr) (done bool) // made once and not for every move
+	waits             time.Time                    // when its deadline was set
+	n                 int                          // bytes in it
+	err               error
+}
+
+func newPipe(f *flow, valid func() bool) (*pipe, error) {
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		return nil, err
+	}
+	p := &pipe{flow: f, valid: valid, r: fds[0], w: fds[1]}
+	p.tryFill, p.tryDrain = p.fillOnce, p.drainOnce
+	// Refused: it stays as it was made, which is asked for next.
+	_, _ = unix.FcntlInt(uintptr(p.w), unix.F_SETPIPE_SZ, pipeSize)
+	size, err := unix.FcntlInt(uintptr(p.w), unix.F_GETPIPE_SZ, 0)
+	if err == nil && size < bufferSize {
+		err = unix.ENOBUFS
+	}
+	if err != nil {
+		p.close()
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *pipe) close() {
+	_ = unix.Close(p.r)
+	_ = unix.Close(p.w)
+}
+
+// fill waits for bytes and takes them into the pipe; n is 0 at the end of the
+// direction. It fails with os.ErrDeadlineExceeded if nothing comes for a while.
+func (p *pipe) fill(from syscall.RawConn) (n int, err error) {
+	if now := time.Now(); now.Sub(p.waits) > pipeIdle/2 { // seldom: setting it costs more than asking the time
+		p.waits = now
+		_ = p.flow.from.SetReadDeadline(now.Add(pipeIdle)) // fails if it is closed, as the read does
+	}
+	if err := from.Read(p.tryFill); err != nil {
+		return 0, err
+	}
+	return p.n, p.err
+}
+
+func (p *pipe) fillOnce(fd uintptr) (done bool) {
+	p.n, p.err = splice(int(fd), p.w, pipeSize)
+	return !errors.Is(p.err, syscall.EAGAIN)
+}
+
+// drain writes what is in the pipe, and asks before every system call whether
+// it still may.
+func (p *pipe) drain(to syscall.RawConn) error {
+	if err := to.Write(p.tryDrain); err != nil {
+		return err
+	}
+	return p.err
+}
+
+func (p *pipe) drainOnce(fd uintptr) (done bool) {
+	for p.n > 0 {
+		if p.valid != nil && !p.valid() {
+			p.err = errLeaseLost
+			return true
+		}
+		moved, err := splice(p.r, int(fd), p.n)
+		switch {
+		case errors.Is(err, syscall.EAGAIN):
+			return false
+		case err != nil:
+			p.err = err
+			return true
+		case moved == 0:
+			p.err = io.ErrShortWrite
+			return true
+		}
+		p.n -= moved
+		p.flow.count(moved)
+	}
+	return true
+}
+
+func splice(from, to, n int) (int, error) {
+	return retry(func() (int, error) {
+		moved, err := unix.Splice(from, nil, to, nil, n, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
+		return int(moved), err
+	})
+}

@@ -1,0 +1,152 @@
+package proxy
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"usher/proxy/rules"
+	"usher/proxy/socks"
+)
+
+// associate fulfils UDP ASSOCIATE. The association lives as long as the
+// client's connection, which carries nothing but its end.
+func (s *session) associate(ctx context.Context) ([]task, error) {
+	if s.request.Version != socks.V5 {
+		return nil, fmt.Errorf("%w: UDP is in SOCKS 5 only", errCommand)
+	}
+	a, told, err := s.openAssociation(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.succeed(socks.AddrOf(told)); err != nil {
+		return nil, err
+	}
+	s.endWhenIdle(s.socksRule.Timeouts.IOUDP)
+	return []task{func() error { return a.readClient(ctx) }, s.awaitEnd}, nil
+}
+
+// openAssociation judges the request and opens the socket that faces the
+// client; told is the address that the client is to send to.
+func (s *session) openAssociation(ctx context.Context) (a *association, told netip.AddrPort, err error) {
+	defer s.watch(true)()
+	client := s.expectedClient()
+	q := s.query(rules.UDPAssociate)
+	if client.isComplete() {
+		q.From = netip.AddrPortFrom(client.addr, client.port)
+	}
+	naming, cancel := connecting(ctx, time.Now(), s.gen.policy.Rules.Settings.Timeouts.Connect)
+	defer cancel()
+	if _, err := s.judge(naming, q); err != nil {
+		return nil, told, err
+	}
+	if err := s.move(ctx); err != nil {
+		return nil, told, err
+	}
+	bound, toldAddr := frontAddress(s.server.opts.UDPAdvertise, s.from.Addr(), addrPort(s.client.LocalAddr()).Addr())
+	front, err := listenUDPIn(bound, cmp.Or(s.socksRule.UDPPorts, s.server.opts.UDPPorts), s.valid)
+	if err != nil {
+		return nil, told, fmt.Errorf("%w: %w", errUDPSocket, err)
+	}
+	if bound.IsUnspecified() { // answers have to come from where the client sends to
+		if err := front.noteArrival(); err != nil {
+			front.close()
+			return nil, told, fmt.Errorf("%w: %w", errUDPSocket, err)
+		}
+	}
+	told = netip.AddrPortFrom(toldAddr, front.local.Port())
+	a = newAssociation(s, client, front, told)
+	s.udp = a
+	s.hold(a)
+	return a, told, nil
+}
+
+// frontAddress returns the address of the socket that faces a client, and the
+// one that the client is told: the first advertised one of the client's family,
+// else local, on which its connection came in, as in Dante. An advertised
+// address that is not this machine's is translated on its way here, to which of
+// ours we cannot know. Loopback is every machine's: it is ours if the client
+// came over it, and else perhaps that of a container's host.
+func frontAddress(advertised []netip.Addr, from, local netip.Addr) (bound, told netip.Addr) {
+	for _, a := range advertised {
+		switch {
+		case a.Is4() != from.Is4():
+		case isLocal(a) && (!a.IsLoopback() || local.IsLoopback()):
+			return a, a
+		case a.Is4():
+			return netip.IPv4Unspecified(), a
+		default:
+			return netip.IPv6Unspecified(), a
+		}
+	}
+	return local, local
+}
+
+// udpClient is from where an association takes datagrams.
+type udpClient struct {
+	addr netip.Addr // the zero Addr: anywhere
+	port uint16     // 0: any
+}
+
+func (c udpClient) isComplete() bool { return c.addr.IsValid() && c.port != 0 }
+
+func (c udpClient) allows(from netip.AddrPort) bool {
+	return (!c.addr.IsValid() || c.addr == from.Addr()) && (c.port == 0 || c.port == from.Port())
+}
+
+// expectedClient returns from where the client's datagrams will come: the
+// address of its connection, by the PROXY header if there is one, and the port
+// that it announced. Another address that it announces is ignored together
+// with its port, as an address translator changes both.
+//
+// Only a client whom a balancer hides, one of Options.UDPRelayFrom, is taken
+// at its word; and if it announced nothing, the first datagram that the rules
+// pass says who it is.
+func (s *session) expectedClient() udpClient {
+	asked := s.request.Addr
+	announced := udpClient{addr: asked.IP.Unmap(), port: asked.Port}
+	if announced.addr.IsUnspecified() {
+		announced.addr = netip.Addr{}
+	}
+	if asked.Name != "" {
+		announced = udpClient{}
+	}
+	if s.isHidden() {
+		return announced
+	}
+	if announced.addr.IsValid() && announced.addr != s.from.Addr() {
+		return udpClient{addr: s.from.Addr()}
+	}
+	return udpClient{addr: s.from.Addr(), port: announced.port}
+}
+
+// isHidden reports whether the client's connection is a balancer's that says
+// nothing about the client.
+func (s *session) isHidden() bool {
+	return s.from == addrPort(s.client.RemoteAddr()) &&
+		slices.ContainsFunc(s.server.opts.UDPRelayFrom, func(p netip.Prefix) bool { return p.Contains(s.from.Addr()) })
+}
+
+// awaitEnd waits until the client ends or breaks its connection. What it
+// sends there is ignored.
+func (s *session) awaitEnd() error {
+	raw, err := s.client.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("%w: %w", errClientSide, err)
+	}
+	r := newReader(raw)
+	for {
+		buffer, n, err := r.wait()
+		switch {
+		case n > 0:
+			buffers.Put(buffer)
+		case err != nil:
+			return fmt.Errorf("%w: %w", errClientSide, err)
+		default:
+			return errAssociationOver
+		}
+	}
+}

@@ -1,0 +1,294 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"usher/proxy/rules"
+	"usher/proxy/socks"
+)
+
+var loopback = netip.MustParseAddr("127.0.0.1")
+
+// udpPair returns a socket of ours and one that it can send to.
+func udpPair(t *testing.T, valid func() bool) (*udpSocket, *net.UDPConn, netip.AddrPort) {
+	t.Helper()
+	u, err := listenUDP(netip.AddrPortFrom(loopback, 0), valid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(u.close)
+	far, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { far.Close() })
+	if err := far.SetDeadline(time.Now().Add(patient)); err != nil {
+		t.Fatal(err)
+	}
+	return u, far, far.LocalAddr().(*net.UDPAddr).AddrPort()
+}
+
+// The socket is bound where what is sent to the advertised address arrives. A
+// loopback address is the machine's own only for those who came over loopback:
+// a container's is not that of its host, which forwards ports from there.
+func TestFrontAddress(t *testing.T) {
+	for _, c := range []struct{ advertised, from, local, bound, told string }{
+		{"", "10.0.0.1", "10.0.0.9", "10.0.0.9", "10.0.0.9"},
+		{"192.0.2.77", "10.0.0.1", "10.0.0.9", "0.0.0.0", "192.0.2.77"},
+		{"2001:db8::1", "10.0.0.1", "10.0.0.9", "10.0.0.9", "10.0.0.9"},
+		{"2001:db8::1", "fd00::1", "fd00::9", "::", "2001:db8::1"},
+		{"127.0.0.5", "127.0.0.1", "127.0.0.1", "127.0.0.5", "127.0.0.5"},
+		{"::1", "::1", "::1", "::1", "::1"},
+		{"127.0.0.1", "172.17.0.1", "172.17.0.2", "0.0.0.0", "127.0.0.1"},
+		{"::1", "fd00::1", "fd00::2", "::", "::1"},
+	} {
+		var advertised []netip.Addr
+		if c.advertised != "" {
+			advertised = append(advertised, netip.MustParseAddr(c.advertised))
+		}
+		bound, told := frontAddress(advertised, netip.MustParseAddr(c.from), netip.MustParseAddr(c.local))
+		if bound.String() != c.bound || told.String() != c.told {
+			t.Errorf("%+v: bound to %v, told %v", c, bound, told)
+		}
+	}
+}
+
+// The lease is asked before every datagram, and none is sent without it.
+func TestDatagramsNeedTheLease(t *testing.T) {
+	var asked, allowed atomic.Int64
+	allowed.Store(2)
+	u, far, to := udpPair(t, func() bool { return asked.Add(1) <= allowed.Load() })
+	for i := range 4 {
+		err := u.write([]byte{byte(i)}, to, netip.Addr{})
+		if lost := errors.Is(err, errLeaseLost); lost != (i >= 2) || err != nil && !lost {
+			t.Errorf("datagram %d: %v", i, err)
+		}
+	}
+	if n := asked.Load(); n != 4 {
+		t.Errorf("asked %d times, want 4", n)
+	}
+	allowed.Store(99)
+	if err := u.write([]byte("end"), to, netip.Addr{}); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 9)
+	for _, want := range []string{"\x00", "\x01", "end"} {
+		if n, err := far.Read(b); err != nil || string(b[:n]) != want {
+			t.Fatalf("%q, %v; want %q", b[:n], err, want)
+		}
+	}
+}
+
+// A datagram that has waited for room in the socket asks for the lease again:
+// every attempt does, and net calls attempt when there is room.
+func TestEveryAttemptAsksForTheLease(t *testing.T) {
+	valid := true
+	u, _, to := udpPair(t, func() bool { return valid })
+	if err := u.write([]byte("x"), to, netip.Addr{}); err != nil {
+		t.Fatal(err)
+	}
+	valid = false
+	if err := u.raw.Control(func(fd uintptr) {
+		if !u.attempt(fd) || !errors.Is(u.err, errLeaseLost) {
+			t.Errorf("%v, want %v", u.err, errLeaseLost)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A socket that waits holds no buffer, and what is read comes after the
+// headroom.
+func TestUDPSocketReads(t *testing.T) {
+	u, far, _ := udpPair(t, nil)
+	if err := u.raw.Control(func(fd uintptr) {
+		if readable(fd) {
+			t.Error("an empty socket is readable")
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := far.WriteToUDPAddrPort([]byte("hello"), u.local); err != nil {
+		t.Fatal(err)
+	}
+	buffer, n, o, err := u.read(7)
+	if err != nil || string(buffer[7:7+n]) != "hello" || o.from != far.LocalAddr().(*net.UDPAddr).AddrPort() || o.at.IsValid() {
+		t.Fatalf("%q from %v, %v", buffer[7:7+n], o, err)
+	}
+	buffers.Put(buffer)
+	u.close()
+	if _, _, _, err := u.read(0); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("%v, want %v", err, net.ErrClosed)
+	}
+}
+
+// A socket that is bound to all addresses says at which one a datagram arrived,
+// and sends from there.
+func TestArrival(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("this system does not tell")
+	}
+	for _, c := range []struct{ any, client, at string }{
+		{"0.0.0.0", "127.0.0.1", "127.0.0.5"}, // of which routing would choose the first
+		{"::", "::1", "::1"},
+	} {
+		u, err := listenUDP(netip.AddrPortFrom(netip.MustParseAddr(c.any), 0), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(u.close)
+		if err := u.noteArrival(); err != nil {
+			t.Fatal(err)
+		}
+		client, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP(c.client)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { client.Close() })
+		if err := client.SetDeadline(time.Now().Add(patient)); err != nil {
+			t.Fatal(err)
+		}
+		at := netip.AddrPortFrom(netip.MustParseAddr(c.at), u.local.Port())
+		b := make([]byte, 9)
+		exchange := func() {
+			if _, err := client.WriteToUDPAddrPort([]byte("hello"), at); err != nil {
+				t.Fatal(err)
+			}
+			buffer, n, o, err := u.read(0)
+			if err != nil || o.at != at.Addr() {
+				t.Fatalf("at %v, %v; want %v", o.at, err, at)
+			}
+			if err := u.write(buffer[:n], o.from, o.at); err != nil {
+				t.Fatal(err)
+			}
+			buffers.Put(buffer)
+			if n, from, err := client.ReadFromUDPAddrPort(b); err != nil || string(b[:n]) != "hello" || from != at {
+				t.Fatalf("%q from %v, %v; want it from %v", b[:n], from, err, at)
+			}
+		}
+		if n := testing.AllocsPerRun(20, exchange); n > 0 {
+			t.Errorf("%s: %v allocations", c.any, n)
+		}
+	}
+}
+
+// The peers contacted last are known, those contacted before too many others
+// are forgotten, and memory is bounded.
+func TestPeersAreBounded(t *testing.T) {
+	var p peers
+	at := func(i int) netip.AddrPort { return netip.AddrPortFrom(loopback, uint16(i)) }
+	for i := 1; i <= 10*maxPeers; i++ {
+		p.add(at(i))
+		p.add(at(1)) // who is contacted all the time
+	}
+	for i := 10*maxPeers - maxPeers + 2; i <= 10*maxPeers; i++ {
+		if !p.has(at(i)) {
+			t.Fatalf("peer %d of %d is forgotten", i, 10*maxPeers)
+		}
+	}
+	if !p.has(at(1)) || p.has(at(2)) || p.has(at(8*maxPeers)) {
+		t.Error("the wrong ones are forgotten")
+	}
+	if n := len(p.recent) + len(p.older); n > 2*maxPeers {
+		t.Errorf("%d peers, want at most %d", n, 2*maxPeers)
+	}
+}
+
+// A datagram does not wait for ever for a resolver that does not answer.
+func TestDatagramsWaitForNamesInVain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &Server{names: newCachingResolver(&counting{delay: time.Hour}, NewMetrics(nil))}
+		names, forget := s.patientAsker(t.Context())
+		defer forget()
+		began := time.Now()
+		if addrs := names.of(rules.Target{Name: "slow.test", Port: 53}); len(addrs) != 0 {
+			t.Errorf("addresses %v", addrs)
+		}
+		if waited := time.Since(began); waited != nameWait {
+			t.Errorf("waited %v, want %v", waited, nameWait)
+		}
+		s.names.running.Wait()
+	})
+}
+
+// What a datagram waits for is bounded over all names that are asked for it:
+// its target's and those of rules.
+func TestDatagramsWaitForAllNames(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &Server{names: newCachingResolver(&counting{delay: nameWait * 2 / 3}, NewMetrics(nil))}
+		names, forget := s.patientAsker(t.Context())
+		defer forget()
+		began := time.Now()
+		for i, want := range []int{1, 0, 0} { // found in time, cut off, not begun
+			if addrs := names.lookup(fmt.Sprintf("slow%d.test", i)); len(addrs) != want {
+				t.Errorf("name %d: addresses %v, want %d", i, addrs, want)
+			}
+		}
+		if waited := time.Since(began); waited != nameWait {
+			t.Errorf("waited %v, want %v", waited, nameWait)
+		}
+		s.names.running.Wait()
+	})
+}
+
+// A datagram to an address and its answer take no memory.
+func TestDatagramsTakeNoMemory(t *testing.T) {
+	s, _, ctx := newSession(t, "client pass { from: 0/0 to: 0/0 }\nsocks block { from: 0/0 to: 10.0.0.0/8 }\nsocks pass { from: 0/0 to: 0/0 }\n", 0)
+	t.Cleanup(func() { s.finish(nil) })
+	s.idleLimit = time.Hour
+	s.request.Version, s.uncouple = socks.V5, func() bool { return true }
+	front, client, clientAddr := udpPair(t, nil)
+	back, target, targetAddr := udpPair(t, nil)
+	a := newAssociation(s, udpClient{}, front, front.local)
+	a.back[true] = back
+	request, err := socks.AppendUDPHeader(nil, socks.AddrOf(targetAddr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	request = append(request, "hello"...)
+	names := s.server.quickAsker()
+	b := make([]byte, 99)
+	if n := testing.AllocsPerRun(100, func() {
+		if _, err := client.WriteToUDPAddrPort(request, front.local); err != nil {
+			t.Fatal(err)
+		}
+		buffer, n, o, err := front.read(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.receive(ctx, names, buffer[:n], o)
+		buffers.Put(buffer)
+		_, from, err := target.ReadFromUDPAddrPort(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := target.WriteToUDPAddrPort([]byte("hi"), from); err != nil {
+			t.Fatal(err)
+		}
+		buffer, n, o, err = back.read(socks.MaxUDPHeaderIP)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.answer(ctx, names, buffer[:socks.MaxUDPHeaderIP+n], o.from)
+		buffers.Put(buffer)
+		if _, _, err = client.ReadFromUDPAddrPort(b); err != nil {
+			t.Fatal(err)
+		}
+	}); n > 0 {
+		t.Errorf("%v allocations", n)
+	}
+	if s.moved.Load() == 0 {
+		t.Error("a datagram that is relayed does not keep the association alive")
+	}
+	if c := a.client.Load(); c == nil || c.from != clientAddr {
+		t.Errorf("client %v, want %v", c, clientAddr)
+	}
+}

@@ -1,0 +1,383 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"usher/proxy/rules"
+	"usher/proxy/socks"
+)
+
+// maxWaiting is how many datagrams of one association may wait for a name at
+// a time; more are dropped.
+const maxWaiting = 16
+
+// association relays the datagrams of one client (RFC 1928 section 7). Each
+// one is judged by the rules: the client's as udpassociate with its target,
+// those that come back as udpreply from the peer to the client. What is
+// dropped is counted by its reason, and ends nothing.
+//
+// It has a socket that faces the client, and one towards the targets for each
+// family, opened by the first datagram that needs it. A goroutine reads each of
+// them. A datagram that needs a name which is not known yet gets a goroutine of
+// its own, so that the others need not wait.
+type association struct {
+	session *session
+	query   rules.Query // what is the same for all datagrams
+	front   *udpSocket
+	told    netip.AddrPort // where the client sends to, as it was told
+	expects udpClient
+	client  atomic.Pointer[origin] // nil until the first datagram that the rules pass
+	peers   peers
+	waiting chan struct{} // has a token for each datagram that waits for a name
+
+	up, down atomic.Int64            // datagrams relayed
+	drops    [dropKinds]atomic.Int64 // and dropped, by reason
+
+	mu     sync.Mutex
+	back   map[bool]*udpSocket // by whether it is for IPv4
+	closed bool
+}
+
+func newAssociation(s *session, expects udpClient, front *udpSocket, told netip.AddrPort) *association {
+	a := &association{
+		session: s, query: s.query(rules.UDPAssociate), front: front, told: told, expects: expects,
+		waiting: make(chan struct{}, maxWaiting),
+		back:    make(map[bool]*udpSocket),
+	}
+	s.server.fronts.add(front.local, told)
+	return a
+}
+
+// Close closes the sockets. It never fails.
+func (a *association) Close() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closed {
+		return nil
+	}
+	a.closed = true
+	a.session.server.fronts.remove(a.front.local, a.told)
+	a.front.close()
+	for _, u := range a.back {
+		u.close()
+	}
+	return nil
+}
+
+// readClient is the task that reads what comes from the client, or pretends to.
+func (a *association) readClient(ctx context.Context) error {
+	names := a.session.server.quickAsker()
+	for {
+		buffer, n, o, err := a.front.read(0)
+		if err != nil {
+			return fmt.Errorf("%w: %w", errClientSide, err)
+		}
+		a.receive(ctx, names, buffer[:n], o)
+		buffers.Put(buffer)
+	}
+}
+
+// receive handles one datagram that came to the client's side.
+func (a *association) receive(ctx context.Context, names *asker, b []byte, o origin) {
+	if !a.knows(o.from) {
+		a.count(dropForeign)
+		return
+	}
+	d, err := socks.ParseDatagram(b)
+	switch {
+	case err != nil:
+		a.count(dropMalformed)
+		return
+	case d.Frag != 0: // RFC 1928: who does not reassemble must drop them
+		a.count(dropFragment)
+		return
+	}
+	target := rules.Target{Name: d.Addr.Name, Port: d.Addr.Port}
+	if ip, ok := literal(d.Addr); ok {
+		target.Name, target.Addr = "", ip
+	}
+	if CheckTarget(target) != nil {
+		a.count(dropTarget)
+		return
+	}
+	result := a.forward(ctx, names, o, target, d.Data)
+	if result == unknownName {
+		data := append([]byte(nil), d.Data...)
+		a.later(ctx, func(names *asker) drop { return a.forward(ctx, names, o, target, data) })
+		return
+	}
+	a.count(result)
+}
+
+// knows reports whether the client may be at from.
+func (a *association) knows(from netip.AddrPort) bool {
+	if c := a.client.Load(); c != nil {
+		return c.from == from
+	}
+	return a.expects.allows(from)
+}
+
+// latch makes o the client's address for good, and reports whether it is.
+// Answers leave from where this datagram arrived.
+func (a *association) latch(o origin) bool {
+	if a.client.Load() == nil {
+		first := new(origin)
+		*first = o
+		a.client.CompareAndSwap(nil, first)
+	}
+	return a.client.Load().from == o.from
+}
+
+// forward judges a datagram of the client and sends it on.
+func (a *association) forward(ctx context.Context, names *asker, o origin, target rules.Target, data []byte) drop {
+	names.unknown = false
+	q := a.query
+	q.From, q.To, q.Lookup = o.from, target, names.lookup
+	if q.Addrs = names.of(target); len(q.Addrs) == 0 {
+		if names.unknown {
+			return unknownName
+		}
+		return dropUnresolved
+	}
+	v := a.session.gen.policy.Rules.MatchSocks(q)
+	switch {
+	case names.unknown:
+		return unknownName
+	case !v.Pass():
+		return dropBlocked
+	case !a.latch(o):
+		return dropForeign
+	}
+	result := dropUnresolved
+	for _, addr := range v.Addrs {
+		if result = a.send(ctx, netip.AddrPortFrom(addr, target.Port), data); result == relayed {
+			a.session.up.Add(int64(len(data)))
+			a.up.Add(1)
+			a.session.server.opts.Metrics.datagramsUp.Inc()
+			return relayed
+		}
+	}
+	return result
+}
+
+// send sends a datagram to one address.
+func (a *association) send(ctx context.Context, to netip.AddrPort, data []byte) drop {
+	server := a.session.server
+	switch {
+	case CheckDatagram(to.Addr()) != nil:
+		return dropTarget
+	case server.ownAddress(to), server.fronts.has(to):
+		return dropSelf
+	}
+	socket, err := a.backFor(ctx, to.Addr())
+	if err != nil {
+		return dropOf(err)
+	}
+	a.peers.add(to) // before its answer can come
+	return a.write(socket, data, to, netip.Addr{})
+}
+
+// write sends a datagram in either direction.
+func (a *association) write(socket *udpSocket, data []byte, to netip.AddrPort, source netip.Addr) drop {
+	err := socket.write(data, to, source)
+	switch {
+	case err == nil:
+		a.session.touch()
+	case errors.Is(err, errLeaseLost):
+		a.session.end(err)
+	}
+	return dropOf(err)
+}
+
+// backFor returns the socket towards targets of the family of to.
+func (a *association) backFor(ctx context.Context, to netip.Addr) (*udpSocket, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closed {
+		return nil, net.ErrClosed
+	}
+	if u := a.back[to.Is4()]; u != nil {
+		return u, nil
+	}
+	from, err := a.session.external(to)
+	if err != nil {
+		return nil, err
+	}
+	if !from.IsValid() {
+		from = netip.AddrPortFrom(netip.IPv6Unspecified(), 0)
+		if to.Is4() {
+			from = netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
+		}
+	}
+	u, err := listenUDP(from, a.session.valid)
+	if err != nil {
+		return nil, err
+	}
+	a.back[to.Is4()] = u
+	a.session.add(ctx, func() error { return a.readTargets(ctx, u) })
+	return u, nil
+}
+
+// readTargets is the task that reads what comes from the targets at one socket.
+func (a *association) readTargets(ctx context.Context, back *udpSocket) error {
+	names := a.session.server.quickAsker()
+	for {
+		// A datagram that is too long for the rest of the buffer is cut off
+		// here. It would be too long with its header, too, so the system
+		// refuses to send it.
+		buffer, n, o, err := back.read(socks.MaxUDPHeaderIP)
+		if err != nil {
+			return fmt.Errorf("%w: %w", errTargetSide, err)
+		}
+		a.answer(ctx, names, buffer[:socks.MaxUDPHeaderIP+n], o.from)
+		buffers.Put(buffer)
+	}
+}
+
+// answer handles one datagram that came from a target; b has room for the
+// header before it.
+func (a *association) answer(ctx context.Context, names *asker, b []byte, from netip.AddrPort) {
+	if a.session.gen.policy.Rules.Settings.ConnectDst && !a.peers.has(from) {
+		a.count(dropUnsolicited)
+		return
+	}
+	result := a.giveBack(names, b, from)
+	if result == unknownName {
+		b := append([]byte(nil), b...)
+		a.later(ctx, func(names *asker) drop { return a.giveBack(names, b, from) })
+		return
+	}
+	a.count(result)
+}
+
+// giveBack judges a datagram of a peer and sends it to the client.
+func (a *association) giveBack(names *asker, b []byte, from netip.AddrPort) drop {
+	client := a.client.Load() // there is one: its first datagram opened the socket
+	names.unknown = false
+	q := a.query
+	q.Command, q.From, q.Lookup = rules.UDPReply, from, names.lookup
+	q.To = rules.Target{Addr: client.from.Addr(), Port: client.from.Port()}
+	q.Addrs = names.of(q.To)
+	v := a.session.gen.policy.Rules.MatchSocks(q)
+	switch {
+	case names.unknown:
+		return unknownName
+	case !v.Pass():
+		return dropReplyBlocked
+	}
+	start := socks.MaxUDPHeaderIP - socks.UDPHeaderLen(from.Addr())
+	if _, err := socks.AppendUDPHeader(b[start:start], socks.AddrOf(from)); err != nil {
+		return dropMalformed // cannot be: an address is not too long
+	}
+	result := a.write(a.front, b[start:], client.from, client.at)
+	if result == relayed {
+		a.session.down.Add(int64(len(b) - socks.MaxUDPHeaderIP))
+		a.down.Add(1)
+		a.session.server.opts.Metrics.datagramsDown.Inc()
+	}
+	return result
+}
+
+// later goes on with a datagram that needs a name, unless too many wait.
+func (a *association) later(ctx context.Context, relay func(*asker) drop) {
+	select {
+	case a.waiting <- struct{}{}:
+	default:
+		a.count(dropWaiting)
+		return
+	}
+	a.session.add(ctx, func() error {
+		defer func() { <-a.waiting }()
+		names, forget := a.session.server.patientAsker(ctx)
+		defer forget()
+		result := relay(names)
+		if result == unknownName { // not in time
+			result = dropUnresolved
+		}
+		a.count(result)
+		return nil
+	})
+}
+
+// count counts a datagram that was dropped; one that was relayed is counted
+// already.
+func (a *association) count(d drop) {
+	if d != relayed {
+		a.drops[d].Add(1)
+		a.session.server.opts.Metrics.datagramsDropped[d].Inc()
+	}
+}
+
+// drop is why a datagram went no further.
+type drop int
+
+const (
+	relayed drop = iota // it did not: it was relayed
+	dropForeign
+	dropMalformed
+	dropFragment
+	dropTarget
+	dropSelf
+	dropBlocked
+	dropReplyBlocked
+	dropUnsolicited
+	dropUnresolved
+	dropWaiting
+	dropNoExternal
+	dropTooLong
+	dropLease
+	dropSystem
+	dropKinds
+
+	unknownName // it waits for a name
+)
+
+// dropReasons are the words for drops in metrics and log lines.
+var dropReasons = [dropKinds]string{
+	dropForeign: "foreign", dropMalformed: "malformed", dropFragment: "fragment", dropTarget: "target",
+	dropSelf: "self", dropBlocked: "blocked", dropReplyBlocked: "reply_blocked", dropUnsolicited: "unsolicited",
+	dropUnresolved: "unresolved", dropWaiting: "waiting", dropNoExternal: "no_external", dropTooLong: "too_long",
+	dropLease: "lease_lost", dropSystem: "system",
+}
+
+// dropOf returns what an error of a socket means; nil is relayed.
+func dropOf(err error) drop {
+	switch {
+	case err == nil:
+		return relayed
+	case errors.Is(err, errNoExternal):
+		return dropNoExternal
+	case errors.Is(err, errLeaseLost):
+		return dropLease
+	case errors.Is(err, syscall.EMSGSIZE):
+		return dropTooLong
+	}
+	return dropSystem
+}
+
+// attrs are what a session's last line says of its association.
+func (a *association) attrs() []slog.Attr {
+	attrs := []slog.Attr{slog.String("udp_relay", a.told.String())}
+	if client := a.client.Load(); client != nil {
+		attrs = append(attrs, slog.String("udp_client", client.from.String()))
+	}
+	attrs = append(attrs, slog.Int64("datagrams_up", a.up.Load()), slog.Int64("datagrams_down", a.down.Load()))
+	var dropped []any
+	for d, reason := range dropReasons {
+		if n := a.drops[d].Load(); n > 0 {
+			dropped = append(dropped, slog.Int64(reason, n))
+		}
+	}
+	if len(dropped) > 0 {
+		attrs = append(attrs, slog.Group("dropped", dropped...))
+	}
+	return attrs
+}

@@ -1,0 +1,180 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"usher/proxy/rules"
+)
+
+// udpSocket is a socket of a UDP association, of one address family. It is
+// not connected, so that the kernel reports no ICMP error to it: a port that
+// nobody listens at is the sender's trouble and ends no association.
+//
+// One goroutine may read; any may write.
+type udpSocket struct {
+	conn  *net.UDPConn
+	raw   syscall.RawConn
+	local netip.AddrPort
+	valid func() bool // nil: always; else asked before every system call that writes
+	info  []byte      // the reader's, for what comes with a datagram; nil: origins have no at
+
+	writing sync.Mutex // guards the datagram that is written now
+	data    []byte
+	source  netip.Addr // what control says
+	control []byte     // where to send from; nil: the system chooses
+	to4     unix.SockaddrInet4
+	to6     unix.SockaddrInet6
+	err     error
+	try     func(fd uintptr) (done bool) // attempt, made once and not for every datagram
+}
+
+// origin is where a datagram came from.
+type origin struct {
+	from netip.AddrPort
+	at   netip.Addr // to which address of ours; the zero Addr unless noteArrival was called
+}
+
+// listenUDP opens a socket at an address whose port may be 0. It neither asks
+// nor answers about more than one host: broadcasts are switched off, which
+// net switches on.
+func listenUDP(at netip.AddrPort, valid func() bool) (*udpSocket, error) {
+	network := "udp6"
+	if at.Addr().Is4() {
+		network = "udp4"
+	}
+	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var err error
+		return errors.Join(c.Control(func(fd uintptr) {
+			err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BROADCAST, 0)
+		}), err)
+	}}
+	packets, err := config.ListenPacket(context.Background(), network, at.String())
+	if err != nil {
+		return nil, err
+	}
+	conn := packets.(*net.UDPConn)
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	u := &udpSocket{conn: conn, raw: raw, valid: valid, local: conn.LocalAddr().(*net.UDPAddr).AddrPort()}
+	u.try = u.attempt
+	return u, nil
+}
+
+// listenUDPIn opens a socket at one of the ports that is free. Trying begins
+// at a random one: a port that was just given up may still get datagrams of
+// its last client.
+func listenUDPIn(ip netip.Addr, ports rules.PortRange, valid func() bool) (*udpSocket, error) {
+	if ports == (rules.PortRange{}) {
+		return listenUDP(netip.AddrPortFrom(ip, 0), valid)
+	}
+	n := int(ports.Hi) - int(ports.Lo) + 1
+	first := rand.IntN(n)
+	for i := range n {
+		port := ports.Lo + uint16((first+i)%n)
+		u, err := listenUDP(netip.AddrPortFrom(ip, port), valid)
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			return u, err
+		}
+	}
+	return nil, fmt.Errorf("%w: %d to %d at %v", errUDPPorts, ports.Lo, ports.Hi, ip)
+}
+
+// noteArrival lets read say at which address of ours a datagram arrived, for a
+// socket that is bound to all. Systems that do not tell leave it out.
+func (u *udpSocket) noteArrival() error {
+	size, err := askArrival(u.raw, u.local.Addr())
+	if size > 0 {
+		u.info = make([]byte, size)
+	}
+	return err
+}
+
+// read waits for a datagram, and takes a buffer only when there is one. The
+// datagram is put at the offset headroom; the caller gives the buffer back.
+func (u *udpSocket) read(headroom int) (buffer *[bufferSize]byte, n int, o origin, err error) {
+	if err := u.raw.Read(readable); err != nil {
+		return nil, 0, o, err
+	}
+	buffer = buffers.Get().(*[bufferSize]byte)
+	if u.info == nil {
+		n, o.from, err = u.conn.ReadFromUDPAddrPort(buffer[headroom:])
+	} else {
+		var size int
+		n, size, _, o.from, err = u.conn.ReadMsgUDPAddrPort(buffer[headroom:], u.info)
+		o.at = arrival(u.info[:size])
+	}
+	if err != nil {
+		buffers.Put(buffer)
+		return nil, 0, o, err
+	}
+	return buffer, n, o, nil
+}
+
+// readable reports whether a read would not wait.
+func readable(fd uintptr) bool {
+	poll := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	n, err := unix.Poll(poll[:], 0)
+	return n > 0 || err != nil // an error is the read's to meet
+}
+
+// write sends one datagram, from an address of ours if source is one. It waits
+// while the system takes no more, and asks again after that whether it still
+// may. The error is errLeaseLost, or the system's.
+func (u *udpSocket) write(data []byte, to netip.AddrPort, source netip.Addr) error {
+	u.writing.Lock()
+	defer u.writing.Unlock()
+	u.data, u.err = data, nil
+	if u.source != source {
+		u.source, u.control = source, sendFrom(source)
+	}
+	if u.local.Addr().Is4() {
+		u.to4 = unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}
+	} else {
+		u.to6 = unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
+	}
+	err := u.raw.Write(u.try)
+	u.data = nil
+	if err != nil {
+		return err
+	}
+	return u.err
+}
+
+// attempt sends the datagram, and reports false if the socket takes none for
+// now.
+func (u *udpSocket) attempt(fd uintptr) (done bool) {
+	for {
+		if u.valid != nil && !u.valid() {
+			u.err = errLeaseLost
+			return true
+		}
+		u.err = u.sendTo(int(fd))
+		if !errors.Is(u.err, unix.EINTR) {
+			return !errors.Is(u.err, unix.EAGAIN)
+		}
+	}
+}
+
+func (u *udpSocket) sendTo(fd int) error {
+	var to unix.Sockaddr = &u.to6
+	if u.local.Addr().Is4() {
+		to = &u.to4
+	}
+	if u.control == nil {
+		return unix.Sendto(fd, u.data, 0, to)
+	}
+	return unix.Sendmsg(fd, u.data, u.control, to, 0)
+}
+
+func (u *udpSocket) close() { _ = u.conn.Close() } // twice is fine
