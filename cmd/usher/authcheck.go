@@ -1,18 +1,20 @@
 package main
 
 import (
+	"fmt"
 	"slices"
 
 	"usher/proxy/rules"
 )
 
-// checkAuth returns warnings about rules that say something else than they
+// checkAuth returns findings about rules that say something else than they
 // seem to, given how clients can prove their names here: only with a users
 // file, and by no method but none or username if the file names none. The
-// rules alone cannot know that. file is the name for findings about all of it.
-func checkAuth(file string, set *rules.Set, usersFile bool) []rules.Diagnostic {
+// rules alone cannot know that. They are warnings, and an error where a rule
+// that blocks would block nobody. file is the name for findings about all of it.
+func checkAuth(file string, set *rules.Set, known accounts) []rules.Diagnostic {
 	var a authCheck
-	s := set.Settings
+	s, usersFile := set.Settings, known.usersFile
 	switch {
 	case s.MethodsAt.Line > 0:
 		a.offer(s.MethodsAt, s.Methods, usersFile, "nobody gets in")
@@ -31,7 +33,10 @@ func checkAuth(file string, set *rules.Set, usersFile bool) []rules.Diagnostic {
 	}
 	can := negotiable(set, usersFile)
 	for _, r := range set.Socks {
-		a.demand(r, can, s, usersFile)
+		if a.groups(r, known) {
+			a.demand(r, can, s, usersFile)
+		}
+		a.nameless(r, can)
 	}
 	return a.found
 }
@@ -39,7 +44,46 @@ func checkAuth(file string, set *rules.Set, usersFile bool) []rules.Diagnostic {
 type authCheck struct{ found []rules.Diagnostic }
 
 func (a *authCheck) warn(at rules.Pos, message, remedy string) {
-	a.found = append(a.found, rules.Diagnostic{Pos: at, Severity: rules.Warning, Message: message, Remedy: remedy})
+	a.add(rules.Warning, at, message, remedy)
+}
+
+func (a *authCheck) add(severity rules.Severity, at rules.Pos, message, remedy string) {
+	a.found = append(a.found, rules.Diagnostic{Pos: at, Severity: severity, Message: message, Remedy: remedy})
+}
+
+// unmatched says what it means that no client is who a socks-rule names.
+func unmatched(r *rules.Rule) (severity rules.Severity, never string) {
+	if r.Pass {
+		return rules.Warning, "never matches"
+	}
+	return rules.Error, "would block nobody"
+}
+
+// groups checks that there are the groups that a socks-rule names. It reports
+// whether there is more to check.
+func (a *authCheck) groups(r *rules.Rule, known accounts) bool {
+	severity, never := unmatched(r)
+	d := rules.Diagnostic{Pos: r.GroupAt, Severity: severity}
+	switch {
+	case r.GroupAt.Line == 0:
+		return true
+	case !known.groupsFile:
+		d.Message = "group: there is no groups file, so this rule " + never
+		d.Remedy = "set USHER_GROUPS_FILE, or name the users in user:"
+		a.found = append(a.found, d)
+		return false
+	case known.groups == nil: // it could not be read, which is worse and said elsewhere
+		return true
+	}
+	for _, name := range r.Groups() {
+		if known.groups.Has(name) {
+			continue
+		}
+		d.Message = fmt.Sprintf("group: the groups file has no group %q, by which this rule %s", name, never)
+		d.Remedy = fmt.Sprintf("add the line %q to the groups file with its users behind it, or correct the name", name+":")
+		a.found = append(a.found, d)
+	}
+	return true
 }
 
 const noUsers = "there is no users file, so no client can log in"
@@ -59,13 +103,13 @@ func (a *authCheck) offer(at rules.Pos, methods []rules.Method, usersFile bool, 
 // demand checks what a socks-rule demands of the method that was negotiated.
 func (a *authCheck) demand(r *rules.Rule, can []rules.Method, s rules.Settings, usersFile bool) {
 	at, needs := r.MethodsAt, r.Methods
-	named := "socksmethod: "
-	switch {
-	case r.GroupAt.Line > 0:
-		a.warn(r.GroupAt, "group: there is no groups file, so this rule never matches", "name the users in user:")
-		return
-	case r.UserAt.Line > 0:
+	named, severity, never := "socksmethod: ", rules.Warning, "never matches" // whom it would block does not get in
+	if r.UserAt.Line > 0 || r.GroupAt.Line > 0 {
 		at, needs, named = r.UserAt, []rules.Method{rules.Username}, "user: "
+		severity, never = unmatched(r)
+		if at.Line == 0 {
+			at, named = r.GroupAt, "group: "
+		}
 		if len(s.Methods) > 0 && !slices.Contains(s.Methods, rules.Username) {
 			return // the parser has warned
 		}
@@ -73,10 +117,20 @@ func (a *authCheck) demand(r *rules.Rule, can []rules.Method, s rules.Settings, 
 	switch {
 	case len(needs) == 0 || slices.ContainsFunc(needs, func(m rules.Method) bool { return slices.Contains(can, m) }):
 	case !usersFile && slices.Contains(needs, rules.Username):
-		a.warn(at, named+noUsers+" and this rule never matches", "set USHER_USERS_FILE, or remove the line")
+		a.add(severity, at, named+noUsers+" and this rule "+never, "set USHER_USERS_FILE, or remove the line")
 	default:
-		a.warn(at, named+"no client can negotiate what this rule asks for, so it never matches",
+		a.add(severity, at, named+"no client can negotiate what this rule asks for, so it "+never,
 			"add the method to socksmethod: in the server settings and in the client-rules that have one")
+	}
+}
+
+// nameless warns of sessions counted by user where clients have no name.
+func (a *authCheck) nameless(r *rules.Rule, can []rules.Method) {
+	named := r.UserAt.Line > 0 || r.GroupAt.Line > 0
+	matches := len(r.Methods) == 0 || slices.Contains(r.Methods, rules.None)
+	if r.Session.Key == rules.KeyUser && !named && matches && slices.Contains(can, rules.None) {
+		a.warn(r.KeyAt, "session.state.key: user: all clients that negotiate the method none have no name and count as one",
+			"add socksmethod: username to this rule, or count by from")
 	}
 }
 

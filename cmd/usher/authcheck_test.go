@@ -1,16 +1,20 @@
 package main
 
 import (
+	"path/filepath"
 	"strings"
 	"testing"
+
+	"usher/proxy/users"
 )
 
 func TestCheckAuth(t *testing.T) {
 	const (
-		in    = "client pass { from: 0/0 to: 0/0 }\n"
-		all   = "socks pass { from: 0/0 to: 0/0 }\n"
-		named = "socks pass { from: 0/0 to: 0/0\nuser: monica }\n"
-		asked = "socks pass { from: 0/0 to: 0/0\nsocksmethod: username }\n"
+		in     = "client pass { from: 0/0 to: 0/0 }\n"
+		all    = "socks pass { from: 0/0 to: 0/0 }\n"
+		named  = "socks pass { from: 0/0 to: 0/0\nuser: monica }\n"
+		byUser = "socks pass { from: 0/0 to: 0/0\nsession.state.key: user\nsession.state.max: 1\n"
+		asked  = "socks pass { from: 0/0 to: 0/0\nsocksmethod: username }\n"
 	)
 	for _, c := range []struct {
 		what, text string
@@ -34,10 +38,17 @@ func TestCheckAuth(t *testing.T) {
 			[]string{"f:1:1: "}},
 		{"the parser's own warning is enough", "socksmethod: none\n" + in + named, false,
 			[]string{"f:4:1: no method gives a name"}},
-		{"groups", "socksmethod: username\n" + in + strings.Replace(named, "user:", "group:", 1), true,
-			[]string{"f:4:1: group: there is no groups file"}},
+		{"groups without a file", "socksmethod: username\n" + in + strings.Replace(named, "user:", "group:", 1), true,
+			[]string{"f:4:1: group: there is no groups file, so this rule never matches"}},
+		{"users are counted and some have no name", "socksmethod: username none\n" + in + byUser + "}", true,
+			[]string{"f:4:1: session.state.key: user: all clients that negotiate the method none have no name and count as one"}},
+		{"users are counted and all are asked", "socksmethod: username\n" + in + byUser + "}", true, nil},
+		{"users are counted and the rule asks", "socksmethod: username none\n" + in + byUser + "socksmethod: username }", true, nil},
+		{"users are counted and named", "socksmethod: username none\n" + in + byUser + "user: monica }", true, nil},
+		{"users are counted where there are none", "socksmethod: none\n" + in + byUser + "}", false,
+			[]string{"f:4:1: session.state.key: user: "}},
 	} {
-		set, found := parseRules("f", []byte(c.text), c.usersFile)
+		set, found := parseRules("f", []byte(c.text), accounts{usersFile: c.usersFile})
 		if set == nil {
 			t.Fatalf("%s: refused: %v", c.what, found)
 		}
@@ -49,6 +60,73 @@ func TestCheckAuth(t *testing.T) {
 			if !strings.HasPrefix(d.String(), c.want[i]) {
 				t.Errorf("%s: got %q, want %q", c.what, d, c.want[i])
 			}
+		}
+	}
+}
+
+// TestGroupsOfRules holds that a rule that blocks is refused where it would
+// block nobody, and one that passes is warned about where it passes nobody.
+func TestGroupsOfRules(t *testing.T) {
+	groups, err := users.LoadGroups(write(t, filepath.Join(t.TempDir(), "groups"), "staff: monica\nempty:\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const in = "socksmethod: username\nclient pass { from: 0/0 to: 0/0 }\n"
+	with := accounts{usersFile: true, groupsFile: true, groups: groups}
+	for _, c := range []struct {
+		what, rule string
+		known      accounts
+		refused    bool
+		want       string // the beginning of the only finding; "": there is none
+	}{
+		{"known", "socks block { from: 0/0 to: 0/0\ngroup: staff empty }\n", with, false, ""},
+		{"unknown, pass", "socks pass { from: 0/0 to: 0/0\ngroup: stuff staff }\n", with, false,
+			`f:4:1: group: the groups file has no group "stuff", by which this rule never matches`},
+		{"unknown, block", "socks block { from: 0/0 to: 0/0\ngroup: stuff staff }\n", with, true,
+			`f:4:1: group: the groups file has no group "stuff", by which this rule would block nobody`},
+		{"no file, block", "socks block { from: 0/0 to: 0/0\ngroup: staff }\n", accounts{usersFile: true}, true,
+			"f:4:1: group: there is no groups file, so this rule would block nobody"},
+		{"broken file", "socks block { from: 0/0 to: 0/0\ngroup: staff }\n", accounts{usersFile: true, groupsFile: true}, false, ""},
+	} {
+		set, found := parseRules("f", []byte(in+c.rule+"socks pass { from: 0/0 to: 0/0 }\n"), c.known)
+		if refused := set == nil; refused != c.refused {
+			t.Errorf("%s: refused %v, want %v", c.what, refused, c.refused)
+		}
+		switch {
+		case c.want == "" && len(found) > 0, c.want != "" && len(found) != 1:
+			t.Errorf("%s: got %q, want %q", c.what, found, c.want)
+		case c.want != "" && !strings.HasPrefix(found[0].String(), c.want):
+			t.Errorf("%s: got %q, want %q", c.what, found[0], c.want)
+		}
+	}
+}
+
+// TestUsersOfRules holds that a rule that blocks a user is an error where
+// nobody can be that user, be it by a client-rule, the settings or the
+// environment, and that one that asks for a method only is none.
+func TestUsersOfRules(t *testing.T) {
+	const in = "client pass { from: 0/0 to: 0/0 }\n"
+	const all = "socks pass { from: 0/0 to: 0/0 }\n"
+	const byName = "socks block { from: 0/0 to: 0/0\nuser: monica }\n" + all
+	for _, c := range []struct {
+		what, text string
+		usersFile  bool
+		refused    string // "": it is not
+	}{
+		{"user, no users file", in + byName, false, "f:3:1: user: there is no users file, so no client can log in and this rule would block nobody"},
+		{"group, none is asked", "socksmethod: username none\nclient pass { from: 0/0 to: 0/0\nsocksmethod: none }\n" +
+			strings.Replace(byName, "user:", "group:", 1), true, "f:5:1: group: no client can negotiate what this rule asks for, so it would block nobody"},
+		{"user, method none", "socksmethod: none\n" + in + byName, true, "f:4:1: no method gives a name, so this rule would block nobody"},
+		{"user, users file", in + byName, true, ""},
+		{"method, no users file", in + "socks block { from: 0/0 to: 0/0\nsocksmethod: username }\n" + all, false, ""},
+	} {
+		known := accounts{usersFile: c.usersFile, groupsFile: true} // of which the contents are not known
+		set, found := parseRules("f", []byte(c.text), known)
+		switch err := asError(found); {
+		case (err == nil) != (set != nil):
+			t.Errorf("%s: set %v, error %v", c.what, set, err)
+		case c.refused == "" && err != nil, c.refused != "" && (err == nil || !strings.HasPrefix(err.Error(), c.refused)):
+			t.Errorf("%s: got %v, want %q", c.what, err, c.refused)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -21,6 +22,7 @@ type config struct {
 	Listen       []hostPort    `env:"USHER_LISTEN" envDefault:"127.0.0.1:1080" help:"Addresses for SOCKS clients, separated by commas. When it is set, it wins over the internal: lines of the rule file."`
 	Config       string        `env:"USHER_CONFIG" help:"The rule file, in Dante's language. Without one, built-in rules let clients on the loopback addresses through and nobody else."`
 	UsersFile    string        `env:"USHER_USERS_FILE" help:"Names and passwords in htpasswd format. With it, and without a socksmethod line, clients must give a name and a password."`
+	GroupsFile   string        `env:"USHER_GROUPS_FILE" help:"Who is in the groups that group: in a rule names, in htgroup format (group: user user). Needs USHER_USERS_FILE."`
 	Store        storeURL      `env:"USHER_STORE" envDefault:"memory" help:"Where sessions are counted: memory (limits hold for this process), or a Redis that all replicas use (limits hold over them): redis://[user:password@]host:port/db, unix:///socket, redis+sentinel://host:port,host:port/name, redis+cluster://host:port,host:port; rediss instead of redis for TLS. docs/operations.md has the options."`
 	Cluster      string        `env:"USHER_CLUSTER" envDefault:"default" help:"Name of this set of replicas in the store. Sets with different names do not see each other's sessions."`
 	LeaseTTL     time.Duration `env:"USHER_LEASE_TTL" envDefault:"10s" min:"1s" max:"10m" help:"How long a replica that died keeps its slots. The same on all replicas."`
@@ -28,6 +30,12 @@ type config struct {
 	StoreWait    time.Duration `env:"USHER_STORE_WAIT" envDefault:"3s" min:"0s" max:"1m" help:"How long a limited session may wait for a store that is slow or away before it is refused."`
 	StoreDown    string        `env:"USHER_STORE_DOWN" envDefault:"refuse" enum:"refuse,admit" help:"What becomes of a limited session when that wait is over: refuse, or admit it if this replica's own sessions are below the limit, so that each replica then holds the limit by itself. admit needs USHER_LEASE_LOSS=keep."`
 	ProxyFrom    prefixes      `env:"USHER_PROXY_PROTOCOL_FROM" help:"Networks of the balancers, separated by commas. They must send a PROXY protocol header (version 1 or 2); nobody else may."`
+	BindTimeout  time.Duration `env:"USHER_BIND_TIMEOUT" envDefault:"3m" min:"1s" max:"24h" help:"How long a BIND request waits for its peer to connect."`
+	Negotiating  int           `env:"USHER_MAX_NEGOTIATING" envDefault:"0" min:"0" max:"10000000" help:"How many clients may be between their connection and their complete request; more are closed at once. 0: a quarter of the descriptors that the process may open."`
+	AuthFailures int           `env:"USHER_AUTH_FAILURES" envDefault:"10" min:"0" max:"1000000" help:"How many wrong passwords an address (of IPv6: a /64) may give in a minute; then its passwords are refused for a minute, unseen. 0: any number. Choose 0 if all clients come from one address, as behind a balancer that hides them."`
+	UDPAdvertise addresses     `env:"USHER_UDP_ADVERTISE" help:"The address that clients are told to send their datagrams to, at most one of IPv4 and one of IPv6, separated by a comma: that of this replica, never that of a balancer. Without it, it is the address that the client's connection came in on."`
+	UDPPorts     portRange     `env:"USHER_UDP_PORTS" help:"The ports that clients are told to send their datagrams to, such as 20000-20999; one for each association, so at least as many as there are associations at a time. udp.portrange in a rule wins for the clients of that rule. Without it, the system chooses."`
+	UDPRelayFrom prefixes      `env:"USHER_UDP_RELAY_FROM" help:"Networks of balancers that hide the client and send no PROXY header, such as relayd, separated by commas. Behind them a client's datagrams are taken from the address that it announced, or if it announced none, from the first one that the rules pass."`
 	AdminListen  adminAddr     `env:"USHER_ADMIN_LISTEN" envDefault:"127.0.0.1:9090" help:"Address for health checks, metrics and status over HTTP, without a password: keep it private. off opens none."`
 	DrainGrace   time.Duration `env:"USHER_DRAIN_GRACE" envDefault:"3s" min:"0s" max:"10m" help:"After SIGTERM: how long to report not ready and still accept, so that balancers look elsewhere first. At least their check interval times the failures they wait for."`
 	DrainTimeout time.Duration `env:"USHER_DRAIN_TIMEOUT" envDefault:"30s" min:"0s" max:"24h" help:"After the grace: how long sessions may go on before they are cut."`
@@ -40,8 +48,8 @@ type config struct {
 // variable describes one field of config.
 type variable struct {
 	name, kind, def, help string
-	min, max              time.Duration // of durations
-	enum                  []string      // nil: anything that kind allows
+	min, max              int64    // of durations, in nanoseconds, and of numbers
+	enum                  []string // nil: anything that kind allows
 	index                 int
 }
 
@@ -60,8 +68,11 @@ func variables() []variable {
 			v.enum = strings.Split(enum, ",")
 		}
 		v.kind = kindOf(f.Type, v.enum)
-		if f.Type == reflect.TypeFor[time.Duration]() {
+		switch v.kind {
+		case "duration":
 			v.min, v.max = mustDuration(f.Tag.Get("min")), mustDuration(f.Tag.Get("max"))
+		case "number":
+			v.min, v.max = mustNumber(f.Tag.Get("min")), mustNumber(f.Tag.Get("max"))
 		}
 		list = append(list, v)
 	}
@@ -69,12 +80,21 @@ func variables() []variable {
 }
 
 // mustDuration panics on a malformed tag, which any test that starts finds.
-func mustDuration(tag string) time.Duration {
+func mustDuration(tag string) int64 {
 	d, err := time.ParseDuration(tag)
 	if err != nil {
 		panic(err)
 	}
-	return d
+	return int64(d)
+}
+
+// mustNumber panics on a malformed tag, too.
+func mustNumber(tag string) int64 {
+	n, err := strconv.ParseInt(tag, 10, 64)
+	if err != nil {
+		panic(err)
+	}
+	return n
 }
 
 // kindOf names a type for people.
@@ -90,8 +110,14 @@ func kindOf(t reflect.Type, enum []string) string {
 		return "memory | URL"
 	case t == reflect.TypeFor[prefixes]():
 		return "CIDR, ..."
+	case t == reflect.TypeFor[addresses]():
+		return "address, address"
+	case t == reflect.TypeFor[portRange]():
+		return "A-B"
 	case t == reflect.TypeFor[time.Duration]():
 		return "duration"
+	case t == reflect.TypeFor[int]():
+		return "number"
 	}
 	return "text"
 }
@@ -123,6 +149,9 @@ func loadConfig(environ map[string]string) (cfg config, warnings []string, err e
 	if cfg.StoreDown == "admit" && cfg.LeaseLoss == "close" {
 		problems = append(problems, errors.New("USHER_STORE_DOWN=admit: it breaks what USHER_LEASE_LOSS=close promises; leave one of them out"))
 	}
+	if cfg.GroupsFile != "" && cfg.UsersFile == "" {
+		problems = append(problems, errors.New("USHER_GROUPS_FILE: nobody can prove a name without USHER_USERS_FILE; set that, too"))
+	}
 	for name := range environ {
 		if strings.HasPrefix(name, "USHER_") && !known[name] {
 			warnings = append(warnings, name)
@@ -144,6 +173,8 @@ func explain(err error, byField map[string]variable, environ map[string]string) 
 	switch v.kind {
 	case "duration":
 		return v.problem(environ, "not a duration; write a number with its unit, such as 500ms, 10s or 2m")
+	case "number":
+		return v.problem(environ, "not a whole number")
 	case "memory | URL": // the value may hold a password
 		return fmt.Errorf("%s: %w", v.name, parse.Err)
 	}
@@ -160,9 +191,14 @@ func outOfRange(cfg config, vars []variable, environ map[string]string) (problem
 	for _, v := range vars {
 		switch value := values.Field(v.index).Interface().(type) {
 		case time.Duration:
-			if value < v.min || value > v.max {
+			if least, most := time.Duration(v.min), time.Duration(v.max); value < least || value > most {
 				problems = append(problems, v.problem(environ,
-					fmt.Sprintf("out of range; choose a duration from %s to %s", v.min, v.max)))
+					fmt.Sprintf("out of range; choose a duration from %s to %s", least, most)))
+			}
+		case int:
+			if int64(value) < v.min || int64(value) > v.max {
+				problems = append(problems, v.problem(environ,
+					fmt.Sprintf("out of range; choose a number from %d to %d", v.min, v.max)))
 			}
 		case string:
 			if v.enum != nil && !slices.Contains(v.enum, value) {

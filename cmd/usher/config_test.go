@@ -24,6 +24,9 @@ func TestValues(t *testing.T) {
 		"USHER_ADMIN_LISTEN":        "off",
 		"USHER_STORE":               "redis://u:geheim@redis:6379/1?client_name=x",
 		"USHER_PROXY_PROTOCOL_FROM": "10.1.2.3/8, 192.0.2.7,fd00::/8",
+		"USHER_UDP_ADVERTISE":       "192.0.2.7, 2001:db8::7",
+		"USHER_UDP_PORTS":           "20000-20999",
+		"USHER_UDP_RELAY_FROM":      "192.0.2.8",
 		"USHER_LEASE_TTL":           "2s",
 		"USHER_LISTENER":            "x",
 		"USHER_COLOUR":              "",
@@ -40,6 +43,12 @@ func TestValues(t *testing.T) {
 	if got := cfg.ProxyFrom; len(got) != 3 || got[0].String() != "10.0.0.0/8" || got[1].String() != "192.0.2.7/32" {
 		t.Errorf("networks %v", got)
 	}
+	if got := cfg.UDPAdvertise; len(got) != 2 || got[0].String() != "192.0.2.7" || got[1].String() != "2001:db8::7" {
+		t.Errorf("advertised %v", got)
+	}
+	if cfg.UDPPorts != (portRange{20000, 20999}) || len(cfg.UDPRelayFrom) != 1 {
+		t.Errorf("ports %v, balancers %v", cfg.UDPPorts, cfg.UDPRelayFrom)
+	}
 	if strings.Join(unknown, " ") != "USHER_COLOUR USHER_LISTENER" {
 		t.Errorf("unknown %v", unknown)
 	}
@@ -54,9 +63,18 @@ func TestBadValues(t *testing.T) {
 		{"USHER_LEASE_TTL", "10", `USHER_LEASE_TTL="10": not a duration; write a number with its unit`},
 		{"USHER_LEASE_TTL", "1ms", "out of range; choose a duration from 1s to 10m0s"},
 		{"USHER_STORE_WAIT", "-1s", "out of range"},
+		{"USHER_AUTH_FAILURES", "-1", `USHER_AUTH_FAILURES="-1": out of range; choose a number from 0 to 1000000`},
+		{"USHER_AUTH_FAILURES", "few", `USHER_AUTH_FAILURES="few": not a whole number`},
 		{"USHER_LEASE_LOSS", "drop", `USHER_LEASE_LOSS="drop": unknown value; choose one of keep | close`},
 		{"USHER_LOG_LEVEL", "loud", "choose one of debug | info | warn | error"},
 		{"USHER_PROXY_PROTOCOL_FROM", "balancer", `"balancer" is not a network`},
+		{"USHER_UDP_ADVERTISE", "usher.example.org", "is not an address to send to; write it like"},
+		{"USHER_UDP_ADVERTISE", "0.0.0.0", "is not an address to send to"},
+		{"USHER_UDP_ADVERTISE", "192.0.2.7,192.0.2.8", "192.0.2.7 and 192.0.2.8 are of one family; choose one of them"},
+		{"USHER_UDP_PORTS", "20999-20000", `USHER_UDP_PORTS="20999-20000": "20999-20000" is not a range of ports; write it like`},
+		{"USHER_UDP_PORTS", "0-9", "is not a range"},
+		{"USHER_UDP_PORTS", "1-65536", "is not a range"},
+		{"USHER_UDP_RELAY_FROM", "relayd", `"relayd" is not a network`},
 		{"USHER_STORE", "etcd://geheim@host", `USHER_STORE: unknown kind of store "etcd"`},
 		{"USHER_STORE", "redis://:ge%heim@host", "USHER_STORE: not a URL (not shown"},
 		{"USHER_STORE", "redis:geheim", "USHER_STORE: the URL has no host"},
@@ -70,6 +88,15 @@ func TestBadValues(t *testing.T) {
 		if err != nil && (strings.Contains(err.Error(), "geheim") || strings.Contains(err.Error(), "ge%heim")) {
 			t.Errorf("%s=%s: the error shows the password: %v", c.name, c.value, err)
 		}
+	}
+}
+
+func TestGroupsNeedUsers(t *testing.T) {
+	if _, _, err := loadConfig(map[string]string{"USHER_GROUPS_FILE": "groups"}); err == nil || !strings.Contains(err.Error(), "USHER_USERS_FILE") {
+		t.Error(err)
+	}
+	if _, _, err := loadConfig(map[string]string{"USHER_GROUPS_FILE": "groups", "USHER_USERS_FILE": "users"}); err != nil {
+		t.Error(err)
 	}
 }
 

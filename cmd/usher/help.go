@@ -20,7 +20,7 @@ func variablesHelp() string {
 			fmt.Fprintf(&b, "        %s\n", line)
 		}
 	}
-	b.WriteString("\nSIGHUP loads the rule file and the users file anew; a mistake in them keeps the old ones.\n\n" +
+	b.WriteString("\nSIGHUP loads the rule file and the files of users and groups anew; a mistake in them keeps the old ones.\n\n" +
 		"SIGTERM or SIGINT drains and exits with 0; a second one exits at once.")
 	return b.String()
 }

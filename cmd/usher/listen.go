@@ -1,12 +1,14 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"strconv"
 
+	"usher/proxy"
 	"usher/proxy/rules"
 )
 
@@ -30,7 +32,7 @@ func interfaceAddrs(name string) ([]netip.Addr, bool) {
 }
 
 // endpoints returns the addresses of internal: or external: lines. An
-// interface stands for all its addresses, without those that are link-local
+// interface stands for all its addresses of the families asked for, without those that are link-local
 // and say nothing without a zone.
 func endpoints(list []rules.Endpoint) ([]netip.AddrPort, error) {
 	var out []netip.AddrPort
@@ -43,10 +45,14 @@ func endpoints(list []rules.Endpoint) ([]netip.AddrPort, error) {
 		if !ok {
 			return nil, fmt.Errorf("%s: no interface %q here; name one that exists, or an address", e.Pos, e.Interface)
 		}
+		before := len(out)
 		for _, a := range addrs {
-			if !a.IsLinkLocalUnicast() {
+			if !a.IsLinkLocalUnicast() && e.Families.Has(a) {
 				out = append(out, netip.AddrPortFrom(a, e.Port))
 			}
+		}
+		if len(out) == before { // an empty list would mean any address
+			return nil, fmt.Errorf("%s: interface %q has no address that can be used here; give it one, or name an address", e.Pos, e.Interface)
 		}
 	}
 	return out, nil
@@ -72,10 +78,27 @@ func listenAddresses(cfg config, set rules.Settings) (addrs []string, source str
 	return addrs, set.Internal[0].Pos.String(), err
 }
 
+// boundTo returns what listeners at addrs are bound to. Those of which it is
+// known only when they are open are left out: the system chooses their port.
+func boundTo(addrs []string) (bound []netip.AddrPort) {
+	for _, a := range addrs {
+		tcp, err := net.ResolveTCPAddr("tcp", a)
+		if err != nil || tcp.Port == 0 {
+			continue
+		}
+		at := netip.AddrPortFrom(tcp.AddrPort().Addr().Unmap(), uint16(tcp.Port))
+		if !at.Addr().IsValid() { // :1080
+			at = netip.AddrPortFrom(netip.IPv6Unspecified(), at.Port())
+		}
+		bound = append(bound, at)
+	}
+	return bound
+}
+
 // listenAll opens all addresses or none.
 func listenAll(addrs []string) (lns []net.Listener, err error) {
 	for _, a := range addrs {
-		ln, err := net.Listen("tcp", a)
+		ln, err := proxy.Listen(context.Background(), a)
 		if err != nil {
 			for _, ln := range lns {
 				ln.Close()

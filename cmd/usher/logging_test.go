@@ -2,8 +2,11 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"strings"
 	"testing"
+	"unicode"
+	"unicode/utf8"
 
 	"usher/proxy/rules"
 )
@@ -27,6 +30,27 @@ func TestSyslogIsStderr(t *testing.T) {
 		}
 		if n := strings.Count(out.String(), "a mistake"); n != 1 {
 			t.Errorf("%+v: written %d times", set, n)
+		}
+	}
+}
+
+// TestClientsCannotWriteLines holds that a line stays one line, without bytes
+// that a terminal obeys, whatever a client says.
+func TestClientsCannotWriteLines(t *testing.T) {
+	const evil = "a\nINF session ended user=root\r\x1b[2J\x00\b\"b\x85\xff"
+	for _, format := range []string{"text", "json"} {
+		var out bytes.Buffer
+		l, err := openLogs(config{LogFormat: format, LogLevel: "info"}, rules.Settings{}, system{stderr: &out})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Info("session refused", "user", evil, "target", evil+":80", "error", errors.New(evil))
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		line := strings.TrimSuffix(out.String(), "\n")
+		if strings.ContainsFunc(line, unicode.IsControl) || !strings.Contains(line, "session refused") || !utf8.ValidString(line) {
+			t.Errorf("%s: %q", format, line)
 		}
 	}
 }

@@ -15,7 +15,8 @@ import (
 func main() { os.Exit(program()) }
 
 // program runs the command with what the system gives a process, and returns
-// its exit code: 0 fine, 1 failure, 2 wrong usage or configuration.
+// its exit code: 0 fine, 1 failure, 2 wrong usage or configuration; explain has
+// a 3 of its own.
 func program() int {
 	err := run(context.Background(), os.Args[1:], system{
 		environ: environMap(os.Environ()), stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
@@ -68,6 +69,7 @@ type cli struct {
 
 	Serve    serveCmd    `cmd:"" default:"1" help:"Run the proxy (also without any argument)."`
 	Validate validateCmd `cmd:"" help:"Check a rule file: exit code 0 if it can be served, else 1."`
+	Explain  explainCmd  `cmd:"" help:"Tell which rules decide about a request, why those before them do not, and what limits it: exit code 0 if it passes, 3 if not."`
 	Probe    probeCmd    `cmd:"" help:"Ask a running usher whether it is ready: exit code 0 if so, else 1. For container health checks."`
 	Status   statusCmd   `cmd:"" help:"Show what a running usher does."`
 	Tell     versionCmd  `cmd:"" name:"version" help:"Print the version."`

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -12,18 +13,20 @@ import (
 	"usher/proxy/users"
 )
 
-// loadPolicy builds a complete policy from the rule file and the users file,
-// or says all that is wrong with them. The diagnostics are the findings about
-// the rule file, warnings and errors.
+// loadPolicy builds a complete policy from the rule file, the users file and
+// the groups file, or says all that is wrong with them. The diagnostics are the
+// findings about the rule file, warnings and errors.
 func loadPolicy(cfg config) (*proxy.Policy, []rules.Diagnostic, error) {
-	set, found, err := readRules(cfg.Config, cfg.UsersFile != "")
+	known, accountsErr := loadAccounts(cfg)
+	set, found, err := readRules(cfg.Config, known)
+	found = lintRules(cfg, set, known, found)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, errors.Join(err, accountsErr)
 	}
-	if set == nil {
-		return nil, found, asError(found)
+	if set == nil || accountsErr != nil {
+		return nil, found, errors.Join(asError(found), accountsErr)
 	}
-	p := &proxy.Policy{Rules: set}
+	p := &proxy.Policy{Rules: set, Users: known.users, Groups: known.groups}
 	external, err := endpoints(set.Settings.External)
 	if err != nil {
 		return nil, found, err
@@ -31,12 +34,31 @@ func loadPolicy(cfg config) (*proxy.Policy, []rules.Diagnostic, error) {
 	for _, e := range external {
 		p.External = append(p.External, e.Addr())
 	}
-	if cfg.UsersFile != "" {
-		if p.Users, err = users.Load(cfg.UsersFile); err != nil {
-			return nil, found, fmt.Errorf("USHER_USERS_FILE: %w", err)
+	return p, found, nil
+}
+
+// accounts is how clients can prove their names, and who is in which group.
+type accounts struct {
+	usersFile, groupsFile bool           // the environment names one
+	users                 *users.Checker // nil: none was read
+	groups                *users.Groups  // nil: none was read
+}
+
+// loadAccounts reads the files that the environment names, or says all that
+// is wrong with them.
+func loadAccounts(cfg config) (known accounts, err error) {
+	var errs []error
+	if known.usersFile = cfg.UsersFile != ""; known.usersFile {
+		if known.users, err = users.Load(cfg.UsersFile); err != nil {
+			errs = append(errs, fmt.Errorf("USHER_USERS_FILE: %w", err))
 		}
 	}
-	return p, found, nil
+	if known.groupsFile = cfg.GroupsFile != ""; known.groupsFile {
+		if known.groups, err = users.LoadGroups(cfg.GroupsFile); err != nil {
+			errs = append(errs, fmt.Errorf("USHER_GROUPS_FILE: %w", err))
+		}
+	}
+	return known, errors.Join(errs...)
 }
 
 // history is how loading policies went. It is safe for concurrent use.

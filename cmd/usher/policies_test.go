@@ -11,7 +11,7 @@ import (
 
 func parse(t *testing.T, text string) *rules.Set {
 	t.Helper()
-	set, found := parseRules("test.conf", []byte(text), false)
+	set, found := parseRules("test.conf", []byte(text), accounts{})
 	if set == nil {
 		t.Fatal(asError(found))
 	}
@@ -42,7 +42,7 @@ func TestShowRules(t *testing.T) {
 }
 
 func TestBuiltinRules(t *testing.T) {
-	set, found, err := readRules("", false)
+	set, found, err := readRules("", accounts{})
 	if err != nil || set == nil || len(found) > 0 {
 		t.Fatal(err, found)
 	}

@@ -48,11 +48,13 @@ type process struct {
 // further variables, as NAME=VALUE.
 func launch(t *testing.T, env ...string) *process {
 	t.Helper()
-	name, err := exec.LookPath("usher")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &process{t: t, cmd: exec.Command(name), ended: make(chan struct{}), more: make(chan struct{})}
+	return launchCommand(t, exec.Command("usher"), env...)
+}
+
+// launchCommand is launch with a command that ends in usher.
+func launchCommand(t *testing.T, cmd *exec.Cmd, env ...string) *process {
+	t.Helper()
+	p := &process{t: t, cmd: cmd, ended: make(chan struct{}), more: make(chan struct{})}
 	p.cmd.Env = append(append(os.Environ(), "USHER_LISTEN=127.0.0.1:0", "USHER_ADMIN_LISTEN=127.0.0.1:0",
 		"USHER_DRAIN_GRACE=0s"), env...)
 	stderr, err := p.cmd.StderrPipe()
@@ -96,15 +98,27 @@ func (p *process) read(stderr io.Reader) {
 // logged waits for a line with this message and returns the latest.
 func (p *process) logged(msg string) map[string]any {
 	p.t.Helper()
+	return p.loggedTimes(msg, 1)
+}
+
+// loggedTimes waits for n lines with this message and returns the latest.
+func (p *process) loggedTimes(msg string, n int) map[string]any {
+	p.t.Helper()
 	deadline := time.After(patience)
 	for {
 		p.mu.Lock()
 		more := p.more
-		for i := len(p.lines) - 1; i >= 0; i-- {
-			if p.lines[i]["msg"] == msg {
-				defer p.mu.Unlock()
-				return p.lines[i]
+		var latest map[string]any
+		count := 0
+		for _, line := range p.lines {
+			if line["msg"] == msg {
+				latest = line
+				count++
 			}
+		}
+		if count >= n {
+			defer p.mu.Unlock()
+			return latest
 		}
 		p.mu.Unlock()
 		select {

@@ -6,8 +6,8 @@ import (
 	"usher/proxy/rules"
 )
 
-// reload loads the rule file and the users file as a complete new policy and
-// puts it in force for new connections. Any mistake in them keeps the old one.
+// reload loads the rule file, the users file and the groups file as a complete
+// new policy and puts it in force for new connections. Any mistake in them keeps the old one.
 // Listening addresses and log destinations stay as they are until a restart;
 // log files are opened anew.
 func (s *service) reload() {

@@ -22,29 +22,33 @@ const builtinName = "built-in rules"
 
 // readRules reads and parses the rule file, or the built-in rules if name is
 // empty. An error says that there is no text; what is wrong with the text is
-// in the diagnostics, and then the set is nil. usersFile is whether names can
-// be proved here, about which the diagnostics warn.
-func readRules(name string, usersFile bool) (*rules.Set, []rules.Diagnostic, error) {
+// in the diagnostics, and then the set is nil. known is what names can be proved
+// here, on which rules depend.
+func readRules(name string, known accounts) (*rules.Set, []rules.Diagnostic, error) {
 	if name == "" {
-		set, found := parseRules(builtinName, []byte(builtin), usersFile)
+		set, found := parseRules(builtinName, []byte(builtin), known)
 		return set, found, nil
 	}
 	text, err := os.ReadFile(name)
 	if err != nil {
 		return nil, nil, fmt.Errorf("rule file: %w; USHER_CONFIG names it", err)
 	}
-	set, found := parseRules(name, text, usersFile)
+	set, found := parseRules(name, text, known)
 	return set, found, nil
 }
 
-// parseRules returns the findings in the order of their places.
-func parseRules(name string, text []byte, usersFile bool) (*rules.Set, []rules.Diagnostic) {
+// parseRules returns the findings in the order of their places, and no set if
+// one of them is an error.
+func parseRules(name string, text []byte, known accounts) (*rules.Set, []rules.Diagnostic) {
 	set, found := rules.Parse(name, text, rules.Env{Interface: interfaceAddrs})
 	if set != nil {
-		found = append(found, checkAuth(name, set, usersFile)...)
+		found = append(found, checkAuth(name, set, known)...)
 		slices.SortStableFunc(found, func(a, b rules.Diagnostic) int {
 			return cmp.Or(cmp.Compare(a.Pos.Line, b.Pos.Line), cmp.Compare(a.Pos.Col, b.Pos.Col))
 		})
+	}
+	if asError(found) != nil {
+		set = nil
 	}
 	return set, found
 }

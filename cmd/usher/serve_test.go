@@ -1,17 +1,21 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"usher/proxy/socks"
 )
 
 const passLoopback = `
@@ -113,7 +117,7 @@ func TestReload(t *testing.T) {
 	write(t, file, strings.Replace(passLoopback, "socks pass", "socks block", 1))
 	p.signal(syscall.SIGHUP)
 	p.eventually("/status", `"current": false`) // the session's, which lives on under the old rules
-	if line := p.logged("reloaded"); line["changed"] != true || line["digest"] == before {
+	if line := p.loggedTimes("reloaded", 2); line["changed"] != true || line["digest"] == before {
 		t.Error(line)
 	}
 	if _, code := connect(t, p, webServer(t)); code != 2 {
@@ -134,14 +138,122 @@ func TestServeWarnsOfWhatNobodyCanProve(t *testing.T) {
 
 func TestReloadOfUsers(t *testing.T) {
 	t.Parallel()
-	users := write(t, filepath.Join(t.TempDir(), "users"), "")
+	const hash = "$2b$05$abcdefghijklmnopqrstuutXu9KzOt.1yBoZUeFWoT/914/JfszCO" // of open-sesame
+	users := write(t, filepath.Join(t.TempDir(), "users"), "monica:"+hash+"\n")
 	p := launch(t, "USHER_USERS_FILE="+users)
+	target := webServer(t)
+	if code := connectAs(t, p, "monica", "open-sesame", target); code != 0 {
+		t.Error("reply", code)
+	}
+	write(t, users, "fred:"+hash+"\n")
+	p.signal(syscall.SIGHUP)
+	p.logged("reloaded")
+	if code := connectAs(t, p, "monica", "open-sesame", target); code != refusedName {
+		t.Error("who was removed is still let in: reply", code)
+	}
 	write(t, users, "monica:plain\n")
 	p.signal(syscall.SIGHUP)
 	if text := p.logged("reload failed, the old rules serve on")["error"].(string); !strings.Contains(text, users+":1") {
 		t.Error(text)
 	}
 	p.eventually("/metrics", "usher_config_last_reload_successful 0\n")
+}
+
+// TestReloadOfGroups goes through a mistake and a change in the groups file.
+func TestReloadOfGroups(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	hash := "$2b$05$abcdefghijklmnopqrstuutXu9KzOt.1yBoZUeFWoT/914/JfszCO" // of open-sesame
+	people := write(t, filepath.Join(dir, "users"), "monica:"+hash+"\nfred:"+hash+"\n")
+	groups := write(t, filepath.Join(dir, "groups"), "guests: monica\n")
+	file := ruleFile(t, "socksmethod: username\nclient pass { from: 0/0 to: 0/0 }\n"+
+		"socks block { from: 0/0 to: 0/0\ngroup: guests }\nsocks pass { from: 0/0 to: 0/0 }\n")
+	p := launch(t, "USHER_CONFIG="+file, "USHER_USERS_FILE="+people, "USHER_GROUPS_FILE="+groups)
+	target := webServer(t)
+	ask := func(user string, want byte) {
+		t.Helper()
+		if code := connectAs(t, p, user, "open-sesame", target); code != want {
+			t.Errorf("%s: reply %d, want %d", user, code, want)
+		}
+	}
+	ask("monica", 2)
+	ask("fred", 0)
+
+	write(t, groups, "guests: fred\nfred\n")
+	p.signal(syscall.SIGHUP)
+	if text := p.logged("reload failed, the old rules serve on")["error"].(string); !strings.Contains(text, groups+":2: ") {
+		t.Error(text)
+	}
+	ask("fred", 0)
+
+	write(t, groups, "guests: fred\n")
+	p.signal(syscall.SIGHUP)
+	p.logged("reloaded")
+	ask("monica", 0)
+	ask("fred", 2)
+}
+
+// TestSecretsAreNotLogged greps all that a process says, at level debug, for
+// the passwords that it handles.
+func TestSecretsAreNotLogged(t *testing.T) {
+	t.Parallel()
+	const hash = "$2b$05$abcdefghijklmnopqrstuutXu9KzOt.1yBoZUeFWoT/914/JfszCO" // of open-sesame
+	users := write(t, filepath.Join(t.TempDir(), "users"), "monica:"+hash+"\n")
+	p := launch(t, "USHER_USERS_FILE="+users, "USHER_STORE=redis://usher:geheim@127.0.0.1:1/0", "USHER_LOG_LEVEL=debug",
+		"USHER_DRAIN_TIMEOUT=0s")
+	target := webServer(t)
+	if code := connectAs(t, p, "monica", "open-sesame", target); code != 0 {
+		t.Error("reply", code)
+	}
+	if code := connectAs(t, p, "monica", "false-sesame", target); code != refusedName {
+		t.Error("reply", code)
+	}
+	p.logged("session refused")
+	write(t, users, "monica:"+hash+"\nfred:plain-sesame\n")
+	p.signal(syscall.SIGHUP)
+	p.logged("reload failed, the old rules serve on")
+	_, status := p.get("/status")
+	_, metrics := p.get("/metrics")
+	p.signal(syscall.SIGTERM)
+	p.exit()
+	all := p.raw.String() + status + metrics
+	for _, secret := range []string{"geheim", "sesame", hash[:7], hash[30:]} {
+		if strings.Contains(all, secret) {
+			t.Errorf("%q is shown", secret)
+		}
+	}
+}
+
+// refusedName is what connectAs returns for a wrong name or password.
+const refusedName = 255
+
+// connectAs asks usher for a connection with name and password, and returns
+// the reply code, or refusedName.
+func connectAs(t *testing.T, p *process, user, password, target string) byte {
+	t.Helper()
+	c, err := net.Dial("tcp", p.socks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	to := socks.AddrOf(netip.MustParseAddrPort(target))
+	if err := errors.Join(
+		c.SetDeadline(time.Now().Add(patience)),
+		socks.WriteGreeting(c, socks.Username),
+		socks.WriteCredentials(c, socks.Credentials{User: user, Password: password}),
+		socks.WriteRequest(c, socks.Request{Version: socks.V5, Command: socks.Connect, Addr: to}),
+	); err != nil {
+		t.Fatal(err)
+	}
+	reply := make([]byte, 6)
+	n, err := io.ReadFull(c, reply)
+	if n >= 4 && reply[3] != 0 {
+		return refusedName
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return reply[5]
 }
 
 func TestDrainIsSeenBeforeItHurts(t *testing.T) {

@@ -117,7 +117,11 @@ func (s *service) assemble(policy *proxy.Policy, adminListener []net.Listener) {
 	}
 	s.proxy = proxy.New(proxy.Options{
 		Limiter: s.limiter, Logger: s.log.Logger, Metrics: proxy.NewMetrics(reg),
-		TrustedProxies: s.cfg.ProxyFrom, StrictLease: s.cfg.LeaseLoss == "close", Own: own,
+		TrustedProxies: s.cfg.ProxyFrom,
+		UDPRelayFrom:   s.cfg.UDPRelayFrom, UDPAdvertise: s.cfg.UDPAdvertise, UDPPorts: rules.PortRange(s.cfg.UDPPorts),
+		StrictLease: s.cfg.LeaseLoss == "close", Own: own,
+		MaxNegotiating: s.cfg.maxNegotiating(), MaxAuthFailures: s.cfg.AuthFailures,
+		BindTimeout: s.cfg.BindTimeout,
 	}, policy)
 	admin.CollectSnapshot(reg, s.snapshot)
 	s.admin = admin.New(admin.Options{Readiness: s.ready, Snapshot: s.snapshot, Gatherer: reg, Logger: s.log.Logger})
@@ -146,7 +150,7 @@ func (s *service) serve(ln net.Listener, serve func(net.Listener) error) {
 // announce writes the first lines of the log: what this process does, and how
 // to change it.
 func (s *service) announce(policy *proxy.Policy, found []rules.Diagnostic, source string) {
-	s.log.Info("usher starts", "version", version(), "go", runtime.Version())
+	s.log.Info("usher starts", "version", version(), "go", runtime.Version(), "descriptors", descriptors(), "max_negotiating", s.cfg.maxNegotiating())
 	logDiagnostics(s.log.Logger, found)
 	if s.cfg.Config == "" {
 		s.log.Info("no rule file: clients on loopback addresses may go anywhere, nobody else gets in; " +
@@ -175,6 +179,9 @@ func describe(policy *proxy.Policy, cfg config) []any {
 		"limited", len(limitedRules(policy.Rules)), "digest", policy.Rules.Digest()}
 	if cfg.UsersFile != "" {
 		attrs = append(attrs, "users_file", cfg.UsersFile)
+	}
+	if cfg.GroupsFile != "" {
+		attrs = append(attrs, "groups_file", cfg.GroupsFile)
 	}
 	if len(policy.Rules.Settings.Methods) == 0 { // the rules do not say it
 		method := "none"

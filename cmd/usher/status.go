@@ -61,7 +61,11 @@ func printStatus(w io.Writer, st admin.Status) error {
 		fmt.Fprintln(t, "\nRULE\tGENERATION\tSESSIONS\tLIMIT\tPLACE")
 	}
 	for _, l := range st.Rules.Limits {
-		fmt.Fprintf(t, "%s\t%s\t%d\t%d\t%s\n", l.Rule, l.Generation, l.Sessions, l.Max, l.Place)
+		limit := "-"
+		if l.Max >= 0 {
+			limit = fmt.Sprint(l.Max)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\n", l.Rule, l.Generation, l.Sessions, limit, l.Place)
 	}
 	return t.Flush()
 }

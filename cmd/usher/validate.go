@@ -1,39 +1,122 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 
 	"usher/proxy/rules"
+	"usher/proxy/users"
 )
 
 type validateCmd struct {
-	File string `arg:"" help:"The rule file; - reads the standard input."`
+	File  string `arg:"" help:"The rule file; - reads the standard input."`
+	Print bool   `xor:"form" help:"Print the rules as they are understood, in one spelling and with their numbers."`
+	JSON  bool   `name:"json" xor:"form" help:"Print findings and rules as JSON."`
 }
 
-// Run prints each finding as file:line:col: what; remedy. Warnings leave the
-// exit code at 0. Of the environment it asks only whether there is a users
-// file, which decides what some rules mean.
+// Help is shown under usher validate --help.
+func (validateCmd) Help() string {
+	return `Of the environment it asks whether there is a users file, what is in the groups file, and where serve would listen, on which the meaning of some rules depends: USHER_USERS_FILE, USHER_GROUPS_FILE, USHER_LISTEN.
+
+Exit codes: 0 the file can be served, with warnings or without, 1 it cannot, 2 wrong arguments.`
+}
+
+// Run prints each finding as file:line:col: what; remedy.
 func (v validateCmd) Run(sys system) error {
 	name, text, err := v.read(sys)
 	if err != nil {
 		return fmt.Errorf("rule file: %w", err)
 	}
-	set, found := parseRules(name, text, sys.environ["USHER_USERS_FILE"] != "")
+	known := accounts{usersFile: sys.environ["USHER_USERS_FILE"] != ""}
+	if file := sys.environ["USHER_GROUPS_FILE"]; file != "" {
+		known.groupsFile = true
+		if known.groups, err = users.LoadGroups(file); err != nil {
+			return fmt.Errorf("USHER_GROUPS_FILE: %w", err)
+		}
+	}
+	cfg, _, err := loadConfig(sys.environ)
+	if err != nil { // serve would say so; the file can be judged without
+		cfg = config{}
+	}
+	set, found := parseRules(name, text, known)
+	found = lintRules(cfg, set, known, found)
+	err = nil
+	switch {
+	case v.JSON:
+		err = v.printJSON(sys.stdout, name, set, found)
+	default:
+		printFindings(sys.stderr, found)
+		if set != nil {
+			err = v.printText(sys.stdout, name, set)
+		}
+	}
+	if err == nil && set == nil {
+		return exitError(1)
+	}
+	return err
+}
+
+func printFindings(w io.Writer, found []rules.Diagnostic) {
 	for _, d := range found {
 		kind := ""
 		if d.Severity == rules.Warning {
 			kind = "warning: "
 		}
-		fmt.Fprintf(sys.stderr, "%s: %s%s; %s\n", d.Pos, kind, d.Message, d.Remedy)
+		fmt.Fprintf(w, "%s: %s%s; %s\n", d.Pos, kind, d.Message, d.Remedy)
 	}
-	if set == nil {
-		return exitError(1)
-	}
-	fmt.Fprintf(sys.stdout, "%s: good; client-rules %d, socks-rules %d, rules with a limit %d, digest %s\n",
+}
+
+func (v validateCmd) printText(w io.Writer, name string, set *rules.Set) error {
+	summary := fmt.Sprintf("%s: good; client-rules %d, socks-rules %d, rules with a limit %d, digest %s\n",
 		name, len(set.Client), len(set.Socks), len(limitedRules(set)), set.Digest())
-	return nil
+	if v.Print {
+		summary = "# " + summary + set.Numbered()
+	}
+	_, err := io.WriteString(w, summary)
+	return err
+}
+
+// validation is what usher validate --json prints.
+type validation struct {
+	File        string    `json:"file"`
+	Good        bool      `json:"good"` // it can be served
+	Findings    []finding `json:"findings"`
+	Digest      string    `json:"digest,omitempty"`
+	ClientRules int       `json:"client_rules"`
+	SocksRules  int       `json:"socks_rules"`
+	Limited     int       `json:"limited"`
+	Rules       string    `json:"rules,omitempty"` // as --print prints them
+}
+
+type finding struct {
+	Severity string `json:"severity"` // error or warning
+	Line     int    `json:"line"`
+	Column   int    `json:"column"`
+	Message  string `json:"message"`
+	Remedy   string `json:"remedy"`
+}
+
+func (v validateCmd) printJSON(w io.Writer, name string, set *rules.Set, found []rules.Diagnostic) error {
+	result := validation{File: name, Good: set != nil, Findings: []finding{}}
+	for _, d := range found {
+		severity := map[rules.Severity]string{rules.Error: "error", rules.Warning: "warning"}[d.Severity]
+		result.Findings = append(result.Findings, finding{severity, d.Pos.Line, d.Pos.Col, d.Message, d.Remedy})
+	}
+	if set != nil {
+		result.Digest, result.Rules = set.Digest(), set.Numbered()
+		result.ClientRules, result.SocksRules, result.Limited = len(set.Client), len(set.Socks), len(limitedRules(set))
+	}
+	return printJSON(w, result)
+}
+
+// printJSON writes v for programs, and so that people can read it.
+func printJSON(w io.Writer, v any) error {
+	out := json.NewEncoder(w)
+	out.SetEscapeHTML(false)
+	out.SetIndent("", "  ")
+	return out.Encode(v)
 }
 
 func (v validateCmd) read(sys system) (name string, text []byte, err error) {

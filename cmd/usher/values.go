@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"usher/proxy/rules"
 	"usher/store/redisstore"
 )
 
@@ -57,6 +58,47 @@ func (p *prefixes) UnmarshalText(text []byte) error {
 		}
 		*p = append(*p, prefix.Masked())
 	}
+	return nil
+}
+
+// addresses are those of this machine, at most one of each family.
+type addresses []netip.Addr
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (a *addresses) UnmarshalText(text []byte) error {
+	*a = nil
+	for part := range strings.SplitSeq(string(text), ",") {
+		part = strings.TrimSpace(part)
+		addr, err := netip.ParseAddr(part)
+		addr = addr.Unmap()
+		if err != nil || addr.Zone() != "" || addr.IsUnspecified() || addr.IsMulticast() {
+			return fmt.Errorf("%q is not an address to send to; write it like 192.0.2.7 or 2001:db8::7", part)
+		}
+		for _, other := range *a {
+			if other.Is4() == addr.Is4() {
+				return fmt.Errorf("%v and %v are of one family; choose one of them", other, addr)
+			}
+		}
+		*a = append(*a, addr)
+	}
+	return nil
+}
+
+// portRange is ports, the first and the last one included.
+type portRange rules.PortRange
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (p *portRange) UnmarshalText(text []byte) error {
+	lo, hi, isRange := strings.Cut(string(text), "-")
+	if !isRange {
+		hi = lo
+	}
+	a, errA := strconv.ParseUint(strings.TrimSpace(lo), 10, 16)
+	b, errB := strconv.ParseUint(strings.TrimSpace(hi), 10, 16)
+	if errA != nil || errB != nil || a == 0 || a > b {
+		return fmt.Errorf("%q is not a range of ports; write it like 20000-20999", text)
+	}
+	*p = portRange{Lo: uint16(a), Hi: uint16(b)}
 	return nil
 }
 

@@ -1,0 +1,59 @@
+package main
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"usher/proxy/rules"
+)
+
+// What serve loads is looked over too, with what serve would do.
+func TestLoadedRulesAreLookedOver(t *testing.T) {
+	open := ruleFile(t, "socksmethod: none\nclient pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 192.0.2.0/24 }\nsocks pass { from: 0/0 to: 192.0.2.0/25 }\n")
+	for _, c := range []struct {
+		listen string
+		want   []string
+	}{
+		{"127.0.0.1:1080", []string{"this rule never matches"}},
+		{"[::1]:1080", []string{"this rule never matches"}},
+		{":1080", []string{"whoever can connect may use the proxy", "this rule never matches"}},
+		{"192.0.2.1:1080", []string{"whoever can connect may use the proxy", "this rule never matches"}},
+	} {
+		_, found, err := loadPolicy(config{Config: open, Listen: []hostPort{hostPort(c.listen)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, d := range found {
+			if d.Severity != rules.Warning || d.Remedy == "" {
+				t.Errorf("not a warning with a remedy: %v", d)
+			}
+			got = append(got, d.Message)
+		}
+		if len(got) != len(c.want) {
+			t.Errorf("%s: got %q, want %q", c.listen, got, c.want)
+			continue
+		}
+		for i, want := range c.want {
+			if !strings.HasPrefix(got[i], want) {
+				t.Errorf("%s: got %q, want %q", c.listen, got[i], want)
+			}
+		}
+	}
+}
+
+// A password asked of those who offer one keeps nobody out.
+func TestOptionalPasswordsLeaveTheProxyOpen(t *testing.T) {
+	const rest = "client pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 192.0.2.0/24 }\n"
+	for methods, open := range map[string]bool{"username none": true, "username": false} {
+		set, _ := rules.Parse("f", []byte("socksmethod: "+methods+"\n"+rest), rules.Env{})
+		found := lintRules(config{Listen: []hostPort{":1080"}}, set, accounts{usersFile: true}, nil)
+		warned := slices.ContainsFunc(found, func(d rules.Diagnostic) bool {
+			return strings.HasPrefix(d.Message, "whoever can connect may use the proxy")
+		})
+		if warned != open {
+			t.Errorf("socksmethod: %s: warned %v, want %v: %v", methods, warned, open, found)
+		}
+	}
+}
