@@ -90,9 +90,12 @@ func (d *demo) must(args ...string) string {
 	return out
 }
 
-// curl fetches a page of the target through the proxy.
+// curl fetches a page of the target through the proxy, and returns what curl
+// printed.
 func (d *demo) curl(url string, args ...string) (string, error) {
-	return curl(d.t, append([]string{"--proxy", "socks5h://" + d.proxy, url}, args...)...)
+	args = append([]string{"-sS", "--max-time", "15", "--proxy", "socks5h://" + d.proxy, url}, args...)
+	out, err := exec.Command(tool(d.t, "curl"), args...).CombinedOutput()
+	return string(out), err
 }
 
 // hold is a curl that keeps its session open, and the replica that it is on.

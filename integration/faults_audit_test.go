@@ -89,24 +89,37 @@ func (l ledger) counts() (totals, sums map[string]int) {
 			if field[0] != '.' {
 				n, _ := strconv.Atoi(value)
 				sums[field] += n
+				if rule, keyed := cutKey(field); keyed {
+					sums[rule] += n
+				}
 			}
 		}
 	}
 	return totals, sums
 }
 
-// byLimit returns the totals of the world's limits, which are its rules in
-// order, and an error if others are counted.
-func (l ledger) byLimit(limits int) ([]int, error) {
-	all := make([]int, limits)
+// cutKey takes the key off the name of a counter, digest/rule/key.
+func cutKey(counter string) (rule string, keyed bool) {
+	digest, rest, _ := strings.Cut(counter, "/")
+	rule, _, keyed = strings.Cut(rest, "/")
+	return digest + "/" + rule, keyed
+}
+
+// byLimit returns the totals of the world's limits, and an error if others are
+// counted.
+func (l ledger) byLimit(targets []*faultTarget) ([]int, error) {
+	all := make([]int, len(targets))
 	totals, _ := l.counts()
 	for counter, n := range totals {
-		_, rule, _ := strings.Cut(counter, "/s")
-		i, err := strconv.Atoi(rule)
-		if err != nil || i < 1 || i > limits {
+		rule, keyed := cutKey(counter)
+		_, rule, _ = strings.Cut(rule, "/")
+		i := slices.IndexFunc(targets, func(t *faultTarget) bool { return t.counter == rule })
+		if i < 0 || keyed && targets[i].perKey == 0 {
 			return nil, fmt.Errorf("a counter %q that belongs to no rule", counter)
 		}
-		all[i-1] = n
+		if !keyed {
+			all[i] = n
+		}
 	}
 	return all, nil
 }
@@ -153,7 +166,10 @@ func (f *faultWorld) refill(t *testing.T) {
 		held := f.fill(t, i, limit)
 		all = append(all, held...)
 		for _, r := range f.replicas {
-			f.refused(t, r, i)
+			f.refused(t, r, i, keys-1)
+		}
+		if f.targets[i].halfDone {
+			continue // to see it through would end it
 		}
 		if n := len(held.alive()); n != limit {
 			t.Errorf("target %d: %d sessions relay, want %d", i, n, limit)
@@ -164,7 +180,7 @@ func (f *faultWorld) refill(t *testing.T) {
 		if err != nil || !l.whole() || len(l.own) != len(f.replicas) {
 			return fmt.Sprintf("the store's data: %+v %v", l, err)
 		}
-		if counted, err := l.byLimit(len(f.limits)); err != nil || !slices.Equal(counted, f.limits) {
+		if counted, err := l.byLimit(f.targets); err != nil || !slices.Equal(counted, f.limits) {
 			return fmt.Sprintf("the store counts %v, limits are %v: %v", counted, f.limits, err)
 		}
 		return l.trouble()
@@ -181,11 +197,18 @@ func (f *faultWorld) fill(t *testing.T, i, limit int) (held crowd) {
 	trouble := poll(patience, func() string {
 		for len(held) < limit {
 			tries++
-			a := (client{proxy: f.replicas[tries%len(f.replicas)].socks}).connect(f.targets[i].String())
+			key := 0
+			if k := f.targets[i].perKey; k > 0 {
+				key = len(held) / k
+			}
+			a := f.targets[i].ask(client{proxy: f.replicas[tries%len(f.replicas)].socks, from: f.from(key)})
 			if a.Conn == nil {
 				return fmt.Sprintf("target %d: session %d of %d was answered %d %v", i, len(held)+1, limit, a.reply, a.err)
 			}
 			held = append(held, a)
+			if len(held) == f.targets[i].perKey && len(held) < limit {
+				f.refused(t, f.replicas[0], i, key)
+			}
 		}
 		return ""
 	})
@@ -197,16 +220,17 @@ func (f *faultWorld) fill(t *testing.T, i, limit int) (held crowd) {
 	return held
 }
 
-// refused checks that r refuses a session for target i as one above the limit.
-func (f *faultWorld) refused(t *testing.T, r *replica, i int) {
+// refused checks that r refuses a session of a key for target i as one above
+// the limit.
+func (f *faultWorld) refused(t *testing.T, r *replica, i, key int) {
 	t.Helper()
 	eventually(t, patience, func() string {
-		a := (client{proxy: r.socks}).connect(f.targets[i].String())
+		a := f.targets[i].ask(client{proxy: r.socks, from: f.from(key)})
 		if a.Conn != nil {
 			a.Close()
 			t.Fatalf("%s admits a session above the limit of target %d", r.name, i)
 		}
-		if a.reply != notAllowed {
+		if a.reply != f.targets[i].above {
 			return fmt.Sprintf("%s answers %d %v to a session above the limit of target %d", r.name, a.reply, a.err, i)
 		}
 		return ""

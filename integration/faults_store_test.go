@@ -53,7 +53,7 @@ func (r *trial) outage(d time.Duration) {
 	case r.strict && d > faultFence:
 		r.endedBy(down+faultFence, -1, up)
 	case !r.strict:
-		r.someSurvive(-1, down, up)
+		r.someSurvive(-1, span{down, up})
 	}
 }
 
@@ -242,7 +242,7 @@ func stopped(r *trial) {
 	if r.strict {
 		r.endedBy(at+faultFence, -1, woken)
 	} else {
-		r.someSurvive(-1, at, woken)
+		r.someSurvive(-1, span{at, woken})
 	}
 }
 
@@ -329,7 +329,7 @@ func memoryFull(r *trial) {
 	if now := r.birth(r.t); now != before {
 		r.t.Errorf("birth %s after the store was full, was %s", now, before)
 	}
-	r.someSurvive(-1, begin, r.truth.now())
+	r.someSurvive(-1, span{begin, r.truth.now()})
 	for i := range r.targets {
 		if len(r.truth.some(i, func(s proven) bool { return s.asked > begin })) == 0 {
 			r.t.Errorf("target %d: nobody was admitted meanwhile", i)

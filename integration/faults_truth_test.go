@@ -30,6 +30,7 @@ type proven struct {
 	id      int
 	target  int // number of the target, and so of the limit
 	replica int
+	key     int           // of the client's address
 	asked   time.Duration // the client began to ask for it
 	from    time.Duration // it was told that it is connected
 	sent    []time.Duration
@@ -49,10 +50,10 @@ func (t *truth) next() {
 }
 
 // admitted takes note of a new session.
-func (t *truth) admitted(target, replica int, asked time.Duration) *proven {
+func (t *truth) admitted(target, replica, key int, asked time.Duration) *proven {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	s := &proven{id: len(t.sessions), target: target, replica: replica, asked: asked, from: t.now()}
+	s := &proven{id: len(t.sessions), target: target, replica: replica, key: key, asked: asked, from: t.now()}
 	s.until = s.from
 	t.sessions = append(t.sessions, s)
 	return s
@@ -74,6 +75,14 @@ func (t *truth) arrived(id, n int) {
 	s := t.sessions[id]
 	s.until = max(s.until, s.sent[n])
 	s.echoed[n] = t.now()
+}
+
+// read takes note of a line that came to its target.
+func (t *truth) read(line string) {
+	var id, n int
+	if _, err := fmt.Sscanf(line, "session %d line %d\n", &id, &n); err == nil {
+		t.arrived(id, n)
+	}
 }
 
 // returned takes note of line n back at its client.
@@ -189,10 +198,7 @@ func (w *witness) serve(c net.Conn) {
 		if err != nil {
 			return
 		}
-		var id, n int
-		if _, err := fmt.Sscanf(line, "session %d line %d\n", &id, &n); err == nil {
-			w.truth.arrived(id, n)
-		}
+		w.truth.read(line)
 		if _, err := io.WriteString(c, line); err != nil {
 			return
 		}

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -55,15 +56,17 @@ type faultWorld struct {
 	replicas []*replica
 	socks    []string // their addresses, which outlive them
 	launch   []func() *replica
-	targets  []*witness
-	limits   []int
+	net      int
+	targets  []*faultTarget
+	limits   []int     // of the targets
 	idle     []metrics // of the replicas before their first session
 }
 
 // faultOptions of a faultWorld.
 type faultOptions struct {
-	net    int // third octet of the replicas' addresses, one per world
-	limits []int
+	net    int   // third octet of the replicas' addresses, one per world
+	limits []int // plain ones, per rule
+	kinds  bool  // and one of each other kind
 	strict bool
 	env    map[string]string
 }
@@ -71,19 +74,13 @@ type faultOptions struct {
 func newFaultWorld(t *testing.T, o faultOptions) *faultWorld {
 	t.Helper()
 	f := &faultWorld{
-		strict: o.strict, seed: seedOf(t), truth: newTruth(), limits: o.limits,
+		strict: o.strict, seed: seedOf(t), truth: newTruth(), net: o.net,
 		redis: redistest.Start(t),
 	}
 	f.db = redis.NewClient(&redis.Options{Addr: f.redis.Addr, MaxRetries: -1, ReadTimeout: patience})
 	t.Cleanup(func() { f.db.Close() })
-	rules := "client pass {\n\tfrom: 0/0 to: 0/0\n}\n"
-	for _, limit := range o.limits {
-		target := startWitness(t, f.truth)
-		f.targets = append(f.targets, target)
-		rules += fmt.Sprintf("socks pass {\n\tfrom: 0/0 to: %s\n\tmaxsessions: %d\n}\n", target.to(), limit)
-	}
 	file := t.TempDir() + "/sockd.conf"
-	writeFile(t, file, rules)
+	writeFile(t, file, f.addTargets(t, o.limits, o.kinds))
 	socksPort, adminPort := freePort(t), freePort(t)
 	for i := range 3 {
 		p := startFaultProxy(t, f.redis.Addr, f.seed+uint64(i))
@@ -175,7 +172,7 @@ func (f *faultWorld) underLoad(t *testing.T, fault func(r *trial)) {
 	r := &trial{faultWorld: f, t: t, began: f.truth.now(), stop: make(chan struct{}), excess: make([]int, len(f.targets))}
 	for i := range f.replicas {
 		for target := range f.targets {
-			for n := range 3 {
+			for n := range keys {
 				r.working.Go(func() { r.work(i, target, n) })
 			}
 		}
@@ -206,16 +203,21 @@ func (r *trial) work(replica, target, n int) {
 		case <-pause.C:
 		}
 		asked := r.truth.now()
-		a := (client{proxy: r.socks[replica]}).connect(r.targets[target].String())
+		a := r.targets[target].ask(client{proxy: r.socks[replica], from: r.from(n)})
 		if a.reply >= 0 && a.reply < len(r.replies) {
 			r.replies[a.reply].Add(1)
 		}
 		if a.Conn != nil {
 			most := 30*time.Millisecond + time.Duration(dice.Int64N(int64(300*time.Millisecond)))
-			if n == 0 {
-				most = time.Hour
+			s := r.truth.admitted(target, replica, n, asked)
+			switch {
+			case r.targets[target].halfDone:
+				r.truth.finish(s, a.Conn, most, r.stop)
+			case n == 0:
+				r.truth.hold(s, a.Conn, time.Hour, r.stop)
+			default:
+				r.truth.hold(s, a.Conn, most, r.stop)
 			}
-			r.truth.hold(r.truth.admitted(target, replica, asked), a.Conn, most, r.stop)
 		}
 		pause.Reset(10*time.Millisecond + time.Duration(dice.Int64N(int64(40*time.Millisecond))))
 	}
@@ -280,18 +282,21 @@ func (r *trial) endedBy(at time.Duration, replica int, before time.Duration) {
 }
 
 // someSurvive checks, when all is known, that a session of a replica (-1: of
-// any) could relay before and after a time of trouble.
-func (r *trial) someSurvive(replica int, from, until time.Duration) {
+// any) could relay before and after one of the spans. By chance there may be
+// none in a single short one.
+func (r *trial) someSurvive(replica int, spans ...span) {
 	r.atEnd = append(r.atEnd, func() {
 		n := 0
 		for i := range r.targets {
 			n += len(r.truth.some(i, func(s proven) bool {
-				return (replica < 0 || s.replica == replica) && s.from <= from && s.until >= until
+				return (replica < 0 || s.replica == replica) && slices.ContainsFunc(spans, func(t span) bool {
+					return s.from <= t.from && s.until >= t.until
+				})
 			}))
 		}
 		r.t.Logf("%d sessions survived", n)
 		if n == 0 {
-			r.t.Errorf("no session outlived %v", until-from)
+			r.t.Errorf("no session outlived any of %v", spans)
 		}
 	})
 }
@@ -307,6 +312,7 @@ func (r *trial) judge() {
 		if n > limit {
 			r.t.Errorf("target %d: %d sessions could relay %v after the start, the limit is %d", i, n, at-r.began, limit)
 		}
+		r.judgeKeys(i)
 		all, at := most(r.truth.spans(i, nil), r.began)
 		if all > limit+r.excess[i] {
 			r.t.Errorf("target %d: %d sessions could relay %v after the start, the limit is %d and those cut off had %d",
@@ -325,5 +331,29 @@ func (r *trial) judge() {
 		if code, ended := rep.proc.ended(); ended {
 			r.t.Fatalf("replica %d ended with code %d", i+1, code)
 		}
+	}
+}
+
+// judgeKeys checks that no client address had more than it may, where there is
+// such a limit, and that one had as many.
+func (r *trial) judgeKeys(target int) {
+	r.t.Helper()
+	limit := r.targets[target].perKey
+	if limit == 0 {
+		return
+	}
+	reached := false
+	for key := range keys {
+		n, at := most(r.truth.spans(target, func(s proven) bool {
+			return s.key == key && (r.excused == nil || !r.excused(target, s))
+		}), r.began)
+		reached = reached || n == limit
+		if n > limit {
+			r.t.Errorf("target %d: %d sessions of client %d could relay %v after the start, the limit is %d",
+				target, n, key, at-r.began, limit)
+		}
+	}
+	if !reached {
+		r.t.Errorf("target %d: no client ever had %d sessions", target, limit)
 	}
 }

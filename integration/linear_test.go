@@ -196,7 +196,7 @@ func (h *history) quiesce() {
 				return fmt.Sprintf("holder %s is at %s, was at %s", holder, token, first)
 			}
 		}
-		counted, err := l.byLimit(len(h.limits))
+		counted, err := l.byLimit(h.targets)
 		if err != nil {
 			h.t.Fatal(err)
 		}

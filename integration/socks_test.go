@@ -35,9 +35,10 @@ type client struct {
 
 // answer is what became of a request.
 type answer struct {
-	net.Conn       // granted: carries the target's bytes
-	reply    int   // as above
-	err      error // why there was no reply, for the messages of tests
+	net.Conn                // granted: carries the target's bytes
+	reply    int            // as above
+	bound    netip.AddrPort // of a reply: BND.ADDR and BND.PORT
+	err      error          // why there was no reply, for the messages of tests
 }
 
 // connect asks the proxy for target (host:port; a host that is no address is
@@ -47,7 +48,7 @@ func (c client) connect(target string) answer {
 	if err != nil {
 		return answer{reply: noReply, err: err}
 	}
-	a := c.negotiate(conn, target)
+	a := c.negotiate(conn, connectRequest(target))
 	if a.reply != granted {
 		conn.Close()
 		return a
@@ -72,7 +73,8 @@ func (c client) dial() (net.Conn, error) {
 	return conn, conn.SetDeadline(time.Now().Add(patience))
 }
 
-func (c client) negotiate(conn net.Conn, target string) answer {
+// negotiate greets, and sends one request.
+func (c client) negotiate(conn net.Conn, request []byte) answer {
 	method := byte(0)
 	if c.user != "" {
 		method = 2
@@ -92,7 +94,7 @@ func (c client) negotiate(conn net.Conn, target string) answer {
 			return a
 		}
 	}
-	if _, err := conn.Write(connectRequest(target)); err != nil {
+	if _, err := conn.Write(request); err != nil {
 		return answer{reply: noReply, err: err}
 	}
 	return readReply(conn)
@@ -114,7 +116,10 @@ func (c client) login(conn net.Conn) answer {
 }
 
 // connectRequest returns the CONNECT message for host:port.
-func connectRequest(target string) []byte {
+func connectRequest(target string) []byte { return request(1, target) }
+
+// request returns the message that asks for a command and host:port.
+func request(command byte, target string) []byte {
 	host, port, err := net.SplitHostPort(target)
 	if err != nil {
 		panic(err)
@@ -123,7 +128,7 @@ func connectRequest(target string) []byte {
 	if err != nil {
 		panic(err)
 	}
-	msg := []byte{5, 1, 0}
+	msg := []byte{5, command, 0}
 	if addr, err := netip.ParseAddr(host); err != nil {
 		msg = append(append(msg, 3, byte(len(host))), host...)
 	} else if addr.Is4() {
@@ -146,10 +151,12 @@ func readReply(conn net.Conn) answer {
 	if length == 0 {
 		return answer{reply: noReply, err: fmt.Errorf("reply with address type %d", head[3])}
 	}
-	if _, err := io.ReadFull(conn, make([]byte, length+2)); err != nil {
+	rest := make([]byte, length+2)
+	if _, err := io.ReadFull(conn, rest); err != nil {
 		return answer{reply: noReply, err: err}
 	}
-	return answer{reply: int(head[1])}
+	bound, _ := netip.AddrFromSlice(rest[:length])
+	return answer{reply: int(head[1]), bound: netip.AddrPortFrom(bound, binary.BigEndian.Uint16(rest[length:]))}
 }
 
 // relays reports whether bytes sent to an echo come back.

@@ -8,11 +8,16 @@
 //	usher       limiter.Admit and Grant.Release over redisstore; like naive on
 //	            16 limits, so that most sessions take a slot that one before
 //	            them left here within the last 2 ms
+//	usher-full  the same on 16 limits that are 92 % full, so that a slot is
+//	            given back at once and every session asks Redis
 //	usher-cold  the same on a million limits: every session asks Redis
 //
 // It starts a redis-server and worker processes of its own on loopback, runs
 // the designs in turn, several rounds, and prints medians and ratios. The
 // figures of a noisy machine swing; the ratios of one run are what to quote.
+//
+// With -held it measures instead what sessions cost Redis that are merely
+// there: bytes, and CPU each heartbeat (a tenth of the TTL).
 package main
 
 import (
@@ -33,17 +38,23 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-var designs = []string{"ping", "ping-pipe", "naive", "naive-pipe", "usher", "usher-cold"}
+var designs = []string{"ping", "ping-pipe", "naive", "naive-pipe", "usher", "usher-full", "usher-cold"}
 
 func main() {
 	worker := flag.String("worker", "", "address of Redis: run as a worker")
+	filled := flag.Int("filled", 0, "sessions that a worker holds of each limit that is nearly full")
 	rounds := flag.Int("rounds", 5, "how often each design runs")
 	length := flag.Duration("length", 500*time.Millisecond, "of one run")
 	cases := flag.String("cases", "1x1,1x8,1x64,4x64,1x1024", "processes x callers")
+	held := flag.String("held", "", "numbers of sessions that are merely held, such as 10000,1000000: measure what they cost Redis, and nothing else")
+	window := flag.Duration("window", 10*time.Second, "how long Redis is watched with -held")
 	flag.Parse()
 	run := func() error { return measure(*rounds, *length, strings.Split(*cases, ",")) }
+	if *held != "" {
+		run = func() error { return measureHeld(strings.Split(*held, ","), *window) }
+	}
 	if *worker != "" {
-		run = func() error { return work(*worker) }
+		run = func() error { return work(*worker, *filled) }
 	}
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -96,7 +107,7 @@ func runCase(ctx context.Context, server *redis.Client, addr string, procs, call
 		}
 	}()
 	for range procs {
-		w, err := startWorker(addr)
+		w, err := startWorker(addr, nearlyFilled/procs)
 		if err != nil {
 			return nil, err
 		}
@@ -238,12 +249,12 @@ type process struct {
 	end func() error
 }
 
-func startWorker(addr string) (*process, error) {
+func startWorker(addr string, filled int) (*process, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(self, "-worker", addr)
+	cmd := exec.Command(self, "-worker", addr, "-filled", strconv.Itoa(filled))
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {

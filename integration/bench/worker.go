@@ -27,12 +27,19 @@ const (
 	most   = 1_000_000
 )
 
+// Of the limits that are nearly full, nearlyFilled of nearlyMost sessions are
+// there before, held by all workers together.
+const (
+	nearlyMost   = 40_000
+	nearlyFilled = 37_000
+)
+
 // pair admits a session and returns how to release it.
 type pair func(limit int) (release func(), err error)
 
 // work carries out orders from standard input.
-func work(addr string) error {
-	w, stop, err := newWorker(addr)
+func work(addr string, filled int) error {
+	w, stop, err := newWorker(addr, filled)
 	if err != nil {
 		return err
 	}
@@ -96,7 +103,7 @@ if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[1]) then return 0 end
 redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[3])
 return 1`
 
-func newWorker(addr string) (map[string]pair, func(), error) {
+func newWorker(addr string, filled int) (map[string]pair, func(), error) {
 	ctx := context.Background()
 	plain := redis.NewClient(&redis.Options{Addr: addr})
 	piped, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{addr}, DisableCache: true, AlwaysPipelining: true})
@@ -113,6 +120,9 @@ func newWorker(addr string) (map[string]pair, func(), error) {
 		if time.Now().After(deadline) {
 			return nil, nil, errors.New("the store did not mature within 30s")
 		}
+	}
+	if err := fill(ctx, l, filled); err != nil {
+		return nil, nil, err
 	}
 	stop := func() {
 		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -147,14 +157,41 @@ func newWorker(addr string) (map[string]pair, func(), error) {
 			return func() { piped.Do(ctx, piped.B().Zrem().Key(key(i)).Member(id).Build()) }, err
 		},
 		"usher":      func(i int) (func(), error) { return admit(ctx, l, i) },
+		"usher-full": func(i int) (func(), error) { return admitTo(ctx, l, nearly(i)) },
 		"usher-cold": func(int) (func(), error) { return admit(ctx, l, mathrand.IntN(most)) },
 	}, stop, nil
 }
 
 func admit(ctx context.Context, l *limiter.Limiter, limit int) (release func(), err error) {
-	g, err := l.Admit(ctx, limiter.Limit{Rule: fmt.Sprint("bench/s", limit), Max: most})
+	return admitTo(ctx, l, limiter.Limit{Rule: fmt.Sprint("bench/s", limit), Max: most})
+}
+
+func admitTo(ctx context.Context, l *limiter.Limiter, limit limiter.Limit) (release func(), err error) {
+	g, err := l.Admit(ctx, limit)
 	if err != nil {
 		return nil, err
 	}
 	return g.Release, nil
+}
+
+func nearly(i int) limiter.Limit {
+	return limiter.Limit{Rule: fmt.Sprint("bench/n", i), Max: nearlyMost}
+}
+
+// fill admits n sessions that stay to each limit that is to be nearly full.
+func fill(ctx context.Context, l *limiter.Limiter, n int) error {
+	errs := make([]error, limits)
+	var tasks sync.WaitGroup
+	for i := range limits {
+		tasks.Go(func() {
+			for range n {
+				if _, err := l.Admit(ctx, nearly(i)); err != nil {
+					errs[i] = err
+					return
+				}
+			}
+		})
+	}
+	tasks.Wait()
+	return errors.Join(errs...)
 }

@@ -1,0 +1,188 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// proxies are what is measured, in the order of each round.
+var proxies = []string{"usher", "bare", "danted"}
+
+const usherRules = `
+client pass { from: 127.0.0.0/8 to: 0/0 }
+socks pass { from: 127.0.0.0/8 to: 0/0
+	session.max: 100000 }
+`
+
+// dantedRules count and log nothing more than usherRules do.
+const dantedRules = `
+logoutput: /dev/null
+internal: 127.0.0.1 port = %d
+external: 127.0.0.1
+user.privileged: root
+user.unprivileged: nobody
+clientmethod: none
+socksmethod: none
+client pass { from: 127.0.0.0/8 to: 0/0 }
+socks pass { from: 127.0.0.0/8 to: 0/0
+	session.max: 100000 }
+`
+
+// process is a proxy that runs, with its children.
+type process struct {
+	cmd  *exec.Cmd
+	addr string
+}
+
+// start runs a proxy and waits until it listens. dir has the usher binary.
+func start(name, dir string) (*process, error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	addr := ln.Addr().(*net.TCPAddr)
+	if err := ln.Close(); err != nil {
+		return nil, err
+	}
+	p := &process{addr: addr.String()}
+	rules := filepath.Join(dir, name+".conf")
+	text := usherRules
+	switch name {
+	case "usher":
+		p.cmd = exec.Command(filepath.Join(dir, "usher"), "serve")
+		p.cmd.Env = append(os.Environ(), "USHER_LISTEN="+p.addr, "USHER_CONFIG="+rules, "USHER_ADMIN_LISTEN=off", "USHER_DRAIN_GRACE=0s", "USHER_DRAIN_TIMEOUT=0s")
+	case "danted":
+		text = fmt.Sprintf(dantedRules, addr.Port)
+		p.cmd = exec.Command("danted", "-f", rules)
+	default:
+		p.cmd = exec.Command(os.Args[0], "-bare", p.addr)
+	}
+	if err := os.WriteFile(rules, []byte(text), 0o644); err != nil {
+		return nil, err
+	}
+	if err := p.cmd.Start(); err != nil {
+		return nil, err
+	}
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		conn, err := net.Dial("tcp", p.addr)
+		if err == nil {
+			return p, conn.Close()
+		}
+		if time.Now().After(end) {
+			p.stop()
+			return nil, fmt.Errorf("%s does not listen: %w", name, err)
+		}
+	}
+}
+
+func (p *process) stop() {
+	pids, _ := tree(p.cmd.Process.Pid) // the pattern is well-formed
+	for _, pid := range pids {
+		_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+	}
+	_ = p.cmd.Wait() // it was killed
+}
+
+// usage is what a proxy and its children have used, and hold.
+type usage struct {
+	cpu time.Duration // user and system, of those too that have ended
+	pss int           // KiB; proportional, so that shared pages count once
+	fds int
+}
+
+// usage reads /proc, of which processes may vanish meanwhile.
+func (p *process) usage() (usage, error) {
+	var sum usage
+	pids, err := tree(p.cmd.Process.Pid)
+	for _, pid := range pids {
+		one, e := usageOf(pid)
+		if errors.Is(e, fs.ErrNotExist) || errors.Is(e, syscall.ESRCH) {
+			continue
+		}
+		err = errors.Join(err, e)
+		sum.cpu += one.cpu
+		sum.pss += one.pss
+		sum.fds += one.fds
+	}
+	return sum, err
+}
+
+// tree returns a process and all that descend from it.
+func tree(root int) ([]int, error) {
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	children := map[int][]int{}
+	for _, name := range stats {
+		fields, err := statFields(name)
+		if err != nil {
+			continue // it has ended
+		}
+		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(name)))
+		parent, _ := strconv.Atoi(fields[1])
+		children[parent] = append(children[parent], pid)
+	}
+	pids := []int{root}
+	for i := 0; i < len(pids); i++ {
+		pids = append(pids, children[pids[i]]...)
+	}
+	return pids, err
+}
+
+// statFields returns what follows the name in a stat file: proc(5), field 3 on.
+func statFields(name string) ([]string, error) {
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	if len(fields) < 15 {
+		return nil, fmt.Errorf("%s: %q", name, text)
+	}
+	return fields, nil
+}
+
+// ticks is the unit of times in stat files, the same on all of Linux.
+const tick = time.Second / 100
+
+func usageOf(pid int) (usage, error) {
+	dir := fmt.Sprintf("/proc/%d/", pid)
+	fields, err := statFields(dir + "stat")
+	if err != nil {
+		return usage{}, err
+	}
+	var u usage
+	for _, field := range fields[11:15] { // utime, stime, and those of children that were waited for
+		n, err := strconv.Atoi(field)
+		if err != nil {
+			return usage{}, err
+		}
+		u.cpu += time.Duration(n) * tick
+	}
+	fds, err := os.ReadDir(dir + "fd")
+	if err != nil {
+		return usage{}, err
+	}
+	u.fds = len(fds)
+	rollup, err := os.Open(dir + "smaps_rollup")
+	if err != nil {
+		return usage{}, err
+	}
+	defer rollup.Close()
+	lines := bufio.NewScanner(rollup)
+	for lines.Scan() {
+		if _, err := fmt.Sscanf(lines.Text(), "Pss: %d kB", &u.pss); err == nil {
+			break
+		}
+	}
+	return u, lines.Err()
+}

@@ -1,0 +1,177 @@
+package integration
+
+import (
+	"flag"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+)
+
+var differentialRecord = flag.Bool("differential.record", false, "write what danted answers into the cases")
+
+// TestDifferential gives danted and Usher the written cases, and compares
+// each answer of both with what is written.
+func TestDifferential(t *testing.T) {
+	book := readCases(t)
+	var trials []*ruleCase
+	for _, f := range book.files {
+		trials = append(trials, f.trials...)
+	}
+	answers := contest(t, trials)
+	if *differentialRecord {
+		book.record(t, answers)
+		return
+	}
+	steps, differ, pending := 0, 0, 0
+	for i, tr := range trials {
+		steps += len(tr.steps)
+		t.Run(tr.name(), func(t *testing.T) {
+			if tr.pending {
+				pending += len(tr.steps)
+			}
+			for j, s := range tr.steps {
+				got := answers[i]
+				if got.danted[j] != s.danted {
+					t.Errorf("%s:%d: %s: danted: %s, written: %s", tr.file, s.line, s.text, got.danted[j], s.danted)
+				}
+				if s.differs() {
+					differ++
+				}
+				if got.usher[j] == s.usher {
+					continue
+				}
+				report := t.Errorf
+				if tr.pending {
+					report = t.Logf
+				}
+				report("%s:%d: %s: usher: %s, want: %s", tr.file, s.line, s.text, got.usher[j], s.usher)
+			}
+			if t.Failed() {
+				t.Logf("rules:\n%s", tr.config())
+			}
+		})
+	}
+	t.Logf("%d cases, %d questions; %d answers differ for a reason, %d questions wait for a feature", len(trials), steps, differ, pending)
+}
+
+// TestDifferentialReasons checks that each difference has a reason, that each
+// reason is still needed, and that the documentation gives it.
+func TestDifferentialReasons(t *testing.T) {
+	used := map[string]string{} // and where
+	for _, f := range readCases(t).files {
+		for _, tr := range f.trials {
+			for _, s := range tr.steps {
+				used[s.reason] = fmt.Sprintf("%s:%d", tr.file, s.line)
+			}
+		}
+	}
+	for _, c := range readFileCases(t) {
+		used[c.reason] = fmt.Sprintf("%s:%d", filesTable, c.line)
+	}
+	delete(used, "")
+	reasons := readReasons(t)
+	for name, where := range used {
+		if reasons[name] == "" {
+			t.Errorf("%s: no reason is called %q", where, name)
+		}
+	}
+	docs := readFile(t, "../docs/rules.md")
+	for name, words := range reasons {
+		if used[name] == "" {
+			t.Errorf("nothing differs because of %q", name)
+		}
+		if !strings.Contains(docs, words) {
+			t.Errorf("%s: docs/rules.md does not say %q", name, words)
+		}
+	}
+}
+
+// answers are what both proxies said to the steps of a trial.
+type answers struct{ danted, usher []string }
+
+// What Usher answers where it lacks a feature.
+const (
+	noServer    = "file refused" // to everything
+	unsupported = "reply 7"
+)
+
+// workers is how many of each proxy run at a time.
+const workers = 2
+
+// contest runs the trials with both proxies, and returns the answers in the
+// order of the trials.
+func contest(t *testing.T, trials []*ruleCase) []answers {
+	t.Helper()
+	tool(t, "danted")
+	all := make([]answers, len(trials))
+	next := map[string]chan int{}
+	for _, kind := range []string{"danted", "usher"} {
+		next[kind] = make(chan int, len(trials))
+		for i := range trials {
+			next[kind] <- i
+		}
+		close(next[kind])
+	}
+	var mu sync.Mutex
+	t.Run("ask", func(t *testing.T) {
+		for worker := range 2 * workers {
+			kind := []string{"danted", "usher"}[worker%2]
+			t.Run(fmt.Sprintf("%s %d", kind, worker/2+1), func(t *testing.T) {
+				t.Parallel()
+				l := newLaboratory(t)
+				for i := range next[kind] {
+					got := l.try(kind, trials[i])
+					mu.Lock()
+					if kind == "danted" {
+						all[i].danted = got
+					} else {
+						all[i].usher = got
+					}
+					mu.Unlock()
+				}
+			})
+		}
+	})
+	if t.Failed() {
+		t.FailNow()
+	}
+	if len(all) > 0 && all[0].danted == nil {
+		t.SkipNow() // why, the subtests have said
+	}
+	return all
+}
+
+// try starts a proxy on the trial's rules and asks the questions.
+func (l *laboratory) try(kind string, tr *ruleCase) []string {
+	l.t.Helper()
+	config := filepath.Join(l.dir, "sockd.conf")
+	writeFile(l.t, config, tr.config())
+	start := l.startDanted
+	if kind == "usher" {
+		start = l.startUsher
+	}
+	got := make([]string, len(tr.steps))
+	c := start(config)
+	if c == nil {
+		for i := range got {
+			got[i] = noServer
+		}
+		return got
+	}
+	defer c.stop(l.t)
+	d := interview{open: map[string]*party{}}
+	defer d.end()
+	for i, s := range tr.steps {
+		want := s.danted
+		if kind == "usher" {
+			want = s.usher
+		}
+		got[i] = d.ask(s.question, want)
+		if tr.pending && got[i] == unsupported {
+			break // what follows builds on it
+		}
+	}
+	return got
+}

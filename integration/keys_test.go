@@ -1,0 +1,143 @@
+package integration
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+)
+
+// source returns an address to come from, other than that of the balancer.
+func source(n int) netip.Addr { return netip.AddrFrom4([4]byte{127, 0, 2, byte(n)}) }
+
+// TestLimitByClient: each client address may have two sessions, all of them
+// together seven, whichever replica they meet.
+func TestLimitByClient(t *testing.T) {
+	w := newWorld(t, options{rules: func(limited, free endpoint) string {
+		return fmt.Sprintf(`
+client pass { from: 0/0 to: 0/0 }
+socks pass {
+	from: 0/0 to: %s
+	session.max: 7
+	session.state.key: from
+	session.state.max: 2
+}
+`, limited.to())
+	}})
+	at := w.limited.String()
+	var held []crowd
+	for n := 1; n <= 3; n++ {
+		c := client{proxy: w.proxy.proxy, from: source(n)}
+		crowd := c.ask(t, 12, at)
+		crowd.want(t, 2, notAllowed)
+		held = append(held, crowd.alive())
+	}
+	// The rule's own limit leaves one of the fourth client's two.
+	fourth := client{proxy: w.proxy.proxy, from: source(4)}
+	rest := fourth.ask(t, 12, at)
+	rest.want(t, 1, notAllowed)
+
+	// What one client gives back is the next session's, but for clients with two.
+	held[0][0].Close()
+	second := client{proxy: w.proxy.proxy, from: source(2)}
+	w.eventuallyGranted(fourth, at)
+	second.ask(t, 4, at).want(t, 0, notAllowed)
+
+	rest.close()
+	for _, c := range held {
+		c.close()
+	}
+}
+
+// TestLimitByUser is what operators of Dante asked for and could not write:
+// one line that gives every user two sessions, on all replicas together.
+func TestLimitByUser(t *testing.T) {
+	w := newWorld(t, options{users: users(t, "monica", "rachel"), rules: func(limited, free endpoint) string {
+		return fmt.Sprintf(`
+socksmethod: username
+client pass { from: 0/0 to: 0/0 }
+socks pass {
+	from: 0/0 to: %s
+	session.state.key: user
+	session.state.max: 2
+}
+`, limited.to())
+	}})
+	at := w.limited.String()
+	monica := w.proxy
+	monica.user, monica.password = "monica", "pw-monica"
+	rachel := w.proxy
+	rachel.user, rachel.password = "rachel", "pw-rachel"
+
+	hers := monica.ask(t, 10, at)
+	hers.want(t, 2, notAllowed)
+	others := rachel.ask(t, 10, at)
+	others.want(t, 2, notAllowed)
+	hers.alive()[0].Close()
+	w.eventuallyGranted(monica, at)
+	rachel.ask(t, 3, at).want(t, 0, notAllowed)
+}
+
+// TestRate: five sessions may begin in the window, over all replicas; that
+// they end, or that a replica dies, changes nothing.
+func TestRate(t *testing.T) {
+	t.Parallel()      // most of it is waiting for the window to end
+	const window = 20 // seconds: longer than all that is asked before it ends
+	w := newWorld(t, options{rules: func(limited, free endpoint) string {
+		return fmt.Sprintf(`
+client pass { from: 0/0 to: 0/0 }
+socks pass {
+	from: 0/0 to: %s
+	session.throttle: 5/%d
+}
+socks pass { from: 0/0 to: %s }
+`, limited.to(), window, free.to())
+	}})
+	at := w.limited.String()
+	w.proxy.ask(t, 2, w.free.String()).want(t, 2, notAllowed) // all is up
+	first := time.Now()
+	begun := w.proxy.ask(t, 30, at)
+	begun.want(t, 5, notAllowed)
+	begun.close()
+	victim, _ := w.busiest()
+	victim.kill()
+	w.balancer.waitUp(t, len(w.living()))
+	w.proxy.ask(t, 10, at).want(t, 0, notAllowed)
+	if took := time.Since(first); took > window*time.Second {
+		t.Fatalf("the machine took %v for what should be over within a window of %ds", took, window)
+	}
+	refused := 0.0
+	for _, r := range w.living() {
+		refused += r.metrics(t).sum("usher_sessions_rejected_total", `reason="throttle"`)
+	}
+	if refused < 10 {
+		t.Errorf("the living replicas counted %v refusals by rate, want 10 and more", refused)
+	}
+
+	// The window ends, and lets five in again.
+	var next answer
+	eventually(t, (window+10)*time.Second, func() string {
+		if next = w.proxy.connect(at); next.Conn == nil {
+			return fmt.Sprintf("reply %d", next.reply)
+		}
+		return ""
+	})
+	next.Close()
+	if took := time.Since(first); took < window*time.Second {
+		t.Errorf("a sixth session began %v after the first, within a window of %ds", took, window)
+	}
+	w.proxy.ask(t, 10, at).want(t, 4, notAllowed)
+}
+
+// eventuallyGranted waits until a client is let in.
+func (w *world) eventuallyGranted(c client, target string) {
+	w.t.Helper()
+	eventually(w.t, patience, func() string {
+		a := c.connect(target)
+		if a.Conn == nil {
+			return fmt.Sprintf("reply %d", a.reply)
+		}
+		w.t.Cleanup(func() { a.Close() })
+		return ""
+	})
+}
