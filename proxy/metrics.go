@@ -51,7 +51,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		rejected:      counter("usher_sessions_rejected_total", "Sessions refused or ended before they were connected, by the last rule that matched.", "rule", "reason"),
 		connectErrors: counter("usher_connect_errors_total", "Admitted sessions whose target could not be reached.", "type"),
 		authAttempts:  counter("usher_auth_attempts_total", "Passwords that clients gave.", "method", "result"),
-		turnedAway:    counter("usher_clients_turned_away_total", "Clients closed at once because too many negotiate, or descriptors are used up.", "reason"),
+		turnedAway:    counter("usher_clients_turned_away_total", "Clients closed because too many negotiate, or descriptors are used up.", "reason"),
 		nameCache:     counter("usher_dns_cache_total", "Names whose answer was known (hit), being looked up for somebody else (joined).", "result"),
 		lookups: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "usher_dns_lookup_duration_seconds",

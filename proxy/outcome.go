@@ -17,6 +17,7 @@ var (
 	errForeign       = errors.New("a PROXY header from an address that is not trusted")
 	errBlocked       = errors.New("blocked by the rules")
 	errGone          = errors.New("the client hung up")
+	errCrowded       = errors.New("too many clients negotiate")
 	errLate          = errors.New("timeout.negotiate is over")
 	errMethod        = errors.New("the client offers no method that the rules allow")
 	errCredentials   = errors.New("wrong user name or password")
@@ -63,6 +64,7 @@ var outcomes = []outcome{
 	{errForeign, silent, "proxy_header", false},
 	{errBlocked, socks.NotAllowed, "blocked", false},
 	{errGone, silent, "client_gone", false},
+	{errCrowded, silent, "crowded", false},
 	{errLate, silent, "negotiation_timeout", false},
 	{errMethod, socks.NotAllowed, "method", false},
 	{errCredentials, silent, "auth", false}, // RFC 1929 has its own answer

@@ -15,23 +15,41 @@ import (
 // Without descriptors the system reports that even if nobody is there.
 const shedTime = 5 * time.Millisecond
 
-// mayNegotiate takes a place among the clients that have not made their
-// request yet, if there is one. session.receive gives it back.
-func (s *Server) mayNegotiate() bool {
-	if n := s.negotiating.Add(1); s.opts.MaxNegotiating == 0 || n <= int64(s.opts.MaxNegotiating) {
-		return true
-	}
-	s.negotiating.Add(-1)
-	return false
+// negotiators are the sessions whose clients have not made their request yet.
+type negotiators struct {
+	most int // 0: any number
+
+	mu  sync.Mutex
+	all map[*session]struct{}
 }
 
-// turnAway closes a client for whom there is no room, politely if its greeting
-// is here already: unread, it would make the close a reset. Those clients are
-// counted, and mentioned once a minute.
-func (s *Server) turnAway(client *net.TCPConn, reason, why string) {
+// enter takes s in. If there is no room it returns another session, which is
+// out, and to be ended. Any of them: were newcomers refused, or those who wait
+// longest put out, a few silent clients could keep everybody away, or a rush
+// nobody would survive. Drawn by lot, those who are quick mostly stay.
+func (n *negotiators) enter(s *session) (out *session) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.most > 0 && len(n.all) >= n.most {
+		for out = range n.all { // in no order
+			delete(n.all, out)
+			break
+		}
+	}
+	n.all[s] = struct{}{}
+	return out
+}
+
+func (n *negotiators) leave(s *session) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.all, s)
+}
+
+// turnAway counts clients for whom there was no room, and mentions them once
+// a minute.
+func (s *Server) turnAway(reason, why string) {
 	s.opts.Metrics.turnedAway.WithLabelValues(reason).Inc()
-	discardPending(client)
-	_ = client.Close()
 	if s.turnedAway.now() {
 		s.opts.Logger.Warn("clients are turned away", slog.String("reason", reason), slog.String("error", why))
 	}
@@ -58,7 +76,9 @@ func (s *Server) shed(ln net.Listener) bool {
 	if err != nil {
 		return false
 	}
-	s.turnAway(client, "descriptors", "out of descriptors")
+	discardPending(client) // unread, a greeting would make the close a reset
+	_ = client.Close()
+	s.turnAway("descriptors", "out of descriptors")
 	return true
 }
 

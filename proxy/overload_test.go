@@ -1,43 +1,56 @@
 package proxy_test
 
 import (
+	"fmt"
 	"testing"
 
 	"usher/proxy"
 	"usher/proxy/socks"
 )
 
-// Clients that are one too many are closed, until one of the others has made
-// its request, or left.
+// However many clients wait without a request, one that makes its request is
+// served: one of them has to go.
 func TestTooManyNegotiate(t *testing.T) {
 	to := echo(t)
 	w := newWorld(t, anybody, func(o *proxy.Options, _ *proxy.Policy) { o.MaxNegotiating = 2 })
 	w.client().connect(to, socks.Succeeded) // which is no negotiation any more
-	first, second := w.client(), w.client()
-	for range 3 {
-		w.client().closed()
+	turnedAway := func() float64 { return w.metric("usher_clients_turned_away_total", "reason", "negotiating") }
+	var silent []*client
+	for range 5 {
+		silent = append(silent, w.client())
 	}
-	if line := w.log.wait(t, 1)[0]; line["msg"] != "clients are turned away" || line["reason"] != "negotiating" {
-		t.Errorf("log %v, want one line for all", line)
-	}
-	if n := w.metric("usher_clients_turned_away_total", "reason", "negotiating"); n != 3 {
-		t.Errorf("%v counted, want 3", n)
-	}
-	first.connect(to, socks.Succeeded)
-	third := w.client()
-	third.must(socks.WriteGreeting(third, socks.NoAuth))
-	third.expect([]byte{5, 0})
-	w.client().closed()
-	second.Close()
-	w.log.wait(t, 2) // second has left
 	eventually(t, func() string {
-		c := w.client()
-		if socks.WriteGreeting(c, socks.NoAuth) != nil {
-			return "no greeting"
-		}
-		if n, err := c.Read(make([]byte, 2)); n != 2 {
-			return "its place is not free: " + err.Error()
+		if n := turnedAway(); n != 3 {
+			return fmt.Sprintf("%v turned away, want 3", n)
 		}
 		return ""
 	})
+	served := w.client()
+	served.connect(to, socks.Succeeded)
+	if n := turnedAway(); n != 4 {
+		t.Errorf("%v turned away, want 4", n)
+	}
+	w.client().connect(to, socks.Succeeded) // there is room again
+	if n := turnedAway(); n != 4 {
+		t.Errorf("%v turned away, want 4", n)
+	}
+	served.echoes("whoever was let in stays")
+
+	lines := w.log.wait(t, 5)
+	warned := 0
+	for _, line := range lines {
+		switch {
+		case line["msg"] == "clients are turned away" && line["reason"] == "negotiating":
+			warned++
+		case line["msg"] != "session refused" || line["reason"] != "crowded":
+			t.Errorf("log %v", line)
+		}
+	}
+	if warned != 1 {
+		t.Errorf("%d warnings, want one for all", warned)
+	}
+	for _, c := range silent {
+		c.Close()
+	}
+	w.log.wait(t, 6) // the last of them
 }

@@ -26,7 +26,7 @@ type Options struct {
 	// Answers are remembered for half a minute, or until SetPolicy.
 	Resolver Resolver
 	// MaxNegotiating is how many clients may be between accept and their
-	// complete request; more are closed at once. 0: any number.
+	// complete request; for each one more another is closed. 0: any number.
 	MaxNegotiating int
 	// MaxAuthFailures is how many wrong passwords a source (an address, of
 	// IPv6 a /64) may give in a minute before more are refused for a minute.
@@ -62,7 +62,7 @@ type Server struct {
 	passwords *passwords
 	spare     *spare
 
-	negotiating atomic.Int64  // clients without a complete request
+	negotiators negotiators
 	turnedAway  seldom        // when their log line was written
 	ids         atomic.Uint64 // of sessions
 	prefix      uint32        // of session ids, tells processes apart in a shared log
@@ -97,7 +97,11 @@ func New(o Options, p *Policy) *Server {
 		o.Resolver = DefaultResolver
 	}
 	names := newCachingResolver(o.Resolver, o.Metrics)
-	s := &Server{opts: o, names: names, passwords: newPasswords(o.MaxAuthFailures), spare: newSpare(), prefix: rand.Uint32(), table: newTable(o.Limiter)}
+	s := &Server{
+		opts: o, names: names, passwords: newPasswords(o.MaxAuthFailures), spare: newSpare(),
+		negotiators: negotiators{most: o.MaxNegotiating, all: make(map[*session]struct{})},
+		prefix:      rand.Uint32(), table: newTable(o.Limiter),
+	}
 	s.base, s.cut = context.WithCancelCause(context.Background())
 	s.listening.listeners = make(map[net.Listener]netip.AddrPort)
 	s.SetPolicy(p)

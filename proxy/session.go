@@ -63,18 +63,17 @@ type task func() error
 
 // start begins a session.
 func (s *Server) start(client *net.TCPConn) {
-	sess := &session{server: s, client: client, keptAlive: keepAlive, id: s.ids.Add(1), began: time.Now()}
-	if !s.mayNegotiate() {
-		s.turnAway(client, "negotiating", "too many clients negotiate")
-		return
-	}
+	ctx, cancel := context.WithCancelCause(s.base)
+	sess := &session{server: s, client: client, keptAlive: keepAlive, id: s.ids.Add(1), began: time.Now(), end: cancel}
 	if !s.table.add(sess) {
-		s.negotiating.Add(-1)
+		cancel(nil)
 		_ = client.Close()
 		return
 	}
-	ctx, cancel := context.WithCancelCause(s.base)
-	sess.end = cancel
+	if out := s.negotiators.enter(sess); out != nil {
+		out.end(errCrowded)
+		s.turnAway("negotiating", errCrowded.Error())
+	}
 	go sess.live(ctx)
 }
 
@@ -117,7 +116,7 @@ func (s *session) run(ctx context.Context) ([]task, error) {
 // receive is the way from the PROXY header to the complete request. Its end is
 // the end of the place among those that negotiate.
 func (s *session) receive(ctx context.Context) error {
-	defer s.server.negotiating.Add(-1)
+	defer s.server.negotiators.leave(s)
 	if err := s.identify(); err != nil {
 		return err
 	}
