@@ -1,0 +1,157 @@
+package limiter
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"usher/store/memstore"
+)
+
+// storm begins the faults.
+func (w *world) storm() {
+	w.calm = false
+	m := w.mix
+	w.fault(m.pause, w.pause)
+	w.fault(m.crash, w.crash)
+	w.fault(m.partition, w.partition)
+	w.fault(m.blackout, w.blackout)
+	w.fault(m.flush, w.flush)
+	w.fault(m.drop, w.drop)
+	w.fault(m.stop, w.stop)
+	w.fault(m.space, w.space)
+	w.fault(m.restart, func() {
+		w.restart(memstore.Snapshot{})
+		w.rates.forget()
+	})
+	w.fault(m.goBack, func() {
+		w.restart(w.saved)
+		w.rates.goBack()
+	})
+}
+
+// fault does something at random moments, until the world is calm.
+func (w *world) fault(perSecond float64, do func()) {
+	if perSecond == 0 || w.calm {
+		return
+	}
+	pause := time.Duration(w.random.ExpFloat64() / perSecond * float64(time.Second))
+	w.after(pause, func() {
+		if !w.calm {
+			do()
+			w.fault(perSecond, do)
+		}
+	})
+}
+
+func (w *world) anyone() *node { return w.nodes[w.random.IntN(len(w.nodes))] }
+
+func (w *world) pause() {
+	n := w.anyone()
+	n.paused = w.now + w.outage(4*simTTL)
+	w.after(n.paused-w.now, n.rouse)
+}
+
+// outage is how long a node is away: often just about as long as it takes to
+// be given up, where the races are.
+func (w *world) outage(most time.Duration) time.Duration {
+	if w.chance(0.5) {
+		return simTTL*6/10 + w.upTo(simTTL/2)
+	}
+	return w.upTo(most)
+}
+
+// partition cuts some nodes off. If the store loses its data at all, it often
+// does so when one comes back: with who was cut off there first.
+func (w *world) partition() {
+	for _, n := range w.nodes {
+		if w.chance(0.5) {
+			n.cut = w.now + w.outage(3*simTTL)
+			if w.chance(5 * w.mix.flush) {
+				w.after(n.cut-w.now+w.upTo(simTTL*3/10), w.flush)
+			}
+		}
+	}
+}
+
+// blackout cuts all nodes off for the same time: an outage that all see, which
+// must leave no session too many even where they live on.
+func (w *world) blackout() {
+	if w.chance(5 * w.mix.flush) {
+		w.flush() // some are back on the new data when it begins
+	}
+	w.after(w.upTo(simTTL/5), func() {
+		until := w.now + w.outage(2*simTTL)
+		for _, n := range w.nodes {
+			n.cut = until
+		}
+	})
+}
+
+func (w *world) flush() {
+	if !w.calm {
+		w.data.Flush()
+		w.rates.forget()
+		w.forgetBirth()
+	}
+}
+
+func (w *world) crash() {
+	w.kill(w.random.IntN(len(w.nodes)))
+}
+
+func (w *world) kill(i int) {
+	w.nodes[i].dead = true
+	w.nodes[i] = w.newNode()
+}
+
+// stop ends a replica in good order: its sessions first, then what it has.
+func (w *world) stop() {
+	i := w.random.IntN(len(w.nodes))
+	n := w.nodes[i]
+	if w.now < n.paused {
+		return
+	}
+	w.nodes[i] = w.newNode()
+	w.stopped = append(w.stopped, n)
+	n.stopping = true
+	for _, s := range n.sessions {
+		n.h.release(n.clock(), s.slot)
+	}
+	n.h.leave()
+	n.rouse()
+}
+
+// space gives a replica new rules.
+func (w *world) space() {
+	n := w.anyone()
+	n.h.space = fmt.Sprint("c1space", w.random.IntN(3))
+	n.rouse()
+}
+
+func (w *world) drop() {
+	keys := []string{"m", "t"}
+	for _, n := range w.nodes {
+		keys = append(keys, "r:"+n.h.id)
+	}
+	w.data.Drop(keys[w.random.IntN(len(keys))])
+	w.corrupt = true
+}
+
+func (w *world) restart(from memstore.Snapshot) {
+	w.data.Restart(from)
+	c, _ := w.data.Dial(context.Background(), 0)
+	w.run = c.RunID()
+	for _, n := range slices.Concat(w.nodes, w.stopped) {
+		n.severed = true
+	}
+	w.forgetBirth()
+}
+
+// forgetBirth: what took effect in data that is gone may do so again; nobody
+// builds on it, for a birth is bound to the server process that bore it.
+func (w *world) forgetBirth() {
+	w.corrupt = true
+	clear(w.applied)
+}
