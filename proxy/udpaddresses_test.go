@@ -1,0 +1,179 @@
+package proxy_test
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"testing"
+
+	proxyproto "github.com/pires/go-proxyproto"
+
+	"usher/proxy"
+	"usher/proxy/rules"
+	"usher/proxy/socks"
+)
+
+// external: is where datagrams come from; a family that has no external
+// address is not reached.
+func TestExternalAddressOverUDP(t *testing.T) {
+	w := newWorld(t, anybody, func(_ *proxy.Options, p *proxy.Policy) { p.External = []netip.Addr{netip.MustParseAddr("127.0.0.7")} })
+	a := w.associate(nowhere)
+	four, six := newPeer(t, "127.0.0.2"), newPeer(t, "::1")
+	if from := a.exchange(four, "hello"); from.Addr() != netip.MustParseAddr("127.0.0.7") {
+		t.Errorf("from %v, want the external address", from)
+	}
+	a.say(six.addr, "hello")
+	w.dropped("no_external", 1)
+}
+
+// Clients are told the advertised address of their family, and the socket is
+// bound where what is sent there arrives.
+func TestAdvertisedAddress(t *testing.T) {
+	elsewhere := netip.MustParseAddr("192.0.2.1") // translated on its way: any address of ours will do
+	for _, c := range []struct {
+		advertise []string
+		want      string
+	}{
+		{[]string{"127.0.0.9"}, "127.0.0.9"},
+		{[]string{"::1", "127.0.0.9"}, "127.0.0.9"},
+		{[]string{"::1"}, "127.0.0.1"},
+		{[]string{elsewhere.String()}, elsewhere.String()},
+	} {
+		w := newWorld(t, anybody, func(o *proxy.Options, _ *proxy.Policy) {
+			for _, s := range c.advertise {
+				o.UDPAdvertise = append(o.UDPAdvertise, netip.MustParseAddr(s))
+			}
+		})
+		a := w.associate(nowhere)
+		if a.relay.Addr() != netip.MustParseAddr(c.want) {
+			t.Errorf("told %v, want %s", a.relay, c.want)
+		}
+		if a.relay.Addr() == elsewhere {
+			told := a.relay
+			a.relay = netip.AddrPortFrom(netip.MustParseAddr("127.0.0.5"), told.Port()) // answers come from there, too
+			a.say(told, "what the translator would bring back to us")
+			w.dropped("self", 1)
+		}
+		a.exchange(newPeer(t, "127.0.0.2"), "hello")
+	}
+}
+
+// Ports come from the range alone; when all are taken the answer is 1.
+func TestPortRange(t *testing.T) {
+	free := newPeer(t, "127.0.0.1")
+	port := free.addr.Port()
+	free.Close()
+	w := newWorld(t, anybody, func(o *proxy.Options, _ *proxy.Policy) { o.UDPPorts = rules.PortRange{Lo: port, Hi: port} })
+	a := w.associate(nowhere)
+	if a.relay.Port() != port {
+		t.Errorf("told %v, want port %d", a.relay, port)
+	}
+	refused := w.client()
+	if r := refused.request(socks.Request{Command: socks.UDPAssociate, Addr: nowhere}); r.Code != socks.GeneralFailure {
+		t.Errorf("reply %d, want %d", r.Code, socks.GeneralFailure)
+	}
+	refused.closed()
+	w.reason("udp_ports")
+	a.exchange(newPeer(t, "127.0.0.2"), "hello")
+	a.Close()
+	eventually(t, func() string {
+		if w.server.Sessions() != 0 {
+			return "the association is still there"
+		}
+		return ""
+	})
+	w.associate(nowhere)
+}
+
+// udp.portrange of the rule wins over the server's range.
+func TestPortRangeOfARule(t *testing.T) {
+	free := newPeer(t, "127.0.0.1")
+	port := free.addr.Port()
+	free.Close()
+	w := newWorld(t, fmt.Sprintf("client pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0\n udp.portrange: %d-%d }\n", port, port),
+		func(o *proxy.Options, _ *proxy.Policy) { o.UDPPorts = rules.PortRange{Lo: 1, Hi: 1} })
+	if a := w.associate(nowhere); a.relay.Port() != port {
+		t.Errorf("told %v, want port %d", a.relay, port)
+	}
+}
+
+// behindRelay lets clients associate from behind a balancer, and one of them
+// send datagrams.
+const behindRelay = `
+client pass { from: 127.0.0.1/32 to: 0/0 }
+socks pass { from: 127.0.0.8/32 to: 0/0
+	command: udpassociate }
+socks pass { from: 127.0.0.1/32 to: 127.0.0.99/32
+	command: udpassociate }
+socks pass { from: 0/0 to: 0/0
+	command: udpreply }
+`
+
+// relayed says that 127.0.0.1 is a balancer that hides its clients.
+func relayed(o *proxy.Options, _ *proxy.Policy) {
+	o.UDPRelayFrom = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}
+}
+
+// Of a client whom a balancer hides, what it announced is believed, and if
+// that is nothing, the first datagram that the rules pass says who it is.
+func TestClientsHiddenByABalancer(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		announce func(a netip.AddrPort) socks.Addr
+		reason   string // why the datagram of somebody else is dropped
+	}{
+		{"nothing announced", func(netip.AddrPort) socks.Addr { return nowhere }, "blocked"},
+		{"all announced", socks.AddrOf, "foreign"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t, behindRelay, relayed)
+			a := &associated{client: w.client(), udp: newPeer(t, "127.0.0.8")}
+			a.ask(c.announce(a.udp.addr))
+			target, stranger, neighbour := newPeer(t, "127.0.0.3"), newPeer(t, "127.0.0.4"), newPeer(t, "127.0.0.8")
+			stranger.send(datagram(t, socks.AddrOf(target.addr), "I was first"), a.relay)
+			w.dropped(c.reason, 1)
+			a.exchange(target, "hello")
+			neighbour.send(datagram(t, socks.AddrOf(target.addr), "me too"), a.relay)
+			w.dropped("foreign", map[string]float64{"blocked": 1, "foreign": 2}[c.reason])
+			a.exchange(target, "still here")
+		})
+	}
+}
+
+// Nobody else may claim to be somebody else: without UDPRelayFrom, and from
+// any other address, the connection's address is the client's.
+func TestAnnouncementsOfOthers(t *testing.T) {
+	elsewhere := func(o *proxy.Options, _ *proxy.Policy) {
+		o.UDPRelayFrom = []netip.Prefix{netip.MustParsePrefix("127.0.0.2/32")}
+	}
+	for _, s := range []setup{elsewhere, func(*proxy.Options, *proxy.Policy) {}} {
+		w := newWorld(t, anybody, s)
+		liar := &associated{client: w.client(), udp: newPeer(t, "127.0.0.8")}
+		liar.ask(socks.AddrOf(liar.udp.addr))
+		target := newPeer(t, "127.0.0.3")
+		liar.say(target.addr, "hello")
+		w.dropped("foreign", 1)
+	}
+}
+
+// The PROXY header says who the client is, and so from where it may send, even
+// if its balancer is one of those that hide clients otherwise.
+func TestAssociationBehindProxyProtocol(t *testing.T) {
+	for _, s := range []setup{trusting, func(o *proxy.Options, p *proxy.Policy) { trusting(o, p); relayed(o, p) }} {
+		w := newWorld(t, anybody, s)
+		a := &associated{client: w.client(), udp: newPeer(t, "127.0.0.8")}
+		h := proxyproto.Header{Version: 2, Command: proxyproto.PROXY, TransportProtocol: proxyproto.TCPv4,
+			SourceAddr:      &net.TCPAddr{IP: net.IPv4(127, 0, 0, 8), Port: 4711},
+			DestinationAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1080}}
+		b, err := h.Format()
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.client.send(b)
+		a.ask(nowhere)
+		target, balancer := newPeer(t, "127.0.0.3"), newPeer(t, "127.0.0.1")
+		balancer.send(datagram(t, socks.AddrOf(target.addr), "hello"), a.relay)
+		w.dropped("foreign", 1)
+		a.exchange(target, "hello")
+	}
+}
