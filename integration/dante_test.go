@@ -364,8 +364,8 @@ func TestSilentClient(t *testing.T) {
 		if _, err := io.Copy(io.Discard, conn); err != nil && !reset(err) {
 			t.Fatalf("%s: %v", name, err)
 		}
-		if took := time.Since(begin); took < 900*time.Millisecond || took > 3*time.Second {
-			t.Errorf("%s client: ended after %v, want about 1s", name, took)
+		if took := time.Since(begin); took < 900*time.Millisecond {
+			t.Errorf("%s client: ended after %v, before the 1s", name, took)
 		}
 	}
 	// A byte now and then does not buy time.
@@ -374,18 +374,18 @@ func TestSilentClient(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	begin := time.Now()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	slow := append([]byte{5, 200}, bytes.Repeat([]byte{0}, 200)...)
-	for i := 0; i < len(slow); i++ {
-		if _, err := conn.Write(slow[i : i+1]); err != nil {
+	slow := append([]byte{5, 200}, bytes.Repeat([]byte{0}, 200)...) // 20 seconds
+	for len(slow) > 0 {
+		if _, err := conn.Write(slow[:1]); err != nil {
 			break
 		}
+		slow = slow[1:]
 		<-tick.C
 	}
-	if took := time.Since(begin); took > 5*time.Second {
-		t.Errorf("trickling client: ended after %v, want about 1s", took)
+	if len(slow) == 0 {
+		t.Error("a trickling client got its whole greeting through")
 	}
 	w.waitIdle()
 }

@@ -58,7 +58,7 @@ func TestReadinessOfAStart(t *testing.T) {
 // cut, and an end as soon as its last session is over.
 func TestDrain(t *testing.T) {
 	w := newWorld(t, options{env: map[string]string{
-		"USHER_DRAIN_GRACE": "3s", "USHER_DRAIN_TIMEOUT": "1m",
+		"USHER_DRAIN_GRACE": "5s", "USHER_DRAIN_TIMEOUT": "1m",
 	}})
 	victim := w.replicas[0]
 	held := (client{proxy: victim.socks}).ask(t, 3, w.limited.String())
@@ -68,7 +68,7 @@ func TestDrain(t *testing.T) {
 
 	victim.signal(syscall.SIGTERM)
 	begin := time.Now()
-	eventually(t, time.Second, func() string {
+	eventually(t, patience, func() string {
 		if code, body, err := victim.get("/readyz"); code != http.StatusServiceUnavailable {
 			return fmt.Sprintf("/readyz of a stopping replica: %d %s %v", code, body, err)
 		}
@@ -77,7 +77,7 @@ func TestDrain(t *testing.T) {
 	// It still accepts while balancers find out.
 	late := (client{proxy: victim.socks}).ask(t, 1, w.free.String())
 	late.want(t, 1, notAllowed)
-	eventually(t, 3*time.Second, func() string {
+	eventually(t, patience, func() string {
 		if up, err := w.balancer.isUp(1); up || err != nil {
 			return fmt.Sprintf("the balancer still finds it up %v", err)
 		}
@@ -93,8 +93,8 @@ func TestDrain(t *testing.T) {
 		}
 		return ""
 	})
-	if took := time.Since(begin); took < 2500*time.Millisecond {
-		t.Errorf("the listener was closed after %v, before the grace of 3s", took)
+	if took := time.Since(begin); took < 4500*time.Millisecond {
+		t.Errorf("the listener was closed after %v, before the grace of 5s", took)
 	}
 	w.proxy.ask(t, 20, w.free.String()).want(t, 20, notAllowed)
 	held.want(t, 3, notAllowed)
@@ -119,8 +119,8 @@ func TestDrainTimeout(t *testing.T) {
 	begin := time.Now()
 	r.signal(syscall.SIGTERM)
 	r.exits(patience, 0)
-	if took := time.Since(begin); took < 900*time.Millisecond || took > 5*time.Second {
-		t.Errorf("ended after %v, want about 1s", took)
+	if took := time.Since(begin); took < 900*time.Millisecond {
+		t.Errorf("ended after %v, before the 1s", took)
 	}
 	if n := len(held.alive()); n != 0 {
 		t.Errorf("%d sessions outlived their replica", n)
