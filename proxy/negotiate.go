@@ -17,8 +17,6 @@ import (
 // negotiate reads up to and including the request, within the deadline. On
 // return the request's Version says whether the client awaits a reply.
 func (s *session) negotiate(ctx context.Context) error {
-	ctx, cancel := s.negotiating(ctx)
-	defer cancel()
 	if err := s.readRequest(ctx); err != nil {
 		return s.negotiationError(err)
 	}
@@ -91,7 +89,8 @@ func (s *session) authenticate(ctx context.Context) error {
 // checkPassword reports whether c is right. A client that leaves while it waits
 // for its turn is forgotten.
 func (s *session) checkPassword(ctx context.Context, c socks.Credentials) (bool, error) {
-	defer s.watch(true)()
+	ctx, stop := s.waiting(ctx)
+	defer stop()
 	return s.server.passwords.check(ctx, s.gen.policy.Users, s.from.Addr(), c)
 }
 

@@ -3,9 +3,9 @@ package proxy
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 
@@ -48,7 +48,7 @@ func (g *generation) label() string {
 	hash := strings.TrimPrefix(g.digest, "c1")
 	hash = hash[:min(8, len(hash))]
 	if n := g.number.Load(); n != 0 {
-		return fmt.Sprintf("g%d-%s", n, hash)
+		return "g" + strconv.FormatUint(n, 10) + "-" + hash
 	}
 	return "g?-" + hash
 }
@@ -106,18 +106,21 @@ func Inherits(client, socks *rules.Rule) bool {
 	return !socks.Session.Limited && client.Session.Inheritable
 }
 
-// askClient asks the client-rules, within the deadline of the negotiation. As
-// in askSocks, an error leaves no verdict.
-func (s *session) askClient(ctx context.Context) (rules.Verdict, error) {
-	defer s.watch(true)()
-	ctx, cancel := s.negotiating(ctx)
-	defer cancel()
-	v := s.gen.policy.Rules.MatchClient(rules.Query{
-		From:   s.from,
-		To:     rules.Target{Addr: s.to.Addr(), Port: s.to.Port()},
-		Lookup: s.lookup(ctx),
+// askClient asks the client-rules; the names in them are looked up within the
+// deadline of the negotiation. As in askSocks, an error leaves no verdict.
+func (s *session) askClient(ctx context.Context) (v rules.Verdict, err error) {
+	v = s.gen.policy.Rules.MatchClient(rules.Query{
+		From: s.from,
+		To:   rules.Target{Addr: s.to.Addr(), Port: s.to.Port()},
+		Lookup: func(name string) []netip.Addr {
+			ctx, stop := s.waiting(ctx)
+			defer stop()
+			addrs := s.lookup(ctx)(name)
+			err = context.Cause(ctx)
+			return addrs
+		},
 	})
-	return v, context.Cause(ctx)
+	return v, err
 }
 
 // askSocks asks the socks-rules. The error is why ctx ended: there is no verdict

@@ -3,9 +3,9 @@ package proxy
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"usher/proxy/rules"
@@ -71,7 +71,7 @@ func (s *session) attrs(reason string) []slog.Attr {
 			attrs = append(attrs, slog.String(key, value))
 		}
 	}
-	text("session", fmt.Sprintf("%08x-%d", s.server.prefix, s.id))
+	text("session", s.server.prefix+"-"+strconv.FormatUint(s.id, 10))
 	text("generation", s.server.table.label(s.gen))
 	text("reason", reason)
 	text("client", s.from.String())
@@ -115,5 +115,5 @@ func at(r *rules.Rule) string {
 	if r == nil {
 		return ""
 	}
-	return fmt.Sprintf("%s:%d", r.Pos.File, r.Pos.Line)
+	return r.Pos.File + ":" + strconv.Itoa(r.Pos.Line)
 }

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -65,7 +66,7 @@ type Server struct {
 	negotiators negotiators
 	turnedAway  seldom        // when their log line was written
 	ids         atomic.Uint64 // of sessions
-	prefix      uint32        // of session ids, tells processes apart in a shared log
+	prefix      string        // of session ids, tells processes apart in a shared log
 
 	// Sessions' contexts come from base; cut cancels it with the reason.
 	base context.Context
@@ -100,7 +101,7 @@ func New(o Options, p *Policy) *Server {
 	s := &Server{
 		opts: o, names: names, passwords: newPasswords(o.MaxAuthFailures), spare: newSpare(),
 		negotiators: negotiators{most: o.MaxNegotiating, all: make(map[*session]struct{})},
-		prefix:      rand.Uint32(), table: newTable(o.Limiter),
+		prefix:      fmt.Sprintf("%08x", rand.Uint32()), table: newTable(o.Limiter),
 	}
 	s.base, s.cut = context.WithCancelCause(context.Background())
 	s.listening.listeners = make(map[net.Listener]netip.AddrPort)

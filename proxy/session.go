@@ -155,7 +155,9 @@ func (s *session) add(ctx context.Context, t task) {
 // their end. What is counted must not outlive its slot: the sockets are closed
 // before it is given back.
 func (s *session) finish(err error) {
-	discardPending(s.client)
+	if err != nil { // else all was read, up to the client's end
+		discardPending(s.client)
+	}
 	s.closeSockets()
 	if s.grant != nil {
 		s.grant.Release()
@@ -201,10 +203,10 @@ func (s *session) negotiateWithin(limit time.Duration) {
 func (s *session) admit(ctx context.Context) error {
 	limit := s.gen.limit(s.clientRule, s.from.Addr(), "")
 	if limit != (limiter.Limit{}) {
-		defer s.watch(true)()
+		var stop func()
+		ctx, stop = s.waiting(ctx)
+		defer stop()
 	}
-	ctx, cancel := s.negotiating(ctx)
-	defer cancel()
 	grant, err := s.server.opts.Limiter.Admit(ctx, limit)
 	if err != nil {
 		return causeOf(ctx, err)
@@ -243,7 +245,8 @@ func (s *session) connect(ctx context.Context) ([]task, error) {
 func (s *session) reach(ctx context.Context) (*net.TCPConn, error) {
 	defer s.watch(true)()
 	began := time.Now()
-	naming, cancel := connecting(ctx, began, s.gen.policy.Rules.Settings.Timeouts.Connect)
+	usual := s.gen.policy.Rules.Settings.Timeouts.Connect
+	naming, cancel := connecting(ctx, began, usual)
 	defer cancel()
 	q := s.query(rules.Connect)
 	var err error
@@ -257,8 +260,11 @@ func (s *session) reach(ctx context.Context) (*net.TCPConn, error) {
 	if err := s.move(ctx); err != nil {
 		return nil, err
 	}
-	dialling, cancel := connecting(ctx, began, s.socksRule.Timeouts.Connect)
-	defer cancel()
+	dialling := naming
+	if limit := s.socksRule.Timeouts.Connect; limit != usual {
+		dialling, cancel = connecting(ctx, began, limit)
+		defer cancel()
+	}
 	return s.dial(dialling, v.Addrs, q.To.Port)
 }
 
@@ -336,16 +342,23 @@ var unspecified = socks.Addr{IP: netip.IPv4Unspecified()}
 // setDeadline sets the absolute deadline of reads and writes on client; the
 // zero time is none.
 func (s *session) setDeadline(t time.Time) {
+	if t == s.deadline {
+		return
+	}
 	s.deadline = t
 	s.client.SetDeadline(t) //nolint:errcheck // it fails on a closed connection only
 }
 
-// negotiating returns a context that ends with the negotiation's deadline.
-func (s *session) negotiating(ctx context.Context) (context.Context, context.CancelFunc) {
-	if s.deadline.IsZero() {
-		return context.WithCancel(ctx)
+// waiting begins a wait of the negotiation for somebody else than the client,
+// which most sessions do without: it ends with the negotiation's deadline, and
+// the session ends if the client hangs up meanwhile.
+func (s *session) waiting(ctx context.Context) (_ context.Context, stop func()) {
+	unwatch := s.watch(true)
+	cancel := func() {}
+	if !s.deadline.IsZero() {
+		ctx, cancel = context.WithDeadlineCause(ctx, s.deadline, errLate)
 	}
-	return context.WithDeadlineCause(ctx, s.deadline, errLate)
+	return ctx, func() { cancel(); unwatch() }
 }
 
 // connecting returns a context that ends with timeout.connect, counted from

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"time"
 )
 
@@ -185,9 +186,9 @@ type Rule struct {
 // ID names a rule within its Set: c1, c2 … and s1, s2 …
 func (r *Rule) ID() string {
 	if r.Client {
-		return fmt.Sprintf("c%d", r.Number)
+		return "c" + strconv.Itoa(r.Number)
 	}
-	return fmt.Sprintf("s%d", r.Number)
+	return "s" + strconv.Itoa(r.Number)
 }
 
 // Groups returns the names in group:, sorted. Do not change them.
