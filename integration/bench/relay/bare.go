@@ -4,13 +4,14 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"sync"
 
 	"usher/proxy/socks"
 )
 
 // serveBare is about the least that is a SOCKS 5 proxy: no rules, no limits, no
-// log, no deadlines, and io.Copy both ways, which splices. It says what Go and
+// log, no deadlines, any password, and io.Copy both ways, which splices. It says what Go and
 // the system cost.
 func serveBare(listen string) error {
 	ln, err := net.Listen("tcp", listen)
@@ -55,7 +56,12 @@ func bareOpen(client *net.TCPConn) (*net.TCPConn, error) {
 	if opening.Version != socks.V5 {
 		return nil, errors.New("not SOCKS 5")
 	}
-	if err := socks.WriteMethod(client, socks.NoAuth); err != nil {
+	if slices.Contains(opening.Methods, socks.Username) {
+		err = bareLogIn(client)
+	} else {
+		err = socks.WriteMethod(client, socks.NoAuth)
+	}
+	if err != nil {
 		return nil, err
 	}
 	request, err := socks.ReadRequest(client)
@@ -69,4 +75,14 @@ func bareOpen(client *net.TCPConn) (*net.TCPConn, error) {
 	target := conn.(*net.TCPConn)
 	bound := socks.AddrOf(target.LocalAddr().(*net.TCPAddr).AddrPort())
 	return target, socks.WriteReply(client, socks.Reply{Version: socks.V5, Code: socks.Succeeded, Addr: bound})
+}
+
+func bareLogIn(client *net.TCPConn) error {
+	if err := socks.WriteMethod(client, socks.Username); err != nil {
+		return err
+	}
+	if _, err := socks.ReadCredentials(client); err != nil {
+		return err
+	}
+	return socks.WriteAuth(client, true)
 }

@@ -38,7 +38,7 @@ func (t *target) datagrams(p *process, associations, n int) error {
 			return err
 		}
 		defer conn.Close()
-		reply, err := request(conn.(*net.TCPConn), socks.UDPAssociate, socks.Addr{IP: netip.IPv4Unspecified()})
+		reply, err := request(conn.(*net.TCPConn), "", socks.UDPAssociate, socks.Addr{IP: netip.IPv4Unspecified()})
 		if err != nil {
 			return err
 		}

@@ -70,14 +70,14 @@ func serveTarget(c *net.TCPConn) {
 	}
 }
 
-// dial connects to the target through the proxy.
-func (t *target) dial(p *process, kind byte) (*net.TCPConn, error) {
+// dial connects to the target through the proxy, as a user unless that is "".
+func (t *target) dial(p *process, user string, kind byte) (*net.TCPConn, error) {
 	conn, err := net.Dial("tcp", p.addr)
 	if err != nil {
 		return nil, err
 	}
 	c := conn.(*net.TCPConn)
-	if _, err := request(c, socks.Connect, t.addr); err != nil {
+	if _, err := request(c, user, socks.Connect, t.addr); err != nil {
 		c.Close()
 		return nil, err
 	}
@@ -89,12 +89,8 @@ func (t *target) dial(p *process, kind byte) (*net.TCPConn, error) {
 }
 
 // request negotiates and asks.
-func request(c *net.TCPConn, command socks.Command, a socks.Addr) (socks.Reply, error) {
-	if err := socks.WriteGreeting(c, socks.NoAuth); err != nil {
-		return socks.Reply{}, err
-	}
-	var method [2]byte
-	if _, err := io.ReadFull(c, method[:]); err != nil {
+func request(c *net.TCPConn, user string, command socks.Command, a socks.Addr) (socks.Reply, error) {
+	if err := logIn(c, user); err != nil {
 		return socks.Reply{}, err
 	}
 	if err := socks.WriteRequest(c, socks.Request{Version: socks.V5, Command: command, Addr: a}); err != nil {
@@ -105,6 +101,30 @@ func request(c *net.TCPConn, command socks.Command, a socks.Addr) (socks.Reply, 
 		err = fmt.Errorf("reply %d", reply.Code)
 	}
 	return reply, err
+}
+
+// logIn offers the one method that the proxy is to take.
+func logIn(c *net.TCPConn, user string) error {
+	method := socks.NoAuth
+	if user != "" {
+		method = socks.Username
+	}
+	if err := socks.WriteGreeting(c, method); err != nil {
+		return err
+	}
+	if got, err := socks.ReadMethod(c); err != nil || got != method {
+		return fmt.Errorf("method %d, %w; want %d", got, err, method)
+	}
+	if user == "" {
+		return nil
+	}
+	if err := socks.WriteCredentials(c, socks.Credentials{User: user, Password: password}); err != nil {
+		return err
+	}
+	if ok, err := socks.ReadAuth(c); err != nil || !ok {
+		return fmt.Errorf("%s was let in: %t, %w", user, ok, err)
+	}
+	return nil
 }
 
 // echo sends n bytes and reads them back.
@@ -126,14 +146,23 @@ func ended(c *net.TCPConn) error {
 	return nil
 }
 
-// sessions opens n sessions, each with one byte there and back, by so many
-// clients at a time. The target ends them: who does waits for a minute (RFC
-// 9293, TIME-WAIT), and ports would run out anywhere else.
+// sessions opens n sessions of nobody, see sessionsOf.
 func (t *target) sessions(p *process, clients, n int) error {
-	var next atomic.Int64
+	return t.sessionsOf(p, clients, n, func(int) string { return "" })
+}
+
+// sessionsOf opens n sessions, each with one byte there and back, by so many
+// clients at a time. user says whose each one is. The target ends them: who does waits for a minute (RFC
+// 9293, TIME-WAIT), and ports would run out anywhere else.
+func (t *target) sessionsOf(p *process, clients, n int, user func(i int) string) error {
+	var begun atomic.Int64
 	return each(clients, func() error {
-		for next.Add(1) <= int64(n) {
-			c, err := t.dial(p, toOnce)
+		for {
+			i := int(begun.Add(1)) - 1
+			if i >= n {
+				return nil
+			}
+			c, err := t.dial(p, user(i), toOnce)
 			if err != nil {
 				return err
 			}
@@ -145,14 +174,13 @@ func (t *target) sessions(p *process, clients, n int) error {
 				return err
 			}
 		}
-		return nil
 	})
 }
 
 // roundTrips makes n round trips of 64 bytes, over so many sessions at a time.
 func (t *target) roundTrips(p *process, sessions, n int) error {
 	return each(sessions, func() error {
-		c, err := t.dial(p, toEcho)
+		c, err := t.dial(p, "", toEcho)
 		if err != nil {
 			return err
 		}
@@ -170,7 +198,7 @@ func (t *target) roundTrips(p *process, sessions, n int) error {
 // returns when the target has them.
 func (t *target) upload(p *process, streams, n int) error {
 	return each(streams, func() error {
-		c, err := t.dial(p, toSink)
+		c, err := t.dial(p, "", toSink)
 		if err != nil {
 			return err
 		}
@@ -191,7 +219,7 @@ func (t *target) upload(p *process, streams, n int) error {
 // download moves n bytes from the target.
 func (t *target) download(p *process, streams, n int) error {
 	return each(streams, func() error {
-		c, err := t.dial(p, toSource)
+		c, err := t.dial(p, "", toSource)
 		if err != nil {
 			return err
 		}

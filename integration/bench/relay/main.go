@@ -2,7 +2,7 @@
 // run:
 //
 //	usher   this source, with a limit of 100000 sessions and a log line for each
-//	bare    about the least SOCKS proxy in Go, without UDP: see bare.go
+//	bare    about the least SOCKS proxy in Go, without UDP and users: see bare.go
 //	danted  Dante, if it is installed (it wants to be started by root)
 //
 // CPU is user and system time of the proxy's processes, not of the load, and
@@ -22,6 +22,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 	"time"
 )
@@ -31,19 +32,47 @@ type measurement struct {
 	name string
 	run  func(t *target, p *process) ([]float64, error)
 	of   []string // what the values of run are
+	by   []string // which proxies can do it; empty: all
 }
 
 const gib = 1 << 30
 
+// The most sessions that are held take two descriptors each, here and in the
+// proxy.
+const (
+	mostHeld    = 9750
+	descriptors = 20000
+)
+
 var measurements = []measurement{
-	{"setup", perCPU(6000, 1e6, func(t *target, p *process, n int) error { return t.sessions(p, 64, n) }), []string{"us a session, 64 clients"}},
-	{"rr", perCPU(60000, 1e6, func(t *target, p *process, n int) error { return t.roundTrips(p, 64, n) }), []string{"us a round trip of 64 B, 64 sessions"}},
-	{"up1", perCPU(2*gib, gib, func(t *target, p *process, n int) error { return t.upload(p, 1, n) }), []string{"CPU-s a GiB up, 1 stream"}},
-	{"up16", perCPU(2*gib, gib, func(t *target, p *process, n int) error { return t.upload(p, 16, n) }), []string{"CPU-s a GiB up, 16 streams"}},
-	{"down1", perCPU(2*gib, gib, func(t *target, p *process, n int) error { return t.download(p, 1, n) }), []string{"CPU-s a GiB down, 1 stream"}},
-	{"down16", perCPU(2*gib, gib, func(t *target, p *process, n int) error { return t.download(p, 16, n) }), []string{"CPU-s a GiB down, 16 streams"}},
-	{"udp", perCPU(30000, 1e6, func(t *target, p *process, n int) error { return t.datagrams(p, 16, n) }), []string{"us a UDP echo of 64 B, 16 associations"}},
-	{"idle", idle, []string{"KiB PSS an idle session, fresh", "KiB PSS an idle session, used", "descriptors an idle session"}},
+	{name: "setup1", of: []string{"us a session, 1 client"},
+		run: perCPU(2000, 1e6, func(t *target, p *process, n int) error { return t.sessions(p, 1, n) })},
+	{name: "setup", of: []string{"us a session, 64 clients"},
+		run: perCPU(6000, 1e6, func(t *target, p *process, n int) error { return t.sessions(p, 64, n) })},
+	{name: "login", of: []string{"us a session with a password, 64 clients"},
+		run: perCPU(6000, 1e6, func(t *target, p *process, n int) error {
+			return t.sessionsOf(p, 64, n, func(int) string { return user(0) })
+		})},
+	{name: "firstlogin", of: []string{"us a session with a new password, 64 clients"}, by: []string{"usher", "danted"},
+		run: perCPU(firstLogins, 1e6, func(t *target, p *process, n int) error {
+			return t.sessionsOf(p, 64, n, func(i int) string { return user(1 + i) })
+		})},
+	{name: "rr", of: []string{"us a round trip of 64 B, 64 sessions"},
+		run: perCPU(60000, 1e6, func(t *target, p *process, n int) error { return t.roundTrips(p, 64, n) })},
+	{name: "up1", of: []string{"CPU-s a GiB up, 1 stream"},
+		run: perCPU(2*gib, gib, func(t *target, p *process, n int) error { return t.upload(p, 1, n) })},
+	{name: "up16", of: []string{"CPU-s a GiB up, 16 streams"},
+		run: perCPU(2*gib, gib, func(t *target, p *process, n int) error { return t.upload(p, 16, n) })},
+	{name: "down1", of: []string{"CPU-s a GiB down, 1 stream"},
+		run: perCPU(2*gib, gib, func(t *target, p *process, n int) error { return t.download(p, 1, n) })},
+	{name: "down16", of: []string{"CPU-s a GiB down, 16 streams"},
+		run: perCPU(2*gib, gib, func(t *target, p *process, n int) error { return t.download(p, 16, n) })},
+	{name: "udp", of: []string{"us a UDP echo of 64 B, 16 associations"}, by: []string{"usher", "danted"},
+		run: perCPU(30000, 1e6, func(t *target, p *process, n int) error { return t.datagrams(p, 16, n) })},
+	{name: "idle", of: []string{"KiB PSS an idle session, fresh", "KiB PSS an idle session, used", "descriptors an idle session"},
+		run: idle(500, 2000)},
+	{name: "held", of: []string{"KiB PSS a session of 9750, fresh", "KiB PSS a session of 9750, used", "descriptors a session of 9750"}, by: []string{"usher"},
+		run: idle(2000, mostHeld)},
 }
 
 func main() {
@@ -75,14 +104,8 @@ func measure(rounds int, only string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	build := exec.Command("go", "build", "-o", filepath.Join(dir, "usher"), "usher/cmd/usher")
-	build.Stderr = os.Stderr
-	if err := build.Run(); err != nil {
-		return fmt.Errorf("building usher: %w", err)
-	}
-	if _, err := exec.LookPath("danted"); err != nil {
-		fmt.Fprintln(os.Stderr, "no danted here: without it")
-		proxies = slices.DeleteFunc(proxies, func(p string) bool { return p == "danted" })
+	if err := prepare(dir); err != nil {
+		return err
 	}
 	t, err := startTarget()
 	if err != nil {
@@ -96,7 +119,7 @@ func measure(rounds int, only string) error {
 			}
 			for i := range proxies {
 				name := proxies[(round+i)%len(proxies)]
-				if name == "bare" && m.name == "udp" {
+				if len(m.by) > 0 && !slices.Contains(m.by, name) {
 					continue
 				}
 				got, err := measureOne(m, name, dir, t)
@@ -110,6 +133,28 @@ func measure(rounds int, only string) error {
 		}
 	}
 	return show(values)
+}
+
+// prepare builds what is measured, and leaves out what this machine cannot do.
+func prepare(dir string) error {
+	build := exec.Command("go", "build", "-o", filepath.Join(dir, "usher"), "usher/cmd/usher")
+	build.Stderr = os.Stderr
+	if err := build.Run(); err != nil {
+		return fmt.Errorf("building usher: %w", err)
+	}
+	if _, err := exec.LookPath("danted"); err != nil {
+		fmt.Fprintln(os.Stderr, "no danted here: without it")
+		proxies = slices.DeleteFunc(proxies, func(p string) bool { return p == "danted" })
+	}
+	var files syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
+		return err
+	}
+	if files.Cur < descriptors {
+		fmt.Fprintln(os.Stderr, "fewer than", descriptors, "descriptors (ulimit -Hn): without", mostHeld, "sessions")
+		measurements = slices.DeleteFunc(measurements, func(m measurement) bool { return m.name == "held" })
+	}
+	return writeUsers(dir)
 }
 
 func measureOne(m measurement, name, dir string, t *target) ([]float64, error) {
@@ -139,27 +184,26 @@ func perCPU(n int, many float64, load func(*target, *process, int) error) func(*
 	}
 }
 
-// Sessions that are held to see what one costs: the slope between two numbers,
-// so that what the first ones pay for all, such as a heap that has room, is no
-// part of it. danted has a process for every few of them.
-const (
-	fewIdle  = 500
-	manyIdle = 2000
-)
-
 // idle measures memory and descriptors of sessions in which nothing moves,
-// before they were used and after 16 KiB went each way. Nothing warms the proxy
-// up: the memory of sessions that have ended would be there to be used again.
-func idle(t *target, p *process) ([]float64, error) {
+// before they were used and after 16 KiB went each way. What one costs is the
+// slope between two numbers of them, so that what the first ones pay for all,
+// such as a heap that has room, is no part of it; danted has a process for
+// every few. Nothing warms the proxy up: the memory of sessions that have ended
+// would be there to be used again.
+func idle(few, many int) func(*target, *process) ([]float64, error) {
+	return func(t *target, p *process) ([]float64, error) { return hold(t, p, few, many) }
+}
+
+func hold(t *target, p *process, few, many int) ([]float64, error) {
 	var held []*net.TCPConn
 	defer func() {
 		for _, c := range held {
 			c.Close()
 		}
 	}()
-	hold := func(n int) (usage, error) {
+	grow := func(n int) (usage, error) {
 		for len(held) < n {
-			c, err := t.dial(p, toEcho)
+			c, err := t.dial(p, "", toEcho)
 			if err != nil {
 				return usage{}, err
 			}
@@ -167,11 +211,11 @@ func idle(t *target, p *process) ([]float64, error) {
 		}
 		return settled(p)
 	}
-	few, err := hold(fewIdle)
+	before, err := grow(few)
 	if err != nil {
 		return nil, err
 	}
-	many, err := hold(manyIdle)
+	after, err := grow(many)
 	if err != nil {
 		return nil, err
 	}
@@ -181,9 +225,9 @@ func idle(t *target, p *process) ([]float64, error) {
 		}
 	}
 	used, err := settled(p)
-	per := func(after, before int) float64 { return float64(after-before) / (manyIdle - fewIdle) }
-	fresh := per(many.pss, few.pss)
-	return []float64{fresh, fresh + float64(used.pss-many.pss)/manyIdle, per(many.fds, few.fds)}, err
+	slope := func(after, before int) float64 { return float64(after-before) / float64(many-few) }
+	fresh := slope(after.pss, before.pss)
+	return []float64{fresh, fresh + float64(used.pss-after.pss)/float64(many), slope(after.fds, before.fds)}, err
 }
 
 // settled returns what the proxy holds when what ends late has ended.

@@ -20,6 +20,7 @@ import (
 var proxies = []string{"usher", "bare", "danted"}
 
 const usherRules = `
+socksmethod: username none
 client pass { from: 127.0.0.0/8 to: 0/0 }
 socks pass { from: 127.0.0.0/8 to: 0/0
 	session.max: 100000 }
@@ -33,11 +34,38 @@ external: 127.0.0.1
 user.privileged: root
 user.unprivileged: nobody
 clientmethod: none
-socksmethod: none
+socksmethod: username none
 client pass { from: 127.0.0.0/8 to: 0/0 }
 socks pass { from: 127.0.0.0/8 to: 0/0
 	session.max: 100000 }
 `
+
+// Users log in with one password, and a hash of it that Usher and the system
+// both know: crypt(3), SHA-512.
+const (
+	firstLogins = 500
+	password    = "secret"
+	hash        = "$6$relaybench$VJW4T5ti8REYXZbTEFFk/XUsvx29iQjsj2tO9mI7ln/VWM4Rjcl9smSy0RPsjmVXCvtHxeXazJc/RQjdgajBr1"
+)
+
+// user is one of those who log in: 0 again and again, up to firstLogins once.
+func user(i int) string { return fmt.Sprintf("user%d", i) }
+
+// writeUsers writes what the proxies know of users.
+func writeUsers(dir string) error {
+	var users, shadow, passwd strings.Builder
+	passwd.WriteString("root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n")
+	for i := range firstLogins + 1 {
+		fmt.Fprintf(&users, "%s:%s\n", user(i), hash)
+		fmt.Fprintf(&shadow, "%s:%s:19000:0:99999:7:::\n", user(i), hash)
+		fmt.Fprintf(&passwd, "%s:x:%d:%d::/:/bin/sh\n", user(i), 2000+i, 2000+i)
+	}
+	return errors.Join(
+		os.WriteFile(filepath.Join(dir, "users"), []byte(users.String()), 0o600),
+		os.WriteFile(filepath.Join(dir, "shadow"), []byte(shadow.String()), 0o600),
+		os.WriteFile(filepath.Join(dir, "passwd"), []byte(passwd.String()), 0o644),
+	)
+}
 
 // process is a proxy that runs, with its children.
 type process struct {
@@ -61,10 +89,12 @@ func start(name, dir string) (*process, error) {
 	switch name {
 	case "usher":
 		p.cmd = exec.Command(filepath.Join(dir, "usher"), "serve")
-		p.cmd.Env = append(os.Environ(), "USHER_LISTEN="+p.addr, "USHER_CONFIG="+rules, "USHER_ADMIN_LISTEN=off", "USHER_DRAIN_GRACE=0s", "USHER_DRAIN_TIMEOUT=0s")
+		p.cmd.Env = append(os.Environ(), "USHER_LISTEN="+p.addr, "USHER_CONFIG="+rules, "USHER_USERS_FILE="+filepath.Join(dir, "users"), "USHER_ADMIN_LISTEN=off", "USHER_DRAIN_GRACE=0s", "USHER_DRAIN_TIMEOUT=0s")
 	case "danted":
 		text = fmt.Sprintf(dantedRules, addr.Port)
-		p.cmd = exec.Command("danted", "-f", rules)
+		// It asks the system who a user is: its own mounts show it our users there.
+		p.cmd = exec.Command("unshare", "--mount", "sh", "-c", `mount --bind passwd /etc/passwd && mount --bind shadow /etc/shadow && exec danted -f "$0"`, rules)
+		p.cmd.Dir = dir
 	default:
 		p.cmd = exec.Command(os.Args[0], "-bare", p.addr)
 	}
