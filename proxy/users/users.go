@@ -12,9 +12,11 @@
 package users
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/maphash"
+	"math/bits"
 	"os"
 	"strings"
 
@@ -25,9 +27,23 @@ import (
 // remembers of it. It is safe for concurrent use. The zero Checker knows nobody.
 type Checker struct {
 	hashes map[string]htpasswd.EncodedPasswd
-	decoys []htpasswd.EncodedPasswd // the hashes again, in the file's order
-	seed   maphash.Seed
+	decoys []decoy
 	memory memory
+}
+
+// decoy is the hash of a line of the file, which stands in for the hash that
+// an unknown user has not.
+type decoy struct {
+	key  digest // of the line, so that only who has the file can tell whom it stands in for
+	hash htpasswd.EncodedPasswd
+}
+
+// digest is a part of a cryptographic hash, in two words to compute with.
+type digest [2]uint64
+
+func digestOf(text string) digest {
+	sum := sha256.Sum256([]byte(text))
+	return digest{binary.BigEndian.Uint64(sum[:]), binary.BigEndian.Uint64(sum[8:])}
 }
 
 // LineError is what is wrong with one line, and the remedy. It never contains
@@ -57,7 +73,6 @@ func Load(path string) (*Checker, error) {
 func parse(file, text string) (*Checker, error) {
 	c := &Checker{
 		hashes: make(map[string]htpasswd.EncodedPasswd),
-		seed:   maphash.MakeSeed(),
 		memory: newMemory(),
 	}
 	lines := make(map[string]int)
@@ -78,7 +93,7 @@ func parse(file, text string) (*Checker, error) {
 		}
 		lines[user] = i + 1
 		c.hashes[user] = hash
-		c.decoys = append(c.decoys, hash)
+		c.decoys = append(c.decoys, decoy{digestOf(line), hash})
 	}
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
@@ -94,21 +109,37 @@ func (c *Checker) Len() int { return len(c.hashes) }
 // Remembers.
 //
 // An unknown user costs what a wrong password costs: the password is hashed
-// like that of some known user, always the same one for the same name, so
-// that not even a file of mixed hashes tells by time who is in it.
+// like that of some known user, see decoyFor.
 func (c *Checker) Check(user, password string) bool {
+	stand := c.decoyFor(user) // for known users, too, as it takes time
 	hash, known := c.hashes[user]
 	if !known {
-		if len(c.decoys) == 0 {
+		if stand == nil {
 			return false
 		}
-		hash = c.decoys[maphash.String(c.seed, user)%uint64(len(c.decoys))]
+		hash = stand.hash
 	}
 	if !hash.MatchesPassword(password) || !known {
 		return false
 	}
 	c.memory.add(user, password)
 	return true
+}
+
+// decoyFor returns the line that stands in for user if it is unknown, nil if
+// the file has none. It is the same one in every process that has the file,
+// and after most changes of it (rendezvous hashing), so that not even a file of
+// mixed hashes tells by time who is in it.
+func (c *Checker) decoyFor(user string) (first *decoy) {
+	name, most := digestOf(user), uint64(0)
+	for i := range c.decoys {
+		d := &c.decoys[i]
+		hi, lo := bits.Mul64(name[0]^d.key[0], name[1]^d.key[1])
+		if rank := hi ^ lo; first == nil || rank > most {
+			first, most = d, rank
+		}
+	}
+	return first
 }
 
 // Remembers reports whether Check found this password right for user within

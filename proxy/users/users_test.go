@@ -2,7 +2,6 @@ package users
 
 import (
 	"errors"
-	"hash/maphash"
 	"os"
 	"path/filepath"
 	"slices"
@@ -133,10 +132,10 @@ func (p probe) MatchesPassword(password string) bool {
 // An unknown user is hashed for like a known one, always like the same one,
 // and is refused even if the hash happens to match.
 func TestUnknownUserCostsTheSame(t *testing.T) {
-	c := &Checker{seed: maphash.MakeSeed(), memory: newMemory()}
+	c := &Checker{memory: newMemory()}
 	counts := make([]int, 3)
 	for i := range counts {
-		c.decoys = append(c.decoys, probe{&counts[i]})
+		c.decoys = append(c.decoys, decoy{key: digestOf(strconv.Itoa(i)), hash: probe{&counts[i]}})
 	}
 	for range 8 {
 		if c.Check("mallory", "sesame") || c.Remembers("mallory", "sesame") {
@@ -147,6 +146,60 @@ func TestUnknownUserCostsTheSame(t *testing.T) {
 	if !slices.Equal(counts, []int{0, 0, 8}) {
 		t.Errorf("hashes computed %v, want 8 of one", counts)
 	}
+}
+
+// Replicas, and processes that were started anew, agree about whose hash stands
+// in for an unknown user's; a line more takes over its share and moves no other.
+func TestUnknownUserCostsTheSameEverywhere(t *testing.T) {
+	line := func(user, salt string) string {
+		return user + ":" + strings.Replace(vectors["apr1"], "saltsalt", salt, 1) + "\n"
+	}
+	text, others, reversed := "", "", ""
+	for _, user := range []string{"a", "b", "c", "d"} {
+		text += line(user, "salt"+user)
+		reversed = line(user, "salt"+user) + reversed
+		others += line(user, "pepper"+user)
+	}
+	checker := func(text string) *Checker {
+		c, err := load(t, text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	one, two, grown, strange := checker(text), checker(reversed), checker(text+line("e", "salte")), checker(others)
+	added := grown.decoys[4].key
+	const names = 1000
+	var moved, differ int
+	chosen := map[digest]int{}
+	for i := range names {
+		name := "mallory" + strconv.Itoa(i)
+		key := one.decoyFor(name).key
+		chosen[key]++
+		if two.decoyFor(name).key != key {
+			t.Fatalf("two replicas hash for %s like different users", name)
+		}
+		switch grown.decoyFor(name).key {
+		case key:
+		case added:
+			moved++
+		default:
+			t.Fatalf("%s moved to a line that was there before", name)
+		}
+		if slices.Index(keys(one), key) != slices.Index(keys(strange), strange.decoyFor(name).key) {
+			differ++
+		}
+	}
+	if len(chosen) != 4 || moved == 0 || moved > names/3 || differ < names/2 {
+		t.Errorf("%d of 4 lines stand in, a line more moves %d of %d names, other salts %d", len(chosen), moved, names, differ)
+	}
+}
+
+func keys(c *Checker) (all []digest) {
+	for _, d := range c.decoys {
+		all = append(all, d.key)
+	}
+	return all
 }
 
 func TestRightPasswordsAreRememberedForAMinute(t *testing.T) {
