@@ -11,8 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
-	"time"
 )
 
 // question is one line of a case: what a client does.
@@ -29,6 +27,7 @@ type question struct {
 	verb    string
 	target  string // host:port
 	raw     []byte
+	rules   string // to reload
 }
 
 // Verbs that ask for something, and their numbers in a request.
@@ -47,6 +46,8 @@ var commands = map[string]byte{"connect": 1, "bind": 2, "associate": 3}
 //	peer LABEL               connects to what a bind was given
 //	datagram LABEL HOST:PORT sends one through an association
 //	raw HEX                  sends these bytes instead of a request
+//	speak LABEL              says something to the target
+//	reload RULES             gives the proxy other rules, on one line, and SIGHUP
 //
 // SOCKS 4 sends a host that is no address as SOCKS 4a does. A client at an
 // IPv6 address speaks to the proxy's IPv6 address.
@@ -106,7 +107,11 @@ func (q *question) parseVerb(words []string) error {
 	}
 	q.verb = words[0]
 	words = words[1:]
-	if slices.Contains([]string{"request", "close", "peer", "datagram"}, q.verb) {
+	if q.verb == "reload" {
+		q.rules = strings.Join(words, " ")
+		return nil
+	}
+	if slices.Contains([]string{"request", "close", "peer", "datagram", "speak"}, q.verb) {
 		if len(words) == 0 {
 			return fmt.Errorf("%s what?", q.verb)
 		}
@@ -116,7 +121,7 @@ func (q *question) parseVerb(words []string) error {
 		q.verb, words = words[0], words[1:]
 	}
 	want := 1
-	if slices.Contains([]string{"greet", "close", "peer"}, q.verb) {
+	if slices.Contains([]string{"greet", "close", "peer", "speak"}, q.verb) {
 		want = 0
 	} else if commands[q.verb] == 0 && q.verb != "datagram" && q.verb != "raw" {
 		return fmt.Errorf("unknown verb %q", q.verb)
@@ -158,10 +163,15 @@ func parseSource(text string) (netip.AddrPort, error) {
 //	hung up                 closed where a reply was due
 //	granted TARGET          and the target's own word for it
 //	bound, associated       with the address in the reply
+//	answer of TARGET        to a datagram; no answer if it arrived, dropped if not
 //
 // A method precedes them if the client offered several; "by ADDR" follows if
 // the target sees another address than the proxy's usual one.
-type interview struct{ open map[string]*party }
+type interview struct {
+	lab   *laboratory
+	proxy *contender
+	open  map[string]*party
+}
 
 // party is a connection that was left open.
 type party struct {
@@ -201,7 +211,9 @@ func (d *interview) ask(q question, want string) string {
 
 func (d *interview) askOnce(q question) string {
 	switch q.verb {
-	case "close", "peer", "datagram":
+	case "reload":
+		return d.reload(q)
+	case "close", "peer", "speak":
 		p := d.open[q.on]
 		if p == nil {
 			return "not open"
@@ -214,7 +226,7 @@ func (d *interview) askOnce(q question) string {
 		case "peer":
 			return p.peer(q)
 		}
-		return p.datagram(q)
+		return p.speak()
 	}
 	p, words := d.open[q.on], ""
 	if q.on == "" {
@@ -423,44 +435,4 @@ func (p *party) peer(q question) string {
 		return fmt.Sprintf("granted, but %q %v came through", line, err)
 	}
 	return "granted"
-}
-
-// silence is how long a datagram may take before it counts as dropped.
-const silence = 500 * time.Millisecond
-
-// datagram sends one through an association, from a socket that belongs to
-// the association and the client's address, and returns who answered.
-func (p *party) datagram(q question) string {
-	pc := p.udp[q.from.Addr()]
-	if pc == nil {
-		local := q.from
-		if !local.IsValid() {
-			local = netip.MustParseAddrPort("127.0.0.1:0")
-		}
-		var err error
-		if pc, err = net.ListenPacket("udp", local.String()); err != nil {
-			return err.Error()
-		}
-		p.udp[q.from.Addr()] = pc
-	}
-	request := connectRequest(q.target)
-	packet := append([]byte{0, 0, 0}, request[3:]...)
-	packet = append(packet, "hello"...)
-	if _, err := pc.WriteTo(packet, net.UDPAddrFromAddrPort(p.bound)); err != nil {
-		return err.Error()
-	}
-	pc.SetReadDeadline(time.Now().Add(silence)) //nolint:errcheck // the socket is open
-	answer := make([]byte, 1<<16)
-	n, _, err := pc.ReadFrom(answer)
-	if err != nil {
-		if errors.Is(err, syscall.ECONNREFUSED) {
-			return "nobody listens"
-		}
-		return "no answer"
-	}
-	_, who, found := strings.Cut(string(answer[:n]), "hello ")
-	if !found {
-		return fmt.Sprintf("answer %q", answer[:n])
-	}
-	return "answer of " + who
 }

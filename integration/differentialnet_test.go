@@ -30,6 +30,9 @@ type laboratory struct {
 	t   testing.TB
 	dir string
 	etc string // what the proxies see as /etc
+
+	datagrams int      // how many clients have sent
+	arrived   sync.Map // the marks of those that a target has got
 }
 
 // Where the proxy listens, and where the targets do.
@@ -149,6 +152,9 @@ func (l *laboratory) startTarget(addr netip.AddrPort) {
 			if err != nil {
 				return
 			}
+			if _, mark, found := strings.Cut(string(packet[:n]), "hello "); found {
+				l.arrived.Store(mark, true)
+			}
 			answer := fmt.Appendf(nil, "%s %v", packet[:n], addr)
 			pc.WriteToUDPAddrPort(answer, from) //nolint:errcheck // as with any datagram
 		}
@@ -160,7 +166,8 @@ func (l *laboratory) startTarget(addr netip.AddrPort) {
 	})
 }
 
-// serveBanners greets everybody with a line and waits until they have left.
+// serveBanners greets everybody with a line, and sends them what they say
+// until they have left.
 func serveBanners(ln *net.TCPListener, addr netip.AddrPort) {
 	var running sync.WaitGroup
 	defer running.Wait()
@@ -172,7 +179,7 @@ func serveBanners(ln *net.TCPListener, addr netip.AddrPort) {
 		running.Go(func() {
 			defer c.Close()
 			if _, err := fmt.Fprintf(c, "%v %v\n", addr, c.RemoteAddr()); err == nil {
-				io.Copy(io.Discard, c) //nolint:errcheck // the connection ended, one way or another
+				io.Copy(c, c) //nolint:errcheck // the connection ended, one way or another
 			}
 		})
 	}
