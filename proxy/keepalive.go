@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"net"
+	"net/netip"
 
 	"usher/proxy/rules"
 )
@@ -23,9 +24,24 @@ func (s *session) keepClientAlive(k rules.KeepAlive) {
 	}
 }
 
-// Listen opens a TCP listener for Serve. Its connections are watched by
-// keep-alive as those to targets are.
+// Listen opens a TCP listener for Serve. 0.0.0.0 stands for every address of
+// IPv4 alone and :: for every one of IPv6 alone, as in Dante; no host, as in
+// :1080, for both. Its connections are watched by keep-alive as those to
+// targets are.
 func Listen(ctx context.Context, address string) (net.Listener, error) {
 	config := listenConfig
-	return config.Listen(ctx, "tcp", address)
+	return config.Listen(ctx, networkOf(address), address)
+}
+
+// networkOf returns the network for an address to listen at. Were it "tcp" for
+// all, 0.0.0.0 and :: would mean the same.
+func networkOf(address string) string {
+	literal, err := netip.ParseAddrPort(address)
+	switch {
+	case err != nil: // a name, or none
+		return "tcp"
+	case literal.Addr().Unmap().Is4():
+		return "tcp4"
+	}
+	return "tcp6"
 }

@@ -19,7 +19,7 @@ import (
 //	enum, min, max    what is accepted
 //	help              its meaning
 type config struct {
-	Listen       []hostPort    `env:"USHER_LISTEN" envDefault:"127.0.0.1:1080" help:"Addresses for SOCKS clients, separated by commas. When it is set, it wins over the internal: lines of the rule file."`
+	Listen       []hostPort    `env:"USHER_LISTEN" envDefault:"127.0.0.1:1080" help:"Addresses for SOCKS clients, separated by commas. 0.0.0.0:1080 is every address of IPv4, [::]:1080 every one of IPv6, and :1080 both. When it is set, it wins over the internal: lines of the rule file."`
 	Config       string        `env:"USHER_CONFIG" help:"The rule file, in Dante's language. Without one, built-in rules let clients on the loopback addresses through and nobody else."`
 	UsersFile    string        `env:"USHER_USERS_FILE" help:"Names and passwords in htpasswd format. With it, and without a socksmethod line, clients must give a name and a password."`
 	GroupsFile   string        `env:"USHER_GROUPS_FILE" help:"Who is in the groups that group: in a rule names, in htgroup format (group: user user). Needs USHER_USERS_FILE."`

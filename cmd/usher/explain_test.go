@@ -22,7 +22,6 @@ func TestExplainAnswersAsServe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	everywhere.socks = "0.0.0.0:" + port
 	only6 := "USHER_CONFIG=" + ruleFile(t, "external: ::1\n"+passLoopback)
 	p6 := launch(t, only6)
 	web := webServer(t)
