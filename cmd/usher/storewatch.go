@@ -20,24 +20,33 @@ type storeWatch struct {
 
 	mu      sync.Mutex
 	failing bool
+	failed  time.Time // the last time
 }
 
-// observe logs the first failure of the store, and the first success after it.
+// calm is how long nothing must have failed before the store is said to answer
+// again. A store that can be reached may refuse what it is then sent, again and
+// again, and one of several servers may be away.
+const calm = 5 * time.Second
+
+// observe logs the first failure of the store, and that it serves again: by a
+// join or a batch, which write.
 func (w *storeWatch) observe(op string, err error) {
 	if errors.Is(err, context.Canceled) {
 		return // we are stopping
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if failing := err != nil; failing == w.failing {
-		return
+	switch {
+	case err != nil:
+		w.failed = time.Now()
+		if !w.failing {
+			w.failing = true
+			w.log.Warn("the store fails; rules without a limit go on", "op", op, "error", err.Error())
+		}
+	case w.failing && (op == "join" || op == "batch") && time.Since(w.failed) >= calm:
+		w.failing = false
+		w.log.Info("the store answers again", "for", calm.String())
 	}
-	w.failing = !w.failing
-	if w.failing {
-		w.log.Warn("the store fails; rules without a limit go on", "op", op, "error", err.Error())
-		return
-	}
-	w.log.Info("the store answers again")
 }
 
 // watch logs what changes in the limiter's status until ctx is done.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"usher/limiter"
+	"usher/store/redisstore/redistest"
 )
 
 func TestStoreNews(t *testing.T) {
@@ -44,14 +46,66 @@ func TestStoreNews(t *testing.T) {
 	}
 }
 
+// A store that fails is told of once, and once more when nothing has failed for
+// a while and something was written.
 func TestStoreFailureIsToldOnce(t *testing.T) {
-	var out bytes.Buffer
-	w := storeWatch{log: slog.New(slog.NewTextHandler(&out, nil))}
-	for _, err := range []error{nil, errors.New("away"), errors.New("away"), nil, nil} {
-		w.observe("batch", err)
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		w := storeWatch{log: slog.New(slog.NewTextHandler(&out, nil))}
+		refused := errors.New("MISCONF")
+		told := func(lines int, last string) {
+			t.Helper()
+			text := strings.TrimSpace(out.String())
+			if n := strings.Count(out.String(), "\n"); n != lines || !strings.Contains(text[strings.LastIndex(text, "\n")+1:], last) {
+				t.Errorf("%d lines, want %d, the last with %q:\n%s", n, lines, last, text)
+			}
+		}
+		w.observe("batch", nil)
+		told(0, "")
+		for range 100 { // it answers, and takes nothing; another server does
+			w.observe("batch", refused)
+			w.observe("dial", nil)
+			w.observe("join", refused)
+			w.observe("batch", nil)
+			time.Sleep(calm / 50)
+		}
+		told(1, "the store fails")
+		time.Sleep(calm)
+		w.observe("dial", nil)
+		w.observe("observe", nil)
+		told(1, "the store fails")
+		w.observe("join", nil)
+		w.observe("batch", nil)
+		told(2, "the store answers again")
+		w.observe("batch", refused)
+		told(3, "the store fails")
+	})
+}
+
+// A Redis that answers and refuses all that writes, as one that was made a
+// replica does, is one line in the log, and one when that is over.
+func TestStoreThatRefuses(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	p := launch(t, "USHER_STORE="+server.URL(), "USHER_LEASE_TTL=1s", "USHER_CONFIG="+ruleFile(t, passLoopback))
+	p.logged("joined the store: limited rules admit")
+	do := func(args ...any) {
+		t.Helper()
+		if err := server.Client().Do(t.Context(), args...).Err(); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if got := strings.Count(out.String(), "\n"); got != 2 || !strings.Contains(out.String(), "answers again") {
-		t.Error(out.String())
+	do("REPLICAOF", "127.0.0.1", "1")
+	if line := p.logged("the store fails; rules without a limit go on"); !strings.Contains(fmt.Sprint(line["error"]), "READONLY") {
+		t.Error(line)
+	}
+	p.eventually("/metrics", `usher_store_errors_total{op="join"} 5`) // each after a connection that worked
+	do("REPLICAOF", "NO", "ONE")
+	p.logged("the store answers again")
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if log := p.raw.String(); strings.Count(log, "the store fails") != 1 || strings.Count(log, "the store answers again") != 1 {
+		t.Error("the store's failure is told of more than once")
 	}
 }
 
