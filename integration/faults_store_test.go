@@ -262,6 +262,20 @@ func (r *trial) halt(pid int) time.Duration {
 	return r.truth.now()
 }
 
+// unableToSave lets the store refuse what writes, and nothing else.
+func unableToSave(r *trial) {
+	r.redis.FailToSave()
+	at := r.truth.now()
+	r.last(longOutage)
+	healed := r.truth.now()
+	r.do("CONFIG SET stop-writes-on-bgsave-error no", "CONFIG SET dbfilename dump.rdb")
+	if r.strict {
+		r.endedBy(at+faultFence, -1, healed)
+	} else {
+		r.someSurvive(-1, span{at, healed})
+	}
+}
+
 // limitMemory leaves the store room for so many more bytes.
 func (r *trial) limitMemory(policy string, room int) {
 	info, err := r.db.InfoMap(r.t.Context(), "memory").Result()

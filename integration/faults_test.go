@@ -36,6 +36,7 @@ func TestFaultsStrict(t *testing.T) {
 		fault{name: "store: SCRIPT FLUSH", run: scriptsFlushed},
 		fault{name: "store: CLIENT PAUSE", run: paused},
 		fault{name: "store: stopped", run: stopped},
+		fault{name: "store: unable to save", run: unableToSave},
 		fault{name: "store: memory full", run: memoryFull},
 		fault{name: "store: keys evicted", run: evicted},
 		fault{name: "replica: stopped for a moment", run: stoppedBriefly},
@@ -54,6 +55,7 @@ func TestFaultsKeep(t *testing.T) {
 		{name: "store: back from an older snapshot", run: olderSnapshot},
 		{name: "store: FLUSHALL", run: flushed},
 		{name: "store: stopped", run: stopped},
+		{name: "store: unable to save", run: unableToSave},
 		{name: "replica: stopped and woken", run: stoppedLong},
 		{name: "replica: killed", run: killed},
 	})

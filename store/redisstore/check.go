@@ -43,11 +43,12 @@ func (s *Store) checkServer(ctx context.Context, addr string) (warnings []string
 	}
 	defer l.Close()
 	// INFO, unlike CONFIG, is what any user of the store must be allowed anyway.
-	memory, err := l.redis.Info(ctx, "memory").Result()
+	info, err := l.redis.Info(ctx).Result()
 	if err != nil {
 		return nil, err
 	}
-	if policy := infoField(memory, "maxmemory_policy"); strings.HasPrefix(policy, "allkeys-") {
+	warnings = checkPersistence(info)
+	if policy := infoField(info, "maxmemory_policy"); strings.HasPrefix(policy, "allkeys-") {
 		warnings = append(warnings, "maxmemory-policy is "+policy+": Redis may evict what is counted, and each time nothing new "+
 			"is admitted for three quarters of the lease TTL; set it to noeviction, or give Usher a Redis of its own")
 	} else if policy != "noeviction" {
@@ -59,6 +60,22 @@ func (s *Store) checkServer(ctx context.Context, addr string) (warnings []string
 		return append(warnings, more...), err
 	}
 	return warnings, nil
+}
+
+const persistenceRemedy = `; the store needs no persistence: set save "", appendonly no`
+
+// checkPersistence looks for what may make, or makes, the server refuse all
+// that writes (MISCONF). Whether it saves snapshots, INFO does not tell.
+func checkPersistence(info string) (warnings []string) {
+	if infoField(info, "rdb_last_bgsave_status") == "err" {
+		warnings = append(warnings, "the last snapshot could not be saved: while save is set Redis refuses what is counted, and limited rules "+
+			"admit nobody"+persistenceRemedy+", or stop-writes-on-bgsave-error no")
+	}
+	if infoField(info, "aof_enabled") == "1" {
+		warnings = append(warnings, "appendonly is yes: Redis refuses what is counted whenever it cannot write that file, and limited rules "+
+			"then admit nobody"+persistenceRemedy)
+	}
+	return warnings
 }
 
 const minReplicasRemedy = "a primary that is cut off from its replicas goes on counting while another one is promoted, and limits may be exceeded"

@@ -3,6 +3,7 @@ package redisstore_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"usher/store/redisstore/redistest"
 )
@@ -31,6 +32,46 @@ func TestCheckEviction(t *testing.T) {
 		}
 		warns(t, server.URL(), want)
 	}
+}
+
+// A Redis that cannot save refuses to count. Setting stop-writes-on-bgsave-error
+// or save, as the warning says, is indeed the remedy.
+func TestCheckPersistence(t *testing.T) {
+	server := redistest.Start(t)
+	set := func(name, value string) {
+		t.Helper()
+		if err := server.Client().ConfigSet(t.Context(), name, value).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	counts := func() error {
+		server.Client().Del(t.Context(), "usher:{default:0}:m", "usher:{default:0}:t")
+		return exercise(t.Context(), open(t, server.URL(), "default"))
+	}
+	server.FailToSave()
+	warns(t, server.URL(), "the last snapshot could not be saved")
+	if err := counts(); err == nil || !strings.Contains(err.Error(), "MISCONF") {
+		t.Errorf("counting: %v, want MISCONF", err)
+	}
+	for name, values := range map[string][2]string{"stop-writes-on-bgsave-error": {"no", "yes"}, "save": {"", "3600 1"}} {
+		set(name, values[0])
+		if err := counts(); err != nil {
+			t.Errorf("with %s %q: %v", name, values[0], err)
+		}
+		set(name, values[1])
+	}
+}
+
+func TestCheckAppendOnly(t *testing.T) {
+	server := redistest.Start(t)
+	if err := server.Client().ConfigSet(t.Context(), "appendonly", "yes").Err(); err != nil {
+		t.Fatal(err)
+	}
+	redistest.Eventually(t, 10*time.Second, "the file is written", func() bool {
+		info := server.Client().Info(t.Context(), "persistence").Val()
+		return strings.Contains(info, "aof_rewrite_in_progress:0") && strings.Contains(info, "aof_rewrite_scheduled:0")
+	})
+	warns(t, server.URL(), "appendonly is yes")
 }
 
 func checkSentinels(t *testing.T, group *redistest.Sentinels) {

@@ -4,11 +4,14 @@ package redistest
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -54,7 +57,8 @@ func launch(s *Server) *Server {
 	s.t.Helper()
 	if s.command == "" {
 		s.command = "redis-server"
-		s.args = append(s.args, "--dir", s.t.TempDir(), "--save", "", "--appendonly", "no")
+		s.args = append(s.args, "--dir", s.t.TempDir(), "--save", "", "--appendonly", "no",
+			"--enable-protected-configs", "yes")
 	}
 	need(s.t, s.command)
 	s.Start()
@@ -109,6 +113,29 @@ func (s *Server) Kill() {
 	}
 	_, _ = s.cmd.Process.Kill(), s.cmd.Wait() // it has ended, or ends now
 	s.cmd = nil
+}
+
+// FailToSave lets the server try to save its data, and fail: where the file
+// should be is a folder. Until save is set to "" it then refuses what writes.
+func (s *Server) FailToSave() {
+	s.t.Helper()
+	ctx, client := context.Background(), s.Client()
+	dir, err := client.ConfigGet(ctx, "dir").Result()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	const folder = "folder.rdb"
+	if err := errors.Join(
+		os.MkdirAll(filepath.Join(dir["dir"], folder), 0o700),
+		client.ConfigSet(ctx, "dbfilename", folder).Err(),
+		client.ConfigSet(ctx, "save", "3600 1").Err(),
+		client.BgSave(ctx).Err(),
+	); err != nil {
+		s.t.Fatal(err)
+	}
+	Eventually(s.t, 10*time.Second, "saving fails", func() bool {
+		return strings.Contains(client.Info(ctx, "persistence").Val(), "rdb_last_bgsave_status:err")
+	})
 }
 
 // PID returns the process id, for signals.
