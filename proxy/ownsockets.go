@@ -49,3 +49,10 @@ func (o *ownSockets) has(a netip.AddrPort) bool {
 	defer o.mu.RUnlock()
 	return slices.ContainsFunc(o.byPort[a.Port()], func(own netip.Addr) bool { return reaches(a.Addr(), own) })
 }
+
+// includes reports whether a is one of them.
+func (o *ownSockets) includes(a netip.AddrPort) bool {
+	o.mu.RLock()
+	defer o.mu.RUnlock()
+	return slices.Contains(o.byPort[a.Port()], a.Addr())
+}

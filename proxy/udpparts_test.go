@@ -36,6 +36,32 @@ func udpPair(t *testing.T, valid func() bool) (*udpSocket, *net.UDPConn, netip.A
 	return u, far, far.LocalAddr().(*net.UDPAddr).AddrPort()
 }
 
+// Ports of a range that associations have are passed over without asking the
+// system, however many they are; what others have, the system knows.
+func TestPortsThatAreOursAreNotTried(t *testing.T) {
+	ip := netip.MustParseAddr("127.0.44.4") // nobody else's
+	others, err := listenUDP(netip.AddrPortFrom(ip, 0), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer others.close()
+	ports := rules.PortRange{Lo: others.local.Port() - 1, Hi: others.local.Port()}
+	var ours ownSockets
+	mine := netip.AddrPortFrom(ip, ports.Lo) // for all that the system knows it is free
+	ours.add(mine)
+	if u, err := listenUDPIn(ip, ports, &ours, nil); !errors.Is(err, errUDPPorts) {
+		t.Fatalf("%v, %v, want %v", u, err, errUDPPorts)
+	}
+	ours.remove(mine)
+	for range 20 { // some begin at the port of others
+		u, err := listenUDPIn(ip, ports, &ours, nil)
+		if err != nil || u.local != mine {
+			t.Fatalf("%v, want a socket at %v", err, mine)
+		}
+		u.close()
+	}
+}
+
 // The socket is bound where what is sent to the advertised address arrives. A
 // loopback address is the machine's own only for those who came over loopback:
 // a container's is not that of its host, which forwards ports from there.

@@ -71,18 +71,22 @@ func listenUDP(at netip.AddrPort, valid func() bool) (*udpSocket, error) {
 	return u, nil
 }
 
-// listenUDPIn opens a socket at one of the ports that is free. Trying begins
-// at a random one: a port that was just given up may still get datagrams of
-// its last client.
-func listenUDPIn(ip netip.Addr, ports rules.PortRange, valid func() bool) (*udpSocket, error) {
+// listenUDPIn opens a socket at one of the ports that is free. The system is
+// asked for those that are not ours already: if all of many are, it takes long
+// to say so. Trying begins at a random one: a port that was just given up may
+// still get datagrams of its last client.
+func listenUDPIn(ip netip.Addr, ports rules.PortRange, ours *ownSockets, valid func() bool) (*udpSocket, error) {
 	if ports == (rules.PortRange{}) {
 		return listenUDP(netip.AddrPortFrom(ip, 0), valid)
 	}
 	n := int(ports.Hi) - int(ports.Lo) + 1
 	first := rand.IntN(n)
 	for i := range n {
-		port := ports.Lo + uint16((first+i)%n)
-		u, err := listenUDP(netip.AddrPortFrom(ip, port), valid)
+		at := netip.AddrPortFrom(ip, ports.Lo+uint16((first+i)%n))
+		if ours.includes(at) {
+			continue
+		}
+		u, err := listenUDP(at, valid)
 		if !errors.Is(err, syscall.EADDRINUSE) {
 			return u, err
 		}
