@@ -182,7 +182,7 @@ func (c coverage) coversUsers(earlier, r *Rule) bool {
 // UDP associations that r would.
 func takeAssociations(by []*Rule, r *Rule) bool {
 	leaves := func(r *Rule) bool {
-		return !r.cond.commands.has(UDPAssociate) || !r.Pass && !r.cond.to.everything()
+		return !r.cond.commands.has(UDPAssociate) || !r.Pass && !r.cond.everything
 	}
 	return r.Client || leaves(r) || !slices.ContainsFunc(by, leaves)
 }

@@ -51,6 +51,8 @@ func TestLintCovered(t *testing.T) {
 		{"another command", "socks pass { from: 0/0 to: ::1/128\ncommand: connect }\nsocks pass { from: 0/0 to: ::1/128 }", ""},
 		{"another version", "socks pass { from: 0/0 to: ::1/128\nproxyprotocol: socks_v4 }\nsocks pass { from: 0/0 to: ::1/128 }", ""},
 		{"associations", "socks block { from: 0/0 to: ::1/128 }\nsocks pass { from: 0/0 to: ::1/128 }", nearly},
+		{"associations of the only family", "external: 127.0.0.1\nsocks block { from: 0/0 to: 0.0.0.0/0 }\nsocks pass { from: 0/0 to: 10.0.0.0/8 }",
+			"test.conf:3:1: this rule never matches, as s1 (line 2)"},
 		{"families one after the other", "socks pass { from: 0.0.0.0/0 to: ::1/128 }\nsocks pass { from: ::/0 to: ::1/128 }\nsocks block { from: 0/0 to: ::1/128\nprotocol: tcp }",
 			"never matches, as s1 (line 1), s2 (line 2) take all that it would; move it before those rules"},
 		{"one family", "socks pass { from: 0.0.0.0/0 to: ::1/128 }\nsocks pass { from: 0/0 to: ::1/128 }", ""},

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -40,6 +41,8 @@ type condition struct {
 	versions versionSet // 0 in a client-rule
 	users    []string   // sorted; empty: any
 	groups   []string   // sorted; empty: any
+
+	everything bool // to: leaves no target out to which a datagram could be sent
 }
 
 // Mismatch is the first condition of a rule that a query does not fulfil.
@@ -84,8 +87,8 @@ func (s *Set) MatchClient(q Query) Verdict {
 // What From and To are depends on the command, as in Dante: for BindReply and
 // UDPReply, From is the peer and To the client, and neither user nor method is
 // asked. UDPAssociate with a zero To is the request itself: a rule that passes
-// matches whatever its to: is, one that blocks only with to: 0/0 and no port.
-// With a To it is one datagram.
+// matches whatever its to: is, one that blocks only if its to: leaves no target
+// out. With a To it is one datagram.
 func (s *Set) MatchSocks(q Query) Verdict {
 	q = q.plain()
 	index := s.socks[q.kind()]
@@ -166,7 +169,7 @@ func (r *Rule) mismatch(q *Query) ([]netip.Addr, Mismatch) {
 		return nil, why
 	}
 	if q.kind() == kindAssociation {
-		if r.Pass || c.to.everything() {
+		if r.Pass || c.everything {
 			return nil, NoMismatch
 		}
 		return nil, NotTo
@@ -204,8 +207,20 @@ func (c *condition) fromMismatch(q *Query) Mismatch {
 	return NoMismatch
 }
 
-// everything reports whether no target is outside e.
-func (e *endpoint) everything() bool { return e.kind == anyAddress && !e.restricted }
+// everything reports whether no target is outside e to which a datagram could
+// be sent from an address of the families. Nothing is sent to port 0.
+func (e *endpoint) everything(families Families) bool {
+	if e.restricted && (e.not || e.lo > 1 || e.hi < math.MaxUint16) {
+		return false
+	}
+	switch {
+	case e.kind == anyAddress:
+		return true
+	case e.kind != prefixAddress || e.prefix.Bits() > 0:
+		return false
+	}
+	return families == IPv4 && e.prefix.Addr().Is4() || families == IPv6 && e.prefix.Addr().Is6()
+}
 
 func (s ports) has(n uint16) bool {
 	return !s.restricted || (s.lo <= n && n <= s.hi) != s.not

@@ -50,6 +50,10 @@ func Parse(file string, text []byte, env Env) (*Set, []Diagnostic) {
 			return nil, p.diags
 		}
 	}
+	leaving := p.leavingFamilies()
+	for _, r := range p.set.Socks {
+		r.cond.everything = r.cond.to.everything(leaving)
+	}
 	p.set.digest = digest(p.set)
 	p.set.index()
 	return p.set, p.diags

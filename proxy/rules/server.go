@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"strings"
@@ -90,6 +91,33 @@ func (p *parser) serverAddress(k token, families Families) (e Endpoint, ok bool)
 		e.Families = families
 	}
 	return e, true
+}
+
+// leavingFamilies returns the families of the addresses that connections and
+// datagrams leave from; both if the system chooses, or if it is not known here.
+func (p *parser) leavingFamilies() (f Families) {
+	for _, e := range p.set.Settings.External {
+		addrs := []netip.Addr{e.Addr}
+		if e.Interface != "" {
+			addrs, _ = p.interfaceAddrs(e.Interface)
+		}
+		for _, a := range addrs {
+			switch {
+			case a.IsLinkLocalUnicast() && e.Interface != "" || !e.Families.Has(a): // not used
+			case a.Is4():
+				f |= IPv4
+			default:
+				f |= IPv6
+			}
+		}
+		if len(addrs) == 0 {
+			f |= cmp.Or(e.Families, IPv4|IPv6)
+		}
+	}
+	if f == 0 {
+		return IPv4 | IPv6
+	}
+	return f
 }
 
 func (p *parser) isInterface(name string) bool {
