@@ -47,10 +47,11 @@ func (n *negotiators) leave(s *session) {
 }
 
 // turnAway counts clients for whom there was no room, and mentions them once
-// a minute.
+// a minute, by reason.
 func (s *Server) turnAway(reason, why string) {
 	s.opts.Metrics.turnedAway.WithLabelValues(reason).Inc()
-	if s.turnedAway.now() {
+	told, _ := s.turnedAway.LoadOrStore(reason, new(seldom))
+	if told.(*seldom).now() {
 		s.opts.Logger.Warn("clients are turned away", slog.String("reason", reason), slog.String("error", why))
 	}
 }

@@ -64,7 +64,7 @@ type Server struct {
 	spare     *spare
 
 	negotiators negotiators
-	turnedAway  seldom        // when their log line was written
+	turnedAway  sync.Map      // by reason the seldom of its log line
 	ids         atomic.Uint64 // of sessions
 	prefix      string        // of session ids, tells processes apart in a shared log
 

@@ -122,3 +122,18 @@ socks pass { from: 0/0 to: 0/0 }
 		t.Errorf("log %q, want negotiation_timeout and no rule", &lines)
 	}
 }
+
+// Each reason for which clients are turned away is told of, whatever else was.
+func TestTurnedAwayForTwoReasons(t *testing.T) {
+	var lines bytes.Buffer
+	s := &Server{opts: Options{Logger: slog.New(slog.NewTextHandler(&lines, nil)), Metrics: NewMetrics(nil)}}
+	for range 3 {
+		s.turnAway("negotiating", "too many")
+		s.turnAway("descriptors", "none left")
+	}
+	for _, want := range []string{"reason=negotiating", "reason=descriptors"} {
+		if n := strings.Count(lines.String(), want); n != 1 {
+			t.Errorf("%s: %d lines, want one", want, n)
+		}
+	}
+}
