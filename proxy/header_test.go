@@ -1,8 +1,10 @@
 package proxy_test
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -192,6 +194,21 @@ func TestHeaderFromAnybodyElse(t *testing.T) {
 			client.send(append(header(t, version, proxyproto.PROXY), 5, 1, 0))
 			client.closed()
 			w.reason(c.reason)
+		}
+	}
+}
+
+// Two balancers in a row that both send a header: there is nobody to trust more.
+func TestSecondHeader(t *testing.T) {
+	for _, version := range []byte{1, 2} {
+		w := newWorld(t, anybody, trusting)
+		client := w.client()
+		client.send(header(t, 2, proxyproto.PROXY))
+		client.send(append(header(t, version, proxyproto.PROXY), 5, 1, 0))
+		client.closed()
+		line := w.log.wait(t, 1)[0]
+		if said := fmt.Sprint(line["error"]); line["reason"] != "proxy_header" || !strings.HasPrefix(said, "a second PROXY header") {
+			t.Errorf("version %d: log %v", version, line)
 		}
 	}
 }

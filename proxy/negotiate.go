@@ -104,7 +104,12 @@ func (s *session) negotiationError(err error) error {
 		return errGone
 	}
 	var version *socks.VersionError
-	if errors.As(err, &version) && startsHeader(version.Got) && len(s.server.opts.TrustedProxies) > 0 {
+	switch {
+	case !errors.As(err, &version) || !startsHeader(version.Got):
+		return err
+	case s.server.trusted(addrPort(s.client.RemoteAddr()).Addr()):
+		return fmt.Errorf("%w: of two balancers in a row the second must read what the first one sends, or the first send none", errSecondHeader)
+	case len(s.server.opts.TrustedProxies) > 0:
 		return fmt.Errorf("%w: add it to the trusted ones if it is a balancer", errForeign)
 	}
 	return err

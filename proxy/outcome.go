@@ -15,6 +15,7 @@ var (
 	errNoGreeting    = errors.New("the client left without a byte")
 	errHeader        = errors.New("no valid PROXY header from a trusted address")
 	errForeign       = errors.New("a PROXY header from an address that is not trusted")
+	errSecondHeader  = errors.New("a second PROXY header")
 	errBlocked       = errors.New("blocked by the rules")
 	errGone          = errors.New("the client hung up")
 	errCrowded       = errors.New("too many clients negotiate")
@@ -62,6 +63,7 @@ var outcomes = []outcome{
 	{errNoGreeting, silent, "no_greeting", false},
 	{errHeader, silent, "proxy_header", false},
 	{errForeign, silent, "proxy_header", false},
+	{errSecondHeader, silent, "proxy_header", false},
 	{errBlocked, socks.NotAllowed, "blocked", false},
 	{errGone, silent, "client_gone", false},
 	{errCrowded, silent, "crowded", false},
