@@ -30,11 +30,11 @@ func (p place) String() string {
 	return "a client- or socks-rule"
 }
 
-// keyword is one line of the language: exactly one of read, accept and refuse is set.
+// keyword is one line of the language: it is read or refused.
 type keyword struct {
 	name   string // a final ".*" stands for any rest
 	in     place
-	read   func(*parser, token) // honoured: consumes the values
+	read   func(*parser, token) // consumes the values
 	accept string               // accepted with this warning: why it does nothing here
 	refuse string               // refused: why, and after the last "; " the remedy
 	repeat bool                 // may be given again, and then adds to what is there
@@ -63,7 +63,7 @@ var keywords = []keyword{
 	{name: "proxyprotocol", in: inSocks, read: (*parser).readProxyProtocol, repeat: true},
 	{name: "user", in: inSocks, read: (*parser).readUser, repeat: true},
 	{name: "group", in: inSocks, read: (*parser).readGroup, repeat: true},
-	{name: "clientcompatibility", in: inRules, accept: "it is about GSSAPI, which is not implemented"},
+	{name: "clientcompatibility", in: inRules, read: (*parser).readIdleWords, accept: "it is about GSSAPI, which is not implemented"},
 
 	// methods
 	{name: "socksmethod", in: everywhere, read: (*parser).readSocksMethod},
@@ -84,12 +84,12 @@ var keywords = []keyword{
 	{name: "timeout.io", in: inSettings | inSocks, read: timeout(func(t *Timeouts, d time.Duration) { t.IO, t.IOUDP = d, d })},
 	{name: "timeout.io.tcp", in: inSettings | inSocks, read: timeout(func(t *Timeouts, d time.Duration) { t.IO = d })},
 	{name: "timeout.io.udp", in: inSettings | inSocks, read: timeout(func(t *Timeouts, d time.Duration) { t.IOUDP = d })},
-	{name: "timeout.connect", in: inClient, accept: ofRequests},
-	{name: "timeout.io", in: inClient, accept: ofRequests},
-	{name: "timeout.io.tcp", in: inClient, accept: ofRequests},
-	{name: "timeout.io.udp", in: inClient, accept: ofRequests},
-	{name: "timeout.negotiate", in: inSocks, accept: "the negotiation is over when a socks-rule is asked"},
-	{name: "timeout.tcp_fin_wait", in: everywhere, accept: "half-closed connections end by timeout.io"},
+	{name: "timeout.connect", in: inClient, read: (*parser).readIdleNumber, accept: ofRequests},
+	{name: "timeout.io", in: inClient, read: (*parser).readIdleNumber, accept: ofRequests},
+	{name: "timeout.io.tcp", in: inClient, read: (*parser).readIdleNumber, accept: ofRequests},
+	{name: "timeout.io.udp", in: inClient, read: (*parser).readIdleNumber, accept: ofRequests},
+	{name: "timeout.negotiate", in: inSocks, read: (*parser).readIdleNumber, accept: "the negotiation is over when a socks-rule is asked"},
+	{name: "timeout.tcp_fin_wait", in: everywhere, read: (*parser).readIdleNumber, accept: "half-closed connections end by timeout.io"},
 	{name: "connecttimeout", in: inSettings, is: "timeout.connect",
 		read: oldTimeout("timeout.connect", func(t *Timeouts, d time.Duration) { t.Connect = d })},
 	{name: "iotimeout", in: inSettings, is: "timeout.io",
@@ -104,10 +104,10 @@ var keywords = []keyword{
 	{name: "external.tcp.tcp_keepidle", in: inSettings | inSocks, read: keepAlive(maxKeepTime, (*KeepAlive).setIdle)},
 	{name: "external.tcp.tcp_keepintvl", in: inSettings | inSocks, read: keepAlive(maxKeepTime, (*KeepAlive).setInterval)},
 	{name: "external.tcp.tcp_keepcnt", in: inSettings | inSocks, read: keepAlive(maxKeepCount, (*KeepAlive).setCount)},
-	{name: "external.socket.so_keepalive", in: inClient, accept: noTarget},
-	{name: "external.tcp.tcp_keepidle", in: inClient, accept: noTarget},
-	{name: "external.tcp.tcp_keepintvl", in: inClient, accept: noTarget},
-	{name: "external.tcp.tcp_keepcnt", in: inClient, accept: noTarget},
+	{name: "external.socket.so_keepalive", in: inClient, read: (*parser).readIdleNumber, accept: noTarget},
+	{name: "external.tcp.tcp_keepidle", in: inClient, read: (*parser).readIdleNumber, accept: noTarget},
+	{name: "external.tcp.tcp_keepintvl", in: inClient, read: (*parser).readIdleNumber, accept: noTarget},
+	{name: "external.tcp.tcp_keepcnt", in: inClient, read: (*parser).readIdleNumber, accept: noTarget},
 
 	// addresses of the server
 	{name: "internal", in: inSettings, read: (*parser).readInternal, repeat: true},
@@ -123,7 +123,7 @@ var keywords = []keyword{
 	{name: "srchost", in: inSettings, refuse: "clients are not looked up in the DNS; " +
 		"remove the line and name the clients' addresses in from:"},
 	{name: "compatibility", in: inSettings, read: (*parser).readCompatibility, repeat: true},
-	{name: "extension", in: inSettings, accept: "Dante's bind extension is not implemented: such requests are refused"},
+	{name: "extension", in: inSettings, read: (*parser).readExtension, accept: "Dante's bind extension is not implemented: such requests are refused"},
 	{name: "libwrap", in: inRules, refuse: noLibwrap},
 	{name: "libwrap.hosts_access", in: inSettings, read: (*parser).readHostsAccess},
 	{name: "libwrap.*", in: everywhere, refuse: noLibwrap},
@@ -133,27 +133,28 @@ var keywords = []keyword{
 	{name: "hostindex", in: inRules, refuse: "host ids are not read from packets; remove the line"},
 
 	// what does no harm
-	{name: "user.privileged", in: inSettings, accept: userIDs},
-	{name: "user.unprivileged", in: inSettings, accept: userIDs},
-	{name: "user.notprivileged", in: inSettings, accept: userIDs},
-	{name: "user.libwrap", in: inSettings, accept: userIDs},
-	{name: "cpu.schedule.*", in: inSettings, accept: "scheduling is the service manager's"},
-	{name: "cpu.mask.*", in: inSettings, accept: "scheduling is the service manager's"},
-	{name: "child.maxidle", in: inSettings, accept: "there are no child processes"},
-	{name: "child.maxrequests", in: inSettings, accept: "there are no child processes"},
-	{name: "debug", in: inSettings, accept: "the log level is set in the environment"},
-	{name: "route.badexpire", in: inSettings, accept: "there are no routes"},
-	{name: "route.maxfail", in: inSettings, accept: "there are no routes"},
-	{name: "internal.log.*", in: everywhere, accept: extraLog},
-	{name: "external.log.*", in: everywhere, accept: extraLog},
-	{name: "internal.ip.*", in: everywhere, accept: socketOption},
-	{name: "internal.socket.*", in: everywhere, accept: socketOption},
-	{name: "internal.tcp.*", in: everywhere, accept: socketOption},
-	{name: "internal.udp.*", in: everywhere, accept: socketOption},
-	{name: "external.ip.*", in: everywhere, accept: socketOption},
-	{name: "external.socket.*", in: everywhere, accept: socketOption},
-	{name: "external.tcp.*", in: everywhere, accept: socketOption},
-	{name: "external.udp.*", in: everywhere, accept: socketOption},
+	{name: "user.privileged", in: inSettings, read: (*parser).readIdleWord, accept: userIDs},
+	{name: "user.unprivileged", in: inSettings, read: (*parser).readIdleWord, accept: userIDs},
+	{name: "user.notprivileged", in: inSettings, read: (*parser).readIdleWord, accept: userIDs},
+	{name: "user.libwrap", in: inSettings, read: (*parser).readIdleWord, accept: userIDs},
+	{name: "cpu.schedule.*", in: inSettings, read: (*parser).readSchedule, accept: "scheduling is the service manager's"},
+	{name: "cpu.mask.*", in: inSettings, read: (*parser).readMask, accept: "scheduling is the service manager's"},
+	{name: "child.maxidle", in: inSettings, read: (*parser).readIdleWord, accept: "there are no child processes"},
+	{name: "child.maxidle.*", in: inSettings, read: (*parser).readIdleWord, accept: "there are no child processes"},
+	{name: "child.maxrequests", in: inSettings, read: (*parser).readIdleNumber, accept: "there are no child processes"},
+	{name: "debug", in: inSettings, read: (*parser).readIdleNumber, accept: "the log level is set in the environment"},
+	{name: "route.badexpire", in: inSettings, read: (*parser).readIdleNumber, accept: "there are no routes"},
+	{name: "route.maxfail", in: inSettings, read: (*parser).readIdleNumber, accept: "there are no routes"},
+	{name: "internal.log.*", in: everywhere, read: (*parser).readIdleWords, accept: extraLog},
+	{name: "external.log.*", in: everywhere, read: (*parser).readIdleWords, accept: extraLog},
+	{name: "internal.ip.*", in: everywhere, read: (*parser).readIdleWord, accept: socketOption},
+	{name: "internal.socket.*", in: everywhere, read: (*parser).readIdleWord, accept: socketOption},
+	{name: "internal.tcp.*", in: everywhere, read: (*parser).readIdleWord, accept: socketOption},
+	{name: "internal.udp.*", in: everywhere, read: (*parser).readIdleWord, accept: socketOption},
+	{name: "external.ip.*", in: everywhere, read: (*parser).readIdleWord, accept: socketOption},
+	{name: "external.socket.*", in: everywhere, read: (*parser).readIdleWord, accept: socketOption},
+	{name: "external.tcp.*", in: everywhere, read: (*parser).readIdleWord, accept: socketOption},
+	{name: "external.udp.*", in: everywhere, read: (*parser).readIdleWord, accept: socketOption},
 }
 
 const (

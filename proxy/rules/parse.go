@@ -197,15 +197,15 @@ func (p *parser) keyword(k token) {
 	case i < 0:
 		p.fail(k.pos, "%s: has no place in %s; move it to %s", k.text, p.in, meanings[0].in)
 		p.skipValues()
-	case meanings[i].accept != "":
-		p.warn(k.pos, "%s: has no effect: %s; remove the line", k.text, meanings[i].accept)
-		p.skipValues()
-	case p.repeated(k, meanings[i]):
+	case meanings[i].accept == "" && p.repeated(k, meanings[i]):
 		p.skipValues()
 	case !p.atValue():
 		p.fail(k.pos, "%s: has no value; write one on the same line", k.text)
 		p.skipValues()
 	default:
+		if why := meanings[i].accept; why != "" {
+			p.warn(k.pos, "%s: has no effect: %s; remove the line", k.text, why)
+		}
 		meanings[i].read(p, k)
 	}
 	switch t := p.peek(); {

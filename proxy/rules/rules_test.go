@@ -296,14 +296,8 @@ func TestKeywordTable(t *testing.T) {
 		all.Write(read(t, file))
 	}
 	for _, k := range keywords {
-		meanings := 0
-		for _, set := range []bool{k.read != nil, k.accept != "", k.refuse != ""} {
-			if set {
-				meanings++
-			}
-		}
-		if meanings != 1 || k.in == 0 {
-			t.Errorf("%s: %d meanings", k.name, meanings)
+		if (k.read == nil) == (k.refuse == "") || k.refuse != "" && k.accept != "" || k.in == 0 {
+			t.Errorf("%s: none, or more than one, of read and refused", k.name)
 		}
 		if k.refuse != "" && !strings.Contains(k.refuse, "; ") {
 			t.Errorf("%s: no remedy in %q", k.name, k.refuse)

@@ -27,7 +27,11 @@ func (p *parser) readInternal(k token) {
 }
 
 func (p *parser) readExternal(k token) {
-	if e, ok := p.serverAddress(k, p.external); ok {
+	e, ok := p.serverAddress(k, p.external)
+	switch {
+	case ok && e.Addr.IsUnspecified():
+		p.fail(e.Pos, "external: %s is no address to connect from; name one, or remove the line to let the system choose", e.Addr)
+	case ok:
 		p.set.Settings.External = append(p.set.Settings.External, e)
 	}
 }

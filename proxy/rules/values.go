@@ -32,10 +32,10 @@ var (
 	clientMethodChoices = []choice{
 		{name: "none"},
 		{name: "username", refuse: "a client has no name before it negotiates; use socksmethod: username"},
-		{name: "rfc931", refuse: noMethod},
-		{name: "pam", refuse: noMethod},
-		{name: "pam.any", refuse: noMethod},
-		{name: "pam.address", refuse: noMethod},
+		{name: "rfc931", refuse: noClientMethod},
+		{name: "pam", refuse: noClientMethod},
+		{name: "pam.any", refuse: noClientMethod},
+		{name: "pam.address", refuse: noClientMethod},
 	}
 	commandChoices = []choice{
 		{name: "connect", value: int(Connect)},
@@ -52,6 +52,7 @@ var (
 		{name: "socks_v4", value: int(socks4)},
 		{name: "socks_v5", value: int(socks5)},
 		{name: "http", value: int(otherProxy), accept: notServed},
+		{name: "http_v1.0", value: int(otherProxy), accept: notServed},
 		{name: "upnp", value: int(otherProxy), accept: notServed},
 	}
 	logChoices = []choice{
@@ -92,7 +93,8 @@ var (
 		{name: "user", refuse: "a client has no name before it negotiates; write from, or count users in a socks-rule"},
 		{name: "hostid", refuse: noHostID},
 	}
-	resolveChoices = []choice{
+	extensionChoices = []choice{{name: "bind"}}
+	resolveChoices   = []choice{
 		{name: "udp", accept: "the resolver chooses its transport; remove the line"},
 		{name: "tcp", accept: "the resolver chooses its transport; remove the line"},
 		{name: "fake", refuse: "names are always resolved to be matched with addresses; remove the line"},
@@ -100,10 +102,11 @@ var (
 )
 
 const (
-	noMethod    = "this authentication method is not implemented; use username or none"
-	notServed   = "such clients are not served; remove it, and the whole rule if it names nothing else"
-	noLogDetail = "what passes in a session is never logged, only its start and its end; remove it"
-	noHostID    = "host ids are not read from packets; write from to count by the client's address"
+	noMethod       = "this authentication method is not implemented; use username or none"
+	noClientMethod = "this authentication method is not implemented; write none, or socksmethod: username to have clients give a name"
+	notServed      = "such clients are not served; remove it, and the whole rule if it names nothing else"
+	noLogDetail    = "what passes in a session is never logged, only its start and its end; remove it"
+	noHostID       = "host ids are not read from packets; write from to count by the client's address"
 )
 
 // picked is a value that was read from a list of choices.
@@ -321,6 +324,47 @@ func (p *parser) logTargets(k token) []string {
 func (p *parser) readResolve(k token)       { p.one(k, resolveChoices) }
 func (p *parser) readHostsAccess(k token)   { p.one(k, hostsAccessChoices) }
 func (p *parser) readCompatibility(k token) { p.list(k, compatibilityChoices) }
+
+// What has no effect here is read as well. What does not belong to it is left,
+// and reported: the keyword of a line whose colon was forgotten must not be lost.
+
+func (p *parser) readIdleNumber(k token) { p.number(k, 0, math.MaxInt32) }
+func (p *parser) readExtension(k token)  { p.list(k, extensionChoices) }
+
+func (p *parser) readIdleWord(token) {
+	if p.peek().kind == tokenWord {
+		p.take()
+	}
+}
+
+func (p *parser) readIdleWords(token) {
+	for t := p.peek(); t.kind == tokenWord && !p.lang.known(t.text); t = p.peek() {
+		p.take()
+	}
+}
+
+// readMask reads any, or the numbers of processors.
+func (p *parser) readMask(k token) {
+	if p.peek().text == "any" {
+		p.take()
+		return
+	}
+	for p.atValue() {
+		if _, ok := p.number(k, 0, math.MaxUint16); !ok {
+			p.skipValues()
+		}
+	}
+}
+
+// readSchedule reads a policy and a priority.
+func (p *parser) readSchedule(k token) {
+	t := p.take()
+	_, priority, _ := strings.Cut(p.joined(t, '/'), "/")
+	if _, ok := parseNumber(priority); !ok {
+		p.fail(t.pos, "%s: a policy and a priority are missing; write them as in fifo/10", k.text)
+		p.skipValues()
+	}
+}
 
 // timeout returns a reader of seconds, 0 for never, for the settings or a rule.
 func timeout(set func(*Timeouts, time.Duration)) func(*parser, token) {
