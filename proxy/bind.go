@@ -140,10 +140,11 @@ func (s *session) judgePeer(ctx context.Context) (idle time.Duration, err error)
 
 // reserve binds a socket that does not listen yet, and sets s.bound.
 func (s *session) reserve(peer netip.Addr) (*os.File, error) {
-	at, err := s.gen.policy.BindPlace(peer, s.request.Addr.Port, s.accepted())
+	at, err := s.gen.policy.BindPlace(s.zoned(peer), s.request.Addr.Port, s.accepted())
 	if err != nil {
 		return nil, err
 	}
+	at = netip.AddrPortFrom(s.zoned(at.Addr()), at.Port())
 	if at.Port() != 0 {
 		if place, err := s.bindTo(at); err == nil {
 			return place, nil
@@ -159,7 +160,7 @@ func (s *session) bindTo(a netip.AddrPort) (*os.File, error) {
 	if a.Addr().Is4() {
 		name.(*unix.SockaddrInet4).Addr = a.Addr().As4()
 	} else {
-		family, name = unix.AF_INET6, &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
+		family, name = unix.AF_INET6, &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16(), ZoneId: zoneID(a.Addr())}
 	}
 	fd, err := unix.Socket(family, unix.SOCK_STREAM, 0)
 	if err != nil {
@@ -180,9 +181,17 @@ func (s *session) bindTo(a netip.AddrPort) (*os.File, error) {
 	case *unix.SockaddrInet4:
 		s.bound = netip.AddrPortFrom(a.Addr(), uint16(n.Port))
 	case *unix.SockaddrInet6:
-		s.bound = netip.AddrPortFrom(a.Addr(), uint16(n.Port))
+		s.bound = netip.AddrPortFrom(a.Addr().WithZone(""), uint16(n.Port))
 	}
 	return file, nil
+}
+
+// zoneID returns the number of a's zone, 0 if it has none.
+func zoneID(a netip.Addr) uint32 {
+	if i, err := net.InterfaceByName(a.Zone()); err == nil {
+		return uint32(i.Index)
+	}
+	return 0
 }
 
 // listenOn makes a bound socket listen. The listener has a descriptor of its

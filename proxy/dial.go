@@ -171,3 +171,13 @@ func (s *session) external(to netip.Addr) (netip.AddrPort, error) {
 // accepted returns the address of this machine that the client's connection
 // came in on.
 func (s *session) accepted() netip.Addr { return addrPort(s.client.LocalAddr()).Addr() }
+
+// zoned returns a with the zone that the client's connection came in by, if a
+// is link-local: else the system could not tell on which interface it is.
+// Nothing else here knows zones, neither SOCKS nor the rules.
+func (s *session) zoned(a netip.Addr) netip.Addr {
+	if local, ok := s.client.LocalAddr().(*net.TCPAddr); ok && a.Is6() && a.IsLinkLocalUnicast() {
+		return a.WithZone(local.Zone)
+	}
+	return a
+}

@@ -47,7 +47,7 @@ func (s *session) openAssociation(ctx context.Context) (a *association, told net
 		return nil, told, err
 	}
 	bound, toldAddr := frontAddress(s.server.opts.UDPAdvertise, s.from.Addr(), addrPort(s.client.LocalAddr()).Addr())
-	front, err := listenUDPIn(bound, cmp.Or(s.socksRule.UDPPorts, s.server.opts.UDPPorts), &s.server.fronts, s.valid)
+	front, err := listenUDPIn(s.zoned(bound), cmp.Or(s.socksRule.UDPPorts, s.server.opts.UDPPorts), &s.server.fronts, s.valid)
 	if err != nil {
 		return nil, told, fmt.Errorf("%w: %w", errUDPSocket, err)
 	}

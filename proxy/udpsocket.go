@@ -122,6 +122,7 @@ func (u *udpSocket) read(headroom int) (buffer *[bufferSize]byte, n int, o origi
 		buffers.Put(buffer)
 		return nil, 0, o, err
 	}
+	o.from = netip.AddrPortFrom(o.from.Addr().WithZone(""), o.from.Port()) // the socket's own, if any
 	return buffer, n, o, nil
 }
 
