@@ -131,6 +131,15 @@ func TestIdle(t *testing.T) {
 	w.left("s1", 9)
 }
 
+// A rule's own idle time counts, whatever that of the settings is.
+func TestIdleByRule(t *testing.T) {
+	w := newWorld(t, "timeout.io: 3600\nclient pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0\n timeout.io: 1 }\n")
+	c := w.client()
+	c.connect(echo(t), socks.Succeeded)
+	c.closed()
+	w.reason("idle")
+}
+
 // leased is a store in memory that has a lease, and can be cut off.
 type leased struct {
 	*memstore.Store

@@ -67,6 +67,14 @@ func TestIdleAssociation(t *testing.T) {
 	w.reason("idle")
 }
 
+// A rule's own idle time counts, whatever that of the settings is.
+func TestIdleAssociationByRule(t *testing.T) {
+	w := newWorld(t, "timeout.io.udp: 3600\nclient pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0\n timeout.io.udp: 1 }\n")
+	a := w.associate(nowhere)
+	a.closed()
+	w.reason("idle")
+}
+
 // An association that ends does not wait for names.
 func TestAssociationEndsWhileNamesAreAway(t *testing.T) {
 	w := newWorld(t, anybody, func(o *proxy.Options, _ *proxy.Policy) { o.Resolver = stuck{make(chan struct{}, 1)} })
