@@ -34,7 +34,8 @@ var (
 	someAddresses = []string{"0/0", "0/0", "0/0", "0/0", "0/0", "0/0", "0.0.0.0/0", "::/0", "10.0.0.0/8", "10.0.0.0/16", "10.0.0.1/32", "10.0.0.0/31", "192.0.2.0/24",
 		"128.0.0.0/1", "2001:db8::/32", "2001:db8::6/128", "lo", "eth0", "eth9", "one.test", "two.test", "six.test", "none.test"}
 	someDomains = []string{".test", ".one.test", ".sub.one.test"}
-	somePorts   = []string{"", "", "port = 80", "port = 443", "port 80-443", "port != 80", "port >= 443", "port = 4000", "port 79-4001", "port != 443"}
+	somePorts   = []string{"", "", "port = 80", "port = 443", "port 80-443", "port != 80", "port >= 443", "port = 4000", "port 79-4001", "port != 443",
+		"port > 4001", "port 32767-32769", "port < 40000", "port >= 65535", "port != 65535"}
 	someIPs     = []string{"10.0.0.0", "10.0.0.1", "10.0.0.2", "10.0.7.1", "127.0.0.1", "192.0.2.2", "198.51.100.1", "2001:db8::6", "2001:db8::7", "::1", "::ffff:10.0.0.1"}
 	someNames   = []string{"one.test", "TWO.test.", "six.test", "sub.one.test", "a.Sub.one.test", "xone.test", "test", "none.test", "other.example"}
 	someOptions = []string{"", "", "user: monica", "user: erik ada", "group: staff", "user: ada\ngroup: staff", "socksmethod: none",
@@ -69,7 +70,7 @@ func anyRules(t *rapid.T) string {
 
 func anyQuery(t *rapid.T) Query {
 	ip := rapid.Map(rapid.SampledFrom(someIPs), netip.MustParseAddr)
-	port := rapid.SampledFrom([]uint16{80, 443, 4000, 7})
+	port := rapid.SampledFrom([]uint16{80, 443, 4000, 7, 4001, 4002, 32768, 40000, 65534, 65535})
 	q := Query{
 		From:    netip.AddrPortFrom(ip.Draw(t, "from"), port.Draw(t, "port")),
 		To:      Target{Port: port.Draw(t, "port")},
@@ -124,6 +125,21 @@ func TestIndexDecidesAsALinearWalk(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A rule that is found by its ports is found by each of them and by no other.
+func TestIndexKnowsEveryPort(t *testing.T) {
+	for _, spec := range []string{"port = 0", "port = 80", "port = 65535", "port 1-65534", "port 80-443", "port 32767-32769", "port < 40000",
+		"port >= 443", "port > 65533", "port != 0", "port != 4001", "port != 65535"} {
+		set := parse(t, "socks pass { from: 0/0 to: 0/0 "+spec+" }")
+		q := request("10.0.0.1", 0)
+		for port := range 1 << 16 {
+			q.To.Port = uint16(port)
+			if got, want := set.MatchSocks(q).Rule, set.linear(false, q).Rule; got != want {
+				t.Fatalf("%s: port %d: got %v, want %v", spec, port, got, want)
+			}
+		}
+	}
 }
 
 // subsequence reports whether part can be had by leaving out of whole.

@@ -32,6 +32,7 @@ func TestLintCovered(t *testing.T) {
 		{"a larger network", "socks pass { from: 10.1.0.0/16 to: 10.0.0.0/8 }\nsocks block { from: 10.0.0.0/8 to: 10.0.0.0/8 }", ""},
 		{"names are not in networks", "socks block { from: 0/0 to: 0.0.0.0/0 }\nsocks pass { from: 10.0.0.0/8 to: one.test }", ""},
 		{"a name is more than its domain", "socks block { from: 0/0 to: .one.test }\nsocks pass { from: 0/0 to: www.one.test }", ""},
+		{"a domain that only ends alike", "socks block { from: 0/0 to: .one.test }\nsocks block { from: 0/0 to: .evilone.test }", ""},
 		{"a domain below", "socks block { from: 0/0 to: .test }\nsocks block { from: 0/0 to: .one.test }", never},
 		{"the same name", "socks block { from: 0/0 to: one.test }\nsocks block { from: 0/0 to: ONE.test port 80 }", never},
 		{"an interface", "socks block { from: 0/0 to: lo }\nsocks block { from: 10.0.0.0/8 to: lo }", never},

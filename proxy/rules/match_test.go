@@ -177,6 +177,26 @@ socks pass { from: 0/0 to: mapped.test port = 10 }
 	}
 }
 
+// A .domain ends at a dot, by whatever the index finds its rule, and in a walk
+// without an index.
+func TestDomainsBeginAtALabel(t *testing.T) {
+	for _, from := range []string{"0/0", "127.0.0.1/32"} { // found by the domain, or by the client
+		set := parse(t, "socks pass { from: "+from+" to: .one.test }")
+		for name, inside := range map[string]bool{
+			"one.test": true, "sub.one.test": true, "a.sub.one.test": true, "One.TEST": true, "evil.one.test.": true,
+			"evilone.test": false, "sub.evilone.test": false, "evil-one.test": false, "test": false, "one.test.evil": false, "ne.test": false,
+		} {
+			q := request(name, 80)
+			told, _ := set.ExplainSocks(q)
+			for by, v := range map[string]Verdict{"index": set.MatchSocks(q), "linear walk": set.linear(false, q), "explain": told} {
+				if v.Pass() != inside {
+					t.Errorf("from %s, %s by the %s: passes %v", from, name, by, v.Pass())
+				}
+			}
+		}
+	}
+}
+
 func TestNamesAreLookedUpOnlyIfReached(t *testing.T) {
 	set := parse(t, `
 socks pass { from: 0/0 to: 10.0.0.0/8 }
