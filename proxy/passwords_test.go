@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -156,33 +157,58 @@ func TestHashesAreBounded(t *testing.T) {
 	})
 }
 
-// A client that leaves while it waits for its turn is forgotten at once, and
-// costs no hash.
-func TestHangUpWhileHashesWait(t *testing.T) {
-	s, client, ctx := newSession(t, "client pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0 }\n", 0)
-	s.gen.policy.Users = monica(t)
-	var lines bytes.Buffer
-	s.server.opts.Logger = slog.New(slog.NewTextHandler(&lines, nil))
+// inLine returns a session, for which so much time is left to negotiate, whose
+// password waits for its turn: all processors compute until free is called.
+func inLine(t *testing.T, left time.Duration) (client *net.TCPConn, lines *bytes.Buffer, ended chan struct{}, free func()) {
+	t.Helper()
+	known := monica(t)
+	s, client, ctx := newSession(t, "timeout.negotiate: 3600\nclient pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0 }\n", time.Hour-left)
+	s.gen.policy.Users = known
+	lines, ended = new(bytes.Buffer), make(chan struct{})
+	s.server.opts.Logger = slog.New(slog.NewTextHandler(lines, nil))
 	slots := s.server.passwords.slots
 	for range cap(slots) {
 		slots <- struct{}{}
 	}
-	ended := make(chan struct{})
 	go func() { s.live(ctx); close(ended) }()
 	err := errors.Join(socks.WriteGreeting(client, socks.Username), socks.WriteCredentials(client, right))
 	if _, read := io.ReadFull(client, make([]byte, 2)); read != nil || err != nil {
 		t.Fatal(err, read)
 	}
+	return client, lines, ended, func() {
+		for range cap(slots) {
+			<-slots
+		}
+	}
+}
+
+// A client that leaves while it waits for its turn is forgotten at once, and
+// costs no hash.
+func TestHangUpWhileHashesWait(t *testing.T) {
+	client, lines, ended, free := inLine(t, time.Hour)
 	client.Close()
 	select {
 	case <-ended:
 	case <-time.After(patient):
 		t.Errorf("the session still waits after %v", patient)
-		<-slots
+		free()
 		<-ended
 	}
 	if !strings.Contains(lines.String(), "reason=client_gone") {
-		t.Errorf("log %q, want client_gone", &lines)
+		t.Errorf("log %q, want client_gone", lines)
+	}
+}
+
+// The negotiation's deadline holds after a wait in which the client was watched.
+func TestDeadlineAfterHashesWaited(t *testing.T) {
+	client, lines, ended, free := inLine(t, 2*time.Second)
+	time.AfterFunc(100*time.Millisecond, free) // by then the client is watched
+	if b, err := io.ReadAll(client); err != nil {
+		t.Errorf("%q, %v; want the end", b, err)
+		client.Close()
+	}
+	if <-ended; !strings.Contains(lines.String(), "reason=negotiation_timeout") {
+		t.Errorf("log %q, want negotiation_timeout", lines)
 	}
 }
 

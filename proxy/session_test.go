@@ -7,14 +7,17 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"usher/limiter"
 	"usher/proxy/rules"
+	"usher/proxy/socks"
 	"usher/store/memstore"
 )
 
@@ -40,12 +43,14 @@ func newSession(t *testing.T, text string, ago time.Duration) (*session, *net.TC
 	})
 	client, ours := pair(t)
 	ctx, cancel := context.WithCancelCause(t.Context())
-	t.Cleanup(func() { cancel(nil) })
 	s := &session{server: New(Options{Limiter: l}, &Policy{Rules: set}), client: ours, began: time.Now().Add(-ago), end: cancel}
 	if !s.server.table.add(s) {
 		t.Fatal("the server has stopped")
 	}
-	t.Cleanup(s.server.table.running.Wait)
+	t.Cleanup(func() { // a test that has failed may have left it running
+		cancel(nil)
+		s.server.table.running.Wait()
+	})
 	if err := client.SetDeadline(time.Now().Add(patient)); err != nil {
 		t.Fatal(err)
 	}
@@ -135,5 +140,54 @@ func TestTurnedAwayForTwoReasons(t *testing.T) {
 		if n := strings.Count(lines.String(), want); n != 1 {
 			t.Errorf("%s: %d lines, want one", want, n)
 		}
+	}
+}
+
+// noting is a resolver that notes that it was asked.
+type noting struct {
+	asked atomic.Bool
+	addr  netip.Addr
+}
+
+func (r *noting) LookupNetIP(context.Context, string, string) ([]netip.Addr, error) {
+	r.asked.Store(true)
+	return []netip.Addr{r.addr}, nil
+}
+
+// Nothing is begun for a session that has lost its lease while it negotiated,
+// and who has lost it while connecting is not told that it is connected.
+func TestLostLeaseBeforeTheReply(t *testing.T) {
+	for name, early := range map[string]bool{"negotiating": true, "connecting": false} {
+		t.Run(name, func(t *testing.T) {
+			target, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { target.Close() })
+			s, client, ctx := newSession(t, "client pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0 }\n", 0)
+			var lines bytes.Buffer
+			s.server.opts.Logger = slog.New(slog.NewTextHandler(&lines, nil))
+			resolver := &noting{addr: loopback}
+			s.server.names = newCachingResolver(resolver, NewMetrics(nil))
+			t.Cleanup(s.server.names.running.Wait)
+			s.valid = func() bool { return !early && !resolver.asked.Load() }
+			go s.live(ctx)
+			to := socks.Addr{Name: "target.test", Port: uint16(target.Addr().(*net.TCPAddr).Port)}
+			if err := errors.Join(socks.WriteGreeting(client, socks.NoAuth),
+				socks.WriteRequest(client, socks.Request{Version: socks.V5, Command: socks.Connect, Addr: to})); err != nil {
+				t.Fatal(err)
+			}
+			if b, err := io.ReadAll(client); string(b) != "\x05\x00" || err != nil {
+				t.Errorf("%q, %v; want the method and the end", b, err)
+				s.end(errDrain)
+			}
+			s.server.table.running.Wait()
+			if asked := resolver.asked.Load(); asked == early {
+				t.Errorf("the target was looked up: %v, want %v", asked, !early)
+			}
+			if log := lines.String(); !strings.Contains(log, "reason=lease_lost") {
+				t.Errorf("log %q, want lease_lost", log)
+			}
+		})
 	}
 }

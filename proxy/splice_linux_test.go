@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // running is one direction of a relay that runs.
@@ -165,6 +167,9 @@ func TestSpliceAsksBeforeEverySystemCall(t *testing.T) {
 		t.Fatal("not spliced")
 	}
 	lost.Store(true)
+	if err := r.src.CloseWrite(); err != nil { // so that it ends if nobody asks
+		t.Fatal(err)
+	}
 	counted := r.flow.bytes.Load()
 	read := make(chan int64, 1)
 	go func() {
@@ -179,6 +184,48 @@ func TestSpliceAsksBeforeEverySystemCall(t *testing.T) {
 	}
 	if n := <-read; n != counted {
 		t.Errorf("%d bytes arrived, %d were written when the right was lost", n, counted)
+	}
+}
+
+// What is spliced keeps its session alive, though nothing comes back: timeout.io
+// is half an hour, and the last bytes that were copied moved an hour ago.
+func TestSplicedBytesAreNoIdleness(t *testing.T) {
+	var cut error
+	s := &session{began: time.Now().Add(-time.Hour), end: func(cause error) { cut = cause }}
+	s.endWhenIdle(30 * time.Minute)
+	t.Cleanup(func() { s.idleTimer.Stop() })
+	r := startFlow(t, s)
+	sent := r.flood()
+	s.moved.Store(0)
+	if err := r.src.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	r.receive(sent)
+	if err := <-r.ended; err != nil {
+		t.Error(err)
+	}
+	if s.checkIdle(); cut != nil {
+		t.Errorf("cut while bytes moved: %v", cut)
+	}
+}
+
+// A pipe holds 1 MiB, and so no more than that is written between two questions
+// for the lease.
+func TestPipeSize(t *testing.T) {
+	p, err := newPipe(new(flow), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.close)
+	size, err := unix.FcntlInt(uintptr(p.w), unix.F_GETPIPE_SZ, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unix.FcntlInt(uintptr(p.w), unix.F_SETPIPE_SZ, 1<<20); err != nil {
+		t.Skipf("the system gives this user no such pipe: %v", err)
+	}
+	if size != 1<<20 {
+		t.Errorf("%d bytes, want %d", size, 1<<20)
 	}
 }
 

@@ -273,6 +273,24 @@ func TestSlowNames(t *testing.T) {
 	w.dropped("unresolved", 1)
 }
 
+// The first port that the rules pass is the client's, be it that a datagram of
+// another one came before and waits for a name.
+func TestSlowNamesComeTooLate(t *testing.T) {
+	release := make(chan struct{})
+	w := newWorld(t, anybody, func(o *proxy.Options, _ *proxy.Policy) {
+		o.Resolver = &slowNames{release, netip.MustParseAddr("127.0.0.3")}
+	})
+	a := w.associate(nowhere)
+	neighbour, target, named := newPeer(t, "127.0.0.1"), newPeer(t, "127.0.0.2"), newPeer(t, "127.0.0.3")
+	to := socks.Addr{Name: "slow.test", Port: named.addr.Port()}
+	neighbour.send(datagram(t, to, "I was first"), a.relay)
+	a.exchange(target, "hello")
+	close(release)
+	w.dropped("foreign", 1)
+	a.udp.send(datagram(t, to, "by name"), a.relay)
+	named.expect("by name")
+}
+
 // slowNames answers when it is released; "missing.test" it does not know.
 type slowNames struct {
 	release chan struct{}

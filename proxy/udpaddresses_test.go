@@ -157,10 +157,14 @@ func TestAnnouncementsOfOthers(t *testing.T) {
 }
 
 // The PROXY header says who the client is, and so from where it may send, even
-// if its balancer is one of those that hide clients otherwise.
+// if its balancer, and its own address, are among those that hide clients
+// otherwise.
 func TestAssociationBehindProxyProtocol(t *testing.T) {
-	for _, s := range []setup{trusting, func(o *proxy.Options, p *proxy.Policy) { trusting(o, p); relayed(o, p) }} {
-		w := newWorld(t, anybody, s)
+	hiding := func(o *proxy.Options, _ *proxy.Policy) {
+		o.UDPRelayFrom = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	}
+	for _, setups := range [][]setup{{trusting}, {trusting, hiding}} {
+		w := newWorld(t, anybody, setups...)
 		a := &associated{client: w.client(), udp: newPeer(t, "127.0.0.8")}
 		h := proxyproto.Header{Version: 2, Command: proxyproto.PROXY, TransportProtocol: proxyproto.TCPv4,
 			SourceAddr:      &net.TCPAddr{IP: net.IPv4(127, 0, 0, 8), Port: 4711},

@@ -1,11 +1,15 @@
 package proxy
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -111,6 +115,65 @@ func TestDatagramsNeedTheLease(t *testing.T) {
 			t.Fatalf("%q, %v; want %q", b[:n], err, want)
 		}
 	}
+}
+
+// An association that has lost its lease sends nothing more in either direction,
+// and ends.
+func TestAssociationsNeedTheLease(t *testing.T) {
+	for name, up := range map[string]bool{"to the target": true, "to the client": false} {
+		t.Run(name, func(t *testing.T) {
+			s, control, ctx := newSession(t, "client pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0 }\n", 0)
+			var lines bytes.Buffer
+			s.server.opts.Logger = slog.New(slog.NewTextHandler(&lines, nil))
+			var lost atomic.Bool
+			s.valid = func() bool { return !lost.Load() }
+			go s.live(ctx)
+			relay := associate(t, control)
+			_, client, _ := udpPair(t, nil)
+			_, target, to := udpPair(t, nil)
+			b, err := socks.AppendUDPHeader(nil, socks.AddrOf(to))
+			if err != nil {
+				t.Fatal(err)
+			}
+			say := func() {
+				if _, err := client.WriteToUDPAddrPort(b, relay); err != nil {
+					t.Fatal(err)
+				}
+			}
+			say()
+			_, back, err := target.ReadFromUDPAddrPort(make([]byte, 9))
+			if err != nil {
+				t.Fatal(err)
+			}
+			lost.Store(true)
+			if up {
+				say()
+			} else if _, err := target.WriteToUDPAddrPort([]byte("answer"), back); err != nil {
+				t.Fatal(err)
+			}
+			if n, err := control.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+				t.Errorf("%d, %v; want the end", n, err)
+				s.end(errDrain)
+			}
+			s.server.table.running.Wait()
+			if log := lines.String(); !strings.Contains(log, "reason=lease_lost") || !strings.Contains(log, "dropped.lease_lost=1") {
+				t.Errorf("log %q, want lease_lost", log)
+			}
+		})
+	}
+}
+
+// associate asks for an association, and returns where to send to.
+func associate(t *testing.T, control *net.TCPConn) netip.AddrPort {
+	t.Helper()
+	err := errors.Join(socks.WriteGreeting(control, socks.NoAuth),
+		socks.WriteRequest(control, socks.Request{Version: socks.V5, Command: socks.UDPAssociate, Addr: unspecified}))
+	_, read := io.ReadFull(control, make([]byte, 2))
+	reply, refused := socks.ReadReply(control, socks.V5)
+	if err := errors.Join(err, read, refused); err != nil || reply.Code != socks.Succeeded {
+		t.Fatalf("reply %d, %v", reply.Code, err)
+	}
+	return netip.AddrPortFrom(reply.Addr.IP, reply.Addr.Port)
 }
 
 // A datagram that has waited for room in the socket asks for the lease again:
