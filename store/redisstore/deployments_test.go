@@ -71,11 +71,17 @@ func TestTLSElsewhere(t *testing.T) {
 	t.Run("cluster", func(t *testing.T) { contract(t, redistest.StartCluster(t, files).URL()) })
 }
 
-// reach dials and hangs up.
+// reach opens a store, and dials.
 func reach(t *testing.T, url string) error {
 	t.Helper()
 	s := open(t, url, "reach")
 	defer s.Close()
+	return dial(t, s)
+}
+
+// dial dials and hangs up.
+func dial(t *testing.T, s *redisstore.Store) error {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	c, err := s.Dial(ctx, 0)
@@ -140,6 +146,19 @@ func TestCluster(t *testing.T) {
 			t.Errorf("16 shards on the nodes %v", used)
 		}
 		t.Log(used)
+	})
+	t.Run("the node of the URL is gone", func(t *testing.T) {
+		replica := cluster.Nodes[3] // whose end moves no slot
+		s := open(t, "redis+cluster://"+replica.Addr, "gone")
+		defer s.Close()
+		if err := dial(t, s); err != nil {
+			t.Fatal(err)
+		}
+		replica.Kill()
+		defer replica.Start()
+		if err := dial(t, s); err != nil {
+			t.Errorf("the others are not asked: %v", err)
+		}
 	})
 	slotOf := func(l *load, shard int) int { return cluster.Slot(fmt.Sprintf("{%s:%d}", l.cluster, shard)) }
 	t.Run("slot migration", func(t *testing.T) {

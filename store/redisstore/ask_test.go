@@ -1,0 +1,42 @@
+package redisstore
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"usher/store/redisstore/redistest"
+)
+
+// The answer of the highest epoch wins, also if it comes last: one who is cut
+// off from the others may be quick.
+func TestNewestAnswerWins(t *testing.T) {
+	old, current := redistest.Start(t), redistest.Start(t)
+	var peers []*peer
+	for i, server := range []*redistest.Server{old, current} {
+		l, err := parseURL(server.URL())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := server.Client().Set(t.Context(), "epoch", i+1, 0).Err(); err != nil {
+			t.Fatal(err)
+		}
+		p := newPeer(server.Addr, func(ctx context.Context, addr string) (*link, error) { return l.connect(ctx, addr, l.login, 0) })
+		t.Cleanup(p.close)
+		peers = append(peers, p)
+	}
+	for _, late := range []*redistest.Server{current, old} {
+		if err := late.Client().ClientPause(t.Context(), 300*time.Millisecond).Err(); err != nil {
+			t.Fatal(err)
+		}
+		addr, epoch, err := newest(t.Context(), peers, func(ctx context.Context, p *peer, c *redis.Conn) (string, uint64, error) {
+			epoch, err := c.Get(ctx, "epoch").Uint64()
+			return p.addr, epoch, err
+		})
+		if addr != current.Addr || epoch != 2 || err != nil {
+			t.Errorf("%s, epoch %d, %v; want %s", addr, epoch, err, current.Addr)
+		}
+	}
+}
