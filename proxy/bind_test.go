@@ -332,7 +332,8 @@ socks pass { from: 0/0 to: 0/0
 }
 
 // external.rotation: same-same connects from, and awaits peers on, the address
-// that the client was accepted on, if external: lists it.
+// that the client was accepted on, if external: lists it; route on the one at
+// which the route begins.
 func TestExternalRotation(t *testing.T) {
 	seen := make(chan string, 1)
 	to := target(t, "tcp4", func(c *net.TCPConn) { seen <- c.RemoteAddr().(*net.TCPAddr).IP.String() })
@@ -340,6 +341,7 @@ func TestExternalRotation(t *testing.T) {
 		{"", "127.0.0.1", "127.0.0.5"},
 		{"external.rotation: same-same", "127.0.0.1", "127.0.0.1"},
 		{"external.rotation: same-same", "127.0.0.6", "127.0.0.5"},
+		{"external.rotation: route", "127.0.0.1", "127.0.0.1"},
 	} {
 		w := newWorld(t, "external: 127.0.0.5\nexternal: "+test.external+"\n"+test.settings+anybody, func(_ *proxy.Options, p *proxy.Policy) {
 			p.External = []netip.Addr{netip.MustParseAddr("127.0.0.5"), netip.MustParseAddr(test.external)}

@@ -48,34 +48,45 @@ func CheckOwn(to netip.AddrPort, own []netip.AddrPort) error {
 
 // Source returns the address to connect to an address from, with port 0; the
 // zero AddrPort if the system chooses. It is the first of p.External that has
-// the family of to, or with external.rotation: same-same accepted, the one that
-// the client was accepted on, if it is among them. It is an error if none has
+// the family of to, or by external.rotation: same-same accepted, the one that
+// the client was accepted on, if it is among them, and route the one that the
+// system would choose, which must be among them. It is an error if none has
 // the family.
 func (p *Policy) Source(to, accepted netip.Addr) (netip.AddrPort, error) {
 	if len(p.External) == 0 {
 		return netip.AddrPort{}, nil
 	}
-	same := netip.Addr{}
-	if p.Rules.Settings.Rotation == rules.RotationSameSame {
-		same = accepted
-	}
-	first := netip.Addr{}
+	var ours []netip.Addr
 	for _, a := range p.External {
-		a = a.Unmap()
-		if a.Is4() != to.Is4() {
-			continue
-		}
-		if a == same {
-			return netip.AddrPortFrom(a, 0), nil
-		}
-		if !first.IsValid() {
-			first = a
+		if a = a.Unmap(); a.Is4() == to.Is4() {
+			ours = append(ours, a)
 		}
 	}
-	if !first.IsValid() {
+	if len(ours) == 0 {
 		return netip.AddrPort{}, fmt.Errorf("%w: %v", errNoExternal, to)
 	}
-	return netip.AddrPortFrom(first, 0), nil
+	switch rotation := p.Rules.Settings.Rotation; {
+	case rotation == rules.RotationSameSame && slices.Contains(ours, accepted):
+		return netip.AddrPortFrom(accepted, 0), nil
+	case rotation == rules.RotationRoute && !to.IsUnspecified():
+		from, err := routeFrom(to)
+		if err == nil && !slices.Contains(ours, from) {
+			err = fmt.Errorf("%w: that to %v begins at %v", errNoRoute, to, from)
+		}
+		return netip.AddrPortFrom(from, 0), err
+	}
+	return netip.AddrPortFrom(ours[0], 0), nil
+}
+
+// routeFrom returns the address from which the system would connect to an
+// address. Connecting a UDP socket sends nothing; it asks for the route.
+func routeFrom(to netip.Addr) (netip.Addr, error) {
+	route, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(to, 9)))
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	defer route.Close()
+	return route.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap().WithZone(""), nil
 }
 
 // BindPlace returns where BIND awaits a peer, on a request for peer and port
@@ -101,14 +112,8 @@ func (p *Policy) BindPlace(peer netip.Addr, port uint16, accepted netip.Addr) (n
 	case peer.IsUnspecified():
 		return netip.AddrPortFrom(accepted, port), nil
 	}
-	// Connecting a UDP socket sends nothing; it asks for the route.
-	route, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(peer, 9)))
-	if err != nil {
-		return netip.AddrPort{}, err
-	}
-	defer route.Close()
-	local := route.LocalAddr().(*net.UDPAddr).AddrPort().Addr()
-	return netip.AddrPortFrom(local.Unmap().WithZone(""), port), nil
+	local, err := routeFrom(peer)
+	return netip.AddrPortFrom(local, port), err
 }
 
 // Refusal returns what a client is told of an error of the functions above, in

@@ -28,6 +28,7 @@ var (
 	errSelf          = errors.New("the target is this proxy itself")
 	errUnresolved    = errors.New("the name does not resolve")
 	errNoExternal    = errors.New("no external address of the target's family")
+	errNoRoute       = errors.New("the route does not begin at an external address")
 	errConnectTime   = errors.New("timeout.connect is over")
 	errBindTime      = errors.New("no peer connected in time")
 	errPeer          = errors.New("the peer is not the one that was announced")
@@ -94,6 +95,7 @@ var outcomes = []outcome{
 
 	{errUnresolved, socks.HostUnreachable, "unresolved", true},
 	{errNoExternal, socks.AddressNotSupported, "no_external", true},
+	{errNoRoute, socks.NetworkUnreachable, "no_external", true},
 	{errConnectTime, socks.TTLExpired, "connect_timeout", true},
 	{errBindTime, socks.TTLExpired, "bind_timeout", true},
 	{errPeer, socks.NotAllowed, "peer", false},

@@ -353,7 +353,7 @@ func dropOf(err error) drop {
 	switch {
 	case err == nil:
 		return relayed
-	case errors.Is(err, errNoExternal):
+	case errors.Is(err, errNoExternal), errors.Is(err, errNoRoute):
 		return dropNoExternal
 	case errors.Is(err, errLeaseLost):
 		return dropLease

@@ -202,6 +202,8 @@ const (
 	RotationNone Rotation = iota
 	// RotationSameSame takes the address that the client was accepted on.
 	RotationSameSame
+	// RotationRoute takes the one at which the system's route to the target begins.
+	RotationRoute
 )
 
 // Families is a set of address families; the zero value holds both.

@@ -68,7 +68,7 @@ var (
 	rotationChoices = []choice{
 		{name: "none", value: int(RotationNone)},
 		{name: "same-same", value: int(RotationSameSame)},
-		{name: "route", refuse: "the routing table is not asked for the source address; remove external: to let the system choose it"},
+		{name: "route", value: int(RotationRoute)},
 	}
 	familyChoices = []choice{
 		{name: "ipv4", value: int(IPv4)},
