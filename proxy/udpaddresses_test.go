@@ -26,6 +26,22 @@ func TestExternalAddressOverUDP(t *testing.T) {
 	w.dropped("no_external", 1)
 }
 
+// external.rotation: route is asked for the first target, and what it says must
+// be an external address.
+func TestRouteOverUDP(t *testing.T) {
+	external := func(addr string) setup {
+		return func(_ *proxy.Options, p *proxy.Policy) { p.External = []netip.Addr{netip.MustParseAddr(addr)} }
+	}
+	peer := newPeer(t, "127.0.0.2") // reached from 127.0.0.1
+	w := newWorld(t, "external: 127.0.0.7\nexternal.rotation: route\n"+anybody, external("127.0.0.7"))
+	w.associate(nowhere).say(peer.addr, "hello")
+	w.dropped("no_external", 1)
+	w = newWorld(t, "external: 127.0.0.1\nexternal.rotation: route\n"+anybody, external("127.0.0.1"))
+	if from := w.associate(nowhere).exchange(peer, "hello"); from.Addr() != netip.MustParseAddr("127.0.0.1") {
+		t.Errorf("from %v, want the external address", from)
+	}
+}
+
 // Clients are told the advertised address of their family, and the socket is
 // bound where what is sent there arrives.
 func TestAdvertisedAddress(t *testing.T) {
