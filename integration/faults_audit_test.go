@@ -14,14 +14,16 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Keys of the store, of the one shard of the cluster "default".
-const (
-	rosterKey = "usher:{default:0}:m"
-	totalsKey = "usher:{default:0}:t"
-	ledgerKey = "usher:{default:0}:r:"
-)
+// shard is one of the parts that the counts of the cluster "default" are in.
+type shard int
 
-// ledger is what the store holds at one moment.
+func (s shard) tag() string                 { return fmt.Sprintf("{default:%d}", int(s)) }
+func (s shard) key(name string) string      { return "usher:" + s.tag() + ":" + name }
+func (s shard) roster() string              { return s.key("m") }
+func (s shard) totals() string              { return s.key("t") }
+func (s shard) ledger(holder string) string { return s.key("r:") + holder }
+
+// ledger is what a shard holds at one moment.
 type ledger struct {
 	roster, totals map[string]string
 	own            map[string]map[string]string // by holder on the roster
@@ -29,19 +31,19 @@ type ledger struct {
 
 var errMoving = errors.New("the roster changed between two reads")
 
-// readLedger reads the store's data as one.
-func readLedger(ctx context.Context, db *redis.Client) (l ledger, err error) {
-	before, err := db.HGetAll(ctx, rosterKey).Result()
+// read reads a shard's data as one.
+func (d deployment) read(ctx context.Context, s shard) (l ledger, err error) {
+	before, err := d.db.HGetAll(ctx, s.roster()).Result()
 	if err != nil {
 		return l, err
 	}
 	var m, t *redis.MapStringStringCmd
 	own := map[string]*redis.MapStringStringCmd{}
-	_, err = db.TxPipelined(ctx, func(p redis.Pipeliner) error {
-		m, t = p.HGetAll(ctx, rosterKey), p.HGetAll(ctx, totalsKey)
+	_, err = d.db.TxPipelined(ctx, func(p redis.Pipeliner) error {
+		m, t = p.HGetAll(ctx, s.roster()), p.HGetAll(ctx, s.totals())
 		for field := range before {
 			if holder, ok := strings.CutPrefix(field, "@"); ok {
-				own[holder] = p.HGetAll(ctx, ledgerKey+holder)
+				own[holder] = p.HGetAll(ctx, s.ledger(holder))
 			}
 		}
 		return nil
@@ -59,6 +61,18 @@ func readLedger(ctx context.Context, db *redis.Client) (l ledger, err error) {
 		}
 	}
 	return l, nil
+}
+
+// readAll reads all shards, one after the other.
+func (d deployment) readAll(ctx context.Context) ([]ledger, error) {
+	all := make([]ledger, d.shards)
+	for i := range all {
+		var err error
+		if all[i], err = d.read(ctx, shard(i)); err != nil {
+			return nil, fmt.Errorf("%s: %w", shard(i).tag(), err)
+		}
+	}
+	return all, nil
 }
 
 // whole reports whether all parts are there and of one birth; the parts of a
@@ -105,20 +119,22 @@ func cutKey(counter string) (rule string, keyed bool) {
 	return digest + "/" + rule, keyed
 }
 
-// byLimit returns the totals of the world's limits, and an error if others are
-// counted.
-func (l ledger) byLimit(targets []*faultTarget) ([]int, error) {
-	all := make([]int, len(targets))
-	totals, _ := l.counts()
-	for counter, n := range totals {
-		rule, keyed := cutKey(counter)
-		_, rule, _ = strings.Cut(rule, "/")
-		i := slices.IndexFunc(targets, func(t *faultTarget) bool { return t.counter == rule })
-		if i < 0 || keyed && targets[i].perKey == 0 {
-			return nil, fmt.Errorf("a counter %q that belongs to no rule", counter)
-		}
-		if !keyed {
-			all[i] = n
+// byLimit returns the totals of the world's limits in some shards, and an error
+// if others are counted.
+func (f *faultWorld) byLimit(shards ...ledger) ([]int, error) {
+	all := make([]int, len(f.targets))
+	for _, l := range shards {
+		totals, _ := l.counts()
+		for counter, n := range totals {
+			rule, keyed := cutKey(counter)
+			_, rule, _ = strings.Cut(rule, "/")
+			i := slices.IndexFunc(f.targets, func(t *faultTarget) bool { return t.counter == rule })
+			if i < 0 || keyed && f.targets[i].perKey == 0 {
+				return nil, fmt.Errorf("a counter %q that belongs to no rule", counter)
+			}
+			if !keyed {
+				all[i] += n
+			}
 		}
 	}
 	return all, nil
@@ -143,13 +159,15 @@ func (r *trial) audit(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		l, err := readLedger(ctx, r.db)
-		if err != nil || !l.whole() {
-			continue // the store is away, or has just lost something
-		}
-		r.audits++
-		if trouble := l.trouble(); trouble != "" {
-			r.trouble.CompareAndSwap(nil, &trouble)
+		for i := range r.audits {
+			l, err := r.read(ctx, shard(i))
+			if err != nil || !l.whole() {
+				continue // the shard is away, or has just lost something
+			}
+			r.audits[i]++
+			if trouble := l.trouble(); trouble != "" {
+				r.trouble.CompareAndSwap(nil, &trouble)
+			}
 		}
 	}
 }
@@ -176,14 +194,19 @@ func (f *faultWorld) refill(t *testing.T) {
 		}
 	}
 	eventually(t, patience, func() string {
-		l, err := readLedger(t.Context(), f.db)
-		if err != nil || !l.whole() || len(l.own) != len(f.replicas) {
-			return fmt.Sprintf("the store's data: %+v %v", l, err)
+		all, err := f.readAll(t.Context())
+		if err != nil {
+			return err.Error()
 		}
-		if counted, err := l.byLimit(f.targets); err != nil || !slices.Equal(counted, f.limits) {
+		for _, l := range all {
+			if !l.whole() || len(l.own) != len(f.replicas) || l.trouble() != "" {
+				return fmt.Sprintf("the store's data: %+v %s", l, l.trouble())
+			}
+		}
+		if counted, err := f.byLimit(all...); err != nil || !slices.Equal(counted, f.limits) {
 			return fmt.Sprintf("the store counts %v, limits are %v: %v", counted, f.limits, err)
 		}
-		return l.trouble()
+		return ""
 	})
 	all.close()
 	f.waitEmpty(t)
@@ -214,8 +237,8 @@ func (f *faultWorld) fill(t *testing.T, i, limit int) (held crowd) {
 	})
 	if trouble != "" {
 		held.close()
-		l, err := readLedger(t.Context(), f.db)
-		t.Fatalf("the limit cannot be filled again: %s; the store: %+v %v", trouble, l, err)
+		all, err := f.readAll(t.Context())
+		t.Fatalf("the limit cannot be filled again: %s; the store: %+v %v", trouble, all, err)
 	}
 	return held
 }
@@ -251,28 +274,33 @@ func (f *faultWorld) waitEmpty(t *testing.T) {
 				return fmt.Sprintf("target %d has %d connections", i, n)
 			}
 		}
-		l, err := readLedger(t.Context(), f.db)
+		all, err := f.readAll(t.Context())
 		if err != nil {
 			return err.Error()
 		}
-		if totals, sums := l.counts(); len(totals)+len(sums) > 0 {
-			return fmt.Sprintf("without a session the store counts %v, its holders %v", totals, sums)
+		for i, l := range all {
+			if totals, sums := l.counts(); len(totals)+len(sums) > 0 {
+				return fmt.Sprintf("without a session %s counts %v, its holders %v", shard(i).tag(), totals, sums)
+			}
+			if trouble := f.strays(t, shard(i), l); trouble != "" {
+				return trouble
+			}
 		}
-		return f.strays(t, l)
+		return ""
 	})
 }
 
 // strays tells of keys that no holder on the roster has. What a dead holder had
 // of data that was lost since is named nowhere, and stays; it counts nothing.
-func (f *faultWorld) strays(t *testing.T, l ledger) string {
+func (f *faultWorld) strays(t *testing.T, s shard, l ledger) string {
 	t.Helper()
-	names, err := f.db.Keys(t.Context(), "usher:*").Result()
+	names, err := f.names(t.Context(), s)
 	if err != nil {
 		return err.Error()
 	}
 	for _, name := range names {
-		holder, ok := strings.CutPrefix(name, ledgerKey)
-		if name == rosterKey || name == totalsKey || ok && l.own[holder] != nil {
+		holder, ok := strings.CutPrefix(name, s.ledger(""))
+		if name == s.roster() || name == s.totals() || ok && l.own[holder] != nil {
 			continue
 		}
 		token, err := f.db.HGet(t.Context(), name, ".t").Result()

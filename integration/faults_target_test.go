@@ -55,12 +55,15 @@ func (f *faultWorld) addTarget(target *faultTarget) {
 
 func (f *faultWorld) addConnect(t *testing.T, limit, perKey int, keywords string) (rule string) {
 	t.Helper()
-	w := startWitness(t, f.truth)
+	// The rules name no port, or their digest, and with it the shard of each,
+	// would be another in each run.
+	host := fmt.Sprintf("127.0.%d.%d", f.net, 200+len(f.targets))
+	w := startWitness(t, f.truth, host)
 	f.addTarget(&faultTarget{
 		witness: w, counter: fmt.Sprintf("s%d", len(f.targets)+1), limit: limit, perKey: perKey, above: notAllowed,
 		ask: func(c client) answer { return c.connect(w.String()) },
 	})
-	return fmt.Sprintf("socks pass {\n\tfrom: 0/0 to: %s\n\tcommand: connect\n\t%s\n}\n", w.to(), keywords)
+	return fmt.Sprintf("socks pass {\n\tfrom: 0/0 to: %s/32\n\tcommand: connect\n\t%s\n}\n", host, keywords)
 }
 
 func (f *faultWorld) addUDP(t *testing.T, limit int) (rules string) {

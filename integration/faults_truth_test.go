@@ -153,9 +153,9 @@ type witness struct {
 	conns map[net.Conn]struct{}
 }
 
-func startWitness(t testing.TB, truth *truth) *witness {
+func startWitness(t testing.TB, truth *truth, host string) *witness {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := net.Listen("tcp", host+":0")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
-
-	"usher/store/redisstore/redistest"
 )
 
 // go-redis logs each dial that fails, which in these tests is most of the time.
@@ -44,15 +42,13 @@ const (
 	faultFence = faultTTL * 7 / 10
 )
 
-// faultWorld is replicas that reach their store through fault proxies, one
-// each, and targets with a limit each that witness the truth.
+// faultWorld is replicas, the store that they share, and targets with a limit
+// each that witness the truth.
 type faultWorld struct {
+	deployment
 	strict   bool
 	seed     uint64
 	truth    *truth
-	redis    *redistest.Server
-	db       *redis.Client // to the store, past the proxies
-	proxies  []*faultProxy
 	replicas []*replica
 	socks    []string // their addresses, which outlive them
 	launch   []func() *replica
@@ -69,24 +65,22 @@ type faultOptions struct {
 	kinds  bool  // and one of each other kind
 	strict bool
 	env    map[string]string
+	deploy func(t *testing.T, seed uint64) deployment // nil: one server behind fault proxies
 }
 
 func newFaultWorld(t *testing.T, o faultOptions) *faultWorld {
 	t.Helper()
-	f := &faultWorld{
-		strict: o.strict, seed: seedOf(t), truth: newTruth(), net: o.net,
-		redis: redistest.Start(t),
+	f := &faultWorld{strict: o.strict, seed: seedOf(t), truth: newTruth(), net: o.net}
+	if o.deploy == nil {
+		o.deploy = oneServer
 	}
-	f.db = redis.NewClient(&redis.Options{Addr: f.redis.Addr, MaxRetries: -1, ReadTimeout: patience})
-	t.Cleanup(func() { f.db.Close() })
+	f.deployment = o.deploy(t, f.seed)
 	file := t.TempDir() + "/sockd.conf"
 	writeFile(t, file, f.addTargets(t, o.limits, o.kinds))
 	socksPort, adminPort := freePort(t), freePort(t)
-	for i := range 3 {
-		p := startFaultProxy(t, f.redis.Addr, f.seed+uint64(i))
-		f.proxies = append(f.proxies, p)
+	for i, url := range f.urls {
 		env := map[string]string{
-			"USHER_CONFIG": file, "USHER_STORE": p.url(),
+			"USHER_CONFIG": file, "USHER_STORE": url,
 			"USHER_LEASE_TTL": faultTTL.String(), "USHER_LEASE_LOSS": "keep",
 		}
 		if o.strict {
@@ -126,21 +120,21 @@ func (f *faultWorld) waitSettled(t testing.TB) {
 	})
 }
 
-// birth returns the identity of the store's data, "" if it has none.
-func (f *faultWorld) birth(t testing.TB) string {
-	b, err := f.db.HGet(t.Context(), rosterKey, "birth").Result()
+// birth returns the identity of a shard's data, "" if it has none.
+func (f *faultWorld) birth(t testing.TB, s shard) string {
+	b, err := f.db.HGet(t.Context(), s.roster(), "birth").Result()
 	if err != nil && err != redis.Nil { //nolint:errorlint // go-redis returns it bare
 		return "unknown: " + err.Error()
 	}
 	return b
 }
 
-// waitReborn waits until the store has data again that is not of that birth.
-func (f *faultWorld) waitReborn(t testing.TB, before string) {
+// waitReborn waits until a shard has data again that is not of that birth.
+func (f *faultWorld) waitReborn(t testing.TB, s shard, before string) {
 	t.Helper()
 	eventually(t, patience, func() string {
-		if b := f.birth(t); b == before || b == "" || strings.HasPrefix(b, "unknown") {
-			return fmt.Sprintf("the store's data is of birth %q, was %q", b, before)
+		if b := f.birth(t, s); b == before || b == "" || strings.HasPrefix(b, "unknown") {
+			return fmt.Sprintf("the data of %s is of birth %q, was %q", s.tag(), b, before)
 		}
 		return ""
 	})
@@ -154,8 +148,8 @@ type trial struct {
 	began   time.Duration
 	stop    chan struct{}
 	working sync.WaitGroup
-	replies [3]atomic.Int64 // granted, failure, notAllowed
-	audits  int
+	replies [3]atomic.Int64                 // granted, failure, notAllowed
+	audits  []int                           // by shard: looks at its counts
 	trouble atomic.Pointer[string]          // what the auditor found first
 	excused func(target int, s proven) bool // keep: sessions of holders that were cut off
 	excess  []int                           // by target: how many of them there were
@@ -169,7 +163,10 @@ type trial struct {
 func (f *faultWorld) underLoad(t *testing.T, fault func(r *trial)) {
 	t.Helper()
 	f.truth.next()
-	r := &trial{faultWorld: f, t: t, began: f.truth.now(), stop: make(chan struct{}), excess: make([]int, len(f.targets))}
+	r := &trial{
+		faultWorld: f, t: t, began: f.truth.now(), stop: make(chan struct{}),
+		audits: make([]int, f.shards), excess: make([]int, len(f.targets)),
+	}
 	for i := range f.replicas {
 		for target := range f.targets {
 			for n := range keys {
@@ -322,10 +319,10 @@ func (r *trial) judge() {
 	if trouble := r.trouble.Load(); trouble != nil {
 		r.t.Errorf("the store: %s", *trouble)
 	}
-	if r.audits == 0 {
-		r.t.Error("the store's counts were never looked at")
+	if slices.Contains(r.audits, 0) {
+		r.t.Errorf("looks at the counts, by shard: %v", r.audits)
 	}
-	r.t.Logf("%d granted, %d full, %d without an answer of the store; %d looks at the counts",
+	r.t.Logf("%d granted, %d full, %d without an answer of the store; looks at the counts, by shard: %v",
 		r.replies[granted].Load(), r.replies[notAllowed].Load(), r.replies[failure].Load(), r.audits)
 	for i, rep := range r.replicas {
 		if code, ended := rep.proc.ended(); ended {

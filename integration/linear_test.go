@@ -177,7 +177,7 @@ func (h *history) quiesce() {
 	}
 	started := map[string]store.Token{}
 	eventually(h.t, 2*patience, func() string {
-		l, err := readLedger(h.t.Context(), h.db)
+		l, err := h.read(h.t.Context(), 0)
 		if err != nil || !l.whole() {
 			return fmt.Sprintf("the store's data: %+v %v", l, err)
 		}
@@ -196,7 +196,7 @@ func (h *history) quiesce() {
 				return fmt.Sprintf("holder %s is at %s, was at %s", holder, token, first)
 			}
 		}
-		counted, err := l.byLimit(h.targets)
+		counted, err := h.byLimit(l)
 		if err != nil {
 			h.t.Fatal(err)
 		}

@@ -141,6 +141,29 @@ func (s *Server) FailToSave() {
 // PID returns the process id, for signals.
 func (s *Server) PID() int { return s.cmd.Process.Pid }
 
+// Unfollow keeps a replica from hearing its primary, until Follow: it stays
+// with what it has.
+func (s *Server) Unfollow() {
+	s.t.Helper()
+	s.setMasterAuth("a password that the primary does not know")
+	if err := s.Client().ClientKillByFilter(context.Background(), "TYPE", "master").Err(); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// Follow ends what Unfollow began.
+func (s *Server) Follow() {
+	s.t.Helper()
+	s.setMasterAuth("")
+}
+
+func (s *Server) setMasterAuth(password string) {
+	s.t.Helper()
+	if err := s.Client().ConfigSet(context.Background(), "masterauth", password).Err(); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
 func (s *Server) answers() bool {
 	c, err := net.DialTimeout("tcp", s.Addr, time.Second)
 	if err != nil {

@@ -23,7 +23,8 @@ type Sentinels struct {
 // SentinelName is the name that the sentinels know the primary by.
 const SentinelName = "counts"
 
-// StartSentinels returns when all sentinels know each other and the replicas.
+// StartSentinels returns when the replicas are in sync, and all sentinels know
+// each other and them.
 // They take half a second of silence for death. With certificates everybody
 // speaks TLS only.
 func StartSentinels(t testing.TB, files ...Certificates) *Sentinels {
@@ -36,11 +37,20 @@ func StartSentinels(t testing.TB, files ...Certificates) *Sentinels {
 	}
 	need(t, "redis-sentinel")
 	s := &Sentinels{t: t}
-	s.Servers = append(s.Servers, start(t))
+	s.Servers = append(s.Servers, start(t, "--repl-diskless-sync-delay", "0"))
 	host, port, _ := net.SplitHostPort(s.Servers[0].Addr)
 	for range 2 {
 		s.Servers = append(s.Servers, start(t, "--replicaof", host+" "+port, "--repl-diskless-sync-delay", "0"))
 	}
+	// First, as sentinels look only every ten seconds for replicas.
+	Eventually(t, 20*time.Second, "the replicas are in sync", func() bool {
+		for _, server := range s.Servers[1:] {
+			if !strings.Contains(server.Client().Info(context.Background(), "replication").Val(), "master_link_status:up") {
+				return false
+			}
+		}
+		return true
+	})
 	for range 3 {
 		s.Watch = append(s.Watch, startSentinel(t, host, port, files...))
 	}

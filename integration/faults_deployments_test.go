@@ -1,0 +1,344 @@
+package integration
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"usher/store/redisstore/redistest"
+)
+
+// deployment is the Redis that a faultWorld counts in.
+type deployment struct {
+	db     redis.UniversalClient // to the primary, past all that is between it and the replicas
+	urls   [3]string             // by replica
+	shards int
+
+	// One of these.
+	redis     *redistest.Server
+	sentinels *redistest.Sentinels
+	cluster   *redistest.Cluster
+
+	proxies []*faultProxy // of one server, by replica
+}
+
+// oneServer is a server that each replica reaches through a fault proxy.
+func oneServer(t *testing.T, seed uint64) deployment {
+	d := deployment{redis: redistest.Start(t), shards: 1}
+	d.db = redis.NewClient(&redis.Options{Addr: d.redis.Addr, MaxRetries: -1, ReadTimeout: patience})
+	t.Cleanup(func() { d.db.Close() })
+	for i := range d.urls {
+		p := startFaultProxy(t, d.redis.Addr, seed+uint64(i))
+		d.proxies, d.urls[i] = append(d.proxies, p), p.url()
+	}
+	return d
+}
+
+// behindSentinels is a primary with two replicas of its own. Sentinels ping once
+// a second; with less patience than that they take a busy server for dead.
+func behindSentinels(t *testing.T, _ uint64) deployment {
+	d := deployment{sentinels: redistest.StartSentinels(t), shards: 1}
+	d.sentinels.SetDownAfter(2000)
+	d.db = redis.NewFailoverClient(&redis.FailoverOptions{
+		MasterName: redistest.SentinelName, SentinelAddrs: addrs(d.sentinels.Watch), MaxRetries: -1, ReadTimeout: patience,
+	})
+	t.Cleanup(func() { d.db.Close() })
+	for i := range d.urls {
+		d.urls[i] = d.sentinels.URL()
+	}
+	return d
+}
+
+// onCluster is three primaries with a replica each, and limits in shards on more
+// than one of them.
+func onCluster(t *testing.T, _ uint64) deployment {
+	d := deployment{cluster: redistest.StartCluster(t), shards: 5}
+	// It looks often where the slots are, or it would ask a dead node for ten seconds.
+	d.db = redis.NewClusterClient(&redis.ClusterOptions{
+		Addrs: addrs(d.cluster.Nodes), ClusterStateReloadInterval: faultTTL / 20, DialerRetries: 1, ReadTimeout: patience,
+	})
+	t.Cleanup(func() { d.db.Close() })
+	for i := range d.urls {
+		d.urls[i] = fmt.Sprintf("%s?shards=%d", d.cluster.URL(), d.shards)
+	}
+	return d
+}
+
+func addrs(servers []*redistest.Server) (all []string) {
+	for _, s := range servers {
+		all = append(all, s.Addr)
+	}
+	return all
+}
+
+// names returns the keys of a shard. A script is run where the keys are that it
+// declares, KEYS alone anywhere.
+func (d deployment) names(ctx context.Context, s shard) ([]string, error) {
+	return d.db.Eval(ctx, "return redis.call('KEYS', ARGV[1])", []string{s.roster()}, s.key("*")).StringSlice()
+}
+
+// shardOf returns the shard that counts a target, which has sessions now.
+func (r *trial) shardOf(target int) (found shard) {
+	r.t.Helper()
+	eventually(r.t, patience, func() string {
+		all, err := r.readAll(r.t.Context())
+		for i, l := range all {
+			if n, err := r.byLimit(l); err == nil && n[target] > 0 {
+				found = shard(i)
+				return ""
+			}
+		}
+		return fmt.Sprintf("target %d is counted nowhere: %+v %v", target, all, err)
+	})
+	return found
+}
+
+// primaryOf returns the server that holds a shard.
+func (r *trial) primaryOf(s shard) *redistest.Server {
+	r.t.Helper()
+	if r.sentinels != nil {
+		return r.sentinels.Primary()
+	}
+	return r.cluster.Serving(r.cluster.Slot(s.tag()))
+}
+
+// heirsOf returns the servers that may be promoted in its place.
+func (r *trial) heirsOf(primary *redistest.Server) (all []*redistest.Server) {
+	r.t.Helper()
+	if r.sentinels == nil {
+		return append(all, r.cluster.Replica(primary))
+	}
+	for _, s := range r.sentinels.Servers {
+		if s != primary {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+// TestFaultsSentinels does to a primary behind sentinels what may happen to it,
+// under replicas that end sessions whose lease is lost.
+func TestFaultsSentinels(t *testing.T) {
+	testFaults(t, faultOptions{net: 5, strict: true, deploy: behindSentinels}, []fault{
+		{name: "planned failover", run: failedOver},
+		{name: "primary killed", run: primaryKilled},
+	})
+}
+
+// TestFaultsSentinelsKeep does so to replicas whose sessions live on.
+func TestFaultsSentinelsKeep(t *testing.T) {
+	testFaults(t, faultOptions{net: 6, deploy: behindSentinels}, []fault{
+		{name: "primary killed, a replica asleep", run: primaryKilledUnseen},
+	})
+}
+
+// TestFaultsCluster does so to the nodes of a Redis Cluster that hold some of
+// the limits.
+func TestFaultsCluster(t *testing.T) {
+	testFaults(t, faultOptions{net: 7, strict: true, deploy: onCluster}, []fault{
+		{name: "slot migrated", run: slotMigrated},
+		{name: "planned failover", run: failedOver},
+		{name: "primary killed", run: primaryKilled},
+	})
+}
+
+// TestFaultsClusterKeep does so to replicas whose sessions live on.
+func TestFaultsClusterKeep(t *testing.T) {
+	testFaults(t, faultOptions{net: 8, deploy: onCluster}, []fault{
+		{name: "primary killed", run: primaryKilled},
+	})
+}
+
+// joiner is the replica that comes later than the others.
+const joiner = 2
+
+// moved runs do, which brings the shard of the first target to another server
+// while all is well: nothing is lost, but whoever is at the new one knows
+// nothing of those who still are at the old one. A replica that starts now asks
+// for the way, so the others must have left.
+func (r *trial) moved(do func(shard)) {
+	r.t.Helper()
+	r.longLived()
+	s := r.shardOf(0)
+	before, old, begin := r.birth(r.t, s), r.primaryOf(s), r.truth.now()
+	do(s)
+	eventually(r.t, patience, func() string { // not all nodes hear of it at once
+		if r.primaryOf(s) == old {
+			return fmt.Sprintf("%s is still at %s", s.tag(), old.Addr)
+		}
+		return ""
+	})
+	r.replicas[joiner].kill()
+	at := r.truth.now()
+	r.endedBy(at, joiner, at)
+	r.replicas[joiner] = r.launch[joiner]()
+	r.waitReborn(r.t, s, before)
+	r.outlived(r.everywhere(), span{begin, r.truth.now()})
+	r.waitSettled(r.t)
+}
+
+// longLived waits until each target has a session that stays, on another
+// replica than the joiner.
+func (r *trial) longLived() {
+	r.t.Helper()
+	eventually(r.t, patience, func() string {
+		for i, target := range r.targets {
+			stay := r.truth.some(i, func(s proven) bool { return s.key == 0 && s.replica != joiner })
+			if len(stay) == 0 && !target.halfDone {
+				return fmt.Sprintf("target %d: no session stays", i)
+			}
+		}
+		return ""
+	})
+}
+
+func failedOver(r *trial) {
+	r.moved(func(s shard) {
+		if r.sentinels != nil {
+			r.sentinels.Failover()
+			return
+		}
+		slot := r.cluster.Slot(s.tag())
+		r.cluster.Failover(r.cluster.Serving(slot), slot)
+	})
+}
+
+// slotMigrated moves it to the node that holds the next third of the slots.
+func slotMigrated(r *trial) {
+	r.moved(func(s shard) {
+		const slots = 16384
+		slot := r.cluster.Slot(s.tag())
+		r.cluster.Migrate(slot, r.cluster.Serving((slot+slots/3)%slots))
+	})
+}
+
+// primaryKilled kills the primary of the first target's shard after a time in
+// which its replicas did not hear it: what it acknowledged is lost. Later it
+// comes back. Limits on other nodes do not notice.
+func primaryKilled(r *trial) { r.killPrimary(false) }
+
+// primaryKilledUnseen stops a replica meanwhile. Its sessions are counted
+// nowhere when the new primary is joined, which gives nothing out for as long
+// as it takes the replica to wake and claim them.
+func primaryKilledUnseen(r *trial) { r.killPrimary(true) }
+
+func (r *trial) killPrimary(asleep bool) {
+	r.t.Helper()
+	r.longLived()
+	s := r.shardOf(0)
+	primary, before := r.primaryOf(s), r.birth(r.t, s)
+	heirs, elsewhere := r.heirsOf(primary), r.elsewhere(primary)
+	r.fallBehind(s, primary, heirs)
+	if asleep {
+		r.halt(r.replicas[joiner].proc.cmd.Process.Pid)
+	}
+	primary.Kill()
+	down := r.truth.now()
+	r.waitReborn(r.t, s, before)
+	outage := span{down, r.truth.now()}
+	if asleep {
+		r.replicas[joiner].signal(syscall.SIGCONT)
+	}
+	for _, h := range heirs {
+		h.Follow()
+	}
+	primary.Start()
+	r.t.Logf("%s was reborn after %v", s.tag(), (outage.until - down).Round(time.Millisecond))
+	r.admitted(elsewhere, outage)
+	if r.strict { // whether those of this shard live depends on how long it takes
+		r.outlived(elsewhere, outage)
+	} else {
+		r.outlived(r.everywhere(), outage)
+	}
+}
+
+// fallBehind keeps the heirs of a shard's primary from hearing it, until they
+// lack something that it has acknowledged.
+func (r *trial) fallBehind(s shard, primary *redistest.Server, heirs []*redistest.Server) {
+	r.t.Helper()
+	roster := func(server *redistest.Server) map[string]string {
+		c := server.Client().Conn()
+		defer c.Close()
+		c.ReadOnly(r.t.Context()) // which a node of a cluster wants to be told
+		roster, err := c.HGetAll(r.t.Context(), s.roster()).Result()
+		if err != nil {
+			r.t.Fatalf("%s: %v", server.Addr, err)
+		}
+		return roster
+	}
+	has := make([]map[string]string, len(heirs))
+	for i, h := range heirs {
+		h.Unfollow()
+		if has[i] = roster(h); len(has[i]) == 0 {
+			r.t.Errorf("%s never heard the primary", h.Addr)
+		}
+	}
+	r.last(faultTTL / 4)
+	eventually(r.t, patience, func() string {
+		now := roster(primary)
+		for i, h := range heirs {
+			if maps.Equal(has[i], now) {
+				return h.Addr + " lacks nothing"
+			}
+		}
+		return ""
+	})
+	for i, h := range heirs {
+		if now := roster(h); !maps.Equal(has[i], now) {
+			r.t.Errorf("%s still hears the primary: it had %v, and has %v", h.Addr, has[i], now)
+		}
+	}
+}
+
+func (r *trial) everywhere() (targets []int) {
+	for i := range r.targets {
+		targets = append(targets, i)
+	}
+	return targets
+}
+
+// elsewhere returns the targets that are counted at other servers.
+func (r *trial) elsewhere(primary *redistest.Server) (targets []int) {
+	r.t.Helper()
+	for i := range r.targets {
+		if r.primaryOf(r.shardOf(i)) != primary {
+			targets = append(targets, i)
+		}
+	}
+	if r.cluster != nil && len(targets) == 0 {
+		r.t.Error("all limits are on one node: another number of shards may spread them")
+	}
+	return targets
+}
+
+// admitted checks, when all is known, that sessions for each of the targets
+// began in a time.
+func (r *trial) admitted(targets []int, during span) {
+	r.atEnd = append(r.atEnd, func() {
+		for _, i := range targets {
+			n := len(r.truth.some(i, func(s proven) bool { return s.asked > during.from && s.from < during.until }))
+			r.t.Logf("target %d: %d were admitted meanwhile", i, n)
+			if n == 0 {
+				r.t.Errorf("target %d: nobody was admitted meanwhile", i)
+			}
+		}
+	})
+}
+
+// outlived checks, when all is known, that a session for each of the targets
+// could relay before and after a time.
+func (r *trial) outlived(targets []int, during span) {
+	r.atEnd = append(r.atEnd, func() {
+		for _, i := range targets {
+			n := len(r.truth.some(i, func(s proven) bool { return s.from <= during.from && s.until >= during.until }))
+			if n == 0 && !r.targets[i].halfDone {
+				r.t.Errorf("target %d: no session outlived it", i)
+			}
+		}
+	})
+}
