@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"usher/store/redisstore/redistest"
 )
 
 // longOutage is one that no lease outlives.
@@ -28,13 +30,18 @@ func (r *trial) snapshot() string {
 // do sends commands to the store, each of which must go well.
 func (r *trial) do(commands ...string) {
 	r.t.Helper()
-	for _, c := range commands {
+	r.tell(r.db, commands...)
+}
+
+func (r *trial) tell(c *redis.Client, commands ...string) {
+	r.t.Helper()
+	for _, command := range commands {
 		var args []any
-		for word := range strings.FieldsSeq(c) {
+		for word := range strings.FieldsSeq(command) {
 			args = append(args, word)
 		}
-		if err := r.db.Do(r.t.Context(), args...).Err(); err != nil {
-			r.t.Fatalf("%s: %v", c, err)
+		if err := c.Do(r.t.Context(), args...).Err(); err != nil {
+			r.t.Fatalf("%s: %v", command, err)
 		}
 	}
 }
@@ -165,6 +172,55 @@ func rolledBack(r *trial) {
 		r.t.Fatal(err)
 	}
 	r.waitReborn(r.t, 0, before)
+}
+
+// failedBack makes the store follow a replica of its own that lags, and promotes
+// it again. Its process and its connections stay, and the one whose batches are
+// all there is the first to speak: nothing but the history tells it that others
+// are missing what was acknowledged.
+func failedBack(r *trial) {
+	second := redistest.Start(r.t)
+	lagging := second.Client()
+	r.do("CONFIG SET repl-diskless-sync-delay 0")
+	r.tell(lagging, "CONFIG SET repl-diskless-sync-delay 0")
+	r.follow(lagging, r.redis.Addr) // a first replica is another history by itself
+	r.waitSettled(r.t)
+	before := r.birth(r.t)
+	unaware, others := r.proxies[0], r.proxies[1:]
+	unaware.set(partition)
+	r.do("SET all-before 1")
+	eventually(r.t, patience, func() string {
+		if n, err := lagging.Exists(r.t.Context(), "all-before").Result(); n != 1 {
+			return fmt.Sprintf("the replica has not got what was written: %v", err)
+		}
+		return ""
+	})
+	r.tell(lagging, "REPLICAOF 127.0.0.1 1") // nobody is there: from now on it lags
+	r.last(faultTTL / 20)
+	r.tell(lagging, "REPLICAOF NO ONE")
+	r.follow(r.db, second.Addr)
+	for _, p := range others {
+		p.set(partition)
+	}
+	r.do("REPLICAOF NO ONE")
+	unaware.set(mix{})
+	r.waitReborn(r.t, before)
+	for _, p := range others {
+		p.set(mix{})
+	}
+}
+
+// follow makes a server the replica of another, and waits until it has its data.
+func (r *trial) follow(c *redis.Client, addr string) {
+	r.t.Helper()
+	r.tell(c, "REPLICAOF "+strings.Replace(addr, ":", " ", 1))
+	eventually(r.t, patience, func() string {
+		info, err := c.Info(r.t.Context(), "replication").Result()
+		if err != nil || !strings.Contains(info, "master_link_status:up\r") {
+			return fmt.Sprintf("it does not follow %s: %v %s", addr, err, info)
+		}
+		return ""
+	})
 }
 
 func flushed(r *trial) {

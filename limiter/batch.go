@@ -21,7 +21,7 @@ func (h *holder) makeJoin() *request {
 	h.claims = h.sorted()
 	r := &request{op: opJoin}
 	r.join = store.Join{
-		Holder: h.id, RunID: h.run, Candidate: h.newBirth(), Stream: h.stream, Settings: h.settings,
+		Holder: h.id, Candidate: h.newBirth(), Stream: h.stream, Settings: h.settings,
 		Last: h.acked, Space: h.space, Number: h.number,
 	}
 	r.join.Entries = h.stateClaims(r)
@@ -31,12 +31,13 @@ func (h *holder) makeJoin() *request {
 
 // stateClaims takes the next counters to be re-stated: what is live, no more.
 func (h *holder) stateClaims(r *request) []store.Entry {
-	n := min(len(h.claims), h.chunk)
-	entries := make([]store.Entry, 0, n)
-	for _, c := range h.claims[:n] {
-		entries = append(entries, h.state(r, c, c.live))
+	entries := make([]store.Entry, 0, min(len(h.claims), h.chunk))
+	for ; len(h.claims) > 0 && len(entries) < h.chunk; h.claims = h.claims[1:] {
+		// Who waited may have left since the join, and the counter with them.
+		if c := h.claims[0]; h.counters[c.name] == c {
+			entries = append(entries, h.state(r, c, c.live))
+		}
 	}
-	h.claims = h.claims[n:]
 	return entries
 }
 
@@ -112,7 +113,6 @@ func (h *holder) joined(now time.Duration, r *request, reply store.JoinReply) {
 		h.newLease()
 	}
 	h.acked = store.Token{Birth: reply.Birth, Stream: r.join.Stream}
-	h.joinedRun = h.run
 	h.phase = live
 	if r.join.More {
 		h.phase = reclaiming

@@ -26,8 +26,6 @@ type holder struct {
 
 	phase     phase
 	connected bool
-	run       string        // the server process at the other end
-	joinedRun string        // the one that the last join reached
 	notBefore time.Duration // nothing is sent earlier, after a failure
 	busy      bool          // a request is under way
 	epoch     uint64        // outcomes of requests of an older epoch are void
@@ -128,9 +126,6 @@ func (h *holder) choose(now time.Duration) *request {
 		}
 		return &request{op: opDial}
 	}
-	if h.run != h.joinedRun && (h.phase == live || h.phase == reclaiming) {
-		h.detach() // another server process: it may not have what we built on
-	}
 	switch h.phase {
 	case detached:
 		return h.makeJoin()
@@ -181,7 +176,7 @@ func (h *holder) nextMismatched(now time.Duration) *request {
 
 // nextLeaving settles what is unknown, then gives everything back.
 func (h *holder) nextLeaving() *request {
-	if h.resend != nil && h.run == h.joinedRun {
+	if h.resend != nil {
 		return h.resend
 	}
 	return h.makeReap(store.Reap{Target: h.id, Birth: h.acked.Birth, Token: h.acked})
@@ -222,7 +217,7 @@ func (h *holder) handle(now time.Duration, r *request, o outcome) {
 	}
 	switch r.op {
 	case opDial:
-		h.connected, h.run = true, o.run
+		h.connected = true
 	case opJoin:
 		h.joined(now, r, o.join)
 	case opBatch:
@@ -376,5 +371,5 @@ func (h *holder) abandon() { h.phase = left }
 // batchNext reports whether what next returns would be a batch with changes.
 func (h *holder) batchNext(now time.Duration) bool {
 	return !h.busy && h.connected && h.phase == live && len(h.queue) > 0 && h.resend == nil &&
-		h.run == h.joinedRun && now >= h.notBefore && now < h.lookAt && (!h.observer.hasDead() || h.reaped)
+		now >= h.notBefore && now < h.lookAt && (!h.observer.hasDead() || h.reaped)
 }

@@ -90,8 +90,7 @@ type linkConn struct {
 	conn store.Conn
 }
 
-func (c *linkConn) RunID() string { return c.conn.RunID() }
-func (c *linkConn) Close() error  { return nil }
+func (c *linkConn) Close() error { return nil }
 
 func through[R any](c *linkConn, op string, do func() (R, error)) (R, error) {
 	var none R

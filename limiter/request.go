@@ -35,7 +35,6 @@ type request struct {
 // outcome is what became of a request.
 type outcome struct {
 	err    error
-	run    string // dial
 	join   store.JoinReply
 	batch  store.BatchReply
 	roster store.Roster

@@ -181,15 +181,13 @@ func (s *shard) send(ctx context.Context, batchOnly bool) bool {
 func (s *shard) perform(ctx context.Context, r *request) (o outcome) {
 	limit := s.holder.timing.request
 	if r.op == opDial {
-		limit *= 2 // with a name to resolve, a TLS handshake, and the run id
+		limit *= 2 // with a name to resolve and a TLS handshake
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	switch r.op {
 	case opDial:
-		if s.conn, o.err = s.limiter.options.Store.Dial(ctx, s.index); o.err == nil {
-			o.run = s.conn.RunID()
-		} else {
+		if s.conn, o.err = s.limiter.options.Store.Dial(ctx, s.index); o.err != nil {
 			s.conn = nil
 		}
 	case opJoin:

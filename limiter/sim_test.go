@@ -25,6 +25,7 @@ type mix struct {
 	blackout                     float64
 	rare                         bool // what breaks is rare: sessions last longer, and there are three times as many schedules
 	flush, drop, restart, goBack float64
+	failBack                     float64
 	rates                        bool // clients ask for limits with rates, too
 	keys                         bool // clients ask for the keys of one rule alone
 	move                         bool // what some sessions end with is a move to another limit
@@ -54,6 +55,7 @@ var mixes = []mix{
 	{name: "moves", keys: true, move: true, lose: 0.05, late: 0.05, double: 0.1, pause: 0.2},
 	{name: "stops", stop: 0.6, space: 1, move: true, lose: 0.05, late: 0.1, double: 0.1, crash: 0.1, pause: 0.1},
 	{name: "settings", settings: true, crash: 0.7, pause: 0.5, partition: 0.3, late: 0.05},
+	{name: "fail-backs", failBack: 0.5, lose: 0.03, late: 0.1, double: 0.1},
 	{name: "rates and everything", rates: true, lose: 0.1, late: 0.1, double: 0.1, pause: 0.15, crash: 0.1, partition: 0.15, flush: 0.05, drop: 0.1, restart: 0.05, goBack: 0.05},
 }
 
@@ -69,17 +71,17 @@ type world struct {
 	events  events
 	order   uint64
 	data    *memstore.Store
-	run     string // of data's server process
 	saved   memstore.Snapshot
 	rates   *ratesTruth
 	corrupt bool // a part of the data was dropped: T waits for the next birth
 	birth   string
-	applied map[appliedToken]bool // tokens that took effect, in births of this run
+	applied map[appliedToken]bool // tokens that took effect
 	nodes   []*node
 	stopped []*node       // which leave, or have left
 	calm    bool          // faults are over
 	latency time.Duration // of a message, at most
 	length  time.Duration // of sessions, twice the mean
+	dark    time.Duration // the last blackout ends then
 	closing bool          // no more clients come
 	limits  int           // how many of simLimits clients ask for
 	names   int

@@ -13,7 +13,9 @@ type appliedToken struct {
 	token  store.Token
 }
 
-// check holds the sessions to the limits: L where strict, K otherwise.
+// check holds the sessions to the limits: L where strict, K otherwise. Those of
+// a holder that was cut off are excused, unless all were, and there was no time
+// since for the others to witness its silence.
 func (w *world) check() {
 	var count, ofRule [len(simLimits)]int64
 	for _, n := range w.nodes {
@@ -24,7 +26,7 @@ func (w *world) check() {
 			if w.strict && s.excused && n.mayRelay(s) {
 				w.fail("L: a session of %s relays again after its fence", n.h.id)
 			}
-			if n.mayRelay(s) && (w.strict || !s.excused || w.mix.blackout > 0) {
+			if n.mayRelay(s) && (w.strict || !s.excused || w.now < s.witnessed) {
 				count[s.limit]++
 				ofRule[simRule[s.limit]]++
 			}
@@ -83,6 +85,11 @@ func (n *node) checkOwn() {
 // for a request that is: nothing is left to the next heartbeat by oversight.
 func (n *node) checkDue() {
 	h, since := n.h, n.clock()-simTTL/1000
+	for _, sw := range n.waiting {
+		if c := sw.w.counter; h.counters[c.name] != c {
+			n.w.fail("F: a client of %s waits at a counter of %s that is not on the table", h.id, c.name)
+		}
+	}
 	if n.dead || n.w.now <= n.paused || !h.connected || h.phase != live || h.busy || h.notBefore > since {
 		return
 	}

@@ -83,7 +83,12 @@ func (n *node) settleSessions() {
 	})
 	n.sessions = slices.DeleteFunc(n.sessions, func(s *simSession) bool { return s.slot.ended })
 	for _, s := range n.sessions {
-		s.excused = s.excused || s.slot.counter.lease.Load().passed(n.clock())
+		switch passed := s.slot.counter.lease.Load().passed(n.clock()); {
+		case passed && !s.excused:
+			s.excused, s.witnessed = true, n.w.dark+simTTL*3/4
+		case !passed && n.w.now < s.witnessed:
+			s.excused = false // counted again in time
+		}
 	}
 }
 

@@ -1,7 +1,6 @@
 package limiter
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"time"
@@ -25,6 +24,7 @@ func (w *world) storm() {
 		w.restart(memstore.Snapshot{})
 		w.rates.forget()
 	})
+	w.fault(m.failBack, w.failBack)
 	w.fault(m.goBack, func() {
 		w.restart(w.saved)
 		w.rates.goBack()
@@ -83,6 +83,7 @@ func (w *world) blackout() {
 	}
 	w.after(w.upTo(simTTL/5), func() {
 		until := w.now + w.outage(2*simTTL)
+		w.dark = max(w.dark, until)
 		for _, n := range w.nodes {
 			n.cut = until
 		}
@@ -93,7 +94,7 @@ func (w *world) flush() {
 	if !w.calm {
 		w.data.Flush()
 		w.rates.forget()
-		w.forgetBirth()
+		w.corrupt = true
 	}
 }
 
@@ -141,17 +142,21 @@ func (w *world) drop() {
 
 func (w *world) restart(from memstore.Snapshot) {
 	w.data.Restart(from)
-	c, _ := w.data.Dial(context.Background(), 0)
-	w.run = c.RunID()
 	for _, n := range slices.Concat(w.nodes, w.stopped) {
 		n.severed = true
 	}
-	w.forgetBirth()
+	w.corrupt = true
 }
 
-// forgetBirth: what took effect in data that is gone may do so again; nobody
-// builds on it, for a birth is bound to the server process that bore it.
-func (w *world) forgetBirth() {
-	w.corrupt = true
-	clear(w.applied)
+// failBack: the server follows a replica of its own that lagged, and is made
+// the primary again at once. Nobody's connection breaks, and what it had
+// acknowledged meanwhile is gone.
+func (w *world) failBack() {
+	lagging := w.data.Snapshot()
+	w.after(w.upTo(simTTL/5), func() {
+		if !w.calm {
+			w.data.Restart(lagging)
+			w.corrupt = true
+		}
+	})
 }

@@ -19,7 +19,7 @@ type node struct {
 	paused   time.Duration // until
 	cut      time.Duration // from the store, until
 	conn     uint64        // connections before it are closed
-	severed  bool          // the server process at the other end is gone
+	severed  bool          // its connection leads to a server process that is gone
 	stopping bool
 	sessions []*simSession
 	waiting  []*simWaiter
@@ -35,6 +35,8 @@ type simSession struct {
 	slot    *slot
 	limit   int  // index in simLimits
 	excused bool // its holder was cut off at some time: keep lets it live
+	// After a blackout: when others may have witnessed that its holder is silent.
+	witnessed time.Duration
 }
 
 type simWaiter struct {
@@ -143,7 +145,7 @@ func (n *node) send(r *request, called bool) {
 			if n.w.now >= n.cut {
 				n.conn++
 				n.severed = false
-				answer(outcome{run: w.run})
+				answer(outcome{})
 			}
 		})
 		return

@@ -58,19 +58,17 @@ type Store interface {
 	// Leased reports whether holders must renew their lease. A store inside
 	// the process answers false: it cannot be lost, so there is no fence.
 	Leased() bool
-	// Dial opens a connection to a shard and reads the server's run id.
+	// Dial opens a connection to a shard.
 	Dial(ctx context.Context, shard int) (Conn, error)
 	// Close frees what the store itself holds; open connections stay the
 	// caller's to close.
 	Close() error
 }
 
-// Conn is one connection to one shard, bound to one server process. After any
+// Conn is one connection to one shard. After any
 // error but the ones above, the caller closes it and never uses it again.
 // A Conn is not safe for concurrent use.
 type Conn interface {
-	// RunID identifies the server process at the other end.
-	RunID() string
 	Join(context.Context, Join) (JoinReply, error)
 	Batch(context.Context, Batch) (BatchReply, error)
 	// Observe reads the roster, and the totals of the named counters.
@@ -204,7 +202,6 @@ type Count struct {
 // sent twice: after an unknown outcome the next Join has a higher Stream.
 type Join struct {
 	Holder    string // 128 random bits, hexadecimal, made at process start
-	RunID     string // of the connection that carries this join
 	Candidate string // the birth to give to data that must be born anew
 	Stream    uint64 // from 1
 	Settings  Settings

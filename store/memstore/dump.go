@@ -47,7 +47,7 @@ func (s *Store) Dump() map[string]map[string]string {
 }
 
 func (m *roster) dump() map[string]string {
-	fields := map[string]string{"birth": m.birth, "run": m.run, "settings": m.settings.String()}
+	fields := map[string]string{"birth": m.birth, "settings": m.settings.String()}
 	if m.young {
 		fields["young"] = "1"
 	}
@@ -140,14 +140,14 @@ func (s *Store) Snapshot() Snapshot {
 	return Snapshot{s.shard.clone()}
 }
 
-// Restart makes s another server process that holds the data of a snapshot;
-// the zero Snapshot is none. Connections made before lead to the old process:
-// their RunID is that of the time when they were dialled.
+// Restart puts the data of a snapshot in the place of what there is, under
+// another history; the zero Snapshot is none. So does a server that starts
+// anew, and one that has followed another for a while, and lives on.
 func (s *Store) Restart(from Snapshot) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.shard = from.shard.clone()
-	s.run = newRun()
+	s.history = newHistory()
 }
 
 func (s *shard) clone() shard {

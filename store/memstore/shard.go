@@ -13,21 +13,22 @@ import (
 // key of Redis can be evicted on its own; a birth counts only where m, t and
 // the holder's ledger agree on it.
 type shard struct {
-	m *roster
-	t *totals
-	r map[string]*ledger // by holder
-	w store.Windows      // of rates
+	history string // another one whenever the data may have gone back
+	m       *roster
+	t       *totals
+	r       map[string]*ledger // by holder
+	w       store.Windows      // of rates
 }
 
 // roster is m: who there is.
 type roster struct {
-	birth, run string
-	young      bool
-	settings   store.Settings
-	members    map[string]*store.Member
-	tombstones map[string]uint64
-	numbers    map[string]uint64 // space -> number, while a member is on it
-	lastNumber uint64
+	birth, history string
+	young          bool
+	settings       store.Settings
+	members        map[string]*store.Member
+	tombstones     map[string]uint64
+	numbers        map[string]uint64 // space -> number, while a member is on it
+	lastNumber     uint64
 }
 
 // totals is t: what all holders have together.
@@ -49,7 +50,7 @@ func (s *shard) join(j store.Join) (store.JoinReply, error) {
 	if s.m != nil && s.m.tombstones[j.Holder] >= j.Stream || r != nil && r.token.Stream >= j.Stream {
 		return store.JoinReply{}, store.ErrStale
 	}
-	if s.m != nil && s.m.run == j.RunID && s.m.settings != j.Settings && s.m.hasOther(j.Holder) {
+	if s.m != nil && s.m.history == s.history && s.m.settings != j.Settings && s.m.hasOther(j.Holder) {
 		return store.JoinReply{Status: store.Mismatch, Settings: s.m.settings}, nil
 	}
 	fresh := s.mustBeBornAnew(j)
@@ -73,7 +74,7 @@ func (s *shard) join(j store.Join) (store.JoinReply, error) {
 
 // mustBeBornAnew reports whether the data that is here cannot be built on.
 func (s *shard) mustBeBornAnew(j store.Join) bool {
-	if s.m == nil || s.t == nil || s.t.birth != s.m.birth || s.m.run != j.RunID {
+	if s.m == nil || s.t == nil || s.t.birth != s.m.birth || s.m.history != s.history {
 		return true
 	}
 	r, me := s.r[j.Holder], s.m.members[j.Holder]
@@ -92,7 +93,7 @@ func older(a, b store.Token) bool {
 func (s *shard) bear(j store.Join) {
 	s.t = &totals{birth: j.Candidate, count: map[string]int64{}, notes: map[string][]string{}}
 	s.m = &roster{
-		birth: j.Candidate, run: j.RunID, young: true, settings: j.Settings,
+		birth: j.Candidate, history: s.history, young: true, settings: j.Settings,
 		members: map[string]*store.Member{}, tombstones: map[string]uint64{}, numbers: map[string]uint64{},
 	}
 }
@@ -129,6 +130,9 @@ func (s *shard) batch(now time.Duration, b store.Batch) (store.BatchReply, error
 	r := s.r[b.Holder]
 	if s.m == nil || s.t == nil || s.m.birth != b.New.Birth || s.t.birth != b.New.Birth || r == nil {
 		return store.BatchReply{}, store.ErrLost
+	}
+	if s.m.history != s.history {
+		return store.BatchReply{}, store.ErrLost // who acted in the meantime may be missing here
 	}
 	me := s.m.members[b.Holder]
 	if me == nil || me.State == store.DyingOne || r.token != b.Prev && r.token != b.New {

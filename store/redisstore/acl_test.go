@@ -103,7 +103,7 @@ func exercise(ctx context.Context, s store.Store) (err error) {
 	defer func() { err = errors.Join(err, c.Close(), s.Close()) }()
 	entry := store.Entry{Counter: "c1aaaa/s1/key", Max: 5, RuleMax: 9, Live: 1, Need: 1}
 	joined, err := c.Join(ctx, store.Join{
-		Holder: "a", RunID: c.RunID(), Candidate: "b", Stream: 1, Space: "c1aaaa",
+		Holder: "a", Candidate: "b", Stream: 1, Space: "c1aaaa",
 		Settings: store.Settings{Protocol: 1, Shards: 1}, Entries: []store.Entry{entry},
 	})
 	if err != nil {

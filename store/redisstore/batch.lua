@@ -15,12 +15,12 @@ local m, t, r = KEYS[1], KEYS[2], KEYS[3]
 local holder, birth, prev, new = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local strict, more, space, hint = ARGV[5] == '1', ARGV[6] == '1', ARGV[7], tonumber(ARGV[8])
 
-local head = read and read.head or redis.call('HMGET', m, 'birth', 'young', '@' .. holder)
+local head = read and read.head or redis.call('HMGET', m, 'birth', 'young', '@' .. holder, 'history')
 local me, young = member_of(head[3]), head[2] and true or false
 local windows = #KEYS - 3
 local tail = windows > 0 and #ARGV - 3 * windows or #ARGV + 1
 local book = open_book(t, r, holder, 9, tail - 1, read)
-if head[1] ~= birth or book.birth ~= birth or not me or me.state == 'dying'
+if head[1] ~= birth or head[4] ~= history or book.birth ~= birth or not me or me.state == 'dying'
   or (book.token ~= prev and book.token ~= new) then
   return { 'LOST' }
 end

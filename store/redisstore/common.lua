@@ -1,6 +1,6 @@
 -- Prepended to every script: the data, and what of it all scripts read.
 --
--- m  hash   birth, young, run, settings, gen; @holder = "token state space";
+-- m  hash   birth, young, history, settings, gen; @holder = "token state space";
 --           -holder = stream of a removed holder; #space = its number
 -- t  hash   .b = birth; a total per counter and per rule with keys (absent: 0);
 --           !counter = up to two holders last refused there, newest first

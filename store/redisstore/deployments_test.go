@@ -37,6 +37,13 @@ func contract(t *testing.T, url string) {
 
 func TestOneServer(t *testing.T) { contract(t, redistest.Start(t).URL()) }
 
+// TestHistory: a server that was a replica for a moment may have lost what it
+// had acknowledged, and its connections know nothing of it.
+func TestHistory(t *testing.T) {
+	server := redistest.Start(t)
+	storetest.RunHistory(t, open(t, server.URL(), "test"), server.Turn)
+}
+
 func TestUnixSocket(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "s")
 	redistest.Start(t, "--unixsocket", socket, "--requirepass", "geheim")

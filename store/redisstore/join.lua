@@ -1,17 +1,17 @@
 -- join: who a holder is, and the sessions that it holds already.
 -- KEYS  m, t, r of the holder
--- ARGV  holder, run id, candidate birth, stream, settings, last acknowledged
---       token ("" if none), strict (0|1), more claims follow (0|1), space, its
---       number; then per entry as in batch.lua, without rates
+-- ARGV  holder, candidate birth, stream, settings, last acknowledged token (""
+--       if none), strict (0|1), more claims follow (0|1), space, its number;
+--       then per entry as in batch.lua, without rates
 -- Returns {"STALE"}, {"MISMATCH", settings in force}, {"DYING", birth, token},
 --       or {"OK", birth, young (0|1), kept (0|1), number, then per entry as
 --       in batch.lua}.
 -- Never sent twice: after an unknown outcome the next join has a higher
 -- stream, and this one, should it still arrive, is refused as stale.
 local m, t, r = KEYS[1], KEYS[2], KEYS[3]
-local holder, run, candidate, stream = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
-local settings, last, strict, more = ARGV[5], ARGV[6], ARGV[7] == '1', ARGV[8] == '1'
-local space, hint = ARGV[9], tonumber(ARGV[10])
+local holder, candidate, stream = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local settings, last, strict, more = ARGV[4], ARGV[5], ARGV[6] == '1', ARGV[7] == '1'
+local space, hint = ARGV[8], tonumber(ARGV[9])
 
 local function birth_of(token) return string.match(token, '^([^:]*):') end
 
@@ -38,16 +38,16 @@ local token = redis.call('HGET', r, '.t')
 if tonumber(roster['-' .. holder] or 0) >= stream or (token and stream_of(token) >= stream) then
   return { 'STALE' }
 end
-if roster.run == run and roster.settings ~= settings then
+if roster.history == history and roster.settings ~= settings then
   for other in pairs(roster.members) do
     if other ~= holder then return { 'MISMATCH', roster.settings } end
   end
 end
 
--- The data cannot be built on if its parts disagree, if another server
--- process holds it now, or if it went back behind what was acknowledged.
+-- The data cannot be built on if its parts disagree, if it was born in another
+-- history, or if it went back behind what was acknowledged.
 local birth = roster.birth
-local anew = not birth or redis.call('HGET', t, '.b') ~= birth or roster.run ~= run
+local anew = not birth or redis.call('HGET', t, '.b') ~= birth or roster.history ~= history
   or (me and token ~= me.token)
   or (token and last ~= '' and birth_of(token) == birth_of(last) and older(token, last))
 if not anew and me and me.state == 'dying' then
@@ -58,7 +58,7 @@ local left = me and me.space or ''
 if anew then
   birth, left = candidate, ''
   redis.call('UNLINK', m, t)
-  redis.call('HSET', m, 'birth', birth, 'young', '1', 'run', run)
+  redis.call('HSET', m, 'birth', birth, 'young', '1', 'history', history)
   redis.call('HSET', t, '.b', birth)
   roster.young = '1'
 end
@@ -79,7 +79,7 @@ if not kept then
   redis.call('UNLINK', r)
 end
 
-local book = open_book(t, r, holder, 11, #ARGV)
+local book = open_book(t, r, holder, 10, #ARGV)
 apply(book, strict, true, true)
 local now = birth .. ':' .. int(stream) .. ':0'
 finish(book, now)

@@ -15,7 +15,7 @@ import (
 // Join implements store.Conn.
 func (c *conn) Join(ctx context.Context, j store.Join) (store.JoinReply, error) {
 	args := appendEntries([]any{
-		j.Holder, j.RunID, j.Candidate, j.Stream, j.Settings.String(), j.Last.String(),
+		j.Holder, j.Candidate, j.Stream, j.Settings.String(), j.Last.String(),
 		bit(j.Settings.Strict), bit(j.More), j.Space, j.Number,
 	}, j.Entries)
 	reply, err := c.send(ctx, c.scripts.join, c.keys.all(j.Holder), args)

@@ -95,30 +95,31 @@ func (s *Store) Dial(ctx context.Context, shard int) (store.Conn, error) {
 	return c, nil
 }
 
-// conn is one connection to one server process.
+// conn is one connection to one server.
 type conn struct {
 	*link
 	keys    keys
 	at      place
 	locator locator
-	runID   string
 	scripts *scripts
 }
 
-// identify reads who the server is, before anything else is said to it.
+// identify reads what the server is, before anything else is said to it.
 func (c *conn) identify(ctx context.Context) error {
-	info, err := c.redis.Info(ctx, "server").Result()
+	var server, replication *redis.StringCmd
+	_, err := c.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
+		server, replication = p.Info(ctx, "server"), p.Info(ctx, "replication")
+		return nil
+	})
 	if err != nil {
-		return fmt.Errorf("reading the server's run id: %w", classify(err))
+		return fmt.Errorf("reading what the server is: %w", classify(err))
 	}
-	if c.runID = infoField(info, "run_id"); c.runID == "" {
-		return errors.New("INFO server gave no run_id; the store must be a Redis or Valkey server")
+	if infoField(replication.Val(), "master_replid") == "" { // history.lua needs it
+		return errors.New("INFO replication gave no master_replid; the store must be a Redis or Valkey server")
 	}
-	c.scripts = scriptsFor(infoField(info, "redis_version"))
+	c.scripts = scriptsFor(infoField(server.Val(), "redis_version"))
 	return nil
 }
-
-func (c *conn) RunID() string { return c.runID }
 
 // inPlace fails if this connection is known to lead to the wrong place.
 func (c *conn) inPlace() error {

@@ -12,6 +12,8 @@ import (
 
 // One file a script: its keys, arguments, returns, and why it may be repeated.
 var (
+	//go:embed history.lua
+	historyLua string
 	//go:embed common.lua
 	commonLua string
 	//go:embed entries.lua
@@ -48,10 +50,12 @@ func scriptsFor(version string) *scripts {
 }
 
 func newScripts(head string) *scripts {
-	build := func(body string) *redis.Script { return redis.NewScript(head + commonLua + body) }
+	build := func(parts ...string) *redis.Script { return redis.NewScript(head + strings.Join(parts, "")) }
 	return &scripts{
-		join: build(entriesLua + joinLua), batch: redis.NewScript(head + usualLua + commonLua + entriesLua + batchLua),
-		reap: build(reapLua), mature: build(matureLua),
+		join:   build(historyLua, commonLua, entriesLua, joinLua),
+		batch:  build(historyLua, usualLua, commonLua, entriesLua, batchLua),
+		reap:   build(commonLua, reapLua),
+		mature: build(commonLua, matureLua),
 	}
 }
 

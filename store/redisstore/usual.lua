@@ -13,12 +13,12 @@ local function usual(n)
   end
   totals[2 * n + 1] = '.b'
   local holder, birth, new = ARGV[1], ARGV[2], ARGV[4]
-  local head = redis.call('HMGET', KEYS[1], 'birth', 'young', '@' .. holder)
+  local head = redis.call('HMGET', KEYS[1], 'birth', 'young', '@' .. holder, 'history')
   counters = redis.call('HMGET', KEYS[3], unpack(counters))
   totals = redis.call('HMGET', KEYS[2], unpack(totals))
   local state, space = string.match(head[3] or '', '^%S+ (%S+) (%S*)$')
   local read = { head = head, own = counters, totals = totals }
-  if head[1] ~= birth or totals[2 * n + 1] ~= birth or counters[1] ~= ARGV[3] or head[2]
+  if head[1] ~= birth or head[4] ~= history or totals[2 * n + 1] ~= birth or counters[1] ~= ARGV[3] or head[2]
     or not state or state == 'dying' then
     return read
   end

@@ -129,19 +129,21 @@ func unansweredJoin(f *fixture) {
 	f.want("count", reply.Counts[0], store.Count{Own: 2, Total: 2})
 }
 
-func otherRun(f *fixture) {
+func otherHistory(f *fixture, turn func()) {
 	a, b := f.mature()
 	a.batch(entry(5, 0, 2))
 	birth := a.last.Birth
-	b.run = "another-process"
+	turn()
+	late := a.batchRequest(entry(5, 2, 3))
+	_, err := f.conn.Batch(f.ctx, late)
+	f.wantErr("batch in another history", err, store.ErrLost)
 	clear(a.own) // with the data that is gone
 	reply := b.mustJoin(entry(5, 1, 1))
 	f.want("young", reply.Young, true)
 	f.want("kept", reply.Kept, false)
 	f.want("same birth", reply.Birth == birth, false)
-	_, err := f.conn.Batch(f.ctx, a.batchRequest())
+	_, err = f.conn.Batch(f.ctx, late)
 	f.wantErr("batch of the birth before", err, store.ErrLost)
-	a.run = b.run
 	f.want("claimed again", a.mustJoin(entry(5, 2, 2)).Counts[0], store.Count{Own: 2, Total: 3})
 }
 

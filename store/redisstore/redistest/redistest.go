@@ -164,6 +164,17 @@ func (s *Server) setMasterAuth(password string) {
 	}
 }
 
+// Turn begins another history in the server, as a replica that is promoted
+// does: its process, its data and the connections to it stay.
+func (s *Server) Turn() {
+	s.t.Helper()
+	for _, of := range [][2]string{{"127.0.0.1", "1"}, {"NO", "ONE"}} { // nobody is at that port
+		if err := s.Client().SlaveOf(s.t.Context(), of[0], of[1]).Err(); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+}
+
 func (s *Server) answers() bool {
 	c, err := net.DialTimeout("tcp", s.Addr, time.Second)
 	if err != nil {
