@@ -33,7 +33,7 @@ func (r *trial) do(commands ...string) {
 	r.tell(r.db, commands...)
 }
 
-func (r *trial) tell(c *redis.Client, commands ...string) {
+func (r *trial) tell(c redis.UniversalClient, commands ...string) {
 	r.t.Helper()
 	for _, command := range commands {
 		var args []any
@@ -185,7 +185,7 @@ func failedBack(r *trial) {
 	r.tell(lagging, "CONFIG SET repl-diskless-sync-delay 0")
 	r.follow(lagging, r.redis.Addr) // a first replica is another history by itself
 	r.waitSettled(r.t)
-	before := r.birth(r.t)
+	before := r.birth(r.t, 0)
 	unaware, others := r.proxies[0], r.proxies[1:]
 	unaware.set(partition)
 	r.do("SET all-before 1")
@@ -204,14 +204,14 @@ func failedBack(r *trial) {
 	}
 	r.do("REPLICAOF NO ONE")
 	unaware.set(mix{})
-	r.waitReborn(r.t, before)
+	r.waitReborn(r.t, 0, before)
 	for _, p := range others {
 		p.set(mix{})
 	}
 }
 
 // follow makes a server the replica of another, and waits until it has its data.
-func (r *trial) follow(c *redis.Client, addr string) {
+func (r *trial) follow(c redis.UniversalClient, addr string) {
 	r.t.Helper()
 	r.tell(c, "REPLICAOF "+strings.Replace(addr, ":", " ", 1))
 	eventually(r.t, patience, func() string {
