@@ -150,6 +150,24 @@ func (w *world) slots(rule string, maximum int64) int {
 	}
 }
 
+// hold waits until n sessions have a slot of rule. Unlike slots it takes none
+// itself, which a session that asks meanwhile would miss.
+func (w *world) hold(rule string, n int) {
+	w.t.Helper()
+	eventually(w.t, func() string {
+		held := 0
+		for _, c := range w.server.Counts() {
+			if c.Rule == rule {
+				held += c.Sessions
+			}
+		}
+		if held != n {
+			return fmt.Sprintf("%d sessions hold a slot of %s, want %d", held, rule, n)
+		}
+		return ""
+	})
+}
+
 // left waits until no session, no descriptor and no slot of rule is in use.
 func (w *world) left(rule string, maximum int64) {
 	w.t.Helper()
