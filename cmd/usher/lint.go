@@ -8,29 +8,28 @@ import (
 
 	"usher/proxy"
 	"usher/proxy/rules"
-	"usher/proxy/users"
 )
 
-// lintRules adds to the findings about a rule file, which stay in the order of
-// their places, warnings about rules that are correct and may not be meant.
-func lintRules(cfg config, set *rules.Set, known accounts, found []rules.Diagnostic) []rules.Diagnostic {
-	if set == nil {
-		return found
-	}
-	found = append(found, set.Lint()...)
-	policy := proxy.Policy{Rules: set}
-	if known.usersFile {
-		policy.Users = &users.Checker{} // which users there are does not matter here
-	}
+// lintPolicy returns warnings, in the order of their places, about rules that
+// are correct and may not be meant. For a long file it may take a second, so
+// serve asks when it serves already.
+func lintPolicy(cfg config, policy *proxy.Policy) []rules.Diagnostic {
+	set := policy.Rules
+	found := set.Lint()
 	if r := set.OpenToAll(policy.Methods); r != nil && exposed(cfg, set.Settings) {
 		found = append(found, rules.Diagnostic{Pos: r.Pos, Severity: rules.Warning,
 			Message: "whoever can connect may use the proxy: with this rule all addresses are let in, and clients need no name",
 			Remedy:  "name your clients' networks in from:, or set USHER_USERS_FILE and write socksmethod: username without none"})
 	}
+	sortFindings(found)
+	return found
+}
+
+// sortFindings puts findings in the order of their places.
+func sortFindings(found []rules.Diagnostic) {
 	slices.SortStableFunc(found, func(a, b rules.Diagnostic) int {
 		return cmp.Or(cmp.Compare(a.Pos.Line, b.Pos.Line), cmp.Compare(a.Pos.Col, b.Pos.Col))
 	})
-	return found
 }
 
 // exposed reports whether other machines can connect to where serve would listen.

@@ -5,7 +5,9 @@ import (
 	"strings"
 	"testing"
 
+	"usher/proxy"
 	"usher/proxy/rules"
+	"usher/proxy/users"
 )
 
 // What serve loads is looked over too, with what serve would do.
@@ -20,12 +22,13 @@ func TestLoadedRulesAreLookedOver(t *testing.T) {
 		{":1080", []string{"whoever can connect may use the proxy", "this rule never matches"}},
 		{"192.0.2.1:1080", []string{"whoever can connect may use the proxy", "this rule never matches"}},
 	} {
-		_, found, err := loadPolicy(config{Config: open, Listen: []hostPort{hostPort(c.listen)}})
+		cfg := config{Config: open, Listen: []hostPort{hostPort(c.listen)}}
+		policy, _, err := loadPolicy(cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
 		var got []string
-		for _, d := range found {
+		for _, d := range lintPolicy(cfg, policy) {
 			if d.Severity != rules.Warning || d.Remedy == "" {
 				t.Errorf("not a warning with a remedy: %v", d)
 			}
@@ -48,7 +51,7 @@ func TestOptionalPasswordsLeaveTheProxyOpen(t *testing.T) {
 	const rest = "client pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 192.0.2.0/24 }\n"
 	for methods, open := range map[string]bool{"username none": true, "username": false} {
 		set, _ := rules.Parse("f", []byte("socksmethod: "+methods+"\n"+rest), rules.Env{})
-		found := lintRules(config{Listen: []hostPort{":1080"}}, set, accounts{usersFile: true}, nil)
+		found := lintPolicy(config{Listen: []hostPort{":1080"}}, &proxy.Policy{Rules: set, Users: &users.Checker{}})
 		warned := slices.ContainsFunc(found, func(d rules.Diagnostic) bool {
 			return strings.HasPrefix(d.Message, "whoever can connect may use the proxy")
 		})

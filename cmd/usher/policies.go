@@ -19,7 +19,6 @@ import (
 func loadPolicy(cfg config) (*proxy.Policy, []rules.Diagnostic, error) {
 	known, accountsErr := loadAccounts(cfg)
 	set, found, err := readRules(cfg.Config, known)
-	found = lintRules(cfg, set, known, found)
 	if err != nil {
 		return nil, nil, errors.Join(err, accountsErr)
 	}

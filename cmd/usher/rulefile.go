@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -43,9 +42,7 @@ func parseRules(name string, text []byte, known accounts) (*rules.Set, []rules.D
 	set, found := rules.Parse(name, text, rules.Env{Interface: interfaceAddrs})
 	if set != nil {
 		found = append(found, checkAuth(name, set, known)...)
-		slices.SortStableFunc(found, func(a, b rules.Diagnostic) int {
-			return cmp.Or(cmp.Compare(a.Pos.Line, b.Pos.Line), cmp.Compare(a.Pos.Col, b.Pos.Col))
-		})
+		sortFindings(found)
 	}
 	if asError(found) != nil {
 		set = nil

@@ -335,6 +335,16 @@ func TestEnvironmentWinsOverInternal(t *testing.T) {
 	}
 }
 
+// Warnings about correct rules are logged at the start and at a reload.
+func TestRulesAreLookedOver(t *testing.T) {
+	t.Parallel()
+	p := launch(t, "USHER_CONFIG="+ruleFile(t, passLoopback+"socks pass { from: 127.0.0.1/32 to: 192.0.2.0/24 }\n"))
+	const dead = "this rule never matches, as s1 (line 3) takes all that it would"
+	p.logged(dead)
+	p.signal(syscall.SIGHUP)
+	p.loggedTimes(dead, 2)
+}
+
 func TestInternal(t *testing.T) {
 	t.Parallel()
 	p := launch(t, "USHER_LISTEN=", "USHER_CONFIG="+ruleFile(t, "internal: 127.0.0.7 port = 0\n"+passLoopback))

@@ -79,6 +79,7 @@ func start(cfg config, sys system) (_ *service, err error) {
 	}
 	s.announce(policy, found, source)
 	s.assemble(policy, adminListener)
+	logDiagnostics(s.log.Logger, lintPolicy(cfg, policy))
 	return s, nil
 }
 

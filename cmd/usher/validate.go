@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 
+	"usher/proxy"
 	"usher/proxy/rules"
 	"usher/proxy/users"
 )
@@ -41,7 +42,14 @@ func (v validateCmd) Run(sys system) error {
 		cfg = config{}
 	}
 	set, found := parseRules(name, text, known)
-	found = lintRules(cfg, set, known, found)
+	if set != nil {
+		policy := &proxy.Policy{Rules: set}
+		if known.usersFile {
+			policy.Users = &users.Checker{} // which users there are does not matter here
+		}
+		found = append(found, lintPolicy(cfg, policy)...)
+		sortFindings(found)
+	}
 	err = nil
 	switch {
 	case v.JSON:

@@ -8,33 +8,57 @@ import (
 )
 
 // coverage finds rules that match whenever another one does. Its indexes file
-// host names as well: other than for a query, only the very name matters.
+// host names and groups as well: other than for a query, only the very name
+// matters.
 type coverage struct {
 	clients, requests, replies *index
 
 	methods []Method // all that clients may have negotiated
+	left    *int     // how many rules may still be compared; at 0 nothing is found any more
 }
 
-func (s *Set) coverage() coverage {
-	with := func(conditions func(*Rule) [][]key) func(*Rule) [][]key {
+// mostComparisons bounds what Lint does about a file, to about a second: an
+// index finds most rules by one condition, but not every list of ten thousand
+// differs in one.
+const mostComparisons = 5_000_000
+
+func (s *Set) coverage(comparisons int) coverage {
+	with := func(target, user bool) func(*Rule) [][]key {
 		return func(r *Rule) [][]key {
-			list := conditions(r)
+			list := conditionsOf(target, user)(r)
 			if to := &r.cond.to; to.kind == hostAddress {
 				list = append(list, []key{{what: keyDomain, text: to.name}})
+			}
+			if len(r.cond.groups) > 0 && user {
+				var keys []key
+				for _, name := range groupNames(r) {
+					keys = append(keys, key{what: keyUser, text: name})
+				}
+				list = append(list, keys)
 			}
 			return list
 		}
 	}
 	c := coverage{
-		clients:  newIndex(s.Client, with(conditionsOf(true, false))),
-		requests: newIndex(s.Socks, with(conditionsOf(true, true))),
-		replies:  newIndex(s.Socks, with(conditionsOf(true, false))),
+		clients:  newIndex(s.Client, with(true, false)),
+		requests: newIndex(s.Socks, with(true, true)),
+		replies:  newIndex(s.Socks, with(true, false)),
 		methods:  s.Settings.Methods,
+		left:     &comparisons,
 	}
 	if len(c.methods) == 0 {
 		c.methods = []Method{None, Username} // the server chooses when it starts
 	}
 	return c
+}
+
+// groupNames returns what the groups of a rule are filed under, among the users.
+// No user is called so: names hold no colon.
+func groupNames(r *Rule) (names []string) {
+	for _, name := range r.cond.groups {
+		names = append(names, ":"+name)
+	}
+	return names
 }
 
 // lint warns of rules that never match because earlier ones do whenever they
@@ -119,9 +143,14 @@ func (c coverage) one(r, end *Rule) *Rule {
 		x = c.replies
 	}
 	// A rule that covers r matches what r does, so the index finds it by any such query.
-	q := r.example()
-	earlier, left := x.next(x.candidates(nil, &q))
-	for ; earlier != nil && earlier != end; earlier, left = x.next(left) {
+	q := r.example(x)
+	lists := x.candidates(nil, &q)
+	if found := x.users[x.rarestUser(groupNames(r))]; len(found) > 0 {
+		lists = append(lists, found)
+	}
+	earlier, lists := x.next(lists)
+	for ; earlier != nil && earlier != end && *c.left > 0; earlier, lists = x.next(lists) {
+		*c.left--
 		if c.covers(earlier, r) {
 			return earlier
 		}
@@ -129,8 +158,8 @@ func (c coverage) one(r, end *Rule) *Rule {
 	return nil
 }
 
-// example returns a query that r matches, as far as the index asks.
-func (r *Rule) example() (q Query) {
+// example returns a query that r matches, as far as the index x asks.
+func (r *Rule) example(x *index) (q Query) {
 	addr := func(a *address) netip.Addr {
 		switch {
 		case a.kind == prefixAddress:
@@ -147,9 +176,18 @@ func (r *Rule) example() (q Query) {
 		q.To.Name = c.to.name
 	}
 	if len(c.users) > 0 {
-		q.User, q.Method = c.users[0], Username
+		q.User, q.Method = x.rarestUser(c.users), Username
 	}
 	return q
+}
+
+// rarestUser returns the one of names under which x has the fewest rules; "" if
+// there are no names.
+func (x *index) rarestUser(names []string) string {
+	if len(names) == 0 {
+		return ""
+	}
+	return slices.MinFunc(names, func(a, b string) int { return len(x.users[a]) - len(x.users[b]) })
 }
 
 // covers reports whether earlier matches whatever r does, but for requests for
@@ -163,7 +201,10 @@ func (c coverage) covers(earlier, r *Rule) bool {
 
 func (c coverage) coversUsers(earlier, r *Rule) bool {
 	within := func(all, part []string) bool {
-		return len(all) == 0 || len(part) > 0 && !slices.ContainsFunc(part, func(name string) bool { return !slices.Contains(all, name) })
+		return len(all) == 0 || len(part) > 0 && !slices.ContainsFunc(part, func(name string) bool {
+			_, found := slices.BinarySearch(all, name)
+			return !found
+		})
 	}
 	methods := r.Methods
 	switch {

@@ -36,15 +36,15 @@ func (q *Query) kind() queryKind {
 // Each rule is filed once, under the rarest of its conditions: the one that it
 // shares with the fewest others. So a rule that has one user of ten thousand is
 // found by the user, and one that blocks a network by the network, whatever
-// else they ask. Conditions by host name, port of from, group, method and command
-// are not filed: rules that have no other stand in rest, and are asked each time.
+// else they ask. Conditions by host name, group, method and command are not
+// filed: rules that have no other stand in rest, and are asked each time.
 type index struct {
-	rules    []*Rule
-	from, to prefixes
-	ports    prefixes           // to: ... port, see portBlock
-	domains  map[string][]int32 // to: .domain
-	users    map[string][]int32
-	rest     []int32
+	rules              []*Rule
+	from, to           prefixes
+	fromPorts, toPorts prefixes           // see portBlock
+	domains            map[string][]int32 // to: .domain
+	users              map[string][]int32
+	rest               []int32
 }
 
 // index builds the indexes; the rules must not change any more.
@@ -69,7 +69,8 @@ const (
 	keyFrom keyKind = iota
 	keyTo
 	keyDomain
-	keyPort
+	keyFromPort
+	keyToPort
 	keyUser
 )
 
@@ -81,6 +82,9 @@ func conditionsOf(target, user bool) func(*Rule) [][]key {
 		if keys, ok := r.cond.from.networks(keyFrom); ok {
 			list = append(list, keys)
 		}
+		if from := r.cond.from.ports; from.restricted {
+			list = append(list, from.blocks(keyFromPort))
+		}
 		to := &r.cond.to
 		if keys, ok := to.networks(keyTo); ok && target {
 			list = append(list, keys)
@@ -89,7 +93,7 @@ func conditionsOf(target, user bool) func(*Rule) [][]key {
 			list = append(list, []key{{what: keyDomain, text: to.name}})
 		}
 		if to.restricted && target {
-			list = append(list, to.ports.blocks())
+			list = append(list, to.ports.blocks(keyToPort))
 		}
 		if len(r.cond.users) > 0 && user {
 			var keys []key
@@ -128,14 +132,14 @@ func portAddr(n uint16) netip.Addr {
 
 // blocks returns the keys of a restricted set of ports: the fewest blocks that
 // make it up, at most thirty for a range.
-func (s ports) blocks() (keys []key) {
+func (s ports) blocks(what keyKind) (keys []key) {
 	add := func(lo, hi int) {
 		for lo <= hi {
 			size := 1 // the largest block that begins here and ends in time
 			for lo%(2*size) == 0 && lo+2*size-1 <= hi {
 				size *= 2
 			}
-			keys = append(keys, key{what: keyPort, prefix: portBlock(uint16(lo), 17-bits.Len(uint(size)))})
+			keys = append(keys, key{what: what, prefix: portBlock(uint16(lo), 17-bits.Len(uint(size)))})
 			lo += size
 		}
 	}
@@ -166,7 +170,8 @@ func newIndex(list []*Rule, conditions func(*Rule) [][]key) *index {
 			x.rest = append(x.rest, int32(i))
 		}
 	}
-	x.from, x.to, x.ports = newPrefixes(networks, keyFrom), newPrefixes(networks, keyTo), newPrefixes(networks, keyPort)
+	x.from, x.to = newPrefixes(networks, keyFrom), newPrefixes(networks, keyTo)
+	x.fromPorts, x.toPorts = newPrefixes(networks, keyFromPort), newPrefixes(networks, keyToPort)
 	return x
 }
 
@@ -186,7 +191,7 @@ func rarest(conditions [][]key, sharing map[key]int) []key {
 func (x *index) file(i int32, keys []key, networks map[key][]int32) {
 	for _, k := range keys {
 		switch k.what {
-		case keyFrom, keyTo, keyPort:
+		case keyFrom, keyTo, keyFromPort, keyToPort:
 			networks[k] = append(networks[k], i)
 		case keyDomain:
 			x.domains[k.text] = append(x.domains[k.text], i)
@@ -204,7 +209,8 @@ const usualLists = 16
 func (x *index) candidates(lists [][]int32, q *Query) [][]int32 {
 	lists = append(lists, x.rest)
 	lists = x.from.find(lists, q.From.Addr())
-	lists = x.ports.find(lists, portAddr(q.To.Port))
+	lists = x.fromPorts.find(lists, portAddr(q.From.Port()))
+	lists = x.toPorts.find(lists, portAddr(q.To.Port))
 	if q.Method != None && len(x.users) > 0 {
 		lists = append(lists, x.users[q.User])
 	}

@@ -131,12 +131,15 @@ func TestIndexDecidesAsALinearWalk(t *testing.T) {
 func TestIndexKnowsEveryPort(t *testing.T) {
 	for _, spec := range []string{"port = 0", "port = 80", "port = 65535", "port 1-65534", "port 80-443", "port 32767-32769", "port < 40000",
 		"port >= 443", "port > 65533", "port != 0", "port != 4001", "port != 65535"} {
-		set := parse(t, "socks pass { from: 0/0 to: 0/0 "+spec+" }")
+		to, from := parse(t, "socks pass { from: 0/0 to: 0/0 "+spec+" }"), parse(t, "socks pass { from: 0/0 "+spec+" to: 0/0 }")
 		q := request("10.0.0.1", 0)
 		for port := range 1 << 16 {
 			q.To.Port = uint16(port)
-			if got, want := set.MatchSocks(q).Rule, set.linear(false, q).Rule; got != want {
-				t.Fatalf("%s: port %d: got %v, want %v", spec, port, got, want)
+			q.From = netip.AddrPortFrom(q.From.Addr(), q.To.Port)
+			for _, set := range []*Set{to, from} {
+				if got, want := set.MatchSocks(q).Rule, set.linear(false, q).Rule; got != want {
+					t.Fatalf("%s: port %d: got %v, want %v", spec, port, got, want)
+				}
 			}
 		}
 	}
@@ -204,6 +207,9 @@ var longLists = []longList{
 			return fmt.Sprintf("socks pass { from: 0/0 to: 0/0 port %d-%d }", 1000+6*i, 1004+6*i)
 		},
 		"socks pass { from: 0/0 to: 0/0 port < 1000 }", request("10.2.3.4", 80)},
+	{"ports of clients",
+		func(i int) string { return fmt.Sprintf("socks block { from: 0/0 port = %d to: 0/0 }", 5000+i) },
+		"socks pass { from: 0/0 port = 4000 to: 0/0 }", request("10.2.3.4", 80)},
 	{"users and networks",
 		func(i int) string {
 			if i%2 == 0 {

@@ -9,9 +9,19 @@ import (
 
 // Lint returns warnings about rules that are correct one by one and together
 // mean something else than they seem to. They are in no order.
-func (s *Set) Lint() []Diagnostic {
-	c := s.coverage()
-	return slices.Concat(c.lint(s.Client), c.lint(s.Socks), s.lintStrangers(), s.lintInheritance(c), s.lintReach(c), s.lintNames())
+func (s *Set) Lint() []Diagnostic { return s.lint(mostComparisons) }
+
+// lint is Lint with no more comparisons than that.
+func (s *Set) lint(comparisons int) []Diagnostic {
+	c := s.coverage(comparisons)
+	found := slices.Concat(c.lint(s.Client), c.lint(s.Socks))
+	byCoverage := slices.Concat(s.lintInheritance(c), s.lintReach(c))
+	if *c.left == 0 { // rules that are dead may have been taken for live ones
+		first := slices.Concat(s.Client, s.Socks)[0]
+		byCoverage = []Diagnostic{first.warning("the rules were not all compared with each other, as too many may match the same requests, so warnings may be missing",
+			"make fewer rules of them, or check parts of the file by themselves")}
+	}
+	return slices.Concat(found, byCoverage, s.lintStrangers(), s.lintNames())
 }
 
 func (r *Rule) warning(message, remedy string) Diagnostic {
@@ -154,10 +164,10 @@ func (a *address) loopback() bool {
 
 // OpenToAll returns the client-rule which, with those before it, lets in every
 // address of a family by which clients need not log in, if socks-rules let such
-// clients go on; nil if there is none. methods returns what clients of a
-// client-rule may negotiate.
+// clients go on; nil if there is none, or too much to compare. methods returns
+// what clients of a client-rule may negotiate.
 func (s *Set) OpenToAll(methods func(*Rule) []Method) *Rule {
-	c := s.coverage()
+	c := s.coverage(mostComparisons)
 	onward := world{}
 	for _, r := range s.Socks {
 		nameless := *r // what r does about clients that did not log in
@@ -173,7 +183,7 @@ func (s *Set) OpenToAll(methods func(*Rule) []Method) *Rule {
 			continue
 		}
 		in.add(&r.cond.from.address)
-		if slices.ContainsFunc(families, func(all netip.Prefix) bool { return in[all] && onward[all] }) {
+		if *c.left > 0 && slices.ContainsFunc(families, func(all netip.Prefix) bool { return in[all] && onward[all] }) {
 			return r
 		}
 	}

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -49,6 +50,12 @@ func TestLintCovered(t *testing.T) {
 		{"the method of users", "socks pass { from: 0/0 to: ::1/128\nsocksmethod: username }\nsocks pass { from: 0/0 to: ::1/128\nuser: b }", never},
 		{"another method", "socks pass { from: 0/0 to: ::1/128\nsocksmethod: username }\nsocks pass { from: 0/0 to: ::1/128 }", ""},
 		{"replies have no method", "socks pass { from: 0/0 to: 0/0\nuser: a }\nsocks pass { from: 0/0 to: ::1/128\ncommand: bindreply }", never},
+		{"replies have no group", "socks pass { from: 0/0 to: 0/0\ngroup: a }\nsocks pass { from: 0/0 to: ::1/128\ncommand: bindreply }", never},
+		{"fewer groups", "socks pass { from: 0/0 to: ::1/128\ngroup: a b }\nsocks pass { from: 0/0 to: ::1/128\ngroup: b }", never},
+		{"fewer groups, of one user", "socks pass { from: 0/0 to: 0/0\ngroup: a b }\nsocks pass { from: 0/0 to: ::1/128\nuser: c\ngroup: b }", never},
+		{"other groups", "socks pass { from: 0/0 to: ::1/128\ngroup: a b }\nsocks pass { from: 0/0 to: ::1/128\ngroup: b c }", ""},
+		{"ports of clients", "socks block { from: 0/0 port 1-100 to: 0/0 }\nsocks block { from: 10.0.0.0/8 port 80-100 to: 0/0 }", never},
+		{"other ports of clients", "socks block { from: 0/0 port 1-100 to: 0/0 }\nsocks block { from: 10.0.0.0/8 port 80-101 to: 0/0 }", ""},
 		{"another command", "socks pass { from: 0/0 to: ::1/128\ncommand: connect }\nsocks pass { from: 0/0 to: ::1/128 }", ""},
 		{"another version", "socks pass { from: 0/0 to: ::1/128\nproxyprotocol: socks_v4 }\nsocks pass { from: 0/0 to: ::1/128 }", ""},
 		{"associations", "socks block { from: 0/0 to: ::1/128 }\nsocks pass { from: 0/0 to: ::1/128 }", nearly},
@@ -79,6 +86,51 @@ func TestLintCovered(t *testing.T) {
 	}
 }
 
+// In lists that differ in one thing, each rule is compared with a few others.
+func TestLintComparesFewRules(t *testing.T) {
+	const n = 10_000
+	lists := append(slices.Clone(longLists),
+		longList{name: "groups", rule: func(i int) string { return fmt.Sprintf("socks pass { from: 0/0 to: 0/0\ngroup: group%d }", i) }},
+		longList{name: "users beside one", rule: func(i int) string { return fmt.Sprintf("socks pass { from: 0/0 to: 0/0\nuser: admin user%d }", i) }},
+		longList{name: "limits by port of the client", rule: func(i int) string {
+			return fmt.Sprintf("client pass { from: 0/0 port = %d to: 0/0 session.max: 4 }", i+1)
+		}})
+	for _, l := range lists {
+		set := parse(t, l.text(n))
+		c := set.coverage(mostComparisons)
+		c.lint(set.Client)
+		c.lint(set.Socks)
+		set.lintInheritance(c)
+		set.lintReach(c)
+		if compared := mostComparisons - *c.left; compared > 10*n {
+			t.Errorf("%s: %d comparisons of %d rules", l.name, compared, n)
+		}
+	}
+}
+
+// Where there would be too many comparisons, that is said, and nothing else
+// that they would have told.
+func TestLintIsBounded(t *testing.T) {
+	text := "client pass { from: 10.0.0.0/8 to: 0/0 }\n"
+	for i := range 100 { // all hold port 1, and none takes all of a later one
+		text += fmt.Sprintf("socks pass { from: 0/0 to: 0/0 port 1-%d }\n", i+2)
+	}
+	set := parse(t, text)
+	const bounded = "the rules were not all compared"
+	told := func(comparisons int) (all string) {
+		for _, d := range set.lint(comparisons) {
+			all += d.String() + "\n"
+		}
+		return all
+	}
+	if got := told(1000); strings.Count(got, "\n") != 1 || !strings.Contains(got, "test.conf:1:1: "+bounded) {
+		t.Errorf("bounded: %q", got)
+	}
+	if got := told(mostComparisons); strings.Contains(got, bounded) || !strings.Contains(got, "lets clients reach") {
+		t.Errorf("in full: %q", got)
+	}
+}
+
 // Whatever the rules: one that is said never to match does not decide about
 // any query, and is found by no index.
 func TestLintCoveredIsNeverWrong(t *testing.T) {
@@ -91,7 +143,7 @@ func TestLintCoveredIsNeverWrong(t *testing.T) {
 		}
 		dead := map[*Rule]bool{}
 		for _, r := range slices.Concat(set.Client, set.Socks) {
-			by := set.coverage().by(r, r)
+			by := set.coverage(mostComparisons).by(r, r)
 			dead[r] = by != nil && takeAssociations(by, r)
 		}
 		for range 20 {
