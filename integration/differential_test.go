@@ -19,11 +19,18 @@ func TestDifferential(t *testing.T) {
 	for _, f := range book.files {
 		trials = append(trials, f.trials...)
 	}
-	answers := contest(t, trials)
 	if *differentialRecord {
-		book.record(t, answers)
+		book.record(t, contest(t, trials))
 		return
 	}
+	answers := settle(t, trials, func(tr *ruleCase, got answers) bool {
+		for i, s := range tr.steps {
+			if got.danted[i] != s.danted || got.usher[i] != s.usher {
+				return tr.pending
+			}
+		}
+		return true
+	})
 	steps, differ, pending := 0, 0, 0
 	for i, tr := range trials {
 		steps += len(tr.steps)
@@ -99,6 +106,28 @@ const (
 
 // workers is how many of each proxy run at a time. Most of the time they wait.
 const workers = 3
+
+// settle runs the trials with both proxies, and once more those whose answers
+// are not as expected: a datagram that is lost, or comes too late on a busy
+// machine, looks like one that was dropped. A difference stays.
+func settle(t *testing.T, trials []*ruleCase, expected func(*ruleCase, answers) bool) []answers {
+	t.Helper()
+	all := contest(t, trials)
+	var which []int
+	var again []*ruleCase
+	for i, got := range all {
+		if !expected(trials[i], got) {
+			which, again = append(which, i), append(again, trials[i])
+			t.Logf("asked again: %s", trials[i].name())
+		}
+	}
+	if len(again) > 0 {
+		for i, got := range contest(t, again) {
+			all[which[i]] = got
+		}
+	}
+	return all
+}
 
 // contest runs the trials with both proxies, and returns the answers in the
 // order of the trials.

@@ -169,7 +169,7 @@ func (s *Server) setMasterAuth(password string) {
 func (s *Server) Turn() {
 	s.t.Helper()
 	for _, of := range [][2]string{{"127.0.0.1", "1"}, {"NO", "ONE"}} { // nobody is at that port
-		if err := s.Client().SlaveOf(s.t.Context(), of[0], of[1]).Err(); err != nil {
+		if err := s.Client().ReplicaOf(s.t.Context(), of[0], of[1]).Err(); err != nil {
 			s.t.Fatal(err)
 		}
 	}
