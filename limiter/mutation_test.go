@@ -69,6 +69,8 @@ var mutations = []mutation{
 	{"a reap of any token", shardGo, "if target.Token != q.Token {\n\t\treturn store.No, nil\n\t}", "q.Token = target.Token", "TestSimulation/rollbacks/strict", ""},
 	{"counts cleared at a join", shardGo, "if j.Last.Birth == s.m.birth {\n\t\t\treturn true", "if false {\n\t\t\treturn true", "TestSimulation/blackouts/keep", ""},
 	{"an unanswered join counts twice", shardGo, "s.t.add(c, -n)", "_, _ = c, n", "TestSimulation/rates_and_everything/keep", ""},
+	{"a copy of the join that bore the data bears it again", shardGo, "s.m != nil && s.m.birth == j.Candidate || s.t != nil && s.t.birth == j.Candidate {", "false {", "TestContract", "takes a lost key and a late copy of one join among hundreds"},
+	{"counts without a member are kept", shardGo, " || me == nil && r != nil && r.token.Birth == s.m.birth {", " {", "TestContract", "the same, and two keys more"},
 	{"no settings check", shardGo, "s.m.settings != j.Settings && s.m.hasOther(j.Holder)", "false", "TestSimulation/settings/keep", ""},
 	{"a young store grows", entriesGo, "if s.m.young || how.more {\n\t\tfree = min(free, 0)", "if how.more {\n\t\tfree = min(free, 0)", "TestContract", "a second line: who knows that it is young asks for nothing"},
 	{"strict claims above the maximum", entriesGo, "floor = min(e.Live, own+max(0, room))", "floor = e.Live + 0*room", "TestContract", "a second line: the fence has ended what would be cut"},

@@ -50,6 +50,9 @@ func (s *shard) join(j store.Join) (store.JoinReply, error) {
 	if s.m != nil && s.m.tombstones[j.Holder] >= j.Stream || r != nil && r.token.Stream >= j.Stream {
 		return store.JoinReply{}, store.ErrStale
 	}
+	if s.m != nil && s.m.birth == j.Candidate || s.t != nil && s.t.birth == j.Candidate {
+		return store.JoinReply{}, store.ErrStale // a copy of the join that bore this data, of which a part is lost
+	}
 	if s.m != nil && s.m.history == s.history && s.m.settings != j.Settings && s.m.hasOther(j.Holder) {
 		return store.JoinReply{Status: store.Mismatch, Settings: s.m.settings}, nil
 	}
@@ -78,7 +81,7 @@ func (s *shard) mustBeBornAnew(j store.Join) bool {
 		return true
 	}
 	r, me := s.r[j.Holder], s.m.members[j.Holder]
-	if me != nil && (r == nil || r.token != me.Token) {
+	if me != nil && (r == nil || r.token != me.Token) || me == nil && r != nil && r.token.Birth == s.m.birth {
 		return true
 	}
 	// The holder was told of a later state than the data shows: it went back.

@@ -38,6 +38,10 @@ local token = redis.call('HGET', r, '.t')
 if tonumber(roster['-' .. holder] or 0) >= stream or (token and stream_of(token) >= stream) then
   return { 'STALE' }
 end
+local birth, born = roster.birth, redis.call('HGET', t, '.b')
+if birth == candidate or born == candidate then
+  return { 'STALE' } -- a copy of the join that bore this data, of which a part is lost
+end
 if roster.history == history and roster.settings ~= settings then
   for other in pairs(roster.members) do
     if other ~= holder then return { 'MISMATCH', roster.settings } end
@@ -46,9 +50,8 @@ end
 
 -- The data cannot be built on if its parts disagree, if it was born in another
 -- history, or if it went back behind what was acknowledged.
-local birth = roster.birth
-local anew = not birth or redis.call('HGET', t, '.b') ~= birth or roster.history ~= history
-  or (me and token ~= me.token)
+local anew = not birth or born ~= birth or roster.history ~= history
+  or (me and token ~= me.token) or (not me and token and birth_of(token) == birth)
   or (token and last ~= '' and birth_of(token) == birth_of(last) and older(token, last))
 if not anew and me and me.state == 'dying' then
   return { 'DYING', birth, me.token }
