@@ -55,8 +55,10 @@ func TestHangUpWhileNegotiating(t *testing.T) {
 	}
 }
 
-// A client that waits for a store which is away, and leaves, is gone at once.
-func TestHangUpWhileAdmitting(t *testing.T) {
+// storeAway makes a world whose store is away, and a client in it that waits
+// for its slot for as long as it may.
+func storeAway(t *testing.T, rules string) (*world, *client) {
+	t.Helper()
 	st := &leased{Store: memstore.New()}
 	st.cut.Store(true)
 	away := limiter.New(limiter.Options{Store: st, TTL: time.Second, StoreWait: time.Hour})
@@ -65,7 +67,7 @@ func TestHangUpWhileAdmitting(t *testing.T) {
 		cancel()
 		_ = away.Close(over) // it cannot: the store is cut off
 	})
-	w := newWorld(t, oneAtATime, func(o *proxy.Options, _ *proxy.Policy) { o.Limiter = away })
+	w := newWorld(t, rules, func(o *proxy.Options, _ *proxy.Policy) { o.Limiter = away })
 	c := w.client()
 	c.send([]byte{5})
 	eventually(t, func() string {
@@ -74,10 +76,24 @@ func TestHangUpWhileAdmitting(t *testing.T) {
 		}
 		return ""
 	})
+	return w, c
+}
+
+// A client that waits for a store which is away, and leaves, is gone at once.
+func TestHangUpWhileAdmitting(t *testing.T) {
+	w, c := storeAway(t, oneAtATime)
 	c.must(c.SetLinger(0))
 	c.Close()
 	w.left("", 0)
 	w.reason("client_gone")
+}
+
+// One that stays is not kept beyond the time that it has to negotiate.
+func TestDeadlineWhileAdmitting(t *testing.T) {
+	w, c := storeAway(t, "timeout.negotiate: 1\n"+oneAtATime)
+	c.closed()
+	w.left("", 0)
+	w.reason("negotiation_timeout")
 }
 
 // stuck is a resolver that answers when it is told to stop.

@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os"
 	"sync"
@@ -20,7 +21,7 @@ type negotiators struct {
 	most int // 0: any number
 
 	mu  sync.Mutex
-	all map[*session]struct{}
+	all []*session // each knows its place, see session.lot
 }
 
 // enter takes s in. If there is no room it returns another session, which is
@@ -31,19 +32,29 @@ func (n *negotiators) enter(s *session) (out *session) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.most > 0 && len(n.all) >= n.most {
-		for out = range n.all { // in no order
-			delete(n.all, out)
-			break
-		}
+		out = n.all[rand.IntN(len(n.all))]
+		n.remove(out)
 	}
-	n.all[s] = struct{}{}
+	n.all = append(n.all, s)
+	s.lot = len(n.all)
 	return out
 }
 
+// leave takes s out, if it is still in.
 func (n *negotiators) leave(s *session) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	delete(n.all, s)
+	if s.lot > 0 {
+		n.remove(s)
+	}
+}
+
+// remove lets the last one take the place of s. n.mu is held.
+func (n *negotiators) remove(s *session) {
+	last := len(n.all) - 1
+	n.all[s.lot-1], n.all[last].lot = n.all[last], s.lot
+	n.all[last] = nil
+	n.all, s.lot = n.all[:last], 0
 }
 
 // turnAway counts clients for whom there was no room, and mentions them once

@@ -212,6 +212,19 @@ func TestDeadlineAfterHashesWaited(t *testing.T) {
 	}
 }
 
+// Nor does a wait that does not end go on beyond it.
+func TestDeadlineWhileHashesWait(t *testing.T) {
+	client, lines, ended, free := inLine(t, 300*time.Millisecond)
+	if b, err := io.ReadAll(client); err != nil {
+		t.Errorf("%q, %v; want the end", b, err)
+		client.Close()
+	}
+	if <-ended; !strings.Contains(lines.String(), "reason=negotiation_timeout") {
+		t.Errorf("log %q, want negotiation_timeout", lines)
+	}
+	free()
+}
+
 // Who is gone when the turn comes costs no hash, though both may come at once.
 func TestNoHashForWhoIsGone(t *testing.T) {
 	known, p := monica(t), newPasswords(0)

@@ -109,13 +109,18 @@ func Inherits(client, socks *rules.Rule) bool {
 // askClient asks the client-rules; the names in them are looked up within the
 // deadline of the negotiation. As in askSocks, an error leaves no verdict.
 func (s *session) askClient(ctx context.Context) (v rules.Verdict, err error) {
+	var lookup func(name string) []netip.Addr // nil: no name was asked for yet
+	stop := func() {}
+	defer func() { stop() }()
 	v = s.gen.policy.Rules.MatchClient(rules.Query{
 		From: s.from,
 		To:   rules.Target{Addr: s.to.Addr(), Port: s.to.Port()},
 		Lookup: func(name string) []netip.Addr {
-			ctx, stop := s.waiting(ctx)
-			defer stop()
-			addrs := s.lookup(ctx)(name)
+			if lookup == nil {
+				ctx, stop = s.waiting(ctx)
+				lookup = s.lookup(ctx)
+			}
+			addrs := lookup(name)
 			err = context.Cause(ctx)
 			return addrs
 		},

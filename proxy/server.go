@@ -100,7 +100,7 @@ func New(o Options, p *Policy) *Server {
 	names := newCachingResolver(o.Resolver, o.Metrics)
 	s := &Server{
 		opts: o, names: names, passwords: newPasswords(o.MaxAuthFailures), spare: newSpare(),
-		negotiators: negotiators{most: o.MaxNegotiating, all: make(map[*session]struct{})},
+		negotiators: negotiators{most: o.MaxNegotiating},
 		prefix:      fmt.Sprintf("%08x", rand.Uint32()), table: newTable(o.Limiter),
 	}
 	s.base, s.cut = context.WithCancelCause(context.Background())

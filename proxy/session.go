@@ -49,6 +49,8 @@ type session struct {
 	moved     atomic.Int64  // when a byte last moved: nanoseconds since began
 	idleLimit time.Duration // 0: idleness ends nothing
 
+	lot int // among the negotiators, from 1; 0: not among them; theirs
+
 	mu        sync.Mutex
 	sockets   []io.Closer // apart from client; see hold
 	closed    bool        // client and sockets
