@@ -83,7 +83,9 @@ func (w *world) blackout() {
 	}
 	w.after(w.upTo(simTTL/5), func() {
 		until := w.now + w.outage(2*simTTL)
-		w.dark = max(w.dark, until)
+		if until-w.now > simTTL*3/10 { // else the others miss no look: who is away for longer is so alone
+			w.dark = max(w.dark, until)
+		}
 		for _, n := range w.nodes {
 			n.cut = until
 		}
@@ -95,6 +97,9 @@ func (w *world) flush() {
 		w.data.Flush()
 		w.rates.forget()
 		w.corrupt = true
+		// A join that is sent twice may bear the same birth again now. Nobody
+		// builds on it: all are past what it says of them.
+		clear(w.applied)
 	}
 }
 
