@@ -111,7 +111,7 @@ func (s *Store) Audit() (birth string, err error) {
 func (s *Store) Flush() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.shard = shard{r: map[string]*ledger{}}
+	s.shard = shard{history: s.history, r: map[string]*ledger{}}
 }
 
 // Drop loses one key, as an eviction does.
