@@ -52,8 +52,10 @@ func (s *shard) apply(holder string, entries []store.Entry, how terms) []store.C
 func (s *shard) shrink(holder string, e store.Entry, held map[string]int64) {
 	own := s.r[holder].own[e.Counter]
 	levels := levelsOf(e)
+	// Another was refused there. What this batch frees first takes the note away.
+	wanted := func(l level) bool { return held[l.name] > 0 || s.t.notesAnother(l.name, holder) }
 	to := min(own, e.Need)
-	if own > e.Live && slices.ContainsFunc(levels, func(l level) bool { return s.t.notesAnother(l.name, holder) }) {
+	if own > e.Live && slices.ContainsFunc(levels, wanted) {
 		to = min(to, e.Live)
 	}
 	if room := s.room(levels) + own - to; room < 0 {
@@ -64,7 +66,7 @@ func (s *shard) shrink(holder string, e store.Entry, held map[string]int64) {
 		return
 	}
 	for _, l := range levels {
-		if s.t.notesAnother(l.name, holder) {
+		if wanted(l) {
 			held[l.name] += freed
 			s.t.dropNotes(l.name, func(h string) bool { return h != holder })
 		}

@@ -128,17 +128,21 @@ local function room_of(e)
   return e.rule and min(room, e.rule_max - e.rule.count) or room
 end
 
+-- wanted: another was refused there. What this batch frees first takes the
+-- note away.
+local function wanted(b, row) return row.held > 0 or notes_another(b, row) end
+
 local function hold(b, row, freed)
-  if not notes_another(b, row) then return end
+  if not wanted(b, row) then return end
   row.held = row.held + freed
-  take_others_out(b, row)
+  if row.note then take_others_out(b, row) end
 end
 
 local function shrink(b, e)
   local own = e.row.own
   if own == 0 then return end
   local to = min(own, e.need)
-  if own > e.live and (notes_another(b, e.row) or e.rule and notes_another(b, e.rule)) then
+  if own > e.live and (wanted(b, e.row) or e.rule and wanted(b, e.rule)) then
     to = min(to, e.live)
   end
   local room = room_of(e) + own - to

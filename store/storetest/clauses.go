@@ -219,6 +219,16 @@ func fairness(f *fixture) {
 	f.want("a may hand over again", a.batch(entry(2, 1, 1)).Counts[0].Contended, false)
 }
 
+func fairnessOfRule(f *fixture) {
+	a, b := f.mature()
+	a.batch(keyedEntry("x", 2, 3, 2), keyedEntry("y", 2, 3, 1))
+	f.want("b is refused", b.batch(keyedEntry("z", 2, 3, 1)).Counts[0].Own, 0)
+	reply := a.batch(keyedEntry("y", 2, 3, 2), keyedEntry("x", 2, 3, 1)) // all have ended, and others ask
+	f.want("taken back of y", reply.Counts[0].Own, 0)
+	f.want("taken back of x", reply.Counts[1].Own, 0)
+	f.want("b gets its share", b.batch(keyedEntry("z", 2, 3, 2)).Counts[0].Own, 2)
+}
+
 func twoNames(f *fixture) {
 	a, b := f.mature()
 	a.batch(entry(1, 0, 1))

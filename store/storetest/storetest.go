@@ -39,6 +39,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"above the maximum a holder shrinks to its live sessions", overDrains},
 		{"strict cuts claims above the maximum, keep does not", claimsAbove},
 		{"what is freed goes to who was refused", fairness},
+		{"so is what is freed of several keys at once, of their rule", fairnessOfRule},
 		{"two names are remembered", twoNames},
 		{"a reap names exactly one token", reapToken},
 		{"a reap gives everything back, 500 counters a call", reapMany},
