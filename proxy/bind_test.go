@@ -333,15 +333,15 @@ socks pass { from: 0/0 to: 0/0
 
 // external.rotation: same-same connects from, and awaits peers on, the address
 // that the client was accepted on, if external: lists it; route on the one at
-// which the route begins.
+// which the route begins, which to an unknown peer there is none.
 func TestExternalRotation(t *testing.T) {
 	seen := make(chan string, 1)
 	to := target(t, "tcp4", func(c *net.TCPConn) { seen <- c.RemoteAddr().(*net.TCPAddr).IP.String() })
-	for _, test := range []struct{ settings, external, want string }{
-		{"", "127.0.0.1", "127.0.0.5"},
-		{"external.rotation: same-same", "127.0.0.1", "127.0.0.1"},
-		{"external.rotation: same-same", "127.0.0.6", "127.0.0.5"},
-		{"external.rotation: route", "127.0.0.1", "127.0.0.1"},
+	for _, test := range []struct{ settings, external, want, wantForAnybody string }{
+		{"", "127.0.0.1", "127.0.0.5", "127.0.0.5"},
+		{"external.rotation: same-same", "127.0.0.1", "127.0.0.1", "127.0.0.1"},
+		{"external.rotation: same-same", "127.0.0.6", "127.0.0.5", "127.0.0.5"},
+		{"external.rotation: route", "127.0.0.1", "127.0.0.1", "127.0.0.5"},
 	} {
 		w := newWorld(t, "external: 127.0.0.5\nexternal: "+test.external+"\n"+test.settings+anybody, func(_ *proxy.Options, p *proxy.Policy) {
 			p.External = []netip.Addr{netip.MustParseAddr("127.0.0.5"), netip.MustParseAddr(test.external)}
@@ -352,6 +352,9 @@ func TestExternalRotation(t *testing.T) {
 		}
 		if bound := w.client().bind(socks.V5, socks.Addr{IP: loopback}); bound.Addr().String() != test.want {
 			t.Errorf("%v: bound %v", test, bound)
+		}
+		if bound := w.client().bind(socks.V5, socks.Addr{IP: netip.IPv4Unspecified()}); bound.Addr().String() != test.wantForAnybody {
+			t.Errorf("%v: bound %v for anybody", test, bound)
 		}
 	}
 }

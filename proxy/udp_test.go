@@ -248,6 +248,21 @@ func TestOwnAddressesOverUDP(t *testing.T) {
 	a.exchange(&peer{t, p, other.relay}, "now it is somebody else's")
 }
 
+// That holds at every address of the machine, where the socket is that clients
+// know by an address that is translated on its way.
+func TestOwnAddressesBehindATranslator(t *testing.T) {
+	w := newWorld(t, anybody, func(o *proxy.Options, _ *proxy.Policy) {
+		o.UDPAdvertise = []netip.Addr{netip.MustParseAddr("192.0.2.1")}
+	})
+	a, other := w.associate(nowhere), w.associate(nowhere)
+	port := other.relay.Port()
+	a.relay = netip.AddrPortFrom(loopback, a.relay.Port()) // as the translator does
+	for i, to := range []string{"127.0.0.1", "127.0.0.5", "192.0.2.1"} {
+		a.say(netip.AddrPortFrom(netip.MustParseAddr(to), port), "inside")
+		w.dropped("self", float64(i+1))
+	}
+}
+
 // A name that takes its time does not hold up the other datagrams, only so
 // many wait for names at a time, and what waited goes out.
 func TestSlowNames(t *testing.T) {
