@@ -11,6 +11,7 @@ import (
 	"time"
 
 	proxyproto "github.com/pires/go-proxyproto"
+	"golang.org/x/sys/unix"
 )
 
 // headerTimeout is how long a balancer may take to send its PROXY header.
@@ -89,6 +90,27 @@ func readHeader(r io.Reader) (*proxyproto.Header, error) {
 		return nil, noEOF(err)
 	}
 	return proxyproto.Read(bufio.NewReader(bytes.NewReader(head)))
+}
+
+// sentHeader reports whether the client has sent a PROXY header, the beginning
+// of which was read. It waits for none: balancers send theirs in one piece.
+func (s *session) sentHeader(read []byte) bool {
+	if !startsHeader(read[0]) {
+		return false
+	}
+	raw, err := s.client.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var begins [minHeaderV1]byte
+	n := copy(begins[:], read)
+	_ = raw.Control(func(fd uintptr) { // what does not come is not there
+		more, _, err := unix.Recvfrom(int(fd), begins[n:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		if err == nil {
+			n += more
+		}
+	})
+	return bytes.HasPrefix(begins[:n], []byte("PROXY ")) || bytes.HasPrefix(begins[:n], proxyproto.SIGV2)
 }
 
 // startsHeader reports whether a PROXY header can begin with b.

@@ -105,7 +105,7 @@ func (s *session) negotiationError(err error) error {
 	}
 	var version *socks.VersionError
 	switch {
-	case !errors.As(err, &version) || !startsHeader(version.Got):
+	case !errors.As(err, &version) || !s.sentHeader(version.Got):
 		return err
 	case s.server.trusted(addrPort(s.client.RemoteAddr()).Addr()):
 		return fmt.Errorf("%w: of two balancers in a row the second must read what the first one sends, or the first send none", errSecondHeader)

@@ -29,10 +29,11 @@ const (
 // MaxName is the longest name, user id, user name and password, in bytes.
 const MaxName = 255
 
-// VersionError is an ErrVersion: what came instead of the version.
-type VersionError struct{ Got byte }
+// VersionError is an ErrVersion: what came instead of the version, one byte at
+// least, as far as it was read.
+type VersionError struct{ Got []byte }
 
-func (e *VersionError) Error() string   { return fmt.Sprintf("%v: %#02x", ErrVersion, e.Got) }
+func (e *VersionError) Error() string   { return fmt.Sprintf("%v: %#02x", ErrVersion, e.Got[0]) }
 func (e *VersionError) Is(t error) bool { return t == ErrVersion }
 
 // Errors of the format.
@@ -102,7 +103,7 @@ func readVersion(r io.Reader, b []byte, allowed ...Version) error {
 			return readFull(r, b[n:])
 		}
 	}
-	return &VersionError{Got: b[0]}
+	return &VersionError{Got: b[:n]}
 }
 
 // write writes a whole message with one Write.
