@@ -38,7 +38,7 @@ func CheckDatagram(to netip.Addr) error {
 }
 
 // CheckOwn returns why nothing is sent to an address: it would arrive at one of
-// own, the listeners of this server.
+// own, the listeners of this server, as BoundTo tells them.
 func CheckOwn(to netip.AddrPort, own []netip.AddrPort) error {
 	if slices.ContainsFunc(own, func(o netip.AddrPort) bool { return o.Port() == to.Port() && reaches(to.Addr(), o.Addr()) }) {
 		return errSelf

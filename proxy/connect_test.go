@@ -195,7 +195,7 @@ func TestItselfIsNoTarget(t *testing.T) {
 	}
 	defer admin.Close()
 	own := admin.Addr().(*net.TCPAddr).AddrPort()
-	everywhere := netip.AddrPortFrom(netip.IPv6Unspecified(), own.Port())
+	everywhere := netip.AddrPortFrom(netip.IPv4Unspecified(), own.Port())
 	for _, o := range []netip.AddrPort{own, everywhere} {
 		w := newWorld(t, anybody, func(opts *proxy.Options, _ *proxy.Policy) { opts.Own = []netip.AddrPort{o} })
 		w.client().connect(socks.AddrOf(netip.MustParseAddrPort(w.addr)), socks.NotAllowed)

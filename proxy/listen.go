@@ -9,6 +9,8 @@ import (
 	"slices"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // How long accepting pauses after an error that passes by itself.
@@ -74,16 +76,17 @@ func passes(err error) bool {
 }
 
 func (s *Server) addListener(ln net.Listener) bool {
-	addr := addrPort(ln.Addr())
 	l := &s.listening
 	l.Lock()
 	defer l.Unlock()
 	if l.closed {
 		return false
 	}
-	l.listeners[ln] = addr
-	if !slices.Contains(l.own, addr) {
-		l.own = append(l.own, addr)
+	l.listeners[ln] = struct{}{}
+	for _, addr := range BoundTo(ln) {
+		if !slices.Contains(l.own, addr) {
+			l.own = append(l.own, addr)
+		}
 	}
 	return true
 }
@@ -118,11 +121,41 @@ func (s *Server) ownAddress(a netip.AddrPort) bool {
 	return CheckOwn(a, s.opts.Own) != nil || CheckOwn(a, s.listening.own) != nil
 }
 
+// BoundTo returns where a listener listens, as Options.Own has it: 0.0.0.0 is
+// every address of IPv4 and :: every one of IPv6. It is both for a listener of
+// both families, which calls itself [::].
+func BoundTo(ln net.Listener) []netip.AddrPort {
+	at := addrPort(ln.Addr())
+	if at.Addr() == netip.IPv6Unspecified() && !isIPv6Only(ln) {
+		return []netip.AddrPort{netip.AddrPortFrom(netip.IPv4Unspecified(), at.Port()), at}
+	}
+	return []netip.AddrPort{at}
+}
+
+// isIPv6Only reports whether a listener at :: is known to hear no IPv4.
+func isIPv6Only(ln net.Listener) bool {
+	socket, ok := ln.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return false
+	}
+	only := 0
+	err = raw.Control(func(fd uintptr) {
+		if v, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_V6ONLY); err == nil {
+			only = v
+		}
+	})
+	return err == nil && only != 0
+}
+
 // reaches reports whether what is sent to a arrives at a socket of ours that
-// is bound to own.
+// is bound to own, of one family.
 func reaches(a, own netip.Addr) bool {
-	a = a.Unmap().WithZone("")
-	return own.Unmap() == a || own.IsUnspecified() && isLocal(a)
+	a, own = a.Unmap().WithZone(""), own.Unmap()
+	return own == a || own.IsUnspecified() && own.Is4() == a.Is4() && isLocal(a)
 }
 
 // isLocal reports whether a belongs to this machine. The interfaces are read

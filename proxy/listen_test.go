@@ -74,7 +74,8 @@ func arrivesAt(t *testing.T, ln net.Listener, host string) {
 }
 
 // A listener at an unspecified address is reached by every address of the
-// machine, in every spelling.
+// machine of its family, in every spelling, and by none of the other family:
+// there may be somebody else.
 func TestOwnAddresses(t *testing.T) {
 	own := []string{"127.0.0.1", "127.9.9.9", "::1", "0.0.0.0", "::", "::ffff:127.0.0.1"}
 	addrs, err := net.InterfaceAddrs()
@@ -90,27 +91,32 @@ func TestOwnAddresses(t *testing.T) {
 			own = append(own, addr+"%eth0")
 		}
 	}
-	for _, everywhere := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
-		s := &Server{opts: Options{Own: []netip.AddrPort{netip.AddrPortFrom(everywhere, 9090)}}}
-		s.listening.own = []netip.AddrPort{netip.AddrPortFrom(everywhere, 1080), netip.MustParseAddrPort("192.0.2.1:1081")}
+	v4, v6 := listenEverywhere(t)
+	for _, c := range []struct {
+		ln        net.Listener
+		four, six bool
+	}{{v4, true, false}, {v6, false, true}, {listen(t, ":0"), true, true}} {
+		port := addrPort(c.ln.Addr()).Port()
+		admin := netip.AddrPortFrom(netip.IPv4Unspecified(), 9)
+		s := &Server{opts: Options{Own: []netip.AddrPort{admin, netip.MustParseAddrPort("192.0.2.1:8")}}}
+		s.listening.listeners = make(map[net.Listener]struct{})
+		s.addListener(c.ln)
 		for _, a := range own {
-			for _, port := range []uint16{1080, 9090} {
-				if to := netip.AddrPortFrom(netip.MustParseAddr(a), port); !s.ownAddress(to) {
-					t.Errorf("%v is not our own, with a listener at %v", to, everywhere)
+			ip := netip.MustParseAddr(a)
+			is4 := ip.Unmap().Is4()
+			for to, want := range map[netip.AddrPort]bool{
+				netip.AddrPortFrom(ip, port): is4 && c.four || !is4 && c.six,
+				netip.AddrPortFrom(ip, 9):    is4,
+				netip.AddrPortFrom(ip, 8):    false,
+			} {
+				if s.ownAddress(to) != want {
+					t.Errorf("with a listener at %v, %v is our own: %v, want %v", c.ln.Addr(), to, !want, want)
 				}
 			}
-			if to := netip.AddrPortFrom(netip.MustParseAddr(a), 1081); s.ownAddress(to) {
-				t.Errorf("%v is our own", to)
-			}
 		}
-		for _, a := range []string{"192.0.2.1:1081", "[::ffff:192.0.2.1]:1081"} {
-			if !s.ownAddress(netip.MustParseAddrPort(a)) {
-				t.Errorf("%v is not our own", a)
-			}
-		}
-		for _, a := range []string{"192.0.2.1:1080", "[2001:db8::1]:1080", "127.0.0.1:80"} {
-			if s.ownAddress(netip.MustParseAddrPort(a)) {
-				t.Errorf("%v is our own", a)
+		for a, want := range map[string]bool{"192.0.2.1:8": true, "[::ffff:192.0.2.1]:8": true, "192.0.2.1:9": false, "[2001:db8::1]:9": false} {
+			if s.ownAddress(netip.MustParseAddrPort(a)) != want {
+				t.Errorf("%v is our own: %v, want %v", a, !want, want)
 			}
 		}
 	}

@@ -34,7 +34,8 @@ type Options struct {
 	// 0: any number.
 	MaxAuthFailures int
 	// Own are addresses of this process that no client may connect to, such
-	// as the admin listener's. Those given to Serve need not be repeated.
+	// as the admin listener's, see BoundTo. Those given to Serve need not be
+	// repeated.
 	Own []netip.AddrPort
 	// UDPRelayFrom are balancers that hide the client and send no PROXY header.
 	// Of a client behind one of them, its own announcement is believed, or the
@@ -78,7 +79,7 @@ type Server struct {
 	listening struct {
 		sync.Mutex
 		closed    bool
-		listeners map[net.Listener]netip.AddrPort
+		listeners map[net.Listener]struct{}
 		own       []netip.AddrPort // of all listeners that ever were
 	}
 }
@@ -104,7 +105,7 @@ func New(o Options, p *Policy) *Server {
 		prefix:      fmt.Sprintf("%08x", rand.Uint32()), table: newTable(o.Limiter),
 	}
 	s.base, s.cut = context.WithCancelCause(context.Background())
-	s.listening.listeners = make(map[net.Listener]netip.AddrPort)
+	s.listening.listeners = make(map[net.Listener]struct{})
 	s.SetPolicy(p)
 	o.Metrics.live.Store(s.table)
 	return s

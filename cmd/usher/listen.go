@@ -78,8 +78,9 @@ func listenAddresses(cfg config, set rules.Settings) (addrs []string, source str
 	return addrs, set.Internal[0].Pos.String(), err
 }
 
-// boundTo returns what listeners at addrs are bound to. Those of which it is
-// known only when they are open are left out: the system chooses their port.
+// boundTo returns what proxy.BoundTo will tell of listeners at addrs. Those of
+// which it is known only when they are open are left out: the system chooses
+// their port.
 func boundTo(addrs []string) (bound []netip.AddrPort) {
 	for _, a := range addrs {
 		tcp, err := net.ResolveTCPAddr("tcp", a)
@@ -88,6 +89,7 @@ func boundTo(addrs []string) (bound []netip.AddrPort) {
 		}
 		at := netip.AddrPortFrom(tcp.AddrPort().Addr().Unmap(), uint16(tcp.Port))
 		if !at.Addr().IsValid() { // :1080
+			bound = append(bound, netip.AddrPortFrom(netip.IPv4Unspecified(), at.Port()))
 			at = netip.AddrPortFrom(netip.IPv6Unspecified(), at.Port())
 		}
 		bound = append(bound, at)

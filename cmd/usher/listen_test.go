@@ -1,11 +1,13 @@
 package main
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
 	"testing"
 
+	"usher/proxy"
 	"usher/proxy/rules"
 )
 
@@ -44,4 +46,20 @@ func loopbackName(t *testing.T) string {
 		t.Fatal("no loopback interface")
 	}
 	return list[i].Name
+}
+
+// explain knows where serve listens from the words alone.
+func TestBoundToWithoutListening(t *testing.T) {
+	for _, host := range []string{"", "0.0.0.0", "[::]", "127.0.0.1", "[::1]", "[::ffff:127.0.0.1]"} {
+		lns, err := listenAll([]string{host + ":0"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer lns[0].Close()
+		want := proxy.BoundTo(lns[0])
+		address := fmt.Sprintf("%s:%d", host, want[0].Port())
+		if got := boundTo([]string{address}); !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", address, got, want)
+		}
+	}
 }

@@ -114,7 +114,7 @@ func (s *service) assemble(policy *proxy.Policy, adminListener []net.Listener) {
 	s.watchStore()
 	var own []netip.AddrPort
 	for _, ln := range adminListener {
-		own = append(own, ln.Addr().(*net.TCPAddr).AddrPort())
+		own = append(own, proxy.BoundTo(ln)...)
 	}
 	s.proxy = proxy.New(proxy.Options{
 		Limiter: s.limiter, Logger: s.log.Logger, Metrics: proxy.NewMetrics(reg),
