@@ -167,12 +167,16 @@ func (p *parser) one(k token, choices []choice) (value int, ok bool) {
 }
 
 // names reads free words up to the end of the value list: users, groups, files.
-func (p *parser) names() []token {
+// One that could be a keyword may be the next line, which then has no effect.
+func (p *parser) names(k token) []token {
 	var all []token
 	for p.atValue() {
 		t := p.take()
 		for p.atValue() && p.peek().glued { // = and < are not special here
 			t.text += p.take().text
+		}
+		if p.lang.known(t.text) {
+			p.warn(t.pos, "%s: %s is a keyword, and is taken as a name here; write %s: with a colon if the keyword is meant", k.text, quote(t), t.text)
 		}
 		all = append(all, t)
 	}
@@ -237,7 +241,7 @@ func (p *parser) readGroup(k token) {
 // accounts reads names of users or groups.
 func (p *parser) accounts(k token) []string {
 	var names []string
-	for _, t := range p.names() {
+	for _, t := range p.names(k) {
 		if strings.ContainsAny(t.text, ":,") {
 			p.fail(t.pos, "%s: %s holds a colon or a comma; separate names by blanks", k.text, quote(t))
 			continue
@@ -311,7 +315,7 @@ func (p *parser) readErrorLog(k token) {
 // logTargets reads where log lines go.
 func (p *parser) logTargets(k token) []string {
 	var names []string
-	for _, t := range p.names() {
+	for _, t := range p.names(k) {
 		if t.text == "syslog" || strings.HasPrefix(t.text, "syslog/") {
 			p.warn(t.pos, "%s: %s: the system log is not written, and stderr is written instead; "+
 				"write stderr, which a service manager passes on, or a file", k.text, t.text)
@@ -359,8 +363,8 @@ func (p *parser) readMask(k token) {
 // readSchedule reads a policy and a priority.
 func (p *parser) readSchedule(k token) {
 	t := p.take()
-	_, priority, _ := strings.Cut(p.joined(t, '/'), "/")
-	if _, ok := parseNumber(priority); !ok {
+	policy, priority, _ := strings.Cut(p.joined(t, '/'), "/")
+	if _, ok := parseNumber(priority); !ok || policy == "" {
 		p.fail(t.pos, "%s: a policy and a priority are missing; write them as in fifo/10", k.text)
 		p.skipValues()
 	}
