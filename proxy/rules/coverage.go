@@ -133,7 +133,8 @@ func (c coverage) by(r, end *Rule) (all []*Rule) {
 	return slices.Compact(all)
 }
 
-// one is by for a single rule.
+// one is by for a single rule. The index need not find end itself: one at an
+// interface without addresses is found by no query.
 func (c coverage) one(r, end *Rule) *Rule {
 	x := c.requests
 	switch {
@@ -149,7 +150,7 @@ func (c coverage) one(r, end *Rule) *Rule {
 		lists = append(lists, found)
 	}
 	earlier, lists := x.next(lists)
-	for ; earlier != nil && earlier != end && *c.left > 0; earlier, lists = x.next(lists) {
+	for ; earlier != nil && earlier.Number < end.Number && *c.left > 0; earlier, lists = x.next(lists) {
 		*c.left--
 		if c.covers(earlier, r) {
 			return earlier

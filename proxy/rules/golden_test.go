@@ -15,9 +15,10 @@ var update = flag.Bool("update", false, "write the golden files anew; read what 
 // testEnv has a few interfaces, as a small machine would.
 var testEnv = Env{Interface: func(name string) ([]netip.Addr, bool) {
 	addrs := map[string][]netip.Addr{
-		"lo":   {netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")},
-		"Wan0": {netip.MustParseAddr("192.0.2.1")},
-		"eth0": {netip.MustParseAddr("::ffff:10.1.2.3"), netip.MustParseAddr("fe80::1%eth0")},
+		"lo":    {netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")},
+		"Wan0":  {netip.MustParseAddr("192.0.2.1")},
+		"eth0":  {netip.MustParseAddr("::ffff:10.1.2.3"), netip.MustParseAddr("fe80::1%eth0")},
+		"down0": {},
 	}[name]
 	return addrs, addrs != nil
 }}

@@ -36,6 +36,8 @@ func TestLintCovered(t *testing.T) {
 		{"a domain that only ends alike", "socks block { from: 0/0 to: .one.test }\nsocks block { from: 0/0 to: .evilone.test }", ""},
 		{"a domain below", "socks block { from: 0/0 to: .test }\nsocks block { from: 0/0 to: .one.test }", never},
 		{"the same name", "socks block { from: 0/0 to: one.test }\nsocks block { from: 0/0 to: ONE.test port 80 }", never},
+		{"an interface without addresses before all", "socks pass { from: 0/0 to: down0 }\nsocks pass { from: 0/0 to: 0/0 }", ""},
+		{"an interface without addresses after all", "socks block { from: 0/0 to: 0/0 }\nsocks block { from: 0/0 to: down0 }", never},
 		{"an interface", "socks block { from: 0/0 to: lo }\nsocks block { from: 10.0.0.0/8 to: lo }", never},
 		{"ports", "socks block { from: 0/0 to: 0/0 port 1-100 }\nsocks pass { from: 10.0.0.0/8 to: 0.0.0.0/0 port 100-101 }", ""},
 		{"ports but one", "socks block { from: 0/0 to: 0/0 port != 25 }\nsocks block { from: 10.0.0.0/8 to: 0/0 port 26-99 }", never},
