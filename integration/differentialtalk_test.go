@@ -145,19 +145,20 @@ func (r *randomRules) associate(label string, port int) (text string, datagrams 
 // reason, and counts what danted answered.
 func compare(tr *ruleCase, got answers, kinds map[string]int) (trouble string) {
 	for i, s := range tr.steps {
-		danted, usher := got.danted[i], got.usher[i]
-		kinds[kindOf(s, danted)]++
+		kinds[kindOf(s, got.danted[i])]++
 		switch {
-		case danted == noServer:
-		case danted == usher:
-			continue
-		case tr.differsByReplies(i, got):
+		case !agreed(tr, i, got):
+			return tr.history(i, got)
+		case got.danted[i] != got.usher[i]:
 			kinds["(replies)"]++
-			continue
 		}
-		return tr.history(i, got)
 	}
 	return ""
+}
+
+// agreed reports whether danted and Usher said the same to a step, or differ for a reason.
+func agreed(tr *ruleCase, step int, got answers) bool {
+	return got.danted[step] != noServer && (got.danted[step] == got.usher[step] || tr.differsByReplies(step, got))
 }
 
 // history returns a question with its answers, and those before it that are
