@@ -28,7 +28,7 @@ func TestLoadedRulesAreLookedOver(t *testing.T) {
 			t.Fatal(err)
 		}
 		var got []string
-		for _, d := range lintPolicy(cfg, policy) {
+		for _, d := range lintPolicy(t.Context(), cfg, policy) {
 			if d.Severity != rules.Warning || d.Remedy == "" {
 				t.Errorf("not a warning with a remedy: %v", d)
 			}
@@ -51,7 +51,7 @@ func TestOptionalPasswordsLeaveTheProxyOpen(t *testing.T) {
 	const rest = "client pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 192.0.2.0/24 }\n"
 	for methods, open := range map[string]bool{"username none": true, "username": false} {
 		set, _ := rules.Parse("f", []byte("socksmethod: "+methods+"\n"+rest), rules.Env{})
-		found := lintPolicy(config{Listen: []hostPort{":1080"}}, &proxy.Policy{Rules: set, Users: &users.Checker{}})
+		found := lintPolicy(t.Context(), config{Listen: []hostPort{":1080"}}, &proxy.Policy{Rules: set, Users: &users.Checker{}})
 		warned := slices.ContainsFunc(found, func(d rules.Diagnostic) bool {
 			return strings.HasPrefix(d.Message, "whoever can connect may use the proxy")
 		})

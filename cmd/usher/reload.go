@@ -26,7 +26,7 @@ func (s *service) reload() {
 	s.proxy.SetPolicy(policy)
 	s.history.use(policy.Rules)
 	s.log.Info("reloaded", append(describe(policy, s.cfg), "changed", policy.Rules.Digest() != old.Digest())...)
-	logDiagnostics(s.log.Logger, lintPolicy(s.cfg, policy))
+	s.lookOver(policy)
 }
 
 // fixedChanges names the settings that differ and that a reload does not touch.

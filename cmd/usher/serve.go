@@ -21,9 +21,8 @@ func (serveCmd) Run(ctx context.Context, sys system) error {
 		return usageError{err}
 	}
 	// From here on a signal waits for us rather than killing the process.
-	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT)
-	defer signal.Stop(signals)
+	signals := heed()
+	defer signals.ignore()
 
 	s, err := start(cfg, sys)
 	if err != nil {
@@ -35,19 +34,36 @@ func (serveCmd) Run(ctx context.Context, sys system) error {
 	return s.wait(ctx, signals)
 }
 
+// signals are those that serve heeds. What does not fit into a channel is
+// dropped, so many of one kind must not take the place of the other.
+type signals struct {
+	reload chan os.Signal // SIGHUP: one that waits is as good as many
+	stop   chan os.Signal // SIGTERM, SIGINT: the second counts, a third does not
+}
+
+func heed() signals {
+	s := signals{make(chan os.Signal, 1), make(chan os.Signal, 2)}
+	signal.Notify(s.reload, syscall.SIGHUP)
+	signal.Notify(s.stop, syscall.SIGTERM, syscall.SIGINT)
+	return s
+}
+
+func (s signals) ignore() {
+	signal.Stop(s.reload)
+	signal.Stop(s.stop)
+}
+
 // wait reloads on SIGHUP, and drains on SIGTERM, SIGINT or the end of ctx.
-func (s *service) wait(ctx context.Context, signals <-chan os.Signal) error {
+func (s *service) wait(ctx context.Context, signals signals) error {
 	for {
 		select {
 		case err := <-s.broken:
 			return errors.Join(err, s.stop(alreadyDone()))
 		case <-ctx.Done():
 			return s.drain("context", signals)
-		case sig := <-signals:
-			if sig == syscall.SIGHUP {
-				s.reload()
-				continue
-			}
+		case <-signals.reload:
+			s.reload()
+		case sig := <-signals.stop:
 			return s.drain(sig.String(), signals)
 		}
 	}
@@ -56,7 +72,7 @@ func (s *service) wait(ctx context.Context, signals <-chan os.Signal) error {
 // drain stops gracefully, unless a second signal says that there is no time
 // for that: then it returns at once and leaves the rest to the kernel. What
 // the process held in the store is then freed by its lease.
-func (s *service) drain(why string, signals <-chan os.Signal) error {
+func (s *service) drain(why string, signals signals) error {
 	s.log.Info("draining", "why", why, "grace", s.cfg.DrainGrace.String(), "timeout", s.cfg.DrainTimeout.String(),
 		"sessions", s.proxy.Sessions())
 	stopped := make(chan error, 1)
@@ -65,11 +81,9 @@ func (s *service) drain(why string, signals <-chan os.Signal) error {
 		select {
 		case err := <-stopped:
 			return err
-		case sig := <-signals:
-			if sig == syscall.SIGHUP {
-				s.log.Warn("not reloading: the process is about to stop")
-				continue
-			}
+		case <-signals.reload:
+			s.log.Warn("not reloading: the process is about to stop")
+		case sig := <-signals.stop:
 			s.log.Log(context.Background(), slog.LevelWarn, "second signal: exiting at once", "signal", sig.String(),
 				"sessions", s.proxy.Sessions())
 			return exitError(1)

@@ -345,6 +345,53 @@ func TestRulesAreLookedOver(t *testing.T) {
 	p.loggedTimes(dead, 2)
 }
 
+// overlooked returns the text of rules that take about a minute to look over:
+// no index tells them apart, and many names are compared before two differ.
+func overlooked() string {
+	var text strings.Builder
+	text.WriteString("socksmethod: username\nclient pass { from: 0/0 to: 0/0 }\n")
+	for i := range 4096 {
+		text.WriteString("socks block { from: 0/0 to: ::1/128\nuser:")
+		for name := range 100 {
+			fmt.Fprint(&text, " a", name)
+		}
+		for bit := range 12 { // every rule has a name that another one has not
+			fmt.Fprintf(&text, " b%d%c", bit, "ny"[i>>bit&1])
+		}
+		text.WriteString(" }\n")
+	}
+	return text.String() + "socks pass { from: 0/0 to: 0/0 }\n"
+}
+
+// Neither clients nor signals wait until the rules have been looked over, and
+// many requests to reload displace none to stop.
+func TestNobodyWaitsForTheLook(t *testing.T) {
+	t.Parallel()
+	file := ruleFile(t, overlooked())
+	people := write(t, filepath.Join(t.TempDir(), "users"),
+		"monica:$2b$05$abcdefghijklmnopqrstuutXu9KzOt.1yBoZUeFWoT/914/JfszCO\n") // open-sesame
+	for _, reloads := range []int{0, 100} {
+		p := launch(t, "USHER_CONFIG="+file, "USHER_USERS_FILE="+people, "USHER_DRAIN_TIMEOUT=100ms")
+		if code := connectAs(t, p, "monica", "open-sesame", webServer(t)); code != 0 {
+			t.Error("reply", code)
+		}
+		for range reloads {
+			p.signal(syscall.SIGHUP)
+			p.get("/readyz") // without a pause they would be one
+		}
+		p.signal(syscall.SIGTERM)
+		p.logged("draining")
+		if code := p.exit(); code != 0 {
+			t.Error("exit code", code)
+		}
+		p.mu.Lock()
+		if strings.Contains(p.raw.String(), "lets clients reach") {
+			t.Error("the rules were looked over already: they prove nothing")
+		}
+		p.mu.Unlock()
+	}
+}
+
 func TestInternal(t *testing.T) {
 	t.Parallel()
 	p := launch(t, "USHER_LISTEN=", "USHER_CONFIG="+ruleFile(t, "internal: 127.0.0.7 port = 0\n"+passLoopback))

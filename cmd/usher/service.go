@@ -37,8 +37,11 @@ type service struct {
 	proxy   *proxy.Server
 	admin   *admin.Server
 	socks   []net.Listener
-	broken  chan error // a listener that ended by itself
-	serving sync.WaitGroup
+	broken  chan error     // a listener that ended by itself
+	serving sync.WaitGroup // listeners, and looks at a policy
+
+	lookAway context.CancelFunc // ends the last look at a policy
+	looking  sync.Mutex         // held by the look under way
 
 	storeWatch storeWatch
 	unwatch    context.CancelFunc
@@ -47,7 +50,7 @@ type service struct {
 // start checks everything that can be checked, then opens the listeners, then
 // serves. If it fails nothing is left open.
 func start(cfg config, sys system) (_ *service, err error) {
-	s := &service{cfg: cfg, started: time.Now(), broken: make(chan error, 8)}
+	s := &service{cfg: cfg, started: time.Now(), broken: make(chan error, 8), lookAway: func() {}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.abandon())
@@ -79,7 +82,7 @@ func start(cfg config, sys system) (_ *service, err error) {
 	}
 	s.announce(policy, found, source)
 	s.assemble(policy, adminListener)
-	logDiagnostics(s.log.Logger, lintPolicy(cfg, policy))
+	s.lookOver(policy)
 	return s, nil
 }
 
@@ -212,6 +215,7 @@ func (s *service) snapshot() admin.Snapshot {
 // their time and then cut, slots given back. ctx ends every wait early.
 func (s *service) stop(ctx context.Context) error {
 	s.ready.Draining()
+	s.lookAway()
 	select {
 	case <-time.After(s.cfg.DrainGrace):
 	case <-ctx.Done():

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -25,7 +26,7 @@ Exit codes: 0 the file can be served, with warnings or without, 1 it cannot, 2 w
 }
 
 // Run prints each finding as file:line:col: what; remedy.
-func (v validateCmd) Run(sys system) error {
+func (v validateCmd) Run(ctx context.Context, sys system) error {
 	name, text, err := v.read(sys)
 	if err != nil {
 		return fmt.Errorf("rule file: %w", err)
@@ -47,7 +48,7 @@ func (v validateCmd) Run(sys system) error {
 		if known.usersFile {
 			policy.Users = &users.Checker{} // which users there are does not matter here
 		}
-		found = append(found, lintPolicy(cfg, policy)...)
+		found = append(found, lintPolicy(ctx, cfg, policy)...)
 		sortFindings(found)
 	}
 	err = nil

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -13,16 +14,18 @@ import (
 type coverage struct {
 	clients, requests, replies *index
 
-	methods []Method // all that clients may have negotiated
-	left    *int     // how many rules may still be compared; at 0 nothing is found any more
+	methods []Method        // all that clients may have negotiated
+	left    *int            // how many rules may still be compared; at 0 nothing is found any more
+	stop    <-chan struct{} // closed when nobody wants to know any more
 }
 
-// mostComparisons bounds what Lint does about a file, to about a second: an
-// index finds most rules by one condition, but not every list of ten thousand
-// differs in one.
+// mostComparisons bounds what Lint does about a file, to about a second if no
+// rules take all addresses of many others for long lists of users: an index
+// finds most rules by one condition, but not every list of ten thousand differs
+// in one.
 const mostComparisons = 5_000_000
 
-func (s *Set) coverage(comparisons int) coverage {
+func (s *Set) coverage(ctx context.Context, comparisons int) coverage {
 	with := func(target, user bool) func(*Rule) [][]key {
 		return func(r *Rule) [][]key {
 			list := conditionsOf(target, user)(r)
@@ -45,6 +48,7 @@ func (s *Set) coverage(comparisons int) coverage {
 		replies:  newIndex(s.Socks, with(true, false)),
 		methods:  s.Settings.Methods,
 		left:     &comparisons,
+		stop:     ctx.Done(),
 	}
 	if len(c.methods) == 0 {
 		c.methods = []Method{None, Username} // the server chooses when it starts
@@ -150,13 +154,32 @@ func (c coverage) one(r, end *Rule) *Rule {
 		lists = append(lists, found)
 	}
 	earlier, lists := x.next(lists)
-	for ; earlier != nil && earlier.Number < end.Number && *c.left > 0; earlier, lists = x.next(lists) {
-		*c.left--
+	for ; earlier != nil && earlier.Number < end.Number && c.mayCompare(); earlier, lists = x.next(lists) {
 		if c.covers(earlier, r) {
 			return earlier
 		}
 	}
 	return nil
+}
+
+// mayCompare reports whether one more rule may be compared, and counts it.
+func (c coverage) mayCompare() bool {
+	select {
+	case <-c.stop:
+		*c.left = 0
+	default:
+	}
+	if *c.left == 0 {
+		return false
+	}
+	*c.left--
+	return true
+}
+
+// afresh returns a coverage of the same rules that may compare as many again.
+func (c coverage) afresh(comparisons int) coverage {
+	c.left = &comparisons
+	return c
 }
 
 // example returns a query that r matches, as far as the index x asks.
@@ -192,12 +215,12 @@ func (x *index) rarestUser(names []string) string {
 }
 
 // covers reports whether earlier matches whatever r does, but for requests for
-// UDP associations.
+// UDP associations. Lists of users may be long, so they come last.
 func (c coverage) covers(earlier, r *Rule) bool {
 	a, b := &earlier.cond, &r.cond
 	return b.commands&^a.commands == 0 && b.versions&^a.versions&allVersions == 0 &&
-		(b.commands&^replyCommands == 0 || c.coversUsers(earlier, r)) &&
-		a.from.covers(&b.from) && a.to.covers(&b.to)
+		a.from.covers(&b.from) && a.to.covers(&b.to) &&
+		(b.commands&^replyCommands == 0 || c.coversUsers(earlier, r))
 }
 
 func (c coverage) coversUsers(earlier, r *Rule) bool {

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -8,20 +9,31 @@ import (
 )
 
 // Lint returns warnings about rules that are correct one by one and together
-// mean something else than they seem to. They are in no order.
-func (s *Set) Lint() []Diagnostic { return s.lint(mostComparisons) }
+// mean something else than they seem to. They are in no order, and not all if
+// ctx ends.
+func (s *Set) Lint(ctx context.Context) []Diagnostic { return s.lint(ctx, mostComparisons) }
 
-// lint is Lint with no more comparisons than that.
-func (s *Set) lint(comparisons int) []Diagnostic {
-	c := s.coverage(comparisons)
+// lint is Lint with no more comparisons than that for what clients can reach,
+// which matters most, and as many for the rest.
+func (s *Set) lint(ctx context.Context, comparisons int) []Diagnostic {
+	c := s.coverage(ctx, comparisons)
+	forReach := c.afresh(comparisons)
+	reach := s.lintReach(forReach)
 	found := slices.Concat(c.lint(s.Client), c.lint(s.Socks))
-	byCoverage := slices.Concat(s.lintInheritance(c), s.lintReach(c))
-	if *c.left == 0 { // rules that are dead may have been taken for live ones
-		first := slices.Concat(s.Client, s.Socks)[0]
-		byCoverage = []Diagnostic{first.warning("the rules were not all compared with each other, as too many may match the same requests, so warnings may be missing",
-			"make fewer rules of them, or check parts of the file by themselves")}
+	inheritance := s.lintInheritance(c)
+	// Without all comparisons, rules that are dead may have been taken for live ones.
+	if *forReach.left == 0 {
+		reach = nil
 	}
-	return slices.Concat(found, byCoverage, s.lintStrangers(), s.lintNames())
+	if *c.left == 0 {
+		inheritance = nil
+	}
+	if *c.left == 0 || *forReach.left == 0 {
+		first := slices.Concat(s.Client, s.Socks)[0]
+		found = append(found, first.warning("the rules were not all compared with each other, as too many may match the same requests, so warnings may be missing",
+			"make fewer rules of them, or check parts of the file by themselves"))
+	}
+	return slices.Concat(found, reach, inheritance, s.lintStrangers(), s.lintNames())
 }
 
 func (r *Rule) warning(message, remedy string) Diagnostic {
@@ -164,10 +176,10 @@ func (a *address) loopback() bool {
 
 // OpenToAll returns the client-rule which, with those before it, lets in every
 // address of a family by which clients need not log in, if socks-rules let such
-// clients go on; nil if there is none, or too much to compare. methods returns
-// what clients of a client-rule may negotiate.
-func (s *Set) OpenToAll(methods func(*Rule) []Method) *Rule {
-	c := s.coverage(mostComparisons)
+// clients go on; nil if there is none, too much to compare, or ctx ends. methods
+// returns what clients of a client-rule may negotiate.
+func (s *Set) OpenToAll(ctx context.Context, methods func(*Rule) []Method) *Rule {
+	c := s.coverage(ctx, mostComparisons)
 	onward := world{}
 	for _, r := range s.Socks {
 		nameless := *r // what r does about clients that did not log in

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -14,7 +15,7 @@ import (
 func lints(t *testing.T, text string) string {
 	t.Helper()
 	var words []string
-	for _, d := range parse(t, text).Lint() {
+	for _, d := range parse(t, text).Lint(t.Context()) {
 		if d.Severity != Warning || d.Remedy == "" {
 			t.Errorf("not a warning with a remedy: %+v", d)
 		}
@@ -99,7 +100,7 @@ func TestLintComparesFewRules(t *testing.T) {
 		}})
 	for _, l := range lists {
 		set := parse(t, l.text(n))
-		c := set.coverage(mostComparisons)
+		c := set.coverage(t.Context(), mostComparisons)
 		c.lint(set.Client)
 		c.lint(set.Socks)
 		set.lintInheritance(c)
@@ -110,26 +111,36 @@ func TestLintComparesFewRules(t *testing.T) {
 	}
 }
 
-// Where there would be too many comparisons, that is said, and nothing else
-// that they would have told.
+// Where there would be too many comparisons, that is said, and nothing that they
+// would have told; but what rules let clients reach is compared first.
 func TestLintIsBounded(t *testing.T) {
-	text := "client pass { from: 10.0.0.0/8 to: 0/0 }\n"
+	text := "client pass { from: 10.0.0.0/8 to: 0/0 }\nsocks block { from: 0/0 to: 0/0 port = 1 }\n"
 	for i := range 100 { // all hold port 1, and none takes all of a later one
 		text += fmt.Sprintf("socks pass { from: 0/0 to: 0/0 port 1-%d }\n", i+2)
 	}
 	set := parse(t, text)
 	const bounded = "the rules were not all compared"
 	told := func(comparisons int) (all string) {
-		for _, d := range set.lint(comparisons) {
+		for _, d := range set.lint(t.Context(), comparisons) {
 			all += d.String() + "\n"
 		}
 		return all
 	}
-	if got := told(1000); strings.Count(got, "\n") != 1 || !strings.Contains(got, "test.conf:1:1: "+bounded) {
+	const reach = "test.conf:3:1: this rule lets clients reach "
+	if got := told(1000); strings.Count(got, "\n") != 2 || !strings.Contains(got, "test.conf:1:1: "+bounded) || !strings.Contains(got, reach) {
 		t.Errorf("bounded: %q", got)
 	}
-	if got := told(mostComparisons); strings.Contains(got, bounded) || !strings.Contains(got, "lets clients reach") {
+	if got := told(1); strings.Count(got, "\n") != 1 || !strings.Contains(got, bounded) {
+		t.Errorf("bounded even in what clients can reach: %q", got)
+	}
+	if got := told(mostComparisons); strings.Contains(got, bounded) || !strings.Contains(got, reach) {
 		t.Errorf("in full: %q", got)
+	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	c := set.coverage(ended, mostComparisons)
+	if c.lint(set.Socks); *c.left > 0 {
+		t.Error("compares for nobody")
 	}
 }
 
@@ -138,14 +149,14 @@ func TestLintIsBounded(t *testing.T) {
 func TestLintCoveredIsNeverWrong(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		set, _ := Parse("random", []byte(anyRules(t)), testEnv)
-		for _, d := range set.Lint() {
+		for _, d := range set.Lint(t.Context()) {
 			if d.Pos.Line < 1 || d.Message == "" || d.Remedy == "" {
 				t.Fatalf("a finding without place or remedy: %+v", d)
 			}
 		}
 		dead := map[*Rule]bool{}
 		for _, r := range slices.Concat(set.Client, set.Socks) {
-			by := set.coverage(mostComparisons).by(r, r)
+			by := set.coverage(t.Context(), mostComparisons).by(r, r)
 			dead[r] = by != nil && takeAssociations(by, r)
 		}
 		for range 20 {
@@ -284,7 +295,7 @@ func TestOpenToAll(t *testing.T) {
 	} {
 		set := parse(t, text)
 		got := ""
-		if r := set.OpenToAll(set.MethodsFor); r != nil {
+		if r := set.OpenToAll(t.Context(), set.MethodsFor); r != nil {
 			got = r.ID()
 		}
 		if got != want {
