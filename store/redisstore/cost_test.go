@@ -49,7 +49,7 @@ func newMeter(t testing.TB) *meter {
 func (m *meter) join(entries ...store.Entry) {
 	m.Helper()
 	j := store.Join{
-		Holder: "meter", Candidate: "b1", Stream: m.last.Stream + 1,
+		Holder: "meter", Candidate: fmt.Sprint("b", m.last.Stream), Stream: m.last.Stream + 1,
 		Settings: pairSettings(false), Last: m.last, Space: "c1a", Entries: entries,
 	}
 	reply, err := m.conn.Join(m.Context(), j)
