@@ -25,15 +25,12 @@ func TestDifferential(t *testing.T) {
 	}
 	answers := settle(t, trials, func(tr *ruleCase, step int, got answers) bool {
 		s := tr.steps[step]
-		return tr.pending || got.danted[step] == s.danted && got.usher[step] == s.usher
+		return got.danted[step] == s.danted && got.usher[step] == s.usher
 	})
-	steps, differ, pending := 0, 0, 0
+	steps, differ := 0, 0
 	for i, tr := range trials {
 		steps += len(tr.steps)
 		t.Run(tr.name(), func(t *testing.T) {
-			if tr.pending {
-				pending += len(tr.steps)
-			}
 			for j, s := range tr.steps {
 				got := answers[i]
 				if got.danted[j] != s.danted {
@@ -42,21 +39,16 @@ func TestDifferential(t *testing.T) {
 				if s.differs() {
 					differ++
 				}
-				if got.usher[j] == s.usher {
-					continue
+				if got.usher[j] != s.usher {
+					t.Errorf("%s:%d: %s: usher: %s, want: %s", tr.file, s.line, s.text, got.usher[j], s.usher)
 				}
-				report := t.Errorf
-				if tr.pending {
-					report = t.Logf
-				}
-				report("%s:%d: %s: usher: %s, want: %s", tr.file, s.line, s.text, got.usher[j], s.usher)
 			}
 			if t.Failed() {
 				t.Logf("rules:\n%s", tr.config())
 			}
 		})
 	}
-	t.Logf("%d cases, %d questions; %d answers differ for a reason, %d questions wait for a feature", len(trials), steps, differ, pending)
+	t.Logf("%d cases, %d questions; %d answers differ for a reason", len(trials), steps, differ)
 }
 
 // TestDifferentialReasons checks that each difference has a reason, that each
@@ -94,11 +86,8 @@ func TestDifferentialReasons(t *testing.T) {
 // answers are what both proxies said to the steps of a trial.
 type answers struct{ danted, usher []string }
 
-// What Usher answers where it lacks a feature.
-const (
-	noServer    = "file refused" // to everything
-	unsupported = "reply 7"
-)
+// noServer is the answer to everything where a file is refused.
+const noServer = "file refused"
 
 // workers is how many of each proxy run at a time. Most of the time they wait.
 const workers = 3
@@ -216,9 +205,6 @@ func (l *laboratory) try(kind string, tr *ruleCase) []string {
 			want = s.usher
 		}
 		got[i] = d.ask(s.question, want)
-		if tr.pending && got[i] == unsupported {
-			break // what follows builds on it
-		}
 	}
 	return got
 }

@@ -23,12 +23,11 @@ type caseFile struct {
 
 // ruleCase is a case: one file of rules and the questions to a proxy that runs on it.
 type ruleCase struct {
-	file    string
-	title   string
-	bare    bool // nothing is added to the rules but where to listen and to leave from
-	pending bool // the feature is being built: Usher's answers are shown and not judged
-	rules   string
-	steps   []*caseStep
+	file  string
+	title string
+	bare  bool // nothing is added to the rules but where to listen and to leave from
+	rules string
+	steps []*caseStep
 }
 
 // caseStep is a line of a case
@@ -53,7 +52,7 @@ const casesDir = "testdata/differential"
 
 // readCases reads the case book. A file is a list of cases
 //
-//	== TITLE [bare] [pending]
+//	== TITLE [bare]
 //	RULES
 //	--
 //	STEPS
@@ -99,8 +98,7 @@ func parseCases(path, text string) (*caseFile, error) {
 		case strings.HasPrefix(line, "#") || strings.TrimSpace(line) == "":
 		case isTitle:
 			tr = &ruleCase{file: path}
-			tr.title, tr.bare = cutFlag(title, " [bare]")
-			tr.title, tr.pending = cutFlag(tr.title, " [pending]")
+			tr.title, tr.bare = strings.CutSuffix(title, " [bare]")
 			f.trials = append(f.trials, tr)
 			asking = false
 		case tr == nil:
@@ -119,10 +117,6 @@ func parseCases(path, text string) (*caseFile, error) {
 		}
 	}
 	return f, nil
-}
-
-func cutFlag(title, flag string) (string, bool) {
-	return strings.ReplaceAll(title, flag, ""), strings.Contains(title, flag)
 }
 
 func parseStep(line string) (*caseStep, error) {
@@ -207,12 +201,6 @@ func (b *casebook) record(t testing.TB, got []answers) {
 			}
 			for i, s := range tr.steps {
 				danted, usher := got[0].danted[i], got[0].usher[i]
-				if tr.pending {
-					usher = s.usher
-				}
-				if tr.pending && !s.differs() {
-					usher = danted
-				}
 				line := fmt.Sprintf("%-*s => %s", width, s.text, verdictOf(danted, usher, s.usher, s.reason))
 				f.lines[s.line-1] = line
 			}

@@ -40,6 +40,27 @@ func (c *client) Close() { _ = c.TCPConn.Close() }
 // try sends what the server may not want any more.
 func (c *client) try(b []byte) { _, _ = c.Write(b) }
 
+// trickle sends first, and then one byte again and again, until stop is called,
+// which waits for the end of it.
+func (c *client) trickle(first []byte, again byte) (stop func()) {
+	over, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		c.try(first)
+		tick := time.NewTicker(50 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				c.try([]byte{again})
+			case <-over:
+				return
+			}
+		}
+	}()
+	return func() { close(over); <-ended }
+}
+
 func (c *client) must(err error) {
 	c.t.Helper()
 	if err != nil {

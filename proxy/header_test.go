@@ -230,26 +230,11 @@ func TestHeaderHasADeadline(t *testing.T) {
 	began := time.Now()
 	silent, half, slow := w.client(), w.client(), w.client()
 	half.send(header(t, 2, proxyproto.PROXY)[:20])
-	stop, trickled := make(chan struct{}), make(chan struct{})
-	go func() { // a long header, one byte at a time
-		defer close(trickled)
-		slow.try([]byte("PROXY TCP4 "))
-		tick := time.NewTicker(50 * time.Millisecond)
-		defer tick.Stop()
-		for {
-			select {
-			case <-tick.C:
-				slow.try([]byte("1"))
-			case <-stop:
-				return
-			}
-		}
-	}()
+	stop := slow.trickle([]byte("PROXY TCP4 "), '1') // a long header
 	for _, c := range []*client{silent, half, slow} {
 		c.closed()
 	}
-	close(stop)
-	<-trickled
+	stop()
 	if took := time.Since(began); took < 2900*time.Millisecond {
 		t.Errorf("ended after %v, before the 3s", took)
 	}

@@ -248,27 +248,11 @@ func TestNegotiationDeadline(t *testing.T) {
 	silent, half, slow := w.client(), w.client(), w.client()
 	half.send([]byte{5, 1, 0})
 	half.expect([]byte{5, 0})
-	stop := make(chan struct{})
-	trickled := make(chan struct{})
-	go func() { // a long SOCKS 4 user id, one byte at a time
-		defer close(trickled)
-		slow.try([]byte{4, 1, 0, 80, 127, 0, 0, 1})
-		tick := time.NewTicker(50 * time.Millisecond)
-		defer tick.Stop()
-		for {
-			select {
-			case <-tick.C:
-				slow.try([]byte{'x'})
-			case <-stop:
-				return
-			}
-		}
-	}()
+	stop := slow.trickle([]byte{4, 1, 0, 80, 127, 0, 0, 1}, 'x') // a long SOCKS 4 user id
 	for _, c := range []*client{silent, half, slow} {
 		c.closed()
 	}
-	close(stop)
-	<-trickled
+	stop()
 	if took := time.Since(began); took < 900*time.Millisecond {
 		t.Errorf("ended after %v, before the 1s", took)
 	}
