@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // pair returns two ends of a TCP connection.
@@ -51,7 +53,7 @@ func TestWriterAsksBeforeEverySystemCall(t *testing.T) {
 		n, err := w.write(big)
 		done <- result{n, err}
 	}()
-	blockedAt := waitStill(t, &asked)
+	blockedAt := waitBlocked(t, from, &asked)
 	lost.Store(true)
 	read := make(chan int64, 1)
 	go func() {
@@ -73,21 +75,48 @@ func TestWriterAsksBeforeEverySystemCall(t *testing.T) {
 	}
 }
 
-// waitStill waits until n is not 0 and does not change any more.
-func waitStill(t *testing.T, n *atomic.Int64) int64 {
+// waitBlocked waits until the writer to c is blocked, as nobody reads: c takes
+// no more, and n, which moves with each write, does not any more. Stillness alone
+// may be a busy machine.
+func waitBlocked(t *testing.T, c *net.TCPConn, n *atomic.Int64) int64 {
 	t.Helper()
-	tick := time.NewTicker(100 * time.Millisecond)
+	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	last := int64(0)
-	for range 100 {
+	last, still := int64(0), 0
+	for end := time.Now().Add(patient); time.Now().Before(end); {
 		<-tick.C
-		if now := n.Load(); now != 0 && now == last {
+		now := n.Load()
+		if still++; now == 0 || now != last || writable(t, c) {
+			still = 0
+		}
+		if still == 3 {
 			return now
 		}
-		last = n.Load()
+		last = now
 	}
 	t.Fatal("it does not block")
 	return 0
+}
+
+// writable tells whether the system would take bytes for c.
+func writable(t *testing.T, c *net.TCPConn) bool {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ready int
+	if err := raw.Control(func(fd uintptr) {
+		ready, err = retry(func() (int, error) {
+			return unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, 0)
+		})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ready > 0
 }
 
 // A reader that waits holds no buffer, and tells an end from an error.
