@@ -28,37 +28,38 @@ var extensionAddr = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 // the client's peer is going to make, as an FTP server does for active FTP.
 // The first reply says where, the second one who came.
 func (s *session) bind(ctx context.Context) ([]task, error) {
-	peer, limit, err := s.meet(ctx)
+	peer, err := s.meet(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if err := s.succeed(socks.AddrOf(s.peer)); err != nil {
 		return nil, err
 	}
-	return s.relay(peer, limit), nil
+	return s.relay(peer, s.peerRule.Timeouts.IO), nil
 }
 
-// meet returns the connection of the peer, and the idle time-out of the rule
-// that let it in.
-func (s *session) meet(ctx context.Context) (*net.TCPConn, time.Duration, error) {
+// meet returns the connection of the peer, which the rules let in.
+func (s *session) meet(ctx context.Context) (*net.TCPConn, error) {
 	defer s.watch(false)() // nothing may be sent before there is a peer
 	expected, place, err := s.place(ctx)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	defer place.Close()
 	if err := s.move(ctx); err != nil { // the slot comes before the listener
-		return nil, 0, err
+		return nil, err
 	}
 	peer, err := s.awaitPeer(place)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	if !expected[0].IsUnspecified() && !slices.Contains(expected, s.peer.Addr()) {
-		return nil, 0, fmt.Errorf("%w: %v", errPeer, s.peer)
+		return nil, fmt.Errorf("%w: %v", errPeer, s.peer)
 	}
-	limit, err := s.judgePeer(ctx)
-	return peer, limit, err
+	if err := s.judgePeer(ctx); err != nil {
+		return nil, err
+	}
+	return peer, peer.SetKeepAliveConfig(keepAliveOf(s.peerRule.KeepAlives.External))
 }
 
 // place returns the addresses of which the peer must have one (an unspecified
@@ -110,13 +111,14 @@ func (s *session) awaitPeer(place *os.File) (*net.TCPConn, error) {
 	}
 	s.hold(peer)
 	s.peer = addrPort(peer.RemoteAddr())
-	return peer, peer.SetKeepAliveConfig(keepAliveOf(s.socksRule.KeepAlives.External))
+	return peer, nil
 }
 
 // judgePeer asks the rules about the peer. A rule with a limit of its own takes
 // the session over from the one that let the request pass; else that one keeps
-// it.
-func (s *session) judgePeer(ctx context.Context) (idle time.Duration, err error) {
+// it. How the relay is watched is in either case said by the one that let the
+// peer in.
+func (s *session) judgePeer(ctx context.Context) error {
 	naming, cancel := connecting(ctx, time.Now(), s.socksRule.Timeouts.Connect)
 	defer cancel()
 	v, err := s.askSocks(naming, rules.Query{
@@ -127,15 +129,18 @@ func (s *session) judgePeer(ctx context.Context) (idle time.Duration, err error)
 	})
 	switch {
 	case err != nil:
-		return 0, err
+		return err
 	case !v.Pass():
 		s.socksRule = v.Rule
-		return 0, fmt.Errorf("%w: the peer %v", errBlocked, s.peer)
-	case v.Rule != s.socksRule && v.Rule.Session.Limited:
-		s.socksRule = v.Rule
-		err = s.move(ctx)
+		return fmt.Errorf("%w: the peer %v", errBlocked, s.peer)
 	}
-	return v.Rule.Timeouts.IO, err
+	s.peerRule = v.Rule
+	s.keepClientAliveBy(v.Rule)
+	if v.Rule == s.socksRule || !v.Rule.Session.Limited {
+		return nil
+	}
+	s.socksRule = v.Rule
+	return s.move(ctx)
 }
 
 // reserve binds a socket that does not listen yet, and sets s.bound.

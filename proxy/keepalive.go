@@ -24,6 +24,14 @@ func (s *session) keepClientAlive(k rules.KeepAlive) {
 	}
 }
 
+// keepClientAliveBy does so for a later rule, if it says how: else what earlier
+// ones said stays.
+func (s *session) keepClientAliveBy(r *rules.Rule) {
+	if r.KeepAlives.InternalGiven {
+		s.keepClientAlive(r.KeepAlives.Internal)
+	}
+}
+
 // Listen opens a TCP listener for Serve. 0.0.0.0 stands for every address of
 // IPv4 alone and :: for every one of IPv6 alone, as in Dante; no host, as in
 // :1080, for both. Its connections are watched by keep-alive as those to

@@ -52,10 +52,11 @@ func (s *session) isCheck(err error) bool {
 }
 
 // reportConnected logs that the client was told that it is connected, if one
-// of its rules has log: connect.
+// of its rules has log: connect, with BIND that for its peer as well.
 func (s *session) reportConnected() {
 	log := s.server.opts.Logger
-	if s.probe || !s.clientRule.Log.Connect && !s.socksRule.Log.Connect || !log.Enabled(context.Background(), slog.LevelInfo) {
+	wanted := !s.probe && (s.clientRule.Log.Connect || s.socksRule.Log.Connect || s.peerRule != nil && s.peerRule.Log.Connect)
+	if !wanted || !log.Enabled(context.Background(), slog.LevelInfo) {
 		return
 	}
 	log.LogAttrs(context.Background(), slog.LevelInfo, "session connected", s.attrs("")...)

@@ -39,6 +39,7 @@ type session struct {
 	dialled    netip.AddrPort // CONNECT
 	bound      netip.AddrPort // BIND: where the peer was awaited
 	peer       netip.AddrPort // BIND: who came
+	peerRule   *rules.Rule    // BIND: by which
 	grant      *limiter.Grant // nil: nothing was admitted yet
 	valid      func() bool    // nil, or asked before every write: see move
 	udp        *association   // nil but for UDP ASSOCIATE
@@ -297,9 +298,7 @@ func (s *session) move(ctx context.Context) error {
 		}
 	}
 	s.fence()
-	if k := s.socksRule.KeepAlives.Internal; k != s.gen.policy.Rules.Settings.KeepAlives.Internal {
-		s.keepClientAlive(k) // else what the client-rule said stays
-	}
+	s.keepClientAliveBy(s.socksRule)
 	command := commandName(s.request.Command)
 	s.server.table.move(s, s.socksRule, command)
 	s.server.opts.Metrics.admit(s.socksRule, command, s.grant)

@@ -79,6 +79,8 @@ socks pass { from: 0/0 to: 0/0 port = 1
 socks pass { from: 0/0 to: 0/0
   internal.tcp.tcp_keepcnt: 2
   external.tcp.tcp_keepidle: 600 }
+socks pass { from: 0/0 to: 0/0 port = 2
+  internal.tcp.tcp_keepidle: 60 }
 `, 0)
 	s.uncouple = func() bool { return true }
 	t.Cleanup(func() { s.finish(nil) })
@@ -95,6 +97,7 @@ socks pass { from: 0/0 to: 0/0
 		clientIdle, clientCount   int
 	}{
 		{0, "client, by a socks-rule that says nothing", "target that is not watched", 0, 0, 0, 0, 31, 4},
+		{2, "client, by a socks-rule that says what the server does", "target", 1, 60, 15, 4, 60, 4},
 		{1, "client, by its socks-rule", "target", 1, 600, 15, 4, 60, 2},
 	} {
 		s.socksRule = s.gen.policy.Rules.Socks[c.rule]
@@ -109,6 +112,52 @@ socks pass { from: 0/0 to: 0/0
 		wantKept(t, c.client, s.client, 1, c.clientIdle, 7, c.clientCount)
 		wantKept(t, c.target, target, c.on, c.idle, c.interval, c.count)
 	}
+}
+
+// With BIND, it is the rule for its peer that says how the peer is watched, and
+// if it says something, the client.
+func TestKeepAliveByReplyRule(t *testing.T) {
+	s, client, ctx := newSession(t, `
+client pass { from: 0/0 to: 0/0 }
+socks pass { from: 0/0 to: 0/0
+  command: bind
+  external.tcp.tcp_keepidle: 600 }
+socks pass { from: 0/0 to: 0/0
+  command: bindreply
+  internal.tcp.tcp_keepidle: 31
+  external.socket.so_keepalive: 0 }
+`, 0)
+	s.uncouple = func() bool { return true }
+	t.Cleanup(func() { s.finish(nil) })
+	s.from, s.to = addrPort(s.client.RemoteAddr()), addrPort(s.client.LocalAddr())
+	s.request = socks.Request{Version: socks.V5, Command: socks.Bind, Addr: unspecified}
+	if err := errors.Join(s.judgeClient(ctx), s.admit(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	far := make(chan net.Conn, 1)
+	go func() {
+		defer close(far)
+		reply, err := socks.ReadReply(client, socks.V5)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		conn, err := net.Dial("tcp", netip.AddrPortFrom(reply.Addr.IP, reply.Addr.Port).String())
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		far <- conn
+	}()
+	peer, err := s.meet(ctx)
+	if conn := <-far; conn != nil {
+		defer conn.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantKept(t, "peer", peer, 0, 0, 0, 0)
+	wantKept(t, "client", s.client, 1, 31, 15, 4)
 }
 
 // A connection from an external: address takes no port before it must: the

@@ -273,7 +273,7 @@ func TestBulkWithoutDescriptors(t *testing.T) {
 	}
 	restore := sync.OnceValue(func() error { return syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit) })
 	defer restore() //nolint:errcheck // asked below, unless the test has failed already
-	for range 3 { // see spliced
+	for range 3 {   // see spliced
 		r.receive(r.flood())
 	}
 	sent := r.flood()

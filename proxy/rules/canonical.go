@@ -104,7 +104,7 @@ func (s *Set) text(numbered bool) string {
 	line(&b, "", "logoutput", s.Settings.LogOutput...)
 	line(&b, "", "errorlog", s.Settings.ErrorLog...)
 	s.Settings.Timeouts.print(&b, "", defaultTimeouts)
-	s.Settings.KeepAlives.print(&b, "", KeepAlives{DefaultKeepAlive, DefaultKeepAlive})
+	s.Settings.KeepAlives.print(&b, "", KeepAlives{Internal: DefaultKeepAlive, External: DefaultKeepAlive})
 	for _, r := range s.Client {
 		r.print(&b, s, numbered)
 	}

@@ -14,6 +14,7 @@ func (p *parser) finishRule() {
 		}
 	}
 	p.checkCommands()
+	p.checkReplies()
 	p.checkSession()
 	p.checkMethods()
 	p.checkNames()
@@ -60,6 +61,30 @@ func (p *parser) checkCommands() {
 		r.cond.versions = allVersions
 	case r.cond.versions != otherProxy:
 		r.cond.versions &^= otherProxy
+	}
+}
+
+// checkReplies warns of what a rule for replies alone does not do: it lets
+// through what belongs to a session that another rule let begin.
+func (p *parser) checkReplies() {
+	r := p.rule
+	if r.Client || !r.Pass || r.cond.commands == 0 || r.cond.commands&^replyCommands != 0 {
+		return
+	}
+	idle := []string{"timeout.connect", "timeout.io.udp"}
+	if !r.cond.commands.has(BindReply) {
+		idle = append(idle, "timeout.io", "timeout.io.tcp")
+		for _, side := range []string{"internal.", "external."} {
+			idle = append(idle, side+"socket.so_keepalive", side+"tcp.tcp_keepidle", side+"tcp.tcp_keepintvl", side+"tcp.tcp_keepcnt")
+		}
+		if r.Log.Connect {
+			idle = append(idle, "log")
+		}
+	}
+	for _, name := range idle {
+		if k, given := p.seen[name]; given {
+			p.warn(k.pos, "%s: has no effect in a rule for replies alone; write it in the rule that lets the session begin", name)
+		}
 	}
 }
 

@@ -30,6 +30,7 @@ func keepAlive(most int64, set func(*KeepAlive, int64)) func(*parser, token) {
 		}
 		if strings.HasPrefix(k.text, "internal.") {
 			set(&both.Internal, n)
+			both.InternalGiven = p.in != inSettings
 		} else {
 			set(&both.External, n)
 		}
@@ -41,16 +42,17 @@ func (k *KeepAlive) setIdle(n int64)     { k.Idle = time.Duration(n) * time.Seco
 func (k *KeepAlive) setInterval(n int64) { k.Interval = time.Duration(n) * time.Second }
 func (k *KeepAlive) setCount(n int64)    { k.Count = int(n) }
 
-// print writes what differs from base.
+// print writes what differs from base, and one line at least of what is given.
 func (k KeepAlives) print(b *strings.Builder, indent string, base KeepAlives) {
-	k.Internal.print(b, indent+"internal.", base.Internal)
-	k.External.print(b, indent+"external.", base.External)
+	k.Internal.print(b, indent+"internal.", base.Internal, k.InternalGiven && k.Internal == base.Internal)
+	k.External.print(b, indent+"external.", base.External, false)
 }
 
-func (k KeepAlive) print(b *strings.Builder, prefix string, base KeepAlive) {
+func (k KeepAlive) print(b *strings.Builder, prefix string, base KeepAlive, same bool) {
 	one := func(keyword string, value, base int) {
-		if value != base {
+		if value != base || same {
 			line(b, prefix, keyword, strconv.Itoa(value))
+			same = false
 		}
 	}
 	on := map[bool]int{true: 1}

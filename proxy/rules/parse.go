@@ -39,7 +39,7 @@ func Parse(file string, text []byte, env Env) (*Set, []Diagnostic) {
 	p.settings = map[string]token{}
 	p.seen = p.settings
 	p.set.Settings.Timeouts, p.set.Settings.ConnectDst = defaultTimeouts, true
-	p.set.Settings.KeepAlives = KeepAlives{DefaultKeepAlive, DefaultKeepAlive}
+	p.set.Settings.KeepAlives = KeepAlives{Internal: DefaultKeepAlive, External: DefaultKeepAlive}
 	p.file()
 	p.checkFile(Pos{File: file, Line: 1, Col: 1}, text)
 	slices.SortStableFunc(p.diags, func(a, b Diagnostic) int {

@@ -159,7 +159,10 @@ type KeepAlive struct {
 
 // KeepAlives are those towards clients and towards targets. A rule inherits
 // the server's where it says nothing.
-type KeepAlives struct{ Internal, External KeepAlive }
+type KeepAlives struct {
+	Internal, External KeepAlive
+	InternalGiven      bool // the rule says something of Internal, be it what the server says
+}
 
 // Rule is one block of the file. It is not changed after Parse.
 type Rule struct {

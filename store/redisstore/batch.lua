@@ -20,7 +20,7 @@ local me, young = member_of(head[3]), head[2] and true or false
 local windows = #KEYS - 3
 local tail = windows > 0 and #ARGV - 3 * windows or #ARGV + 1
 local book = open_book(t, r, holder, 9, tail - 1, read)
-if head[1] ~= birth or head[4] ~= history or book.birth ~= birth or not me or me.state == 'dying'
+if head[1] ~= birth or not in_history(head[4]) or book.birth ~= birth or not me or me.state == 'dying'
   or (book.token ~= prev and book.token ~= new) then
   return { 'LOST' }
 end

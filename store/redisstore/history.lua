@@ -3,5 +3,10 @@
 -- was acknowledged before may be missing after it, even if the server and the
 -- connections to it have outlived it. So nothing is built on data that was born
 -- in another history, and a copy that comes late finds nothing to act on.
-local history = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+-- A plain search costs a tenth of taking the name out of the text.
+local replication = redis.call('INFO', 'replication')
+
+local function in_history(name)
+  return name and string.find(replication, '\nmaster_replid:' .. name .. '\r', 1, true)
+end
 

@@ -42,7 +42,7 @@ local birth, born = roster.birth, redis.call('HGET', t, '.b')
 if birth == candidate or born == candidate then
   return { 'STALE' } -- a copy of the join that bore this data, of which a part is lost
 end
-if roster.history == history and roster.settings ~= settings then
+if in_history(roster.history) and roster.settings ~= settings then
   for other in pairs(roster.members) do
     if other ~= holder then return { 'MISMATCH', roster.settings } end
   end
@@ -50,7 +50,7 @@ end
 
 -- The data cannot be built on if its parts disagree, if it was born in another
 -- history, or if it went back behind what was acknowledged.
-local anew = not birth or born ~= birth or roster.history ~= history
+local anew = not birth or born ~= birth or not in_history(roster.history)
   or (me and token ~= me.token) or (not me and token and birth_of(token) == birth)
   or (token and last ~= '' and birth_of(token) == birth_of(last) and older(token, last))
 if not anew and me and me.state == 'dying' then
@@ -61,7 +61,7 @@ local left = me and me.space or ''
 if anew then
   birth, left = candidate, ''
   redis.call('UNLINK', m, t)
-  redis.call('HSET', m, 'birth', birth, 'young', '1', 'history', history)
+  redis.call('HSET', m, 'birth', birth, 'young', '1', 'history', string.match(replication, '\nmaster_replid:(%x+)'))
   redis.call('HSET', t, '.b', birth)
   roster.young = '1'
 end

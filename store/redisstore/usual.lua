@@ -18,7 +18,7 @@ local function usual(n)
   totals = redis.call('HMGET', KEYS[2], unpack(totals))
   local state, space = string.match(head[3] or '', '^%S+ (%S+) (%S*)$')
   local read = { head = head, own = counters, totals = totals }
-  if head[1] ~= birth or head[4] ~= history or totals[2 * n + 1] ~= birth or counters[1] ~= ARGV[3] or head[2]
+  if head[1] ~= birth or not in_history(head[4]) or totals[2 * n + 1] ~= birth or counters[1] ~= ARGV[3] or head[2]
     or not state or state == 'dying' then
     return read
   end
