@@ -204,7 +204,7 @@ func mature(t *testing.T, limiters ...*limiter.Limiter) {
 // mustJoin waits, on the real clock, for a store without a lease.
 func mustJoin(t *testing.T, l *limiter.Limiter) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !l.Status().WasMature; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !l.Status().WasMature; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("memory store not mature: %+v", l.Status())
 		}

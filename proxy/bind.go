@@ -173,6 +173,10 @@ func (s *session) bindTo(a netip.AddrPort) (*os.File, error) {
 	}
 	unix.CloseOnExec(fd)
 	file := os.NewFile(uintptr(fd), "bind")
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1); err != nil { // as listenConfig does
+		file.Close()
+		return nil, os.NewSyscallError("setsockopt", err)
+	}
 	if err := unix.Bind(fd, name); err != nil {
 		file.Close()
 		return nil, os.NewSyscallError("bind", err)

@@ -148,7 +148,7 @@ func (s *session) dialOne(ctx context.Context, to netip.AddrPort, left int) (*ne
 		defer cancel()
 	}
 	// KeepAlive is what a configuration that is off leaves to the dialer.
-	d := net.Dialer{KeepAlive: -1, KeepAliveConfig: keepAliveOf(s.socksRule.KeepAlives.External)}
+	d := net.Dialer{KeepAlive: -1, KeepAliveConfig: keepAliveOf(s.socksRule.KeepAlives.External), Control: urgentInline}
 	if from.IsValid() { // never bind for nothing: each such socket would have a port of its own, and there are few
 		d.LocalAddr, d.Control = net.TCPAddrFromAddrPort(from), choosePortLate
 	}

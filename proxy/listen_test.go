@@ -57,7 +57,7 @@ func listen(t *testing.T, address string) net.Listener {
 // arrivesAt checks that who connects to a host, at the port of ln, comes to ln.
 func arrivesAt(t *testing.T, ln net.Listener, host string) {
 	t.Helper()
-	ln.(*net.TCPListener).SetDeadline(time.Now().Add(10 * time.Second)) //nolint:errcheck // it is open
+	ln.(*net.TCPListener).SetDeadline(time.Now().Add(patient)) //nolint:errcheck // it is open
 	client, err := net.Dial("tcp", net.JoinHostPort(host, strconv.Itoa(ln.Addr().(*net.TCPAddr).Port)))
 	if err != nil {
 		t.Fatal(err)

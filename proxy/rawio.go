@@ -58,6 +58,7 @@ type writer struct {
 	raw   syscall.RawConn
 	try   func(fd uintptr) (done bool)
 	valid func() bool // nil: always
+	stuck func()      // nil, or called when the socket takes no more for now
 	rest  []byte
 	err   error
 }
@@ -88,6 +89,9 @@ func (w *writer) attempt(fd uintptr) (done bool) {
 		n, err := retry(func() (int, error) { return syscall.Write(int(fd), w.rest) })
 		switch {
 		case errors.Is(err, syscall.EAGAIN):
+			if w.stuck != nil {
+				w.stuck()
+			}
 			return false
 		case err != nil:
 			w.err = err

@@ -31,6 +31,7 @@ type flow struct {
 	bytes                 *atomic.Int64
 	back                  *flow       // the other direction
 	ended                 atomic.Bool // its end was passed on
+	watch                 sourceWatch // while it cannot write
 }
 
 // run moves bytes until the direction's end, which is passed on as the end of
@@ -45,6 +46,8 @@ func (f *flow) run() error {
 		return f.writeBroke(err)
 	}
 	r, w := newReader(from), newWriter(to, f.session.valid)
+	f.watch = sourceWatch{flow: f, raw: from}
+	w.stuck = f.watch.begin
 	for err == nil {
 		if err = f.copy(r, w); err == nil {
 			err = f.bulk(r, w)
@@ -65,7 +68,20 @@ func (f *flow) run() error {
 	f.ended.Store(true) // before it is: afterwards, both directions may look broken off
 	// An error here says that the peer has reset, which the other direction meets.
 	_ = f.to.CloseWrite()
-	return nil
+	return f.awaitBreak(from)
+}
+
+// awaitBreak waits for the end of the other direction, too: until then the peer
+// that has ended this one may reset its connection, or vanish, and while the
+// other side is silent nobody else would notice.
+func (f *flow) awaitBreak(from syscall.RawConn) error {
+	if f.back.ended.Load() {
+		return nil
+	}
+	if err := waitBroken(from, func() bool { return true }); err != nil || f.back.ended.Load() {
+		return nil // we are closing both sides, or have ended both directions
+	}
+	return f.readBroke(syscall.ECONNRESET)
 }
 
 // copy copies until the flow is bulk. It holds a buffer only while there is
@@ -83,6 +99,7 @@ func (f *flow) copy(r *reader, w *writer) error {
 			full = 0
 		}
 		n, err = w.write(buffer[:n])
+		f.watch.end()
 		buffers.Put(buffer)
 		f.count(n)
 		switch {

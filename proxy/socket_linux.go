@@ -10,20 +10,32 @@ import (
 )
 
 // listenConfig sets keep-alive on the listener, from which connections inherit
-// it: net would make four calls for each.
+// it: net would make four calls for each. Urgent data stay where they are in the
+// stream: they are relayed as any other, instead of being lost.
 var listenConfig = net.ListenConfig{KeepAlive: -1, Control: func(_, _ string, c syscall.RawConn) error {
 	return setInts(c, []option{
 		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+		{unix.SOL_SOCKET, unix.SO_OOBINLINE, 1},
 		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(keepAlive.Idle / time.Second)},
 		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(keepAlive.Interval / time.Second)},
 		{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepAlive.Count},
 	})
 }}
 
-// choosePortLate leaves the port of a socket that is bound to an address to
-// connect, which may share it among targets; bind would need one of its own.
+// urgentInline keeps urgent data in the stream of a socket that is to connect,
+// see listenConfig.
+func urgentInline(_, _ string, c syscall.RawConn) error {
+	return setInts(c, []option{{unix.SOL_SOCKET, unix.SO_OOBINLINE, 1}})
+}
+
+// choosePortLate does so, and leaves the port of a socket that is bound to an
+// address to connect, which may share it among targets; bind would need one of
+// its own.
 func choosePortLate(_, _ string, c syscall.RawConn) error {
-	return setInts(c, []option{{unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1}})
+	return setInts(c, []option{
+		{unix.SOL_SOCKET, unix.SO_OOBINLINE, 1},
+		{unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1},
+	})
 }
 
 // askArrival lets a UDP socket that is bound to own say with each datagram

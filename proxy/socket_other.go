@@ -10,6 +10,8 @@ import (
 
 var listenConfig = net.ListenConfig{KeepAliveConfig: keepAlive}
 
+func urgentInline(string, string, syscall.RawConn) error { return nil }
+
 func choosePortLate(string, string, syscall.RawConn) error { return nil }
 
 func askArrival(syscall.RawConn, netip.Addr) (size int, err error) { return 0, nil }

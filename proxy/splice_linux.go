@@ -25,7 +25,7 @@ const (
 
 // bulk moves bytes from r to w through a pipe, without copying them into this
 // process, for as long as there are many of them. It returns nil if copying is
-// to go on, and else what copy does.
+// to go on, and else what broke, as copy does.
 func (f *flow) bulk(r *reader, w *writer) error {
 	p, err := newPipe(f, w.valid)
 	if err != nil {
@@ -40,12 +40,13 @@ func (f *flow) bulk(r *reader, w *writer) error {
 			return nil
 		case err != nil:
 			return f.readBroke(err)
-		case n == 0:
-			return io.EOF
+		case n == 0: // the end, or urgent data, at which splice stops: a read tells
+			return nil
 		case n >= smallMove:
 			small = 0
 		}
 		err = p.drain(w.raw)
+		f.watch.end()
 		switch {
 		case errors.Is(err, errLeaseLost):
 			return err
@@ -93,8 +94,8 @@ func (p *pipe) close() {
 	_ = unix.Close(p.w)
 }
 
-// fill waits for bytes and takes them into the pipe; n is 0 at the end of the
-// direction. It fails with os.ErrDeadlineExceeded if nothing comes for a while.
+// fill waits for bytes and takes them into the pipe; n is 0 where splice goes no
+// further. It fails with os.ErrDeadlineExceeded if nothing comes for a while.
 func (p *pipe) fill(from syscall.RawConn) (n int, err error) {
 	if now := time.Now(); now.Sub(p.waits) > pipeIdle/2 { // seldom: setting it costs more than asking the time
 		p.waits = now
@@ -129,6 +130,8 @@ func (p *pipe) drainOnce(fd uintptr) (done bool) {
 		moved, err := splice(p.r, int(fd), p.n)
 		switch {
 		case errors.Is(err, syscall.EAGAIN):
+			p.flow.watch.begin()
+			p.waits = time.Time{}
 			return false
 		case err != nil:
 			p.err = err

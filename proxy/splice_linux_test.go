@@ -41,7 +41,8 @@ func startFlow(t *testing.T, s *session) *running {
 		}
 	}
 	r := &running{t: t, src: src, dst: dst, ended: make(chan error, 1), pipes: before}
-	r.flow = &flow{session: s, from: from, to: to, readError: errClientSide, writeError: errTargetSide, bytes: new(atomic.Int64)}
+	r.flow = &flow{session: s, from: from, to: to, readError: errClientSide, writeError: errTargetSide, bytes: new(atomic.Int64), back: new(flow)}
+	r.flow.back.ended.Store(true)
 	gone := make(chan struct{})
 	go func() {
 		defer close(gone)
@@ -236,6 +237,40 @@ func TestSplicedBytesAreNoIdleness(t *testing.T) {
 	}
 	if s.checkIdle(); cut != nil {
 		t.Errorf("cut while bytes moved: %v", cut)
+	}
+}
+
+// splice(2) goes no further at urgent data, and says 0 there if the peer's end has
+// come by then, as at the end itself: what follows is relayed all the same.
+func TestSplicedUpToUrgentData(t *testing.T) {
+	r := startFlow(t, new(session))
+	sent := r.spliced()
+	rest := bytes.Repeat([]byte("rest "), 10_000)
+	raw, err := r.src.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sending := make(chan error, 1)
+	go func() {
+		var oob error
+		_, err := r.src.Write([]byte("abc"))
+		failed := raw.Write(func(fd uintptr) bool {
+			oob = unix.Sendto(int(fd), []byte("X"), unix.MSG_OOB, nil)
+			return !errors.Is(oob, unix.EAGAIN)
+		})
+		_, last := r.src.Write(rest)
+		sending <- errors.Join(err, failed, oob, last, r.src.CloseWrite())
+	}()
+	r.receive(append(sent, "abc"...))
+	if err := <-sending; err != nil {
+		t.Fatal(err)
+	}
+	r.receive(rest) // X is out of band, as these sockets are not Listen's
+	if b, err := io.ReadAll(r.dst); len(b) > 0 || err != nil {
+		t.Errorf("%d bytes, %v; want the end", len(b), err)
+	}
+	if err := <-r.ended; err != nil {
+		t.Error(err)
 	}
 }
 

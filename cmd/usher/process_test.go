@@ -19,7 +19,7 @@ import (
 )
 
 // patience bounds every wait for another process; nothing should come near it.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // exitStatus returns the exit code in the error of a command, as text.
 func exitStatus(err error) string {

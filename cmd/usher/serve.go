@@ -62,7 +62,12 @@ func (s *service) wait(ctx context.Context, signals signals) error {
 		case <-ctx.Done():
 			return s.drain("context", signals)
 		case <-signals.reload:
-			s.reload()
+			select {
+			case sig := <-signals.stop: // both came, and rules may take a while to load
+				return s.drain(sig.String(), signals)
+			default:
+				s.reload()
+			}
 		case sig := <-signals.stop:
 			return s.drain(sig.String(), signals)
 		}

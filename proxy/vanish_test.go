@@ -1,0 +1,162 @@
+package proxy_test
+
+import (
+	"io"
+	"net"
+	"syscall"
+	"testing"
+	"time"
+
+	"usher/proxy/socks"
+)
+
+// urgent sends one byte as urgent data.
+func (c *client) urgent(b byte) {
+	c.t.Helper()
+	raw, err := c.SyscallConn()
+	c.must(err)
+	var failed error
+	c.must(raw.Control(func(fd uintptr) { failed = syscall.Sendto(int(fd), []byte{b}, syscall.MSG_OOB, nil) }))
+	c.must(failed)
+}
+
+// inline lets urgent data of a connection stay where they are in the stream.
+func inline(t *testing.T, c *net.TCPConn) {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var failed error
+	if err := raw.Control(func(fd uintptr) {
+		failed = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_OOBINLINE, 1)
+	}); err != nil || failed != nil {
+		t.Fatal(err, failed)
+	}
+}
+
+// No byte of a stream is lost that was sent as urgent, as an interrupt of telnet
+// or FTP's ABOR are, in either direction.
+func TestUrgentByteIsRelayed(t *testing.T) {
+	to := target(t, "tcp4", func(c *net.TCPConn) {
+		inline(t, c)
+		back := &client{t, c}
+		back.send([]byte("ready "))
+		b, err := io.ReadAll(c)
+		if err != nil || string(b) != "abcXdef" {
+			t.Errorf("the target read %q, %v", b, err)
+		}
+		back.send([]byte("uvw"))
+		back.urgent('Y')
+		back.send([]byte("xyz"))
+	})
+	w := newWorld(t, anybody)
+	c := w.client()
+	inline(t, c.TCPConn)
+	c.connect(to, socks.Succeeded)
+	c.expect([]byte("ready "))
+	c.send([]byte("abc"))
+	c.urgent('X')
+	c.send([]byte("def"))
+	c.must(c.CloseWrite())
+	if b, err := io.ReadAll(c); err != nil || string(b) != "uvwYxyz" {
+		t.Errorf("the client read %q, %v", b, err)
+	}
+	w.reason("done")
+}
+
+// The same for the peer of a BIND.
+func TestUrgentByteOfPeer(t *testing.T) {
+	w := newWorld(t, bindRules)
+	c := w.client()
+	inline(t, c.TCPConn)
+	peer := dialFrom(t, "127.0.0.1", c.bind(socks.V5, socks.Addr{IP: loopback}))
+	c.second(socks.V5, socks.Succeeded)
+	peer.send([]byte("abc"))
+	peer.urgent('X')
+	peer.send([]byte("def"))
+	peer.must(peer.CloseWrite())
+	c.must(c.CloseWrite())
+	if b, err := io.ReadAll(c); err != nil || string(b) != "abcXdef" {
+		t.Errorf("the client read %q, %v", b, err)
+	}
+}
+
+// Who resets a connection is gone, though it had ended its direction before, or
+// sent what nobody takes, and though the other side is silent: nobody reads from
+// it then, and nobody writes to it. Its session and its slot must not outlive it.
+func TestResetIsNoticedWhoeverIsSilent(t *testing.T) {
+	const stuck = 300 * time.Millisecond
+	reset := func(c *net.TCPConn) {
+		_ = c.SetLinger(0) // then closed
+	}
+	for name, c := range map[string]struct {
+		target func(c *net.TCPConn, over <-chan struct{}) // closed afterwards
+		client func(c *client)                            // the same
+		reason string
+	}{
+		"client, after its end": {
+			func(c *net.TCPConn, over <-chan struct{}) {
+				_, _ = io.Copy(io.Discard, struct{ io.Reader }{c})
+				<-over
+			},
+			func(c *client) {
+				c.send([]byte("question"))
+				c.must(c.CloseWrite())
+				time.Sleep(stuck)
+				reset(c.TCPConn)
+			}, "client_error",
+		},
+		"client, while the target does not read": {
+			func(_ *net.TCPConn, over <-chan struct{}) { <-over },
+			func(c *client) {
+				c.flood(stuck)
+				reset(c.TCPConn)
+			}, "client_error",
+		},
+		"target, after its end": {
+			func(c *net.TCPConn, _ <-chan struct{}) {
+				_ = c.CloseWrite()
+				time.Sleep(stuck)
+				reset(c)
+			},
+			func(c *client) {
+				if b, err := io.ReadAll(c); len(b) > 0 || err != nil {
+					t.Errorf("%q, %v; want the end", b, err)
+				}
+			}, "target_error",
+		},
+		"target, while the client does not read": {
+			func(c *net.TCPConn, _ <-chan struct{}) {
+				(&client{t, c}).flood(stuck)
+				reset(c)
+			},
+			func(c *client) {}, "target_error",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			over := make(chan struct{})
+			to := target(t, "tcp4", func(conn *net.TCPConn) { c.target(conn, over) })
+			w := newWorld(t, oneAtATime)
+			t.Cleanup(func() { close(over) })
+			one := w.client()
+			one.connect(to, socks.Succeeded)
+			c.client(one)
+			if c.reason == "client_error" {
+				one.Close()
+			}
+			w.reason(c.reason)
+		})
+	}
+}
+
+// flood sends until nothing more goes through for a while.
+func (c *client) flood(stuck time.Duration) {
+	c.t.Helper()
+	for {
+		c.must(c.SetWriteDeadline(time.Now().Add(stuck)))
+		if _, err := c.Write(make([]byte, 256<<10)); err != nil {
+			return
+		}
+	}
+}
