@@ -52,7 +52,7 @@ type holder struct {
 	lookAt   time.Duration // when the next look at the roster is due
 	observer observer
 	roster   store.Roster
-	reaped   bool          // the last request was a reap: batches go first
+	tidied   bool          // the last request was a reap or a mature: batches go first
 	retryAt  time.Duration // mismatched: when to try again
 
 	space      string   // in force here
@@ -109,7 +109,7 @@ func (h *holder) next(now time.Duration) *request {
 	r := h.choose(now)
 	if r != nil {
 		h.busy = true
-		h.reaped = r.op == opReap
+		h.tidied = r.op == opReap || r.op == opMature
 		r.epoch, r.acked = h.epoch, h.acked
 		if r.sent == 0 {
 			r.sent = now
@@ -146,18 +146,29 @@ func (h *holder) nextJoined(now time.Duration) *request {
 		return h.resend
 	case now >= h.lookAt:
 		return &request{op: opObserve, watch: h.watch}
-	case h.observer.hasDead() && !h.reaped:
-		return h.makeReap(h.observer.nextDead())
+	case h.untidy() && !h.tidied:
+		return h.tidy()
 	case h.batchDue(now):
 		return h.makeBatch(now)
-	case h.observer.hasDead():
-		return h.makeReap(h.observer.nextDead())
-	case h.observer.ripe || len(h.observer.gone) > 0:
-		return &request{op: opMature, mature: store.Mature{
-			Birth: h.acked.Birth, Ripe: h.observer.ripe, Gone: h.observer.gone,
-		}}
+	case h.untidy():
+		return h.tidy()
 	}
 	return nil
+}
+
+// untidy reports whether the observer has found something to do about others or
+// about the data. It takes turns with batches, of which there may be no end.
+func (h *holder) untidy() bool {
+	return h.observer.hasDead() || h.observer.ripe || len(h.observer.gone) > 0
+}
+
+func (h *holder) tidy() *request {
+	if h.observer.hasDead() {
+		return h.makeReap(h.observer.nextDead())
+	}
+	return &request{op: opMature, mature: store.Mature{
+		Birth: h.acked.Birth, Ripe: h.observer.ripe, Gone: h.observer.gone,
+	}}
 }
 
 // nextMismatched keeps observing, so that holders with other settings that
@@ -371,5 +382,5 @@ func (h *holder) abandon() { h.phase = left }
 // batchNext reports whether what next returns would be a batch with changes.
 func (h *holder) batchNext(now time.Duration) bool {
 	return !h.busy && h.connected && h.phase == live && len(h.queue) > 0 && h.resend == nil &&
-		now >= h.notBefore && now < h.lookAt && (!h.observer.hasDead() || h.reaped)
+		now >= h.notBefore && now < h.lookAt && (h.tidied || !h.untidy())
 }

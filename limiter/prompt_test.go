@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"usher/limiter"
+	"usher/store"
 	"usher/store/memstore"
 )
 
@@ -216,4 +218,75 @@ func TestNoWaitIsNoRefusal(t *testing.T) {
 			time.Sleep(3 * time.Millisecond)
 		}
 	})
+}
+
+// The same when many ask at once, and each waits for the question of another:
+// the limit is held exactly, also by those who would go on without the store.
+func TestNoWaitIsNoRefusalForMany(t *testing.T) {
+	for _, alone := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newLink()
+			hasty := func(o *limiter.Options) { o.StoreWait, o.AdmitAlone = 0, alone }
+			replicas := []*limiter.Limiter{start(t, s, hasty), start(t, s, hasty)}
+			mature(t, replicas...)
+			s.slow.Store(int64(time.Millisecond))
+			var held, full atomic.Int64
+			var tasks sync.WaitGroup
+			for i := range 40 {
+				tasks.Go(func() {
+					switch _, err := replicas[i%2].Admit(t.Context(), limitOf(5)); {
+					case err == nil:
+						held.Add(1)
+					case errors.Is(err, limiter.ErrFull):
+						full.Add(1)
+					default:
+						t.Errorf("admitting alone %v: %v", alone, err)
+					}
+				})
+			}
+			tasks.Wait()
+			if held.Load() != 5 || full.Load() != 35 {
+				t.Errorf("admitting alone %v: %d of 5 held, %d refused as full", alone, held.Load(), full.Load())
+			}
+		})
+	}
+}
+
+// A store matures in its time though sessions are asked for all the while: there
+// is a batch to send whenever one returns.
+func TestMaturesUnderLoad(t *testing.T) {
+	for name, c := range map[string]struct {
+		limit limiter.Limit
+		alone bool
+	}{
+		"rates":         {limiter.Limit{Rule: "c1aaaa/s1", Max: store.NoLimit, Throttle: limiter.Rate{N: 1 << 40, Per: time.Second}}, false},
+		"without store": {limiter.Limit{Rule: "c1aaaa/s1", Max: 1000}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newLink()
+				s.slow.Store(int64(5 * time.Millisecond))
+				l := start(t, s, func(o *limiter.Options) { o.AdmitAlone = c.alone })
+				ctx, cancel := context.WithCancel(t.Context())
+				var tasks sync.WaitGroup
+				for i := range 64 {
+					tasks.Go(func() {
+						for ctx.Err() == nil {
+							if g, err := l.Admit(ctx, c.limit); err == nil {
+								time.Sleep(time.Duration(i) * 100 * time.Microsecond)
+								g.Release()
+							}
+							time.Sleep(time.Duration(63-i) * 100 * time.Microsecond)
+						}
+					})
+				}
+				time.Sleep(2 * ttl)
+				if l.Status().Young {
+					t.Error("still young after two TTL")
+				}
+				cancel()
+				tasks.Wait()
+			})
+		})
+	}
 }

@@ -209,6 +209,11 @@ func (s *shard) perform(ctx context.Context, r *request) (o outcome) {
 func (s *shard) admit(ctx context.Context, old *slot, limit Limit, deadline time.Duration) (*slot, error) {
 	s.mu.Lock()
 	now := s.limiter.now()
+	if s.holder.phase == live && s.holder.connected {
+		// It answers, as far as we know: nobody is refused for having no time for
+		// one round trip.
+		deadline = max(deadline, now+s.holder.timing.request)
+	}
 	got, w, err := s.holder.move(now, old, limit, deadline)
 	if w == nil {
 		s.rouseIfDue() // for old

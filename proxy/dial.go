@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
@@ -68,11 +67,11 @@ var DefaultResolver Resolver = &net.Resolver{PreferGo: true}
 
 // lookup resolves a name, with what is remembered.
 func (s *Server) lookup(ctx context.Context, name string) ([]netip.Addr, error) {
-	return Lookup(ctx, s.names, name)
+	return s.names.LookupNetIP(ctx, "ip", name)
 }
 
-// Lookup resolves a name as sessions do. Addresses that mean "this machine" by
-// being unspecified are left out.
+// Lookup resolves a name as sessions do, but remembers nothing. Addresses that
+// mean "this machine" by being unspecified are left out.
 func Lookup(ctx context.Context, r Resolver, name string) ([]netip.Addr, error) {
 	found, err := r.LookupNetIP(ctx, "ip", name)
 	if err != nil {
@@ -84,15 +83,16 @@ func Lookup(ctx context.Context, r Resolver, name string) ([]netip.Addr, error) 
 // cached returns what lookup would find without waiting: no addresses if the
 // name does not resolve. known is false if it would wait.
 func (s *Server) cached(name string) (addrs []netip.Addr, known bool) {
-	found, known := s.names.cached("ip", name)
-	return usable(found), known
+	return s.names.cached("ip", name)
 }
 
 // usable returns the addresses that a connection can go to, each once.
 func usable(found []netip.Addr) []netip.Addr {
 	addrs := make([]netip.Addr, 0, len(found))
+	seen := make(map[netip.Addr]bool, len(found)) // an answer of DNS may have thousands
 	for _, a := range found {
-		if a = a.Unmap().WithZone(""); !a.IsUnspecified() && !slices.Contains(addrs, a) {
+		if a = a.Unmap().WithZone(""); !a.IsUnspecified() && !seen[a] {
+			seen[a] = true
 			addrs = append(addrs, a)
 		}
 	}

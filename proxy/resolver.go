@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -16,6 +17,7 @@ import (
 // here: Go's resolver does not tell it.
 const (
 	maxNames  = 4096 // beside those of the rules; the least recently asked for go first
+	maxAddrs  = 64   // of a name that is not in the rules; others are neither judged nor connected to
 	keepFound = 30 * time.Second
 	keepFail  = 3 * time.Second // names without an address, and a DNS that does not answer
 )
@@ -31,6 +33,7 @@ type cachingResolver struct {
 
 	mu    sync.Mutex
 	known *simplelru.LRU[string, *answer]
+	ruled map[string]bool // the names in the rules, in lower case
 }
 
 // answer is what is known of a name, or will be.
@@ -47,11 +50,12 @@ type answer struct {
 
 func newCachingResolver(r Resolver, m *Metrics) *cachingResolver {
 	c := &cachingResolver{resolver: r, metrics: m}
-	c.drop(0)
+	c.drop(nil)
 	return c
 }
 
-// LookupNetIP implements Resolver. The addresses are shared: they must not be
+// LookupNetIP implements Resolver, with the usable addresses of the answer, at
+// most maxAddrs unless the rules have the name. They are shared: they must not be
 // changed. ctx ends the waiting of this caller alone; a lookup that nobody
 // waits for is ended.
 func (c *cachingResolver) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
@@ -113,6 +117,7 @@ func (c *cachingResolver) ask(ctx context.Context, a *answer, network, host stri
 	defer a.abandon()
 	began := time.Now()
 	a.addrs, a.err = c.resolver.LookupNetIP(ctx, network, host)
+	a.addrs = usable(a.addrs)
 	c.metrics.lookups.Observe(time.Since(began).Seconds())
 	keep := keepFound
 	if a.err != nil || len(a.addrs) == 0 {
@@ -123,6 +128,9 @@ func (c *cachingResolver) ask(ctx context.Context, a *answer, network, host stri
 	}
 	c.mu.Lock()
 	a.until = time.Now().Add(keep)
+	if len(a.addrs) > maxAddrs && !c.ruled[host] {
+		a.addrs = slices.Clone(a.addrs[:maxAddrs])
+	}
 	c.mu.Unlock()
 	close(a.done)
 }
@@ -140,14 +148,18 @@ func (c *cachingResolver) leave(a *answer) {
 // drop forgets all answers, and makes room for the names of rules: one walk
 // over these must not push out those that the next walk begins with. Answers
 // that are being looked up reach who waits for them, and nobody else.
-func (c *cachingResolver) drop(ruleNames int) {
-	known, err := simplelru.NewLRU[string, *answer](maxNames+ruleNames, nil)
+func (c *cachingResolver) drop(ruleNames []string) {
+	ruled := make(map[string]bool, len(ruleNames))
+	for _, name := range ruleNames {
+		ruled[strings.ToLower(name)] = true
+	}
+	known, err := simplelru.NewLRU[string, *answer](maxNames+len(ruled), nil)
 	if err != nil {
 		panic(err) // the size is not positive
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.known = known
+	c.known, c.ruled = known, ruled
 }
 
 // checkName refuses what no host is called (RFC 1035, section 2.3.4): labels

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -88,7 +89,7 @@ func TestNamesAreRememberedForAWhile(t *testing.T) {
 			r.want(t, c, "b.test", 1)
 			time.Sleep(time.Nanosecond)
 			r.want(t, c, "a.test", 2)
-			c.drop(0)
+			c.drop(nil)
 			r.want(t, c, "a.test", 3)
 			if n := counted(t, c.metrics.nameCache.WithLabelValues("hit")); n != 1 {
 				t.Errorf("%v hits, want 1", n)
@@ -140,6 +141,39 @@ func TestNamesAreBounded(t *testing.T) {
 	r.want(t, c, "n0.test", 2)    // the oldest had to go
 	if n := c.known.Len(); n != maxNames {
 		t.Errorf("%d names known, want %d", n, maxNames)
+	}
+	c.running.Wait()
+}
+
+// many is a resolver whose names all have so many addresses, each said twice.
+type many int
+
+func (m many) LookupNetIP(context.Context, string, string) (addrs []netip.Addr, _ error) {
+	for i := range int(m) {
+		a := netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
+		addrs = append(addrs, a, a)
+	}
+	return addrs, nil
+}
+
+// What is remembered of a name is bounded, too: whoever owns it may give it
+// thousands of addresses. Rules are asked about all that theirs have, as one that
+// blocks must not miss any.
+func TestAddressesAreBounded(t *testing.T) {
+	c := newCachingResolver(many(4000), NewMetrics(nil))
+	c.drop([]string{"Ruled.test"})
+	for host, want := range map[string]int{"client.test": maxAddrs, "ruled.test": 4000} {
+		addrs, err := c.LookupNetIP(t.Context(), "ip", host)
+		if err != nil || len(addrs) != want {
+			t.Errorf("%s: %d addresses, %v; want %d", host, len(addrs), err, want)
+		}
+		kept, known := c.cached("ip", host)
+		if len(kept) != want || cap(kept) > 2*want || !known {
+			t.Errorf("%s: %d of %d addresses are remembered (%v), want %d", host, len(kept), cap(kept), known, want)
+		}
+		if distinct := slices.Compact(slices.Clone(addrs)); len(distinct) != len(addrs) {
+			t.Errorf("%s: only %d of %d are distinct", host, len(distinct), len(addrs))
+		}
 	}
 	c.running.Wait()
 }

@@ -115,7 +115,7 @@ func New(o Options, p *Policy) *Server {
 // none that has begun. The rules count in the space of their digest, so the
 // same rules go on counting where they were. Names are asked for anew.
 func (s *Server) SetPolicy(p *Policy) {
-	s.names.drop(len(p.Rules.HostNames()))
+	s.names.drop(p.Rules.HostNames())
 	s.table.setPolicy(p)
 }
 

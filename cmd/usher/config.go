@@ -27,7 +27,7 @@ type config struct {
 	Cluster      string        `env:"USHER_CLUSTER" envDefault:"default" help:"Name of this set of replicas in the store. Sets with different names do not see each other's sessions."`
 	LeaseTTL     time.Duration `env:"USHER_LEASE_TTL" envDefault:"10s" min:"1s" max:"10m" help:"How long a replica that died keeps its slots. The same on all replicas."`
 	LeaseLoss    string        `env:"USHER_LEASE_LOSS" envDefault:"keep" enum:"keep,close" help:"What becomes of limited sessions on a replica that is cut off from the store: keep lets them live, close ends them before their slots can be given to others. The same on all replicas."`
-	StoreWait    time.Duration `env:"USHER_STORE_WAIT" envDefault:"3s" min:"0s" max:"1m" help:"How long a limited session may wait for a store that is slow or away before it is refused."`
+	StoreWait    time.Duration `env:"USHER_STORE_WAIT" envDefault:"3s" min:"0s" max:"1m" help:"How long a limited session may wait for a store that is slow or away before it is refused. While the store answers, one question may take a tenth of the lease in any case."`
 	StoreDown    string        `env:"USHER_STORE_DOWN" envDefault:"refuse" enum:"refuse,admit" help:"What becomes of a limited session when that wait is over: refuse, or admit it if this replica's own sessions are below the limit, so that each replica then holds the limit by itself. admit needs USHER_LEASE_LOSS=keep."`
 	ProxyFrom    prefixes      `env:"USHER_PROXY_PROTOCOL_FROM" help:"Networks of the balancers, separated by commas. They must send a PROXY protocol header (version 1 or 2); nobody else may."`
 	BindTimeout  time.Duration `env:"USHER_BIND_TIMEOUT" envDefault:"3m" min:"1s" max:"24h" help:"How long a BIND request waits for its peer to connect."`
