@@ -66,6 +66,7 @@ func TestBadValues(t *testing.T) {
 		{"USHER_AUTH_FAILURES", "-1", `USHER_AUTH_FAILURES="-1": out of range; choose a number from 0 to 1000000`},
 		{"USHER_AUTH_FAILURES", "few", `USHER_AUTH_FAILURES="few": not a whole number`},
 		{"USHER_LEASE_LOSS", "drop", `USHER_LEASE_LOSS="drop": unknown value; choose one of keep | close`},
+		{"USHER_STORE_DOWN", "close", `USHER_STORE_DOWN="close": unknown value; choose one of refuse | admit`},
 		{"USHER_LOG_LEVEL", "loud", "choose one of debug | info | warn | error"},
 		{"USHER_PROXY_PROTOCOL_FROM", "balancer", `"balancer" is not a network`},
 		{"USHER_UDP_ADVERTISE", "usher.example.org", "is not an address to send to; write it like"},
@@ -87,6 +88,18 @@ func TestBadValues(t *testing.T) {
 		}
 		if err != nil && (strings.Contains(err.Error(), "geheim") || strings.Contains(err.Error(), "ge%heim")) {
 			t.Errorf("%s=%s: the error shows the password: %v", c.name, c.value, err)
+		}
+	}
+}
+
+func TestAdmitNeedsKeep(t *testing.T) {
+	for loss, want := range map[string]string{
+		"keep":  "",
+		"close": "USHER_STORE_DOWN=admit: it breaks what USHER_LEASE_LOSS=close promises; leave one of them out",
+	} {
+		_, _, err := loadConfig(map[string]string{"USHER_STORE_DOWN": "admit", "USHER_LEASE_LOSS": loss})
+		if (err == nil) != (want == "") || err != nil && err.Error() != want {
+			t.Errorf("with %s: %v, want %q", loss, err, want)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"regexp"
 	"strings"
 	"testing"
@@ -132,6 +133,38 @@ func TestStoreThatIsAway(t *testing.T) {
 	defer p.mu.Unlock()
 	if log := p.raw.String(); strings.Contains(log, "geheim") || strings.Contains(log, "\nredis: ") {
 		t.Error("the log shows the password, or lines of the Redis client")
+	}
+}
+
+// While the store is away, a replica that may admit holds the limit by its own
+// count, and says of which sessions the store knows nothing.
+func TestAdmitWhileTheStoreIsAway(t *testing.T) {
+	t.Parallel()
+	rules := strings.Replace(passLoopback, "maxsessions: 3", "maxsessions: 2", 1)
+	p := launch(t, "USHER_STORE=redis://127.9.9.9:1/0", "USHER_STORE_DOWN=admit", "USHER_STORE_WAIT=100ms",
+		"USHER_LEASE_TTL=1s", "USHER_CONFIG="+ruleFile(t, rules))
+	target := webServer(t)
+	var held []net.Conn
+	for range 2 {
+		c, code := connect(t, p, target)
+		if code != 0 {
+			t.Fatalf("reply %d to session %d of 2", code, len(held)+1)
+		}
+		held = append(held, c)
+	}
+	if _, code := connect(t, p, target); code != 2 {
+		t.Errorf("reply %d to a third session, want 2: the limit is reached", code)
+	}
+	if line := p.logged("session refused"); line["reason"] != "limit" || line["confirmed"] != nil {
+		t.Error(line)
+	}
+	p.eventually("/metrics", `usher_sessions_rejected_total{reason="limit",rule="s1"} 1`+"\n")
+	p.eventually("/metrics", "usher_sessions_unconfirmed_total 2\n")
+	for i, c := range held {
+		c.Close()
+		if line := p.loggedTimes("session ended", i+1); line["rule"] != "s1" || line["confirmed"] != false {
+			t.Error(line)
+		}
 	}
 }
 
