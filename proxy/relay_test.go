@@ -170,10 +170,9 @@ func (c cuttable) Batch(ctx context.Context, b store.Batch) (store.BatchReply, e
 	return c.Conn.Batch(ctx, b)
 }
 
-// In strict mode a limited session whose lease is lost ends, though nothing
-// moves; unlimited ones go on.
-func TestLostLeaseEndsSessions(t *testing.T) {
-	to := echo(t)
+// losable adds a strict limiter, whose lease is lost when its store is cut off.
+func losable(t *testing.T) (*leased, setup) {
+	t.Helper()
 	st := &leased{Store: memstore.New()}
 	strict := limiter.New(limiter.Options{Store: st, TTL: time.Second, StoreWait: patience, Strict: true})
 	t.Cleanup(func() {
@@ -181,13 +180,21 @@ func TestLostLeaseEndsSessions(t *testing.T) {
 		cancel()
 		_ = strict.Close(over) // it cannot: the store is cut off
 	})
+	return st, func(o *proxy.Options, _ *proxy.Policy) { o.Limiter, o.StrictLease = strict, true }
+}
+
+// In strict mode a limited session whose lease is lost ends, though nothing
+// moves; unlimited ones go on.
+func TestLostLeaseEndsSessions(t *testing.T) {
+	to := echo(t)
+	st, strict := losable(t)
 	w := newWorld(t, `
 client pass { from: 0/0 to: 0/0 }
 socks pass { from: 0/0 to: localhost
 	session.max: 1 }
 socks pass { from: 0/0 to: 0/0 }
 `, withNames(names{"localhost": {netip.MustParseAddr("127.0.0.2")}}), // so that a rule tells names from addresses
-		func(o *proxy.Options, _ *proxy.Policy) { o.Limiter, o.StrictLease = strict, true })
+		strict)
 	listener := targetAt(t, "127.0.0.2:0", echoing)
 	limited, free := w.client(), w.client()
 	limited.connect(socks.Addr{Name: "localhost", Port: listener.Port}, socks.Succeeded)
@@ -199,6 +206,21 @@ socks pass { from: 0/0 to: 0/0 }
 		t.Errorf("log %v", line)
 	}
 	free.echoes("still here")
+}
+
+// So does a client that negotiates with a slot of its client-rule.
+func TestLostLeaseEndsNegotiations(t *testing.T) {
+	st, strict := losable(t)
+	w := newWorld(t, "timeout.negotiate: 3600\nclient pass { from: 0/0 to: 0/0\n session.max: 1\n session.inheritable: yes }\n"+
+		"socks pass { from: 0/0 to: 0/0 }\n", strict)
+	c := w.client()
+	c.must(socks.WriteGreeting(c, socks.NoAuth))
+	c.expect([]byte{5, 0})
+	st.cut.Store(true)
+	c.closed()
+	if line := w.reason("lease_lost"); line["client_rule"] != "c1" || line["command"] != nil {
+		t.Errorf("log %v", line)
+	}
 }
 
 // A connected session that says nothing is two goroutines and two descriptors,

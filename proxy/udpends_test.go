@@ -7,10 +7,8 @@ import (
 	"testing"
 	"time"
 
-	"usher/limiter"
 	"usher/proxy"
 	"usher/proxy/socks"
-	"usher/store/memstore"
 )
 
 // The association ends with the control connection, however that ends, and
@@ -118,15 +116,8 @@ func TestDrainCutsAssociations(t *testing.T) {
 
 // In strict mode an association ends when its lease is lost.
 func TestLostLeaseEndsAssociations(t *testing.T) {
-	st := &leased{Store: memstore.New()}
-	strict := limiter.New(limiter.Options{Store: st, TTL: time.Second, StoreWait: patience, Strict: true})
-	t.Cleanup(func() {
-		over, cancel := context.WithCancel(context.Background())
-		cancel()
-		_ = strict.Close(over) // it cannot: the store is cut off
-	})
-	w := newWorld(t, "client pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0\n session.max: 1 }\n",
-		func(o *proxy.Options, _ *proxy.Policy) { o.Limiter, o.StrictLease = strict, true })
+	st, strict := losable(t)
+	w := newWorld(t, "client pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0\n session.max: 1 }\n", strict)
 	a := w.associate(nowhere)
 	a.exchange(newPeer(t, "127.0.0.2"), "hello")
 	st.cut.Store(true)
