@@ -107,18 +107,75 @@ func TestDeadReplicaGivesBackWithinOneTTL(t *testing.T) {
 		refused(t, b, 5, limiter.ErrFull)
 		died := time.Now()
 		crash(a, way)
-		for {
-			_, err := b.Admit(t.Context(), limitOf(5))
-			if err == nil {
-				break
-			}
-			if since := time.Since(died); since > ttl {
-				t.Fatalf("no slot after %v: %v", since, err)
-			}
-			time.Sleep(ttl / 100)
+		freedWithinOneTTL(t, b, died)
+	})
+}
+
+// TestAllDeadGiveBackWithinOneTTLOfTheNextStart: nobody can witness that a
+// replica is silent before somebody is there.
+func TestAllDeadGiveBackWithinOneTTLOfTheNextStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newLink()
+		way := s.fork()
+		a := start(t, way)
+		mature(t, a)
+		for range 5 {
+			admit(t, a, 5)
 		}
-		if since := time.Since(died); since < ttl*7/10 {
-			t.Errorf("slot given away after %v, before a's fence", since)
+		crash(a, way)
+		time.Sleep(10 * ttl)
+		started := time.Now()
+		freedWithinOneTTL(t, start(t, s), started)
+	})
+}
+
+// freedWithinOneTTL waits until a dead replica's slots, five of five, are free
+// at l, and expects it within one TTL of since, but not before a fence is over.
+func freedWithinOneTTL(t *testing.T, l *limiter.Limiter, since time.Time) {
+	t.Helper()
+	for {
+		_, err := l.Admit(t.Context(), limitOf(5))
+		took := time.Since(since)
+		switch {
+		case err == nil && took < ttl*7/10:
+			t.Errorf("slot given away after %v, before the fence", took)
+			return
+		case err == nil:
+			return
+		case took > ttl:
+			t.Fatalf("no slot after %v: %v", took, err)
+		}
+		time.Sleep(ttl / 100)
+	}
+}
+
+// TestTombstonesAreDropped: what is left of a replica that is gone refuses its
+// late messages for four TTL, and does not stay for ever.
+func TestTombstonesAreDropped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newLink()
+		a, b := start(t, s), start(t, s)
+		mature(t, a, b)
+		c, err := s.data.Dial(t.Context(), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		left := func() int {
+			r, err := c.Observe(t.Context(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return len(r.Tombstones)
+		}
+		stop(t, a)
+		for stopped := time.Now(); time.Since(stopped) < 4*ttl; time.Sleep(ttl / 100) {
+			if n := left(); n != 1 {
+				t.Fatalf("%d tombstones %v after one replica has stopped, want 1", n, time.Since(stopped))
+			}
+		}
+		time.Sleep(ttl / 2) // to see it first, and to see that it is time
+		if n := left(); n != 0 {
+			t.Errorf("%d tombstones are left", n)
 		}
 	})
 }

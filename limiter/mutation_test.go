@@ -38,6 +38,8 @@ var mutations = []mutation{
 	{"lease from the reply", batchGo, "h.lease.fence.Store(int64(r.sent + h.timing.fence))", "h.lease.fence.Store(int64(now + h.timing.fence))", "TestSimulation/rates_and_everything/keep", ""},
 	{"lease from a resend", holderGo, "if r.sent == 0 {", "if true {", "TestSimulation/crashes/keep", ""},
 	{"no gap rule", observerGo, "now-o.lastLook > t.gap ||", "", "TestSimulation/blackouts/keep", ""},
+	{"tombstones are dropped early", observerGo, "if now-since >= t.tombstone {", "if true {", "TestSimulation/stops/keep", ""},
+	{"tombstones are never dropped", observerGo, "o.gone = append(o.gone, h)", "_ = h", "TestTombstonesAreDropped", "they do no harm but to the size of the data"},
 	{"refused as full without this reply's total", batchGo, "err := reason(n, c)\n\t\tswitch", "err := ErrFull\n\t\tswitch", "TestSimulation/rollbacks/keep", ""},
 	{"waiters get own less what lives now", batchGo, "slots := n.Own - s.live\n", "slots := n.Own - c.live\n", "TestFairness", ""},
 	{"refilled although over", counterGo, "!c.over && !c.contended", "!c.contended", "TestCutOffReplicaDrainsAndIsNotRefilled", "those cut off are excused, and so is what they refill"},
