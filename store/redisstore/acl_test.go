@@ -18,11 +18,7 @@ import (
 // aclRules returns the rules of the user that the documentation shows.
 func aclRules(t *testing.T) []string {
 	t.Helper()
-	text, err := os.ReadFile("../../docs/operations.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(operations(t)) {
 		if rules, ok := strings.CutPrefix(line, "user usher "); ok {
 			return strings.Fields(rules)
 		}
@@ -31,32 +27,114 @@ func aclRules(t *testing.T) []string {
 	return nil
 }
 
+// aclAddition returns the rights that the documentation names after these words.
+func aclAddition(t *testing.T, words string) []string {
+	t.Helper()
+	_, rest, ok := strings.Cut(operations(t), words+" `")
+	rights, _, closed := strings.Cut(rest, "`")
+	if !ok || !closed {
+		t.Fatalf("docs/operations.md names no rights after %q", words)
+	}
+	return strings.Fields(rights)
+}
+
+func operations(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// setUser gives a user of the servers these rules, and none else.
+func setUser(t *testing.T, name string, rules []string, servers ...*redistest.Server) {
+	t.Helper()
+	args := []any{"ACL", "SETUSER", name, "reset"}
+	for _, r := range rules {
+		args = append(args, r)
+	}
+	for _, s := range servers {
+		if err := s.Client().Do(t.Context(), args...).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// forget lets a server forget what exercise left there, and the scripts.
+func forget(t *testing.T, server *redistest.Server) {
+	t.Helper()
+	admin := server.Client()
+	if err := errors.Join(
+		admin.ScriptFlush(t.Context()).Err(),
+		admin.Del(t.Context(), "usher:{default:0}:m", "usher:{default:0}:t", "usher:{default:0}:r:a", "usher:{default:0}:w:c1aaaa/s1/key").Err(),
+	); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// login returns name and password, as they stand in a URL, of a user with these rules.
+func login(t *testing.T, name string, rules []string) string {
+	t.Helper()
+	i := slices.IndexFunc(rules, func(r string) bool { return strings.HasPrefix(r, ">") })
+	if i < 0 {
+		t.Fatalf("no password in %q", rules)
+	}
+	return name + ":" + rules[i][1:] + "@"
+}
+
+// allNeeded expects that with an addition the user at url may all that a replica
+// does, and that nothing of it is too much.
+func allNeeded(t *testing.T, addition []string, become func(addition []string), url string) {
+	t.Helper()
+	become(addition)
+	if err := exercise(t.Context(), open(t, url, "default")); err != nil {
+		t.Errorf("with %q: %v", addition, err)
+	}
+	for i, r := range addition {
+		become(slices.Delete(slices.Clone(addition), i, i+1))
+		if err := exercise(t.Context(), open(t, url, "default")); err == nil || !strings.Contains(err.Error(), "NOPERM") {
+			t.Errorf("without %s: %v, want NOPERM", r, err)
+		}
+	}
+	become(addition)
+}
+
+// minimalClusterUser is TestMinimalUser for what a Redis Cluster needs beyond.
+func minimalClusterUser(t *testing.T, cluster *redistest.Cluster) {
+	rules := aclRules(t)
+	url := strings.Replace(cluster.URL(), "://", "://"+login(t, "usher", rules), 1)
+	allNeeded(t, aclAddition(t, "On a Redis Cluster add"), func(addition []string) {
+		setUser(t, "usher", slices.Concat(rules, addition), cluster.Nodes...)
+		forget(t, cluster.Serving(cluster.Slot("{default:0}")))
+	}, url)
+	warns(t, url, "")
+}
+
+// minimalSentinelUser is the same for the user of the sentinels. That of the
+// servers behind them needs nothing beyond.
+func minimalSentinelUser(t *testing.T, group *redistest.Sentinels) {
+	rules := aclRules(t)
+	setUser(t, "usher", rules, group.Servers...)
+	url := strings.Replace(group.URL(), "://", "://"+login(t, "usher", rules), 1) + "?sentinel_username=watcher&sentinel_password=geheim"
+	allNeeded(t, aclAddition(t, "Sentinels that know users need"), func(addition []string) {
+		setUser(t, "watcher", append([]string{"on", ">geheim"}, addition...), group.Watch...)
+		forget(t, group.Primary())
+	}, url)
+	warns(t, url, "min-replicas-to-write or min-replicas-max-lag is 0")
+}
+
 // TestMinimalUser holds the documentation's ACL line to what it says: it is
 // enough, and nothing of it is too much.
 func TestMinimalUser(t *testing.T) {
 	server := redistest.Start(t)
 	rules := aclRules(t)
 	become := func(rules []string) {
-		admin := server.Client()
-		args := []any{"ACL", "SETUSER", "usher", "reset"}
-		for _, r := range rules {
-			args = append(args, r)
-		}
-		for _, err := range []error{
-			admin.Do(t.Context(), args...).Err(),
-			admin.ScriptFlush(t.Context()).Err(),
-			admin.Del(t.Context(), "usher:{default:0}:m", "usher:{default:0}:t", "usher:{default:0}:r:a", "usher:{default:0}:w:c1aaaa/s1/key").Err(),
-		} {
-			if err != nil {
-				t.Fatal(err)
-			}
-		}
+		setUser(t, "usher", rules, server)
+		forget(t, server)
 	}
-	i := slices.IndexFunc(rules, func(r string) bool { return strings.HasPrefix(r, ">") })
-	if i < 0 {
-		t.Fatalf("no password in %q", rules)
-	}
-	url := "redis://usher:" + rules[i][1:] + "@" + server.Addr + "/0"
+	address := "redis://" + login(t, "usher", rules) + server.Addr
+	url := address + "/0"
 
 	become(rules)
 	if err := exercise(t.Context(), open(t, url, "default")); err != nil {
@@ -80,6 +158,11 @@ func TestMinimalUser(t *testing.T) {
 	if dropped < 10 {
 		t.Errorf("only %d rights in %q", dropped, rules)
 	}
+	t.Run("another database", func(t *testing.T) {
+		allNeeded(t, aclAddition(t, "with a database other than 0"), func(addition []string) {
+			become(slices.Concat(rules, addition))
+		}, address+"/1")
+	})
 	t.Run("contract", func(t *testing.T) {
 		const name = "~usher:{default:*"
 		if !slices.Contains(rules, name) {
@@ -96,11 +179,12 @@ func TestMinimalUser(t *testing.T) {
 
 // exercise does everything once that a replica does to a store.
 func exercise(ctx context.Context, s store.Store) (err error) {
+	defer func() { err = errors.Join(err, s.Close()) }()
 	c, err := s.Dial(ctx, 0)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, c.Close(), s.Close()) }()
+	defer func() { err = errors.Join(err, c.Close()) }()
 	entry := store.Entry{Counter: "c1aaaa/s1/key", Max: 5, RuleMax: 9, Live: 1, Need: 1}
 	joined, err := c.Join(ctx, store.Join{
 		Holder: "a", Candidate: "b", Stream: 1, Space: "c1aaaa",

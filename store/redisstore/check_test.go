@@ -87,10 +87,11 @@ func checkSentinels(t *testing.T, group *redistest.Sentinels) {
 	warns(t, group.URL(), "min-replicas-max-lag is 10 and down-after-milliseconds of the sentinels is 500")
 
 	user := strings.Replace(group.URL(), "://", "://bystander:geheim@", 1)
-	if err := group.Primary().Client().Do(t.Context(), "ACL", "SETUSER", "bystander", "on", ">geheim", "+info").Err(); err != nil {
-		t.Fatal(err)
-	}
+	rules := []string{"on", ">geheim", "+info"}
+	setUser(t, "bystander", rules, group.Primary())
 	warns(t, user, "min-replicas-max-lag cannot be read")
+	setUser(t, "bystander", append(rules, aclAddition(t, "+sentinel|master` for theirs.")...), group.Primary())
+	warns(t, user, "min-replicas-max-lag is 10")
 
 	set(map[string]string{"min-replicas-max-lag": "2"})
 	group.SetDownAfter(3000)

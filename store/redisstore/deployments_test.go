@@ -102,6 +102,7 @@ func TestSentinels(t *testing.T) {
 	group := redistest.StartSentinels(t)
 	t.Run("contract", func(t *testing.T) { contract(t, group.URL()) })
 	t.Run("check", func(t *testing.T) { checkSentinels(t, group) })
+	t.Run("minimal user", func(t *testing.T) { minimalSentinelUser(t, group) })
 	t.Run("another name", func(t *testing.T) {
 		err := reach(t, strings.Replace(group.URL(), redistest.SentinelName, "others", 1))
 		if err == nil || !strings.Contains(err.Error(), `"others"`) {
@@ -136,6 +137,7 @@ func TestSentinels(t *testing.T) {
 func TestCluster(t *testing.T) {
 	cluster := redistest.StartCluster(t)
 	t.Run("contract", func(t *testing.T) { contract(t, cluster.URL()) })
+	t.Run("minimal user", func(t *testing.T) { minimalClusterUser(t, cluster) })
 	t.Run("slots", func(t *testing.T) {
 		for i := range 50 {
 			key := fmt.Sprintf("usher:{some cluster:%d}:m", i)
