@@ -3,6 +3,7 @@ package redisstore_test
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"usher/limiter"
 	"usher/store"
 	"usher/store/redisstore"
 	"usher/store/redisstore/redistest"
@@ -202,4 +204,46 @@ func TestCluster(t *testing.T) {
 		l.recovers()
 		l.stop()
 	})
+	t.Run("the node of shard 0 is away", func(t *testing.T) { startWithoutShardZero(t, cluster) })
+}
+
+// startWithoutShardZero: who was there before goes on with the rules that other
+// nodes count. Who starts must first agree with the others, in shard 0, on how
+// many shards there are, and admits by none until it has.
+func startWithoutShardZero(t *testing.T, cluster *redistest.Cluster) {
+	name := "test-" + rand.Text()
+	join := func() *limiter.Limiter {
+		s := open(t, cluster.URL(), name)
+		l := limiter.New(limiter.Options{Store: s, TTL: loadTTL, StoreWait: 500 * time.Millisecond})
+		t.Cleanup(func() {
+			over, cancel := context.WithCancel(context.Background())
+			cancel()
+			_ = errors.Join(l.Close(over), s.Close()) // its lease ends with the test
+		})
+		return l
+	}
+	asks := func(l *limiter.Limiter, rule int) error {
+		g, err := l.Admit(t.Context(), ruleLimit(rule))
+		g.Release()
+		return err
+	}
+	old := join()
+	redistest.Eventually(t, 20*time.Second, "the store gives out slots", func() bool { return old.Status().WasMature })
+	lost := cluster.Lose(redisstore.SlotOf(fmt.Sprintf("{%s:0}", name)))
+	rule := 0 // one that another node counts
+	redistest.Eventually(t, 20*time.Second, "other nodes go on", func() bool {
+		for rule = range 4 * loadRules {
+			if asks(old, rule) == nil {
+				return true
+			}
+		}
+		return false
+	})
+	young := join()
+	if err := asks(young, rule); !errors.Is(err, limiter.ErrUnavailable) {
+		t.Errorf("who starts while shard 0 is away: %v, want unavailable", err)
+	}
+	redistest.Eventually(t, 20*time.Second, "other nodes still go on", func() bool { return asks(old, rule) == nil })
+	lost.Start()
+	redistest.Eventually(t, 20*time.Second, "shard 0 is back", func() bool { return asks(young, rule) == nil })
 }

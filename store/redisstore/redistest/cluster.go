@@ -175,14 +175,34 @@ func (c *Cluster) Replica(primary *Server) *Server {
 				continue
 			}
 			text := n.Client().Info(context.Background(), "replication").Val()
-			_, port, _ := net.SplitHostPort(primary.Addr)
-			if strings.Contains(text, "master_port:"+port+"\r") && strings.Contains(text, "master_link_status:up") {
+			if follows(text, primary) && strings.Contains(text, "master_link_status:up") {
 				found = n
 			}
 		}
 		return found != nil
 	})
 	return found
+}
+
+// follows reports whether a node that tells this of its replication is a
+// replica of primary.
+func follows(replication string, primary *Server) bool {
+	_, port, _ := net.SplitHostPort(primary.Addr)
+	return strings.Contains(replication, "master_port:"+port+"\r")
+}
+
+// Lose kills the node that serves a slot, after those that could take over,
+// and returns it: until it is started again nobody serves the slot.
+func (c *Cluster) Lose(slot int) *Server {
+	c.t.Helper()
+	primary := c.Serving(slot)
+	for _, n := range c.Nodes {
+		if n.cmd != nil && follows(n.Client().Info(context.Background(), "replication").Val(), primary) {
+			n.Kill()
+		}
+	}
+	primary.Kill()
+	return primary
 }
 
 // Failover makes the replica of a primary take over while both are well.
