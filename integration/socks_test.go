@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -222,16 +223,22 @@ func (c crowd) replies() map[int]int {
 // others were answered with reply.
 func (c crowd) want(t testing.TB, n, reply int) {
 	t.Helper()
+	if trouble := c.trouble(n, reply); trouble != "" {
+		t.Fatal(trouble)
+	}
+}
+
+// trouble returns what is not as want wants it.
+func (c crowd) trouble(n, reply int) string {
 	if got := c.replies(); got[granted] != n || got[reply] != len(c)-n && reply != granted {
+		var err error
 		for _, a := range c {
-			if a.err != nil {
-				t.Logf("one of them: %v", a.err)
-				break
-			}
+			err = cmp.Or(err, a.err)
 		}
-		t.Fatalf("replies (reply: how many) %v, want %d granted and %d answered %d", got, n, len(c)-n, reply)
+		return fmt.Sprintf("replies (reply: how many) %v, want %d granted and %d answered %d; one of them: %v", got, n, len(c)-n, reply, err)
 	}
 	if alive := len(c.alive()); alive != n {
-		t.Fatalf("%d connections relay, want %d", alive, n)
+		return fmt.Sprintf("%d connections relay, want %d", alive, n)
 	}
+	return ""
 }
