@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -271,12 +272,14 @@ func TestMaturesUnderLoad(t *testing.T) {
 				var tasks sync.WaitGroup
 				for i := range 64 {
 					tasks.Go(func() {
+						random := rand.New(rand.NewPCG(1, uint64(i)))
+						think := func() { time.Sleep(time.Duration(random.IntN(10_000)) * time.Microsecond) }
 						for ctx.Err() == nil {
 							if g, err := l.Admit(ctx, c.limit); err == nil {
-								time.Sleep(time.Duration(i) * 100 * time.Microsecond)
+								think()
 								g.Release()
 							}
-							time.Sleep(time.Duration(63-i) * 100 * time.Microsecond)
+							think()
 						}
 					})
 				}
