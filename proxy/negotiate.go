@@ -58,10 +58,17 @@ func (s *session) chooseMethod(ours []rules.Method, offered []socks.Method) erro
 	for _, m := range ours {
 		if wire := methodOnWire(m); slices.Contains(offered, wire) {
 			s.method = m
-			return socks.WriteMethod(s.client, wire)
+			return s.tellMethod(wire)
 		}
 	}
-	return errors.Join(errMethod, socks.WriteMethod(s.client, socks.NoAcceptable))
+	return errors.Join(errMethod, s.tellMethod(socks.NoAcceptable))
+}
+
+func (s *session) tellMethod(wire socks.Method) error {
+	if err := s.leased(); err != nil {
+		return err
+	}
+	return socks.WriteMethod(s.client, wire)
 }
 
 // authenticate runs RFC 1929. All failures look the same to the client.
@@ -82,6 +89,9 @@ func (s *session) authenticate(ctx context.Context) error {
 	default:
 		s.server.opts.Metrics.auth("failed")
 		err = errCredentials
+	}
+	if lost := s.leased(); lost != nil {
+		return lost
 	}
 	return errors.Join(err, socks.WriteAuth(s.client, ok))
 }

@@ -41,7 +41,7 @@ type session struct {
 	peer       netip.AddrPort // BIND: who came
 	peerRule   *rules.Rule    // BIND: by which
 	grant      *limiter.Grant // nil: nothing was admitted yet
-	valid      func() bool    // nil, or asked before every write: see move
+	valid      func() bool    // nil, or asked before every write: see fence
 	udp        *association   // nil but for UDP ASSOCIATE
 	granted    bool           // the client was told that it is connected
 
@@ -132,10 +132,7 @@ func (s *session) receive(ctx context.Context) error {
 	if err := s.negotiate(ctx); err != nil {
 		return err
 	}
-	if s.valid != nil && !s.valid() {
-		return errLeaseLost
-	}
-	return nil
+	return s.leased()
 }
 
 // carry is the goroutine of one task. The last one to end finishes the session.
@@ -230,6 +227,16 @@ func (s *session) fence() {
 	}
 }
 
+// leased returns errLeaseLost if others may have been given the session's slot.
+// It is asked right before each write to the client; the tasks, which write for
+// themselves, ask valid.
+func (s *session) leased() error {
+	if s.valid != nil && !s.valid() {
+		return errLeaseLost
+	}
+	return nil
+}
+
 // connect fulfils CONNECT.
 func (s *session) connect(ctx context.Context) ([]task, error) {
 	target, err := s.reach(ctx)
@@ -307,8 +314,8 @@ func (s *session) move(ctx context.Context) error {
 
 // reply tells the client that its request goes well; addr is BND.
 func (s *session) reply(addr socks.Addr) error {
-	if s.valid != nil && !s.valid() {
-		return errLeaseLost
+	if err := s.leased(); err != nil {
+		return err
 	}
 	reply := socks.Reply{Version: s.request.Version, Code: socks.Succeeded, Addr: addr}
 	if err := socks.WriteReply(s.client, reply); err != nil {
@@ -327,13 +334,17 @@ func (s *session) succeed(addr socks.Addr) error {
 	return nil
 }
 
-// refuse tells the client why not, if it has asked for anything.
+// refuse tells the client why not, if it has asked for anything. Without the
+// lease it learns it by the end of its connection.
 func (s *session) refuse(err error) {
 	code := outcomeOf(err).code
 	if s.request.Version == 0 || code == silent {
 		return
 	}
 	s.setDeadline(time.Now().Add(time.Second))
+	if s.leased() != nil {
+		return
+	}
 	// An error here says that the client has left, which changes nothing.
 	_ = socks.WriteReply(s.client, socks.Reply{Version: s.request.Version, Code: code, Addr: unspecified})
 }

@@ -155,39 +155,71 @@ func (r *noting) LookupNetIP(context.Context, string, string) ([]netip.Addr, err
 }
 
 // Nothing is begun for a session that has lost its lease while it negotiated,
-// and who has lost it while connecting is not told that it is connected.
+// and nothing is told to a client without it, neither a method nor a verdict.
 func TestLostLeaseBeforeTheReply(t *testing.T) {
-	for name, early := range map[string]bool{"negotiating": true, "connecting": false} {
-		t.Run(name, func(t *testing.T) {
+	for _, c := range []struct {
+		when, socksRule string
+		early           bool // before a byte was written; else while the target is looked up
+		want, reason    string
+	}{
+		{"negotiating", "pass", true, "", "lease_lost"},
+		{"refusing", "block", false, "\x05\x00", "blocked"},
+		{"connecting", "pass", false, "\x05\x00", "lease_lost"},
+	} {
+		t.Run(c.when, func(t *testing.T) {
 			target, err := net.Listen("tcp", "127.0.0.1:0")
 			if err != nil {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { target.Close() })
-			s, client, ctx := newSession(t, "client pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0 }\n", 0)
-			var lines bytes.Buffer
-			s.server.opts.Logger = slog.New(slog.NewTextHandler(&lines, nil))
+			s, client, ctx := newSession(t, "client pass { from: 0/0 to: 0/0 }\nsocks "+c.socksRule+" { from: 0/0 to: 0/0 }\n", 0)
 			resolver := &noting{addr: loopback}
 			s.server.names = newCachingResolver(resolver, NewMetrics(nil))
 			t.Cleanup(s.server.names.running.Wait)
-			s.valid = func() bool { return !early && !resolver.asked.Load() }
-			go s.live(ctx)
+			s.valid = func() bool { return !c.early && !resolver.asked.Load() }
+			var said bytes.Buffer
 			to := socks.Addr{Name: "target.test", Port: uint16(target.Addr().(*net.TCPAddr).Port)}
-			if err := errors.Join(socks.WriteGreeting(client, socks.NoAuth),
-				socks.WriteRequest(client, socks.Request{Version: socks.V5, Command: socks.Connect, Addr: to})); err != nil {
+			if err := errors.Join(socks.WriteGreeting(&said, socks.NoAuth),
+				socks.WriteRequest(&said, socks.Request{Version: socks.V5, Command: socks.Connect, Addr: to})); err != nil {
 				t.Fatal(err)
 			}
-			if b, err := io.ReadAll(client); string(b) != "\x05\x00" || err != nil {
-				t.Errorf("%q, %v; want the method and the end", b, err)
-				s.end(errDrain)
-			}
-			s.server.table.running.Wait()
-			if asked := resolver.asked.Load(); asked == early {
-				t.Errorf("the target was looked up: %v, want %v", asked, !early)
-			}
-			if log := lines.String(); !strings.Contains(log, "reason=lease_lost") {
-				t.Errorf("log %q, want lease_lost", log)
+			wantAnswers(ctx, t, s, client, said.Bytes(), c.want, c.reason)
+			if asked := resolver.asked.Load(); asked == c.early {
+				t.Errorf("the target was looked up: %v, want %v", asked, !c.early)
 			}
 		})
+	}
+}
+
+// Nor is a client told that its password is right.
+func TestLostLeaseBeforeTheVerdictOnAPassword(t *testing.T) {
+	s, client, ctx := newSession(t, "client pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0 }\n", 0)
+	known := monica(t)
+	s.gen.policy.Users = known
+	s.valid = func() bool { return !known.Remembers(right.User, right.Password) } // until it was checked
+	var said bytes.Buffer
+	if err := errors.Join(socks.WriteGreeting(&said, socks.Username), socks.WriteCredentials(&said, right)); err != nil {
+		t.Fatal(err)
+	}
+	wantAnswers(ctx, t, s, client, said.Bytes(), "\x05\x02", "lease_lost")
+}
+
+// wantAnswers lets a session live, whose client says all at once, so that
+// nothing of it comes after the end, and checks what the client gets until then.
+func wantAnswers(ctx context.Context, t *testing.T, s *session, client *net.TCPConn, said []byte, want, reason string) {
+	t.Helper()
+	var lines bytes.Buffer
+	s.server.opts.Logger = slog.New(slog.NewTextHandler(&lines, nil))
+	if _, err := client.Write(said); err != nil {
+		t.Fatal(err)
+	}
+	go s.live(ctx)
+	if b, err := io.ReadAll(client); string(b) != want || err != nil {
+		t.Errorf("%q, %v; want %q and the end", b, err, want)
+		s.end(errDrain)
+	}
+	s.server.table.running.Wait()
+	if log := lines.String(); !strings.Contains(log, "reason="+reason) {
+		t.Errorf("log %q, want %s", log, reason)
 	}
 }
