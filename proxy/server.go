@@ -38,8 +38,8 @@ type Options struct {
 	// repeated.
 	Own []netip.AddrPort
 	// UDPRelayFrom are balancers that hide the client and send no PROXY header.
-	// Of a client behind one of them, its own announcement is believed, or the
-	// first datagram that the rules pass; see expectedClient.
+	// Of a client behind one of them, its own announcement is believed if it is
+	// complete, else the first datagram that the rules pass; see expectedClient.
 	UDPRelayFrom []netip.Prefix
 	// UDPAdvertise are the addresses, at most one of each family, that clients
 	// are told to send datagrams to. Empty: the one on which the client came.

@@ -103,8 +103,8 @@ func (c udpClient) allows(from netip.AddrPort) bool {
 // with its port, as an address translator changes both.
 //
 // Only a client whom a balancer hides, one of Options.UDPRelayFrom, is taken
-// at its word; and if it announced nothing, the first datagram that the rules
-// pass says who it is.
+// at its word, if that is an address with its port; if it is half of that or
+// nothing, the first datagram that the rules pass says who it is.
 func (s *session) expectedClient() udpClient {
 	asked := s.request.Addr
 	announced := udpClient{addr: asked.IP.Unmap(), port: asked.Port}
@@ -115,6 +115,9 @@ func (s *session) expectedClient() udpClient {
 		announced = udpClient{}
 	}
 	if s.isHidden() {
+		if !announced.isComplete() {
+			return udpClient{}
+		}
 		return announced
 	}
 	if announced.addr.IsValid() && announced.addr != s.from.Addr() {

@@ -131,7 +131,7 @@ func relayed(o *proxy.Options, _ *proxy.Policy) {
 }
 
 // Of a client whom a balancer hides, what it announced is believed, and if
-// that is nothing, the first datagram that the rules pass says who it is.
+// that is not complete, the first datagram that the rules pass says who it is.
 func TestClientsHiddenByABalancer(t *testing.T) {
 	for _, c := range []struct {
 		name     string
@@ -139,6 +139,8 @@ func TestClientsHiddenByABalancer(t *testing.T) {
 		reason   string // why the datagram of somebody else is dropped
 	}{
 		{"nothing announced", func(netip.AddrPort) socks.Addr { return nowhere }, "blocked"},
+		{"an address before translation, no port", func(netip.AddrPort) socks.Addr { return socks.Addr{IP: netip.MustParseAddr("127.0.0.9")} }, "blocked"},
+		{"a port before translation, no address", func(a netip.AddrPort) socks.Addr { return socks.Addr{IP: nowhere.IP, Port: a.Port() ^ 1} }, "blocked"},
 		{"all announced", socks.AddrOf, "foreign"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
