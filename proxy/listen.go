@@ -152,14 +152,15 @@ func isIPv6Only(ln net.Listener) bool {
 }
 
 // reaches reports whether what is sent to a arrives at a socket of ours that
-// is bound to own, of one family.
+// is bound to own, of one family. The system is asked each time, which is only
+// when the port is one of ours.
 func reaches(a, own netip.Addr) bool {
 	a, own = a.Unmap().WithZone(""), own.Unmap()
-	return own == a || own.IsUnspecified() && own.Is4() == a.Is4() && isLocal(a)
+	return own == a || own.IsUnspecified() && own.Is4() == a.Is4() && (isLocal(a) || isRoutedHere(a))
 }
 
-// isLocal reports whether a belongs to this machine. The interfaces are read
-// each time: it is asked only when the port is one of ours.
+// isLocal reports whether a is an address of this machine: that of an interface,
+// or one that every machine has.
 func isLocal(a netip.Addr) bool {
 	if a.IsLoopback() || a.IsUnspecified() {
 		return true
