@@ -91,6 +91,49 @@ func TestTooManyWrongPasswords(t *testing.T) {
 	})
 }
 
+// The minute for which a source is refused begins with the failure that was one
+// too many, whenever in its own minute that was.
+func TestRefusedForTheNextMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		known, p := monica(t), newPasswords(2)
+		after := func(pause time.Duration, c socks.Credentials, want string) {
+			t.Helper()
+			time.Sleep(pause)
+			if got := attempt(t.Context(), p, known, "192.0.2.1", c); got != want {
+				t.Errorf("%v later, with %q: %s, want %s", pause, c.Password, got, want)
+			}
+		}
+		after(0, wrong, "failed")
+		after(failureWindow-time.Second, wrong, "failed")
+		after(time.Second, right, "throttled") // a minute after the first
+		after(failureWindow-time.Second-time.Nanosecond, right, "throttled")
+		after(time.Nanosecond, right, "ok") // a minute after the second
+	})
+}
+
+// What is remembered needs no hash, and after its minute it does again.
+func TestHashedAgainAfterAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		known, p := monica(t), newPasswords(0)
+		want := func(want string) {
+			t.Helper()
+			ctx, cancel := context.WithTimeoutCause(t.Context(), time.Nanosecond, errLate)
+			defer cancel()
+			if got := attempt(ctx, p, known, "192.0.2.1", right); got != want {
+				t.Errorf("%s, want %s", got, want)
+			}
+		}
+		want("ok")
+		for range cap(p.slots) { // nobody gets a hash any more
+			p.slots <- struct{}{}
+		}
+		time.Sleep(time.Minute - time.Nanosecond)
+		want("ok")
+		time.Sleep(time.Nanosecond)
+		want(errLate.Error())
+	})
+}
+
 func TestAnyNumberOfWrongPasswords(t *testing.T) {
 	known, p := monica(t), newPasswords(0)
 	for range 50 {
