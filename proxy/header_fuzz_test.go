@@ -65,3 +65,25 @@ func FuzzReadHeader(f *testing.F) {
 		}
 	})
 }
+
+// A header may be as long as the library says, and one that claims to be longer
+// is not waited for.
+func TestLongestHeader(t *testing.T) {
+	for _, tooMuch := range []int{0, 1} {
+		length := int(proxyproto.MaxV2HeaderSize) + tooMuch
+		const addresses, tlv = 12, 3
+		head := append([]byte{}, proxyproto.SIGV2...)
+		head = append(head, 0x21, 0x11, byte(length>>8), byte(length))
+		head = append(head, 192, 0, 2, 7, 192, 0, 2, 1, 0x9c, 0x40, 0x04, 0x38)
+		noop := length - addresses - tlv
+		head = append(head, byte(proxyproto.PP2_TYPE_NOOP), byte(noop>>8), byte(noop))
+		r := bytes.NewReader(append(head, make([]byte, noop)...))
+		h, err := readHeader(r)
+		switch {
+		case tooMuch == 0 && (err != nil || r.Len() > 0):
+			t.Errorf("%d bytes: %+v, %v, %d left; want a header", length, h, err, r.Len())
+		case tooMuch > 0 && (!errors.Is(err, proxyproto.ErrInvalidLength) || r.Len() != length):
+			t.Errorf("%d bytes: %v, %d left; want %v, and none of them read", length, err, r.Len(), proxyproto.ErrInvalidLength)
+		}
+	}
+}
