@@ -142,9 +142,8 @@ func (s *session) dialOne(ctx context.Context, to netip.AddrPort, left int) (*ne
 		return nil, err
 	}
 	if end, ok := ctx.Deadline(); ok && left > 1 {
-		share := max(time.Until(end)/time.Duration(left), minAttempt)
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, share)
+		ctx, cancel = context.WithTimeout(ctx, share(time.Until(end), left))
 		defer cancel()
 	}
 	// KeepAlive is what a configuration that is off leaves to the dialer.
@@ -161,6 +160,11 @@ func (s *session) dialOne(ctx context.Context, to netip.AddrPort, left int) (*ne
 		return nil, errSelf
 	}
 	return conn.(*net.TCPConn), nil
+}
+
+// share returns what one address gets of the time for left of them.
+func share(all time.Duration, left int) time.Duration {
+	return max(all/time.Duration(left), minAttempt)
 }
 
 // external returns the address to connect to an address from, see Policy.Source.
