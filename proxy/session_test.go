@@ -223,3 +223,31 @@ func wantAnswers(ctx context.Context, t *testing.T, s *session, client *net.TCPC
 		t.Errorf("log %q, want %s", log, reason)
 	}
 }
+
+// A refusal has a second of its own: it is told though the negotiation's time
+// is over, and is no wait for a client that takes nothing any more.
+func TestRefusalHasASecond(t *testing.T) {
+	s, client, _ := newSession(t, "client pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0 }\n", 0)
+	t.Cleanup(s.server.table.running.Done) // it is not let live
+	s.request.Version = socks.V5
+	s.setDeadline(time.Now())
+	s.refuse(errBlocked)
+	if r, err := socks.ReadReply(client, socks.V5); err != nil || r.Code != socks.NotAllowed {
+		t.Fatalf("%+v, %v; want reply %d", r, err, socks.NotAllowed)
+	}
+
+	for n := 1; n > 0; { // until not a byte more fits in
+		s.setDeadline(time.Now().Add(200 * time.Millisecond))
+		n, _ = s.client.Write(make([]byte, 1<<20))
+	}
+	s.setDeadline(time.Time{})
+	over := make(chan struct{})
+	go func() { s.refuse(errBlocked); close(over) }()
+	select {
+	case <-over:
+	case <-time.After(patient):
+		t.Errorf("the refusal still waits after %v", patient)
+		s.client.Close()
+		<-over
+	}
+}
