@@ -161,18 +161,42 @@ func TestIndexLeavesOutMostRules(t *testing.T) {
 	for _, l := range longLists {
 		set := parse(t, l.text(10_000))
 		q := l.query
-		asked := 0
-		plain, index := q.plain(), set.socks[q.kind()]
-		for r, left := index.next(index.candidates(nil, &plain)); r != nil; r, left = index.next(left) {
-			asked++
-		}
-		if asked != 1 {
+		plain := q.plain()
+		if asked := set.socks[q.kind()].asked(&plain); asked != 1 {
 			t.Errorf("%s: %d rules asked", l.name, asked)
 		}
 		if got := set.MatchSocks(q).Rule; got != set.Socks[len(set.Socks)-1] {
 			t.Errorf("%s: matched %v, want the last rule", l.name, got)
 		}
 	}
+}
+
+// So it is with what else is asked about than requests.
+func TestEveryIndexLeavesOutMostRules(t *testing.T) {
+	var text strings.Builder
+	for _, kind := range []string{"client", "socks"} {
+		for i := range 10_000 {
+			fmt.Fprintf(&text, "%s block { from: %s/24 to: 0/0 }\n", kind, numbered(i))
+		}
+		fmt.Fprintf(&text, "%s pass { from: 0/0 to: 0/0 }\n", kind)
+	}
+	set := parse(t, text.String())
+	q := request("192.0.2.7", 80).plain()
+	for name, x := range map[string]*index{
+		"client-rules": set.clients, "associations": set.socks[kindAssociation], "replies": set.socks[kindReply],
+	} {
+		if asked := x.asked(&q); asked != 1 {
+			t.Errorf("%s: %d rules asked", name, asked)
+		}
+	}
+}
+
+// asked counts the rules that may match q.
+func (x *index) asked(q *Query) (n int) {
+	for r, left := x.next(x.candidates(nil, q)); r != nil; r, left = x.next(left) {
+		n++
+	}
+	return n
 }
 
 // longList is a kind of long list that people have, with a query that its

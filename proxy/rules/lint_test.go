@@ -42,6 +42,7 @@ func TestLintCovered(t *testing.T) {
 		{"an interface", "socks block { from: 0/0 to: lo }\nsocks block { from: 10.0.0.0/8 to: lo }", never},
 		{"ports", "socks block { from: 0/0 to: 0/0 port 1-100 }\nsocks pass { from: 10.0.0.0/8 to: 0.0.0.0/0 port 100-101 }", ""},
 		{"ports but one", "socks block { from: 0/0 to: 0/0 port != 25 }\nsocks block { from: 10.0.0.0/8 to: 0/0 port 26-99 }", never},
+		{"ports but one, below", "socks block { from: 0/0 to: 0/0 port != 25 }\nsocks block { from: 10.0.0.0/8 to: 0/0 port 1-24 }", never},
 		{"ports but one, again", "socks block { from: 0/0 to: 0/0 port != 25 }\nsocks block { from: 10.0.0.0/8 to: 0/0 port != 25 }", never},
 		{"ports but the first", "socks block { from: 0/0 to: 0/0 port != 0 }\nsocks block { from: 10.0.0.0/8 to: 0/0 port > 0 }\nsocks block { from: 10.0.0.0/8 to: 0/0 port != 0 }",
 			"test.conf:3:1: this rule never matches, as s1 (line 1)"},
