@@ -139,6 +139,29 @@ func TestClientSlotAfterTheGrant(t *testing.T) {
 	}
 }
 
+// Users are counted one by one, and all clients without a name as one.
+func TestLimitByUser(t *testing.T) {
+	to := echo(t)
+	w := newWorld(t, `
+socksmethod: username none
+client pass { from: 0/0 to: 0/0 }
+socks pass { from: 0/0 to: 0/0
+	session.state.key: user
+	session.state.max: 1 }
+`, withMonica(t))
+	asMonica := func(want socks.Code) {
+		t.Helper()
+		c := w.client()
+		text, _ := script(t, socks.Connect, to)
+		c.send(text)
+		c.expect([]byte{5, 2, 1, 0, 5, byte(want)})
+	}
+	asMonica(socks.Succeeded)
+	asMonica(socks.NotAllowed)
+	w.client().connect(to, socks.Succeeded)
+	w.client().connect(to, socks.NotAllowed)
+}
+
 // Limited rules are refused with 1 when the limiter has closed, unlimited
 // ones go on.
 func TestWithoutTheLimiter(t *testing.T) {
