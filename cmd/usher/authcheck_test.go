@@ -116,6 +116,9 @@ func TestUsersOfRules(t *testing.T) {
 		{"user, no users file", in + byName, false, "f:3:1: user: there is no users file, so no client can log in and this rule would block nobody"},
 		{"group, none is asked", "socksmethod: username none\nclient pass { from: 0/0 to: 0/0\nsocksmethod: none }\n" +
 			strings.Replace(byName, "user:", "group:", 1), true, "f:5:1: group: no client can negotiate what this rule asks for, so it would block nobody"},
+		{"user, asked only of clients that are blocked", "socksmethod: username none\nclient block { from: 10.0.0.0/8 to: 0/0\nsocksmethod: username }\n" +
+			"client pass { from: 0/0 to: 0/0\nsocksmethod: none }\n" + byName, true,
+			"f:7:1: user: no client can negotiate what this rule asks for, so it would block nobody"},
 		{"user, method none", "socksmethod: none\n" + in + byName, true, "f:4:1: no method gives a name, so this rule would block nobody"},
 		{"user, users file", in + byName, true, ""},
 		{"method, no users file", in + "socks block { from: 0/0 to: 0/0\nsocksmethod: username }\n" + all, false, ""},
