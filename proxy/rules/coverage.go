@@ -256,6 +256,21 @@ func (e *endpoint) covers(f *endpoint) bool {
 	return e.ports.covers(f.ports) && e.address.covers(&f.address)
 }
 
+// shared returns what e and f have in common, as far as that can be told; some
+// is false if that is nothing. What cannot be told is taken for e.
+func (e *endpoint) shared(f *endpoint) (both endpoint, some bool) {
+	both = *e
+	if e.ports.covers(f.ports) {
+		both.ports = f.ports
+	}
+	if e.address.covers(&f.address) {
+		both.address = f.address
+		return both, true
+	}
+	disjoint := e.kind == prefixAddress && f.kind == prefixAddress && !f.address.covers(&e.address)
+	return both, !disjoint
+}
+
 // first returns the least port in s.
 func (s ports) first() uint16 {
 	switch {

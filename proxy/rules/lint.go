@@ -71,8 +71,11 @@ func (s *Set) lintStrangers() (found []Diagnostic) {
 }
 
 // passing returns the rules that pass.
-func passing(list []*Rule) []*Rule {
-	return slices.DeleteFunc(slices.Clone(list), func(r *Rule) bool { return !r.Pass })
+func passing(list []*Rule) []*Rule { return only(list, func(r *Rule) bool { return r.Pass }) }
+
+// only returns the rules for which keep holds, in a new slice.
+func only(list []*Rule, keep func(*Rule) bool) []*Rule {
+	return slices.DeleteFunc(slices.Clone(list), func(r *Rule) bool { return !keep(r) })
 }
 
 // requested reports whether requests, not only replies, can match a socks-rule.
@@ -84,25 +87,23 @@ func (r *Rule) requested() bool {
 // not those of every socks-rule. A rate counts beginnings alone, and where
 // every socks-rule inherits the limit is one for sessions, as it says.
 func (s *Set) lintInheritance(c coverage) (found []Diagnostic) {
-	var limited, inheriting []*Rule
-	for _, r := range s.Socks {
-		switch {
-		case !r.Pass || !r.requested() || c.by(r, r) != nil:
-		case r.Session.Limited:
-			limited = append(limited, r)
-		default:
-			inheriting = append(inheriting, r)
-		}
-	}
-	leave, stay := newSources(limited), newSources(inheriting)
+	live := only(s.Socks, func(r *Rule) bool { return r.Pass && c.by(r, r) == nil })
+	inheriting := only(live, func(r *Rule) bool { return r.requested() && !r.Session.Limited })
+	leave, stay := newSources(only(live, func(r *Rule) bool { return r.requested() && r.Session.Limited })), newSources(inheriting)
+	// What BIND inherits may go when its peer comes.
+	leaveLater, bind := newSources(limitedReplies(live)), newSources(only(inheriting, func(r *Rule) bool { return r.cond.commands.has(Bind) }))
 	for _, r := range s.Client {
-		if !r.Session.Inheritable || r.Session.Max == NoMax && r.Session.KeyMax == 0 {
+		if !r.Session.Inheritable || r.Session.Max == NoMax && r.Session.KeyMax == 0 || c.by(r, r) != nil {
 			continue
 		}
-		socks := leave.shared(&r.cond.from.address)
+		from := &r.cond.from.address
+		socks := leave.shared(from)
+		if socks == nil && bind.shared(from) != nil {
+			socks = leaveLater.shared(from)
+		}
 		switch {
 		case socks == nil:
-		case stay.shared(&r.cond.from.address) != nil:
+		case stay.shared(from) != nil:
 			found = append(found, r.warning(fmt.Sprintf("the limit of this rule holds for a session to its end, but not for sessions by %s (line %d): "+
 				"that rule has a limit of its own, and they give their slot here back", socks.ID(), socks.Pos.Line),
 				"write session.inheritable: no if it is to limit only negotiation, or take the session keywords out of that rule"))
@@ -115,31 +116,50 @@ func (s *Set) lintInheritance(c coverage) (found []Diagnostic) {
 	return shown(found)
 }
 
-// inside are the networks that mean the proxy's own machine or its link, which
-// clients elsewhere can reach through the proxy alone.
+// limitedReplies returns those of the rules that take BIND sessions over when
+// their peer comes, and are for replies alone. The client is in their to:, so
+// they are returned as if that were from:.
+func limitedReplies(list []*Rule) (replies []*Rule) {
+	for _, r := range list {
+		if r.Session.Limited && r.cond.commands.has(BindReply) && !r.requested() && r.cond.versions&allVersions != 0 {
+			reply := *r
+			reply.cond.from = r.cond.to
+			replies = append(replies, &reply)
+		}
+	}
+	return replies
+}
+
+// inside are the networks that mean the proxy's own machine or its link, and
+// addresses in them that say more than the rest: clients elsewhere can reach
+// them through the proxy alone.
 var inside = []struct {
-	prefix netip.Prefix
-	name   string
+	address
+	is string
 }{
-	{netip.MustParsePrefix("127.0.0.0/8"), "127.0.0.0/8 and ::1, which are this machine"},
-	{netip.MustParsePrefix("::1/128"), "127.0.0.0/8 and ::1, which are this machine"},
-	{netip.MustParsePrefix("169.254.0.0/16"), "link-local addresses, among them a cloud's metadata at 169.254.169.254"},
-	{netip.MustParsePrefix("fe80::/10"), "link-local addresses, among them a cloud's metadata at 169.254.169.254"},
-	{netip.MustParsePrefix("fd00:ec2::254/128"), "a cloud's metadata at fd00:ec2::254"},
+	{network("127.0.0.0/8"), "127.0.0.0/8 and ::1, which are this machine"},
+	{network("::1/128"), "127.0.0.0/8 and ::1, which are this machine"},
+	{network("169.254.0.0/16"), "link-local addresses"},
+	{network("fe80::/10"), "link-local addresses"},
+	{network("169.254.169.254/32"), "a cloud's metadata at 169.254.169.254"},
+	{network("fd00:ec2::254/128"), "a cloud's metadata at fd00:ec2::254"},
+}
+
+func network(s string) address {
+	return address{kind: prefixAddress, prefix: netip.MustParsePrefix(s)}
 }
 
 // lintReach warns, once, of the first rule that lets clients reach what is
 // inside without naming it.
 func (s *Set) lintReach(c coverage) []Diagnostic {
-	if !slices.ContainsFunc(passing(s.Client), func(r *Rule) bool { return !r.cond.from.loopback() }) {
-		return nil // clients are on this machine already
-	}
+	// Clients of this machine are inside already.
+	elsewhere := only(s.Client, func(r *Rule) bool { return r.Pass && !r.cond.from.loopback() && c.by(r, r) == nil })
 	for _, r := range s.Socks {
 		if !r.Pass || r.cond.from.loopback() {
 			continue
 		}
-		reached := c.reached(r, Connect)
-		datagrams := slices.DeleteFunc(c.reached(r, UDPAssociate), func(name string) bool { return slices.Contains(reached, name) })
+		reached := c.reached(r, Connect, elsewhere)
+		datagrams := slices.DeleteFunc(c.reached(r, UDPAssociate, elsewhere), func(name string) bool { return slices.Contains(reached, name) })
 		if len(datagrams) > 0 {
 			reached = append(reached, "over UDP "+strings.Join(datagrams, "; "))
 		}
@@ -151,27 +171,57 @@ func (s *Set) lintReach(c coverage) []Diagnostic {
 	return nil
 }
 
-// reached returns which of the networks inside clients can reach with a command
-// by r, without that it names them.
-func (c coverage) reached(r *Rule, command Command) (names []string) {
-	if !r.cond.commands.has(command) || r.cond.versions&allVersions == 0 {
+// reached returns what of the inside clients whom one of the client-rules in
+// lets in can reach with a command by r. A rule that names a part of it is none
+// that does so by oversight.
+func (c coverage) reached(r *Rule, command Command, in []*Rule) (names []string) {
+	to := &r.cond.to.address
+	named := false
+	for i := range inside {
+		named = named || inside[i].covers(to)
+	}
+	if named || !r.cond.commands.has(command) || r.cond.versions&allVersions == 0 {
 		return nil
 	}
-	to := &r.cond.to
-	for _, i := range inside {
-		wider := to.kind == anyAddress || to.kind == prefixAddress && to.prefix.Bits() < i.prefix.Bits() && to.prefix.Contains(i.prefix.Addr())
+	for i := range inside {
 		part := *r // what r does about the network
-		part.cond.to.address = address{kind: prefixAddress, prefix: i.prefix}
+		part.cond.to.address = inside[i].address
 		part.cond.commands = 1 << command
-		if wider && !slices.Contains(names, i.name) && c.by(&part, r) == nil {
-			names = append(names, i.name)
+		if to.covers(&inside[i].address) && !slices.Contains(names, inside[i].is) && c.matches(part, r, in) {
+			names = append(names, inside[i].is)
 		}
 	}
 	return names
 }
 
+// matches reports whether rules before end leave something to part for clients
+// whom one of the client-rules in lets in.
+func (c coverage) matches(part Rule, end *Rule, in []*Rule) bool {
+	if c.by(&part, end) != nil {
+		return false // for no client at all, so that none need be asked about
+	}
+	from := part.cond.from
+	for _, client := range in {
+		if !c.mayCompare() {
+			return false
+		}
+		var some bool
+		if part.cond.from, some = from.shared(&client.cond.from); some && c.by(&part, end) == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// loopback reports whether only clients of this machine have the address.
 func (a *address) loopback() bool {
-	return a.kind == prefixAddress && a.prefix.Addr().IsLoopback() && (a.prefix.Addr().Is6() || a.prefix.Bits() >= 8)
+	switch a.kind {
+	case prefixAddress:
+		return a.prefix.Addr().IsLoopback() && (a.prefix.Addr().Is6() || a.prefix.Bits() >= 8)
+	case interfaceAddress:
+		return !slices.ContainsFunc(a.addrs, func(ip netip.Addr) bool { return !ip.IsLoopback() })
+	}
+	return a.kind == hostAddress && a.name == "localhost"
 }
 
 // OpenToAll returns the client-rule which, with those before it, lets in every
