@@ -141,11 +141,13 @@ func (r *randomRules) socksRule() string {
 	case r.chance(25):
 		rule += "\tprotocol: " + r.some("tcp", "udp") + "\n"
 	}
+	version := "socks_v4 socks_v5"
 	if r.chance(20) {
-		rule += "\tproxyprotocol: " + r.some("socks_v4", "socks_v5") + "\n"
+		version = r.some("socks_v4", "socks_v5")
+		rule += "\tproxyprotocol: " + version + "\n"
 	}
 	// Usher refuses rules that block a name if no client can have one.
-	byName := strings.Contains(strings.Join(r.methods, " "), "username") && (verdict == "pass" || r.open)
+	byName := strings.Contains(strings.Join(r.methods, " "), "username") && (verdict == "pass" || r.open && version != "socks_v4")
 	switch {
 	case replies: // they have neither user nor method: both refuse to ask
 	case byName && r.chance(25):

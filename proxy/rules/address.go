@@ -47,7 +47,11 @@ func (p *parser) endpoint() endpoint {
 		p.fail(t.pos, "%s", message)
 		a = address{}
 	}
-	if a.kind == hostAddress && !strings.Contains(a.name, ".") && a.name != "localhost" {
+	switch {
+	case a.kind == interfaceAddress && len(a.addrs) == 0:
+		p.warn(t.pos, "%s is an interface without addresses, so nothing is in it; "+
+			"give it one and load the file again, or write the addresses that are meant", quote(t))
+	case a.kind == hostAddress && !strings.Contains(a.name, ".") && a.name != "localhost":
 		p.warn(t.pos, "%s is not an interface here and is taken as a host name; "+
 			"check its spelling, or write the addresses that are meant", quote(t))
 	}

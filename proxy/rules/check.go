@@ -15,6 +15,7 @@ func (p *parser) finishRule() {
 	}
 	p.checkCommands()
 	p.checkReplies()
+	p.checkVersion()
 	p.checkSession()
 	p.checkMethods()
 	p.checkNames()
@@ -85,6 +86,25 @@ func (p *parser) checkReplies() {
 		if k, given := p.seen[name]; given {
 			p.warn(k.pos, "%s: has no effect in a rule for replies alone; write it in the rule that lets the session begin", name)
 		}
+	}
+}
+
+// checkVersion finds rules for SOCKS 4 alone that ask for what it does not have.
+func (p *parser) checkVersion() {
+	r := p.rule
+	if r.cond.versions != socks4 || r.cond.commands == 0 {
+		return
+	}
+	at := p.firstPos("proxyprotocol")
+	named := len(r.cond.users)+len(r.cond.groups) > 0
+	switch {
+	case r.cond.commands&^udpCommands == 0:
+		p.warn(at, "UDP is in SOCKS 5 only, so this rule never matches; add socks_v5 to proxyprotocol:, or remove the rule")
+	case !r.requested(): // replies have neither name nor method
+	case named && !r.Pass:
+		p.fail(at, "SOCKS 4 gives no name, so this rule would block nobody; add socks_v5 to proxyprotocol:, or remove user: and group:")
+	case named, len(r.Methods) > 0 && !slices.Contains(r.Methods, None):
+		p.warn(at, "SOCKS 4 gives no name and knows no method but none, so this rule matches no request; add socks_v5 to proxyprotocol:, or remove what asks for a name")
 	}
 }
 
