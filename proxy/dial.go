@@ -63,7 +63,19 @@ func literal(asked socks.Addr) (ip netip.Addr, ok bool) {
 
 // DefaultResolver is Go's own, never the C library's, which takes "0x7f.1" for
 // an address.
-var DefaultResolver Resolver = &net.Resolver{PreferGo: true}
+var DefaultResolver Resolver = withoutLoneDot{&net.Resolver{PreferGo: true}}
+
+// withoutLoneDot leaves a final dot out if it is the only one: Go's resolver
+// finds no "localhost." in /etc/hosts. Any other stays, as it keeps search
+// domains away.
+type withoutLoneDot struct{ Resolver }
+
+func (r withoutLoneDot) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
+	if label, rest, found := strings.Cut(host, "."); found && rest == "" {
+		host = label
+	}
+	return r.Resolver.LookupNetIP(ctx, network, host)
+}
 
 // lookup resolves a name, with what is remembered.
 func (s *Server) lookup(ctx context.Context, name string) ([]netip.Addr, error) {

@@ -44,3 +44,26 @@ socks pass { from: 0/0 to: 0/0 }
 	w.server.SetPolicy(policy(t, text))
 	ask("a.test", 4)
 }
+
+// A final dot is no part of a name, of whatever it is asked.
+func TestFinalDot(t *testing.T) {
+	to := echo(t)
+	peer := newPeer(t, to.IP.String())
+	w := newWorld(t, `
+client pass { from: 0/0 to: 0/0 }
+socks pass { from: 0/0 to: localhost
+	command: connect }
+socks pass { from: 0/0 to: 127.0.0.1/32
+	protocol: udp }
+socks pass { from: 0/0 to: 0/0
+	command: bind bindreply }
+`)
+	localhost := socks.Addr{Name: "localhost.", Port: to.Port}
+	w.client().connect(localhost, socks.Succeeded)
+	w.client().bind(socks.V5, localhost)
+	a := w.associate(nowhere)
+	localhost.Port = peer.addr.Port()
+	a.udp.send(datagram(t, localhost, "hello"), a.relay)
+	peer.expect("hello")
+	w.client().connect(socks.Addr{Name: ".", Port: to.Port}, socks.HostUnreachable)
+}

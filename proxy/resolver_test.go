@@ -268,3 +268,14 @@ func TestNamesOfRulesHavePlaces(t *testing.T) {
 	s.uncouple = func() bool { return true }
 	s.finish(nil)
 }
+
+func TestLoneDot(t *testing.T) {
+	for host, asked := range map[string]string{
+		"localhost.": "localhost", "localhost": "localhost", "one.test.": "one.test.", "one.test": "one.test", "one..": "one..",
+	} {
+		r := &counting{}
+		if _, err := (withoutLoneDot{r}).LookupNetIP(t.Context(), "ip", host); err != nil || r.times(asked) != 1 {
+			t.Errorf("%q: asked %v, %v, want %q", host, r.asked, err, asked)
+		}
+	}
+}

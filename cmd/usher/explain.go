@@ -132,7 +132,7 @@ func (e explainCmd) parse() (q question, err error) {
 	if addr, err := netip.ParseAddr(host); err == nil {
 		q.to.Addr = addr.Unmap().WithZone("")
 	} else {
-		q.to.Name = strings.TrimSuffix(host, ".")
+		q.to.Name = host
 	}
 	return q, nil
 }
