@@ -18,7 +18,7 @@ import (
 
 type explainCmd struct {
 	Question []string      `arg:"" name:"FROM [USER] TO:PORT [COMMAND]" help:"The client, the user if it logs in, the target, and the command as in rules (connect if there is none)."`
-	Local    string        `placeholder:"ADDRESS:PORT" help:"The address that the client connects to. Default: the first one that serve would listen at."`
+	Local    string        `placeholder:"ADDRESS:PORT" help:"The address that the client connects to. Default: the first one that serve would listen at. Needed if that is every address, and a rule asks which."`
 	Socks    int           `enum:"4,5" default:"5" help:"The SOCKS version that the client speaks: 4 or 5."`
 	Timeout  time.Duration `default:"10s" help:"How long names may take to resolve, all together."`
 	JSON     bool          `name:"json" help:"Print JSON."`
@@ -58,15 +58,19 @@ func (e explainCmd) Run(ctx context.Context, sys system) error {
 	if err != nil && e.Local == "" { // with it, serve's interfaces may be another machine's
 		return err
 	}
-	if asked.local, err = e.localAddress(listeners); err != nil {
+	if asked.local, err = e.localAddress(listeners, asked.from.Addr()); err != nil {
 		return err
 	}
 	asked.own = boundTo(append(listeners, string(cfg.AdminListen)))
 	ctx, cancel := context.WithTimeout(ctx, e.Timeout)
 	defer cancel()
 	answer := asked.judge(ctx, policy)
-	if ctx.Err() != nil {
+	switch {
+	case ctx.Err() != nil:
 		return fmt.Errorf("not all names that rules ask for resolved within %v: give a longer --timeout", e.Timeout)
+	case answer.unsure != nil:
+		return fmt.Errorf("what %s (%s) decides depends on the address that the client connects to, and serve listens at all of them (%v): name it with --local ADDRESS:PORT",
+			answer.unsure.ID(), answer.unsure.Pos, asked.local)
 	}
 	answer.File, answer.Digest = ruleFileName(cfg.Config), policy.Rules.Digest()
 	if e.JSON {
@@ -138,12 +142,13 @@ func (e explainCmd) parse() (q question, err error) {
 }
 
 // localAddress returns what the client connected to. An address that is every
-// address stays what it is, as nothing says more.
-func (e explainCmd) localAddress(listeners []string) (netip.AddrPort, error) {
+// address of the client's family stays what it is, as nothing says more.
+func (e explainCmd) localAddress(listeners []string, from netip.Addr) (netip.AddrPort, error) {
 	where := e.Local
 	if where == "" {
-		if where = listeners[0]; strings.HasPrefix(where, ":") {
-			where = "0.0.0.0" + where
+		where = listeners[0]
+		if port, found := strings.CutPrefix(where, ":"); found {
+			where = net.JoinHostPort(unspecified(from).String(), port)
 		}
 	}
 	local, err := netip.ParseAddrPort(where)
@@ -151,6 +156,14 @@ func (e explainCmd) localAddress(listeners []string) (netip.AddrPort, error) {
 		return local, usageError{fmt.Errorf("%q is not an address and a port; write --local like 192.0.2.1:1080", where)}
 	}
 	return local, nil
+}
+
+// unspecified returns what stands for every address of the family of a.
+func unspecified(a netip.Addr) netip.Addr {
+	if a.Unmap().Is4() {
+		return netip.IPv4Unspecified()
+	}
+	return netip.IPv6Unspecified()
 }
 
 // names resolves names, each once, and remembers what it was asked.
@@ -196,6 +209,9 @@ func (q question) decide(policy *proxy.Policy, dns *names, out *explanation) {
 	if !isReply { // replies were not accepted
 		v, steps := policy.Rules.ExplainClient(ask)
 		out.ClientRules = stepsOf(steps)
+		if q.local.Addr().IsUnspecified() {
+			out.doubt(steps, q.local.Addr())
+		}
 		if !v.Pass() {
 			out.refuse(v.Rule, "client-rule", "the connection is closed without a byte")
 			return
@@ -261,6 +277,9 @@ func (q question) judgeRequest(policy *proxy.Policy, ask rules.Query, dns *names
 		return nil
 	}
 	v, steps := policy.Rules.ExplainSocks(ask)
+	if q.bindsByLocal(policy, ask.To.Addr) {
+		out.doubt(steps, ask.To.Addr)
+	}
 	if out.SocksRules = stepsOf(steps); !v.Pass() {
 		out.refuse(v.Rule, "socks-rule", q.blocked())
 		return nil
@@ -309,6 +328,13 @@ func (q question) resolve(policy *proxy.Policy, dns *names, out *explanation) (t
 	to = rules.Target{Addr: place.Addr(), Port: cmp.Or(place.Port(), ephemeral)}
 	out.Bound = target(to)
 	return to, nil, nil
+}
+
+// bindsByLocal reports whether the address of place, at which BIND would await
+// its peer, depends on the one that the client connects to, and that is not known.
+func (q question) bindsByLocal(policy *proxy.Policy, place netip.Addr) bool {
+	chosen := policy.Rules.Settings.Rotation == rules.RotationSameSame && len(policy.External) > 1
+	return q.command == rules.Bind && q.local.Addr().IsUnspecified() && (chosen || place.IsUnspecified())
 }
 
 // reach returns those of the addresses that rules let pass that serve would

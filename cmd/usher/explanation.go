@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -34,6 +35,8 @@ type explanation struct {
 	Limits       []limited  `json:"limits,omitempty"`
 	Pass         bool       `json:"pass"`
 	Reason       string     `json:"reason"`
+
+	unsure *rules.Rule // of which the question does not tell whether it matches; nil: there is none
 }
 
 // ruleStep is one rule that was asked.
@@ -65,6 +68,15 @@ func stepsOf(steps []rules.Step) []ruleStep {
 			Decides: s.Mismatch == rules.NoMismatch, Mismatch: s.Mismatch.String(), Why: s.Why})
 	}
 	return list
+}
+
+// doubt notes that steps were taken with an address that stands for every one
+// of its family, if that mattered.
+func (e *explanation) doubt(steps []rules.Step, every netip.Addr) {
+	i := slices.IndexFunc(steps, func(s rules.Step) bool { return s.Splits(every) })
+	if i >= 0 && e.unsure == nil {
+		e.unsure = steps[i].Rule
+	}
 }
 
 // refuse notes that a rule blocks, or that none matched.

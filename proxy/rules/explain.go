@@ -50,6 +50,22 @@ func (s *Set) ExplainSocks(q Query) (v Verdict, steps []Step) {
 	return Verdict{}, steps
 }
 
+// Splits reports whether another address of the family of a in place of a, in
+// To of the query, could have made another step: the rule's to: holds some of
+// them and not others, and was asked.
+func (s Step) Splits(a netip.Addr) bool {
+	if s.Mismatch != NoMismatch && s.Mismatch != NotTo {
+		return false
+	}
+	switch to := &s.Rule.cond.to; to.kind {
+	case prefixAddress:
+		return to.prefix.Bits() > 0 && to.prefix.Addr().Is4() == a.Is4()
+	case hostAddress, interfaceAddress:
+		return true
+	}
+	return false
+}
+
 func (r *Rule) step(q *Query, why Mismatch) Step {
 	return Step{Rule: r, Mismatch: why, Why: r.why(q, why)}
 }

@@ -80,3 +80,24 @@ socks block { from: 0/0 to: 10.0.0.0/8 }
 		t.Errorf("%s after %q", decision(v), steps[0].Why)
 	}
 }
+
+// Only a to: that holds some local addresses of a family, and not all, tells
+// them apart.
+func TestSplits(t *testing.T) {
+	for to, want := range map[string][2]bool{ // of IPv4, of IPv6
+		"0/0": {}, "0.0.0.0/0": {}, "::/0": {}, "10.0.0.0/8": {true, false}, "0.0.0.0/1": {true, false}, "2001:db8::/32": {false, true},
+		"lo": {true, true}, "one.test": {true, true}, "10.0.0.0/8 port = 1081": {},
+	} {
+		for i, every := range []string{"0.0.0.0", "::"} {
+			ask := request(every, 1080)
+			_, steps := parse(t, "client pass { from: 0/0 to: "+to+" }").ExplainClient(ask)
+			if got := steps[0].Splits(ask.To.Addr); got != want[i] {
+				t.Errorf("%s, %s: got %v", to, every, got)
+			}
+			_, steps = parse(t, "client pass { from: 192.0.2.0/24 to: "+to+" }").ExplainClient(ask)
+			if steps[0].Splits(ask.To.Addr) {
+				t.Errorf("%s, %s: of a rule for other clients", to, every)
+			}
+		}
+	}
+}

@@ -71,7 +71,7 @@ const (
 
 // Target is what a client asked for: a name or an address.
 type Target struct {
-	Name string // without a final dot; "" if Addr is set
+	Name string // a final dot does not count; "" if Addr is set
 	Addr netip.Addr
 	Port uint16
 }
