@@ -333,8 +333,13 @@ func (q question) resolve(policy *proxy.Policy, dns *names, out *explanation) (t
 // bindsByLocal reports whether the address of place, at which BIND would await
 // its peer, depends on the one that the client connects to, and that is not known.
 func (q question) bindsByLocal(policy *proxy.Policy, place netip.Addr) bool {
-	chosen := policy.Rules.Settings.Rotation == rules.RotationSameSame && len(policy.External) > 1
-	return q.command == rules.Bind && q.local.Addr().IsUnspecified() && (chosen || place.IsUnspecified())
+	local := q.local.Addr()
+	if q.command != rules.Bind || !local.IsUnspecified() || local.Is4() != place.Is4() {
+		return false
+	}
+	another := func(a netip.Addr) bool { return a.Unmap() != place && a.Unmap().Is4() == local.Is4() }
+	return place.IsUnspecified() ||
+		policy.Rules.Settings.Rotation == rules.RotationSameSame && slices.ContainsFunc(policy.External, another)
 }
 
 // reach returns those of the addresses that rules let pass that serve would
