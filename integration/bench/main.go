@@ -9,7 +9,8 @@
 //	            16 limits, so that most sessions take a slot that one before
 //	            them left here within the last 2 ms
 //	usher-full  the same on 16 limits that are 92 % full, so that a slot is
-//	            given back at once and every session asks Redis
+//	            given back at once: only sessions that another one here ends
+//	            for in the same moment do not ask Redis
 //	usher-cold  the same on a million limits: every session asks Redis
 //
 // It starts a redis-server and worker processes of its own on loopback, runs
