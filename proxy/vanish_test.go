@@ -86,75 +86,73 @@ func TestUrgentByteOfPeer(t *testing.T) {
 // sent what nobody takes, and though the other side is silent: nobody reads from
 // it then, and nobody writes to it. Its session and its slot must not outlive it.
 func TestResetIsNoticedWhoeverIsSilent(t *testing.T) {
-	const stuck = 300 * time.Millisecond
 	reset := func(c *net.TCPConn) {
-		_ = c.SetLinger(0) // then closed
+		_ = c.SetLinger(0) // it fails if the other side was quicker, as below
+		c.Close()
 	}
 	for name, c := range map[string]struct {
-		target func(c *net.TCPConn, over <-chan struct{}) // closed afterwards
-		client func(c *client)                            // the same
-		reason string
+		target, client func(c *client, met, over chan struct{})
+		reason         string
 	}{
 		"client, after its end": {
-			func(c *net.TCPConn, over <-chan struct{}) {
+			func(c *client, met, over chan struct{}) {
 				_, _ = io.Copy(io.Discard, struct{ io.Reader }{c})
+				close(met)
 				<-over
 			},
-			func(c *client) {
+			func(c *client, met, _ chan struct{}) {
 				c.send([]byte("question"))
 				c.must(c.CloseWrite())
-				time.Sleep(stuck)
+				<-met
 				reset(c.TCPConn)
 			}, "client_error",
 		},
 		"client, while the target does not read": {
-			func(_ *net.TCPConn, over <-chan struct{}) { <-over },
-			func(c *client) {
-				c.flood(stuck)
+			func(_ *client, _, over chan struct{}) { <-over },
+			func(c *client, _, _ chan struct{}) {
+				c.flood()
 				reset(c.TCPConn)
 			}, "client_error",
 		},
 		"target, after its end": {
-			func(c *net.TCPConn, _ <-chan struct{}) {
+			func(c *client, met, _ chan struct{}) {
 				_ = c.CloseWrite()
-				time.Sleep(stuck)
-				reset(c)
+				<-met
+				reset(c.TCPConn)
 			},
-			func(c *client) {
+			func(c *client, met, _ chan struct{}) {
 				if b, err := io.ReadAll(c); len(b) > 0 || err != nil {
 					t.Errorf("%q, %v; want the end", b, err)
 				}
+				close(met)
 			}, "target_error",
 		},
 		"target, while the client does not read": {
-			func(c *net.TCPConn, _ <-chan struct{}) {
-				(&client{t, c}).flood(stuck)
-				reset(c)
+			func(c *client, _, _ chan struct{}) {
+				c.flood()
+				reset(c.TCPConn)
 			},
-			func(c *client) {}, "target_error",
+			func(*client, chan struct{}, chan struct{}) {}, "target_error",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			over := make(chan struct{})
-			to := target(t, "tcp4", func(conn *net.TCPConn) { c.target(conn, over) })
+			met, over := make(chan struct{}), make(chan struct{})
+			to := target(t, "tcp4", func(conn *net.TCPConn) { c.target(&client{t, conn}, met, over) })
 			w := newWorld(t, oneAtATime)
 			t.Cleanup(func() { close(over) })
 			one := w.client()
 			one.connect(to, socks.Succeeded)
-			c.client(one)
-			if c.reason == "client_error" {
-				one.Close()
-			}
+			c.client(one, met, over)
 			w.reason(c.reason)
 		})
 	}
 }
 
-// flood sends until nothing more goes through for a while.
-func (c *client) flood(stuck time.Duration) {
+// flood sends until nothing more goes through.
+func (c *client) flood() {
 	c.t.Helper()
 	for {
-		c.must(c.SetWriteDeadline(time.Now().Add(stuck)))
+		c.must(c.SetWriteDeadline(time.Now().Add(300 * time.Millisecond)))
 		if _, err := c.Write(make([]byte, 256<<10)); err != nil {
 			return
 		}
