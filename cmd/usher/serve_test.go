@@ -79,6 +79,7 @@ func TestServeWithoutConfiguration(t *testing.T) {
 		t.Errorf("%v %s", err, body)
 	}
 	c.Close()
+	p.eventually("/readyz", `"ready": true`) // it may be told a moment after clients get in
 	if code, body := p.get("/readyz"); code != 200 {
 		t.Error(code, body)
 	}
