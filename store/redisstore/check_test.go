@@ -67,7 +67,7 @@ func TestCheckAppendOnly(t *testing.T) {
 	if err := server.Client().ConfigSet(t.Context(), "appendonly", "yes").Err(); err != nil {
 		t.Fatal(err)
 	}
-	redistest.Eventually(t, 10*time.Second, "the file is written", func() bool {
+	redistest.Eventually(t, time.Minute, "the file is written", func() bool {
 		info := server.Client().Info(t.Context(), "persistence").Val()
 		return strings.Contains(info, "aof_rewrite_in_progress:0") && strings.Contains(info, "aof_rewrite_scheduled:0")
 	})

@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	loadTTL   = 2 * time.Second
+	loadTTL   = 5 * time.Second // what is planned takes a fraction of it, also on a busy machine
 	loadRules = 6
 	loadMax   = 4
 	loadHold  = 40 * time.Millisecond
@@ -86,7 +86,7 @@ func ruleLimit(rule int) limiter.Limit {
 
 func (l *load) eventuallyAdmit(r *limiter.Limiter, rule int) (g *limiter.Grant) {
 	l.t.Helper()
-	redistest.Eventually(l.t, 20*time.Second, "a session is admitted", func() bool {
+	redistest.Eventually(l.t, time.Minute, "a session is admitted", func() bool {
 		var err error
 		g, err = r.Admit(l.t.Context(), ruleLimit(rule))
 		return err == nil
@@ -148,7 +148,7 @@ func (l *load) recovers() {
 	l.mu.Lock()
 	before := slices.Clone(l.admitted)
 	l.mu.Unlock()
-	redistest.Eventually(l.t, 20*time.Second, "each replica admits sessions of each rule", func() bool {
+	redistest.Eventually(l.t, time.Minute, "each replica admits sessions of each rule", func() bool {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		for i := range l.admitted {

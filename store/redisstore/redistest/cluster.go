@@ -54,11 +54,11 @@ func StartCluster(t testing.TB, files ...Certificates) *Cluster {
 	}
 	for i, n := range c.Nodes[3:] {
 		id := c.id(c.Nodes[i])
-		Eventually(t, 20*time.Second, "a replica follows its primary", func() bool {
+		Eventually(t, time.Minute, "a replica follows its primary", func() bool {
 			return n.Client().ClusterReplicate(ctx, id).Err() == nil
 		})
 	}
-	Eventually(t, 20*time.Second, "the cluster is whole", func() bool {
+	Eventually(t, time.Minute, "the cluster is whole", func() bool {
 		for _, n := range c.Nodes {
 			if !c.whole(n.Client()) {
 				return false
@@ -169,7 +169,7 @@ func (c *Cluster) Slot(key string) int {
 func (c *Cluster) Replica(primary *Server) *Server {
 	c.t.Helper()
 	var found *Server
-	Eventually(c.t, 20*time.Second, "a replica of "+primary.Addr+" in sync", func() bool {
+	Eventually(c.t, time.Minute, "a replica of "+primary.Addr+" in sync", func() bool {
 		for _, n := range c.Nodes {
 			if n.cmd == nil {
 				continue
@@ -210,7 +210,7 @@ func (c *Cluster) Failover(primary *Server, slot int) {
 	c.t.Helper()
 	replica := c.Replica(primary)
 	var asked time.Time
-	Eventually(c.t, 20*time.Second, "the replica takes over", func() bool {
+	Eventually(c.t, time.Minute, "the replica takes over", func() bool {
 		if time.Since(asked) > 2*time.Second { // others may have refused: they had not heard of the last change
 			asked = time.Now()
 			c.must(replica.Client().ClusterFailover(context.Background()).Err())
@@ -222,7 +222,7 @@ func (c *Cluster) Failover(primary *Server, slot int) {
 // ServedBy waits until a node serves a slot.
 func (c *Cluster) ServedBy(slot int, n *Server) {
 	c.t.Helper()
-	Eventually(c.t, 20*time.Second, n.Addr+" serves slot "+strconv.Itoa(slot), func() bool { return c.serves(n, slot) })
+	Eventually(c.t, time.Minute, n.Addr+" serves slot "+strconv.Itoa(slot), func() bool { return c.serves(n, slot) })
 }
 
 // serves reports whether a node says that it serves a slot.

@@ -94,7 +94,7 @@ func (s *Server) Start() {
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatalf("starting %s: %v", s.command, err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		if s.answers() {
 			return
 		}
@@ -133,7 +133,7 @@ func (s *Server) FailToSave() {
 	); err != nil {
 		s.t.Fatal(err)
 	}
-	Eventually(s.t, 10*time.Second, "saving fails", func() bool {
+	Eventually(s.t, time.Minute, "saving fails", func() bool {
 		return strings.Contains(client.Info(ctx, "persistence").Val(), "rdb_last_bgsave_status:err")
 	})
 }

@@ -43,7 +43,7 @@ func StartSentinels(t testing.TB, files ...Certificates) *Sentinels {
 		s.Servers = append(s.Servers, start(t, "--replicaof", host+" "+port, "--repl-diskless-sync-delay", "0"))
 	}
 	// First, as sentinels look only every ten seconds for replicas.
-	Eventually(t, 20*time.Second, "the replicas are in sync", func() bool {
+	Eventually(t, time.Minute, "the replicas are in sync", func() bool {
 		for _, server := range s.Servers[1:] {
 			if !strings.Contains(server.Client().Info(context.Background(), "replication").Val(), "master_link_status:up") {
 				return false
@@ -54,7 +54,7 @@ func StartSentinels(t testing.TB, files ...Certificates) *Sentinels {
 	for range 3 {
 		s.Watch = append(s.Watch, startSentinel(t, host, port, files...))
 	}
-	Eventually(t, 20*time.Second, "the sentinels know each other and the replicas", func() bool {
+	Eventually(t, time.Minute, "the sentinels know each other and the replicas", func() bool {
 		for _, w := range s.Watch {
 			about := s.about(w)
 			if about["num-other-sentinels"] != "2" || about["num-slaves"] != "2" || about["flags"] != "master" {
@@ -110,7 +110,7 @@ func (s *Sentinels) URL() string {
 func (s *Sentinels) Primary() *Server {
 	s.t.Helper()
 	var found *Server
-	Eventually(s.t, 20*time.Second, "the sentinels agree on a primary", func() bool {
+	Eventually(s.t, time.Minute, "the sentinels agree on a primary", func() bool {
 		addrs := map[string]bool{}
 		for _, w := range s.Watch {
 			about := s.about(w)
@@ -133,10 +133,10 @@ func (s *Sentinels) Failover() {
 	old := s.Primary()
 	c := redis.NewSentinelClient(&redis.Options{Addr: s.Watch[0].Addr})
 	defer c.Close()
-	Eventually(s.t, 20*time.Second, "a sentinel begins a failover", func() bool {
+	Eventually(s.t, time.Minute, "a sentinel begins a failover", func() bool {
 		return c.Failover(context.Background(), SentinelName).Err() == nil
 	})
-	Eventually(s.t, 20*time.Second, "another primary", func() bool { return s.Primary() != old })
+	Eventually(s.t, time.Minute, "another primary", func() bool { return s.Primary() != old })
 }
 
 // SetDownAfter sets how many milliseconds of silence the sentinels take for death.
