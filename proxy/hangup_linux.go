@@ -79,9 +79,11 @@ func hungUp(fd int, early bool) bool {
 // its bytes come from.
 const stuckAfter = time.Second
 
-// sourceWatch ends a session when the side that a flow reads from breaks while
-// the flow is blocked in a write to the other: nobody reads there meanwhile. It
-// belongs to the flow's goroutine.
+// sourceWatch ends a session when its client breaks its connection while what
+// came from it is blocked in a write to the target: nobody reads there meanwhile,
+// and the client's slot must not outlive it. A target that has gone is met when
+// all that it sent has been written, which a slow client is still to get. It
+// belongs to the flow's goroutine; the zero value watches nothing.
 type sourceWatch struct {
 	flow  *flow
 	raw   syscall.RawConn // of flow.from
@@ -92,7 +94,7 @@ type sourceWatch struct {
 // begin watches until end, for a write that is blocked. The read deadline is gone
 // then.
 func (w *sourceWatch) begin() {
-	if w.timer != nil {
+	if w.flow == nil || w.timer != nil {
 		return
 	}
 	w.flow.from.SetReadDeadline(time.Time{}) //nolint:errcheck // it fails on a closed connection only

@@ -58,6 +58,7 @@ type writer struct {
 	raw   syscall.RawConn
 	try   func(fd uintptr) (done bool)
 	valid func() bool // nil: always
+	wrote func(n int) // nil, or told of every write
 	stuck func()      // nil, or called when the socket takes no more for now
 	rest  []byte
 	err   error
@@ -101,6 +102,9 @@ func (w *writer) attempt(fd uintptr) (done bool) {
 			return true
 		}
 		w.rest = w.rest[n:]
+		if w.wrote != nil {
+			w.wrote(n)
+		}
 	}
 	return true
 }

@@ -16,6 +16,7 @@ func (s *session) relay(target *net.TCPConn, idle time.Duration) []task {
 	up := flow{session: s, from: s.client, to: target, readError: errClientSide, writeError: errTargetSide, bytes: &s.up}
 	down := flow{session: s, from: target, to: s.client, readError: errTargetSide, writeError: errClientSide, bytes: &s.down}
 	up.back, down.back = &down, &up
+	up.watched = true
 	s.endWhenIdle(idle)
 	return []task{up.run, down.run}
 }
@@ -31,7 +32,8 @@ type flow struct {
 	bytes                 *atomic.Int64
 	back                  *flow       // the other direction
 	ended                 atomic.Bool // its end was passed on
-	watch                 sourceWatch // while it cannot write
+	watched               bool        // where it reads from is watched while it cannot write
+	watch                 sourceWatch
 }
 
 // run moves bytes until the direction's end, which is passed on as the end of
@@ -46,8 +48,11 @@ func (f *flow) run() error {
 		return f.writeBroke(err)
 	}
 	r, w := newReader(from), newWriter(to, f.session.valid)
-	f.watch = sourceWatch{flow: f, raw: from}
-	w.stuck = f.watch.begin
+	w.wrote = f.count
+	if f.watched {
+		f.watch = sourceWatch{flow: f, raw: from}
+		w.stuck = f.watch.begin
+	}
 	for err == nil {
 		if err = f.copy(r, w); err == nil {
 			err = f.bulk(r, w)
@@ -98,10 +103,9 @@ func (f *flow) copy(r *reader, w *writer) error {
 		if full++; n < bufferSize {
 			full = 0
 		}
-		n, err = w.write(buffer[:n])
+		_, err = w.write(buffer[:n])
 		f.watch.end()
 		buffers.Put(buffer)
-		f.count(n)
 		switch {
 		case errors.Is(err, errLeaseLost):
 			return err

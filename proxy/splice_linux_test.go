@@ -378,3 +378,102 @@ func TestCutIsNoReset(t *testing.T) {
 		t.Errorf("the other side met %q, %v; want the end", b, err)
 	}
 }
+
+// narrow returns two ends of a connection that takes little, in small segments:
+// what is written goes in parts.
+func narrow(t *testing.T) (near, far *net.TCPConn) {
+	t.Helper()
+	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		return setInts(c, []option{{unix.IPPROTO_TCP, unix.TCP_MAXSEG, 1400}, {unix.SOL_SOCKET, unix.SO_RCVBUF, 4096}})
+	}}
+	ln, err := config.Listen(t.Context(), "tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	dialled, err := net.Dial("tcp4", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { dialled.Close() })
+	accepted, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { accepted.Close() })
+	near, far = dialled.(*net.TCPConn), accepted.(*net.TCPConn)
+	if err := near.SetWriteBuffer(4096); err != nil {
+		t.Fatal(err)
+	}
+	return near, far
+}
+
+// startNarrow starts a direction to such a connection, and sends what is too much
+// for it and too little for a pipe.
+func startNarrow(t *testing.T, s *session) *running {
+	t.Helper()
+	src, from := pair(t)
+	to, dst := narrow(t)
+	r := &running{t: t, src: src, dst: dst, ended: make(chan error, 1)}
+	r.flow = &flow{session: s, from: from, to: to, readError: errClientSide, writeError: errTargetSide, bytes: new(atomic.Int64), back: new(flow), watched: true}
+	if _, err := src.Write(make([]byte, 2*bufferSize)); err != nil {
+		t.Fatal(err)
+	}
+	go func() { r.ended <- r.flow.run() }()
+	t.Cleanup(func() {
+		from.Close()
+		to.Close()
+		<-r.ended
+	})
+	waitBlocked(t, to, r.flow.bytes)
+	return r
+}
+
+// A part of a buffer that has gone has moved, for timeout.io and for the counts,
+// though the rest waits.
+func TestPartOfABufferHasMoved(t *testing.T) {
+	s := &session{began: time.Now().Add(-time.Hour), end: func(error) {}}
+	s.endWhenIdle(30 * time.Minute)
+	t.Cleanup(func() { s.idleTimer.Stop() })
+	s.moved.Store(0)
+	r := startNarrow(t, s)
+	if n := r.flow.bytes.Load(); n >= bufferSize {
+		t.Fatalf("%d bytes: the connection takes whole buffers", n)
+	}
+	if s.moved.Load() == 0 {
+		t.Error("none has moved for timeout.io")
+	}
+}
+
+// Whoever breaks the connection that is copied from is noticed while the copy is
+// blocked.
+func TestBrokenSourceOfABlockedCopy(t *testing.T) {
+	cause := make(chan error, 1)
+	r := startNarrow(t, &session{end: func(err error) { cause <- err }})
+	if err := r.src.SetLinger(0); err != nil {
+		t.Fatal(err)
+	}
+	r.src.Close()
+	select {
+	case err := <-cause:
+		if !errors.Is(err, errClientSide) {
+			t.Errorf("ended with %v, want %v", err, errClientSide)
+		}
+	case <-time.After(patient):
+		t.Error("nobody notices")
+	}
+}
+
+// That both directions have ended breaks nothing: the rest is written.
+func TestEndedSourceOfABlockedCopy(t *testing.T) {
+	r := startNarrow(t, &session{end: func(err error) { t.Errorf("ended with %v", err) }})
+	r.flow.back.ended.Store(true)
+	if err := errors.Join(r.flow.from.CloseWrite(), r.src.CloseWrite()); err != nil {
+		t.Fatal(err)
+	}
+	<-time.After(2 * stuckAfter) // it is watched by then
+	r.receive(make([]byte, 2*bufferSize))
+	if b, err := io.ReadAll(r.dst); len(b) > 0 || err != nil {
+		t.Errorf("%d bytes, %v; want the end", len(b), err)
+	}
+}
