@@ -15,14 +15,14 @@ type stated struct {
 }
 
 // makeJoin states who we are and re-claims the first of our sessions.
-func (h *holder) makeJoin() *request {
+func (h *holder) makeJoin(now time.Duration) *request {
 	h.phase = detached
 	h.stream++
 	h.claims = h.sorted()
 	r := &request{op: opJoin}
 	r.join = store.Join{
 		Holder: h.id, Candidate: h.newBirth(), Stream: h.stream, Settings: h.settings,
-		Last: h.acked, Space: h.space, Number: h.number,
+		Last: h.acked, Space: h.space, Number: h.number, Reluctant: h.rivals.mayReturn(now, h.timing),
 	}
 	r.join.Entries = h.stateClaims(r)
 	r.join.More = len(h.claims) > 0
@@ -99,7 +99,13 @@ func (h *holder) makeBatch(now time.Duration) *request {
 func (h *holder) joined(now time.Duration, r *request, reply store.JoinReply) {
 	switch reply.Status {
 	case store.Mismatch:
+		h.rivals = rivals{settings: reply.Settings, witness: max(h.rivals.witness, h.observer.under(h.timing, reply.Settings).witness)}
 		h.mismatch(now, reply.Settings)
+		return
+	case store.Void:
+		h.rivals.gone(now, h.timing)
+		h.mismatch(now, h.rivals.settings)
+		h.retryAt = now + h.timing.look
 		return
 	case store.Dying:
 		h.phase = expiring
@@ -109,6 +115,7 @@ func (h *holder) joined(now time.Duration, r *request, reply store.JoinReply) {
 	if h.leased && r.sent+h.timing.fence <= now {
 		return // too late to rely on: join again
 	}
+	h.rivals = rivals{}
 	if !reply.Kept {
 		h.newLease()
 	}
@@ -120,6 +127,7 @@ func (h *holder) joined(now time.Duration, r *request, reply store.JoinReply) {
 	h.spaceKnown, h.number = r.join.Space, reply.Number
 	h.lookAt = now
 	h.acknowledge(now, r, reply.Young, reply.Counts)
+	h.beatAt = now // what follows a join proves what it bore, see observed
 	for _, c := range h.sorted() {
 		if len(c.waiters) > 0 {
 			h.enqueueWaiting(c)

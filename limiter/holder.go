@@ -52,8 +52,9 @@ type holder struct {
 	lookAt   time.Duration // when the next look at the roster is due
 	observer observer
 	roster   store.Roster
-	tidied   bool          // the last request was a reap or a mature: batches go first
+	tidied   bool          // since the last batch there was a reap or a mature: batches go first
 	retryAt  time.Duration // mismatched: when to try again
+	rivals   rivals
 
 	space      string   // in force here
 	spaceKnown string   // as last acknowledged
@@ -109,7 +110,12 @@ func (h *holder) next(now time.Duration) *request {
 	r := h.choose(now)
 	if r != nil {
 		h.busy = true
-		h.tidied = r.op == opReap || r.op == opMature
+		switch r.op {
+		case opReap, opMature: // it may fail each time
+			h.tidied = true
+		case opBatch:
+			h.tidied = false
+		}
 		r.epoch, r.acked = h.epoch, h.acked
 		if r.sent == 0 {
 			r.sent = now
@@ -128,7 +134,7 @@ func (h *holder) choose(now time.Duration) *request {
 	}
 	switch h.phase {
 	case detached:
-		return h.makeJoin()
+		return h.makeJoin(now)
 	case expiring:
 		return h.makeReap(h.observer.self)
 	case mismatched:
@@ -178,7 +184,7 @@ func (h *holder) nextMismatched(now time.Duration) *request {
 	case h.observer.hasDead():
 		return h.makeReap(h.observer.nextDead())
 	case now >= h.retryAt:
-		return h.makeJoin()
+		return h.makeJoin(now)
 	case now >= h.lookAt:
 		return &request{op: opObserve}
 	}

@@ -98,6 +98,11 @@ func (h *holder) observed(now time.Duration, r *request, roster store.Roster) {
 		}
 		return
 	}
+	if h.leased && r.acked.Seq == 0 {
+		// A late copy of the join may have borne the same data again since; with a
+		// batch upon it, it would not be taken for the same.
+		return
+	}
 	if showsOwn(roster, h.id, r.acked) {
 		h.roster = roster
 		h.setYoung(roster.Young)
@@ -120,6 +125,37 @@ func showsOwn(r store.Roster, self string, acked store.Token) bool {
 func (*observer) under(t timing, s store.Settings) timing {
 	t.witness = max(t.witness, timingOf(s.TTL, true).witness)
 	return t
+}
+
+// rivals are holders with other settings, whose data it is, since one of their
+// kind kept us out. If it is lost they come back to it, and we must not be there
+// first: their sessions live on up to their fence. Only when they did not come
+// for so long that they are past it, it is ours to bear.
+type rivals struct {
+	settings store.Settings // theirs; the zero value if there are none
+	away     bool
+	since    time.Duration // away: when their data was missed first
+	last     time.Duration // away: and last
+	witness  time.Duration // how long it must be missed
+}
+
+// mayReturn reports whether data that is lost is still theirs.
+func (r *rivals) mayReturn(now time.Duration, t timing) bool {
+	return r.settings != (store.Settings{}) && (!r.seenAway(now, t) || now-r.since < r.witness)
+}
+
+// gone says that their data was missed at now.
+func (r *rivals) gone(now time.Duration, t timing) {
+	if !r.seenAway(now, t) {
+		r.away, r.since = true, now
+	}
+	r.last = now
+}
+
+// seenAway reports whether their data was missed until now. As with an observer,
+// a gap between two looks proves nothing.
+func (r *rivals) seenAway(now time.Duration, t timing) bool {
+	return r.away && now-r.last <= t.gap
 }
 
 // mismatch: holders with other settings live, or died and are not yet reaped.

@@ -55,6 +55,8 @@ var mixes = []mix{
 	{name: "moves", keys: true, move: true, lose: 0.05, late: 0.05, double: 0.1, pause: 0.2},
 	{name: "stops", stop: 0.6, space: 1, move: true, lose: 0.05, late: 0.1, double: 0.1, crash: 0.1, pause: 0.1},
 	{name: "settings", settings: true, crash: 0.7, pause: 0.5, partition: 0.3, late: 0.05},
+	{name: "settings and losses", settings: true, crash: 0.7, flush: 0.2, failBack: 0.1},
+	{name: "stops and restarts", rates: true, move: true, stop: 0.3, space: 0.5, pause: 0.3, partition: 0.2, lose: 0.05, late: 0.1, double: 0.1, restart: 0.1},
 	{name: "fail-backs", failBack: 0.5, lose: 0.03, late: 0.1, double: 0.1},
 	{name: "rates and everything", rates: true, lose: 0.1, late: 0.1, double: 0.1, pause: 0.15, crash: 0.1, partition: 0.15, flush: 0.05, drop: 0.1, restart: 0.05, goBack: 0.05},
 }

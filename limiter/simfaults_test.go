@@ -22,6 +22,7 @@ func (w *world) storm() {
 	w.fault(m.space, w.space)
 	w.fault(m.restart, func() {
 		w.restart(memstore.Snapshot{})
+		w.bornAgain()
 		w.rates.forget()
 	})
 	w.fault(m.failBack, w.failBack)
@@ -97,11 +98,14 @@ func (w *world) flush() {
 		w.data.Flush()
 		w.rates.forget()
 		w.corrupt = true
-		// A join that is sent twice may bear the same birth again now. Nobody
-		// builds on it: all are past what it says of them.
-		clear(w.applied)
+		w.bornAgain()
 	}
 }
+
+// bornAgain: a join that is sent twice may bear the same birth again now, and the
+// batches upon it take effect once more, on nothing. What its holder has
+// witnessed of the data before does not count for these, see observed.
+func (w *world) bornAgain() { clear(w.applied) }
 
 func (w *world) crash() {
 	w.kill(w.random.IntN(len(w.nodes)))

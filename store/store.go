@@ -209,6 +209,9 @@ type Join struct {
 	Space     string // the counter space (digest of the rules) in force here
 	Number    uint64 // the number that Space is known by here, 0 if none yet
 	More      bool   // further claims follow in batches
+	// Reluctant forbids that data is born anew for this join: its holder has met
+	// others with other settings, whose data that is.
+	Reluctant bool
 	Entries   []Entry
 }
 
@@ -217,8 +220,9 @@ type JoinStatus int
 
 const (
 	Joined   JoinStatus = iota
-	Mismatch            // living holders use other settings
+	Mismatch            // other holders use other settings
 	Dying               // the holder is being reaped: finish that, join anew
+	Void                // there is no data to build on, and the join was reluctant
 )
 
 // JoinReply answers a Join.

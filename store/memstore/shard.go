@@ -53,16 +53,18 @@ func (s *shard) join(j store.Join) (store.JoinReply, error) {
 	if s.m != nil && s.m.birth == j.Candidate || s.t != nil && s.t.birth == j.Candidate {
 		return store.JoinReply{}, store.ErrStale // a copy of the join that bore this data, of which a part is lost
 	}
-	if s.m != nil && s.m.history == s.history && s.m.settings != j.Settings && s.m.hasOther(j.Holder) {
+	if s.m != nil && s.m.settings != j.Settings && s.m.hasOther(j.Holder) {
 		return store.JoinReply{Status: store.Mismatch, Settings: s.m.settings}, nil
 	}
-	fresh := s.mustBeBornAnew(j)
-	if !fresh {
+	switch fresh := s.mustBeBornAnew(j); {
+	case fresh && j.Reluctant:
+		return store.JoinReply{Status: store.Void}, nil
+	case fresh:
+		s.bear(j)
+	default:
 		if me := s.m.members[j.Holder]; me != nil && me.State == store.DyingOne {
 			return store.JoinReply{Status: store.Dying, Birth: s.m.birth, Token: me.Token}, nil
 		}
-	} else {
-		s.bear(j)
 	}
 	kept := s.openLedger(j)
 	s.m.settings = j.Settings

@@ -1,17 +1,17 @@
 -- join: who a holder is, and the sessions that it holds already.
 -- KEYS  m, t, r of the holder
 -- ARGV  holder, candidate birth, stream, settings, last acknowledged token (""
---       if none), strict (0|1), more claims follow (0|1), space, its number;
---       then per entry as in batch.lua, without rates
--- Returns {"STALE"}, {"MISMATCH", settings in force}, {"DYING", birth, token},
---       or {"OK", birth, young (0|1), kept (0|1), number, then per entry as
+--       if none), strict (0|1), more claims follow (0|1), space, its number,
+--       reluctant (0|1); then per entry as in batch.lua, without rates
+-- Returns {"STALE"}, {"MISMATCH", settings of others}, {"DYING", birth, token},
+--       {"VOID"} if data would have to be born and the join is reluctant, or {"OK", birth, young (0|1), kept (0|1), number, then per entry as
 --       in batch.lua}.
 -- Never sent twice: after an unknown outcome the next join has a higher
 -- stream, and this one, should it still arrive, is refused as stale.
 local m, t, r = KEYS[1], KEYS[2], KEYS[3]
 local holder, candidate, stream = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local settings, last, strict, more = ARGV[4], ARGV[5], ARGV[6] == '1', ARGV[7] == '1'
-local space, hint = ARGV[8], tonumber(ARGV[9])
+local space, hint, reluctant = ARGV[8], tonumber(ARGV[9]), ARGV[10] == '1'
 
 local function birth_of(token) return string.match(token, '^([^:]*):') end
 
@@ -42,7 +42,7 @@ local birth, born = roster.birth, redis.call('HGET', t, '.b')
 if birth == candidate or born == candidate then
   return { 'STALE' } -- a copy of the join that bore this data, of which a part is lost
 end
-if in_history(roster.history) and roster.settings ~= settings then
+if roster.settings ~= settings then
   for other in pairs(roster.members) do
     if other ~= holder then return { 'MISMATCH', roster.settings } end
   end
@@ -56,6 +56,8 @@ local anew = not birth or born ~= birth or not in_history(roster.history)
 if not anew and me and me.state == 'dying' then
   return { 'DYING', birth, me.token }
 end
+
+if anew and reluctant then return { 'VOID' } end
 
 local left = me and me.space or ''
 if anew then
@@ -82,7 +84,7 @@ if not kept then
   redis.call('UNLINK', r)
 end
 
-local book = open_book(t, r, holder, 10, #ARGV)
+local book = open_book(t, r, holder, 11, #ARGV)
 apply(book, strict, true, true)
 local now = birth .. ':' .. int(stream) .. ':0'
 finish(book, now)

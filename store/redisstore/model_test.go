@@ -174,6 +174,7 @@ func (p *pair) join(t *rapid.T) {
 		Settings: pairSettings(rapid.IntRange(0, 9).Draw(t, "settings") == 0), Last: h.last,
 		Space: pairSpaces.Draw(t, "space"), Number: rapid.Uint64Range(0, 3).Draw(t, "number"),
 		More: rapid.Bool().Draw(t, "more"), Entries: p.entries(t, false),
+		Reluctant: rapid.IntRange(0, 9).Draw(t, "reluctant") == 0,
 	}
 	if rapid.IntRange(0, 9).Draw(t, "went back") == 0 {
 		j.Last.Seq++ // as if the data were older than what was acknowledged

@@ -16,7 +16,7 @@ import (
 func (c *conn) Join(ctx context.Context, j store.Join) (store.JoinReply, error) {
 	args := appendEntries([]any{
 		j.Holder, j.Candidate, j.Stream, j.Settings.String(), j.Last.String(),
-		bit(j.Settings.Strict), bit(j.More), j.Space, j.Number,
+		bit(j.Settings.Strict), bit(j.More), j.Space, j.Number, bit(j.Reluctant),
 	}, j.Entries)
 	reply, err := c.send(ctx, c.scripts.join, c.keys.all(j.Holder), args)
 	if err != nil {
@@ -33,6 +33,8 @@ func (c *conn) Join(ctx context.Context, j store.Join) (store.JoinReply, error) 
 	case "MISMATCH":
 		settings, err := store.ParseSettings(r.text())
 		return store.JoinReply{Status: store.Mismatch, Settings: settings}, err
+	case "VOID":
+		return store.JoinReply{Status: store.Void}, nil
 	case "DYING":
 		return store.JoinReply{Status: store.Dying, Birth: r.text(), Token: r.token()}, r.err
 	default:

@@ -159,6 +159,19 @@ func mismatch(f *fixture) {
 	a.batch() // the others are not disturbed
 }
 
+// reluctant: whoever has met others with other settings does not bear data that
+// may still be theirs.
+func reluctant(f *fixture) {
+	a := f.holder()
+	a.reluctant = true
+	reply, err := a.join()
+	f.wantErr("Join", err, nil)
+	f.want("status without data", reply.Status, store.Void)
+	f.want("birth", f.observe().Birth, "")
+	f.mature()
+	f.want("status with data", a.mustJoin().Status, store.Joined)
+}
+
 func changeSettings(f *fixture) {
 	a, b := f.mature()
 	if _, err := a.reap(b); err != nil {

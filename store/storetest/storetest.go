@@ -33,6 +33,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"a join with a known token keeps the counts", keptJoin},
 		{"a join that was never answered is not counted twice", unansweredJoin},
 		{"living holders refuse other settings", mismatch},
+		{"a reluctant join bears no data", reluctant},
 		{"a sole holder may change the settings", changeSettings},
 		{"what shrinks goes before what grows", shrinkFirst},
 		{"a rule is the sum of its keys, both limits or neither", keyed},
@@ -94,13 +95,14 @@ type fixture struct {
 
 // holder is what a replica remembers of its stream.
 type holder struct {
-	f        *fixture
-	id       string
-	stream   uint64
-	last     store.Token
-	settings store.Settings
-	space    string
-	own      map[string]int64
+	f         *fixture
+	id        string
+	stream    uint64
+	last      store.Token
+	settings  store.Settings
+	space     string
+	reluctant bool
+	own       map[string]int64
 }
 
 var keep = store.Settings{Protocol: 1, TTL: 10 * time.Second, Shards: 1}
@@ -138,7 +140,7 @@ func (h *holder) joinRequest(entries ...store.Entry) store.Join {
 	h.stream++
 	return store.Join{
 		Holder: h.id, Candidate: randomID(), Stream: h.stream, Settings: h.settings,
-		Last: h.last, Space: h.space, Entries: entries,
+		Last: h.last, Space: h.space, Reluctant: h.reluctant, Entries: entries,
 	}
 }
 

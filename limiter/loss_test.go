@@ -1,0 +1,155 @@
+package limiter_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"usher/limiter"
+	"usher/store"
+	"usher/store/memstore"
+)
+
+// spied keeps the last join that was sent.
+type spied struct {
+	*link
+	join store.Join
+}
+
+type spiedConn struct {
+	store.Conn
+	way *spied
+}
+
+func (s *spied) Dial(ctx context.Context, shard int) (store.Conn, error) {
+	c, err := s.link.Dial(ctx, shard)
+	return spiedConn{c, s}, err
+}
+
+func (c spiedConn) Join(ctx context.Context, j store.Join) (store.JoinReply, error) {
+	c.way.join = j
+	return c.Conn.Join(ctx, j)
+}
+
+// notBoth asks a until it admits to a limit of one, of which g is a session, or
+// for two TTL, and fails if then both sessions are valid.
+func notBoth(t *testing.T, a *limiter.Limiter, g *limiter.Grant) {
+	t.Helper()
+	for range 2000 {
+		if h, err := a.Admit(t.Context(), limitOf(1)); err == nil {
+			if h.Valid() && g.Valid() {
+				t.Error("two sessions of one may write")
+			}
+			h.Release()
+			return
+		}
+		time.Sleep(ttl / 1000)
+	}
+	t.Error("nobody is admitted within two TTL")
+}
+
+// A join that comes twice, the second time to a server that has lost its data
+// again, bears the same birth anew: the time for which its holder has witnessed
+// the first one must not count for the second.
+func TestDataBornTwiceIsNotTheSame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		wayB := newLink()
+		wayA, data := &spied{link: wayB.fork()}, wayB.data
+		a, b := start(t, wayA, strict), start(t, wayB, strict)
+		mature(t, a, b)
+		g := admit(t, b, 1)
+		// The first loss: a is back first, but its first batch gets lost. Then b.
+		wayB.down()
+		data.Restart(memstore.Snapshot{})
+		wayA.set(func(op string) (error, error) {
+			if op == "batch" && data.Dump()["m"]["birth"] == wayA.join.Candidate {
+				return errCut, nil
+			}
+			return nil, nil
+		})
+		for data.Dump()["m"]["birth"] != wayA.join.Candidate {
+			time.Sleep(ttl / 1000)
+		}
+		wayB.up()
+		time.Sleep(ttl * 22 / 100)
+		// The second loss: a copy of a's join is there first, and b is cut off.
+		wayB.down()
+		data.Restart(memstore.Snapshot{})
+		again, err := data.Dial(t.Context(), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if reply, err := again.Join(t.Context(), wayA.join); err != nil || reply.Birth != wayA.join.Candidate {
+			t.Fatalf("the copy: %+v, %v", reply, err)
+		}
+		wayA.up()
+		notBoth(t, a, g)
+		wayB.up()
+	})
+}
+
+// Who waits because others have other settings does not take the place of their
+// data when it is lost: their sessions live on up to their own fence.
+func TestOtherSettingsBearNoLostData(t *testing.T) {
+	for name, back := range map[string]bool{"the others come back": true, "the others are away": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				way := newLink()
+				other := way.fork()
+				a := start(t, way, strict)
+				mature(t, a)
+				g := admit(t, a, 1)
+				b := start(t, other, strict, func(o *limiter.Options) { o.TTL = ttl / 10 })
+				time.Sleep(ttl / 2)
+				if b.Status().Mismatch == "" {
+					t.Fatalf("the other settings are let in: %+v", b.Status())
+				}
+				way.data.Flush()
+				if !back {
+					way.down()
+					notBoth(t, b, g)
+					way.up()
+					return
+				}
+				time.Sleep(2 * ttl)
+				if !g.Valid() || !a.Status().Joined || b.Status().Joined {
+					t.Errorf("after the loss: valid %v, %+v, and the other %+v", g.Valid(), a.Status(), b.Status())
+				}
+			})
+		})
+	}
+}
+
+// Housekeeping that fails each time, as for a user that may not do it, takes
+// nobody's turn: batches go, and with them the lease stays.
+func TestHousekeepingThatFailsStarvesNobody(t *testing.T) {
+	for _, failing := range []string{"reap", "mature"} {
+		t.Run(failing, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newLink()
+				way := s.fork()
+				a, b := start(t, s, strict), limiter.New(limiter.Options{Store: way, TTL: ttl, StoreWait: time.Second, Strict: true})
+				b.SetSpace("c1aaaa", nil)
+				mature(t, a, b)
+				g := admit(t, a, 5)
+				s.set(func(op string) (error, error) {
+					if op == failing {
+						return errors.New("NOPERM"), nil
+					}
+					return nil, nil
+				})
+				if failing == "mature" {
+					s.data.Drop("t") // and the data is young again
+				}
+				crash(b, way)
+				time.Sleep(3 * ttl)
+				if !g.Valid() || !a.Status().Joined {
+					t.Errorf("valid %v, %+v, though the store takes every batch", g.Valid(), a.Status())
+				}
+				s.up()
+			})
+		})
+	}
+}
