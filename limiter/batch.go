@@ -80,6 +80,7 @@ func (h *holder) makeBatch(now time.Duration) *request {
 	if len(h.lazy) > 0 && now >= h.lazyAt {
 		h.lazy = h.unqueue(h.lazy, inLazy)
 	}
+	h.queue = standing(h.queue, inQueue)
 	n := min(len(h.queue), h.chunk)
 	r.batch.Entries = make([]store.Entry, 0, n)
 	r.stated = make([]stated, 0, n)

@@ -149,6 +149,7 @@ func (h *holder) release(now time.Duration, s *slot) {
 	h.checkFences(now)
 	h.handOver(now, c)
 	h.enqueueSurplus(now, c)
+	h.drop(c)
 }
 
 // handOver gives free slots to waiters here, oldest first, as far as that
@@ -231,9 +232,26 @@ func (h *holder) take(c *counter, n int64) {
 // enqueue puts c into the next batch.
 func (h *holder) enqueue(c *counter) {
 	if c.place != inQueue {
-		c.place = inQueue
-		h.queue = append(h.queue, c)
+		h.queue = stand(h.queue, c, inQueue)
 	}
+}
+
+// stand puts c at the end of list, which is the one for place at. Those that
+// were dropped or moved meanwhile are cleared out before it grows, and there is
+// room for as many again until the next time: it is at most twice as long as
+// what stands there needs, however many come and go while nothing is sent.
+func stand(list []*counter, c *counter, at place) []*counter {
+	if len(list) == cap(list) {
+		list = standing(list, at)
+		list = slices.Grow(list, len(list)+1)
+	}
+	c.place = at
+	return append(list, c)
+}
+
+// standing returns list without those that were dropped or moved meanwhile.
+func standing(list []*counter, at place) []*counter {
+	return slices.DeleteFunc(list, func(c *counter) bool { return c.place != at })
 }
 
 // enqueueWaiting does so for its waiters. While the store is young they
@@ -241,9 +259,14 @@ func (h *holder) enqueue(c *counter) {
 func (h *holder) enqueueWaiting(c *counter) {
 	if !h.young || !c.counted {
 		h.enqueue(c)
-	} else if c.place == nowhere {
-		c.place = inPatient
-		h.patient = append(h.patient, c)
+	} else {
+		h.enqueuePatient(c)
+	}
+}
+
+func (h *holder) enqueuePatient(c *counter) {
+	if c.place == nowhere {
+		h.patient = stand(h.patient, c, inPatient)
 	}
 }
 
@@ -258,35 +281,33 @@ func (h *holder) enqueueSurplus(now time.Duration, c *counter) {
 	case c.own <= c.live || c.inFlight || c.place == inQueue:
 	case h.young && !c.over && h.phase == live:
 		// Nobody else could be given it now, but a session here may take it.
-		if c.place == nowhere {
-			c.place = inPatient
-			h.patient = append(h.patient, c)
-		}
+		h.enqueuePatient(c)
 	case c.nearFull || c.over || c.contended || h.phase != live:
 		h.enqueue(c)
 	case c.place != inLazy:
 		if len(h.lazy) == 0 {
 			h.lazyAt = now + lazyFor
 		}
-		c.place = inLazy
-		h.lazy = append(h.lazy, c)
+		h.lazy = stand(h.lazy, c, inLazy)
 	}
 }
 
 // unqueue moves those of list that still stand there into the next batch.
 func (h *holder) unqueue(list []*counter, from place) []*counter {
 	for _, c := range list {
-		if c.place == from { // else it was sent, or moved, meanwhile
-			c.place = inQueue
-			h.queue = append(h.queue, c)
+		if c.place == from { // else it was sent, moved or dropped meanwhile
+			h.enqueue(c)
 		}
 	}
 	return list[:0]
 }
 
-// drop takes c off the table when neither side knows anything of it.
+// drop takes c off the table when neither side knows anything of it. It may
+// have been about to be sent: whose clients came and went while the store is
+// away must not be remembered until it is back.
 func (h *holder) drop(c *counter) {
-	if c.live == 0 && c.own == 0 && len(c.waiters) == 0 && !c.inFlight && !c.unsure && c.place == nowhere {
+	if c.live == 0 && c.own == 0 && len(c.waiters) == 0 && !c.inFlight && !c.unsure {
+		c.place = nowhere
 		delete(h.counters, c.name)
 	}
 }

@@ -29,6 +29,8 @@ type link struct {
 	fault func(op string) (before, after error)
 	joins atomic.Int64
 	slow  atomic.Int64 // nanoseconds that each request takes longer
+
+	entries atomic.Int64 // counters stated, in joins and batches
 }
 
 var errCut = errors.New("connection cut")
@@ -111,10 +113,12 @@ func through[R any](c *linkConn, op string, do func() (R, error)) (R, error) {
 
 func (c *linkConn) Join(ctx context.Context, j store.Join) (store.JoinReply, error) {
 	c.link.joins.Add(1)
+	c.link.entries.Add(int64(len(j.Entries)))
 	return through(c, "join", func() (store.JoinReply, error) { return c.conn.Join(ctx, j) })
 }
 
 func (c *linkConn) Batch(ctx context.Context, b store.Batch) (store.BatchReply, error) {
+	c.link.entries.Add(int64(len(b.Entries)))
 	return through(c, "batch", func() (store.BatchReply, error) { return c.conn.Batch(ctx, b) })
 }
 

@@ -1,7 +1,9 @@
 package limiter_test
 
 import (
+	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -252,4 +254,53 @@ func TestNothingIsRefilledAfterTheFence(t *testing.T) {
 		}
 		refused(t, b, 2, limiter.ErrFull)
 	})
+}
+
+// TestOutageIsForgotten: clients that came and went while the store was away,
+// or young, are nothing to tell it afterwards.
+func TestOutageIsForgotten(t *testing.T) {
+	for name, c := range map[string]struct {
+		outage func(*link)
+		since  time.Duration // until the clients come
+		wait   time.Duration // for the store; the clients themselves wait no longer than 100 ms
+		alone  bool
+	}{
+		"refused before the fence":  {(*link).down, ttl / 5, 0, false},
+		"refused after the fence":   {(*link).down, 2 * ttl, 0, false},
+		"waited before the fence":   {(*link).down, ttl / 5, ttl, false},
+		"waited after the fence":    {(*link).down, 2 * ttl, ttl, false},
+		"waited for a young store":  {(*link).restart, ttl / 4, ttl, false},
+		"admitted before the fence": {(*link).down, ttl / 5, 0, true},
+		"admitted after the fence":  {(*link).down, 2 * ttl, 0, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newLink()
+				l := start(t, s, func(o *limiter.Options) { o.StoreWait, o.AdmitAlone = c.wait, c.alone })
+				mature(t, l)
+				c.outage(s)
+				time.Sleep(c.since)
+				s.entries.Store(0)
+				var clients sync.WaitGroup
+				for i := range 1000 {
+					clients.Go(func() {
+						ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+						defer cancel()
+						g, err := l.Admit(ctx, limiter.Limit{Rule: "c1aaaa/s1", Max: 1000, Key: fmt.Sprint(i), KeyMax: 1})
+						if admitted := err == nil; admitted != c.alone {
+							t.Errorf("client %d: %v, want it admitted: %v", i, err, c.alone)
+						}
+						g.Release()
+					})
+				}
+				clients.Wait()
+				s.up()
+				mature(t, l)
+				time.Sleep(ttl)
+				if n := s.entries.Load(); n != 0 {
+					t.Errorf("%d counters were stated for clients that are gone", n)
+				}
+			})
+		})
+	}
 }
