@@ -156,3 +156,33 @@ func TestThrottleStoreDownAdmit(t *testing.T) {
 		s.up()
 	})
 }
+
+// TestKeysStoreDownAdmit: a replica by itself holds the rule's limits over all
+// keys, and each key's.
+func TestKeysStoreDownAdmit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newLink()
+		s.down()
+		l := start(t, s, func(o *limiter.Options) { o.StoreWait, o.AdmitAlone = 0, true })
+		of := func(rule, key string) limiter.Limit {
+			return limiter.Limit{
+				Rule: "c1aaaa/" + rule, Max: 3, Throttle: limiter.Rate{N: 5, Per: ttl},
+				Key: key, KeyMax: 2, KeyThrottle: limiter.Rate{N: 3, Per: ttl},
+			}
+		}
+		wants(t, l, of("s2", "x"), nil) // another rule, which counts apart
+		first := wants(t, l, of("s1", "x"), nil)
+		wants(t, l, of("s1", "x"), nil)
+		wants(t, l, of("s1", "x"), limiter.ErrFull) // the key's
+		second := wants(t, l, of("s1", "y"), nil)
+		wants(t, l, of("s1", "z"), limiter.ErrFull) // the rule's
+		first.Release()
+		wants(t, l, of("s1", "x"), nil).Release()
+		wants(t, l, of("s1", "x"), limiter.ErrThrottled) // the key's
+		second.Release()
+		wants(t, l, of("s1", "z"), nil).Release()
+		wants(t, l, of("s1", "z"), limiter.ErrThrottled) // the rule's
+		wants(t, l, of("s2", "z"), nil)
+		s.up()
+	})
+}
