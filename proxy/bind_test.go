@@ -334,15 +334,14 @@ socks pass { from: 0/0 to: 0/0
 }
 
 // external.rotation: same-same connects from, and awaits peers on, the address
-// that the client was accepted on, if external: lists it; route on the one at
-// which the route begins, which to an unknown peer there is none.
+// that the client was accepted on, which external: must list; route on the one
+// at which the route begins, which to an unknown peer there is none.
 func TestExternalRotation(t *testing.T) {
 	seen := make(chan string, 1)
 	to := target(t, "tcp4", func(c *net.TCPConn) { seen <- c.RemoteAddr().(*net.TCPAddr).IP.String() })
 	for _, test := range []struct{ settings, external, want, wantForAnybody string }{
 		{"", "127.0.0.1", "127.0.0.5", "127.0.0.5"},
 		{"external.rotation: same-same", "127.0.0.1", "127.0.0.1", "127.0.0.1"},
-		{"external.rotation: same-same", "127.0.0.6", "127.0.0.5", "127.0.0.5"},
 		{"external.rotation: route", "127.0.0.1", "127.0.0.1", "127.0.0.5"},
 	} {
 		w := newWorld(t, "external: 127.0.0.5\nexternal: "+test.external+"\n"+test.settings+anybody, func(_ *proxy.Options, p *proxy.Policy) {
@@ -358,6 +357,24 @@ func TestExternalRotation(t *testing.T) {
 		if bound := w.client().bind(socks.V5, socks.Addr{IP: netip.IPv4Unspecified()}); bound.Addr().String() != test.wantForAnybody {
 			t.Errorf("%v: bound %v for anybody", test, bound)
 		}
+	}
+}
+
+// With same-same there is no other address to take its place: neither where
+// external: lists none that the client was accepted on, nor for the other family.
+func TestExternalRotationWithoutTheAddress(t *testing.T) {
+	for _, external := range []string{"127.0.0.5", "::1"} {
+		w := newWorld(t, "external: "+external+"\nexternal.rotation: same-same"+anybody, func(_ *proxy.Options, p *proxy.Policy) {
+			p.External = []netip.Addr{netip.MustParseAddr(external)}
+		})
+		to := netip.AddrPortFrom(netip.MustParseAddr(external), 9)
+		w.client().connect(socks.AddrOf(to), socks.NetworkUnreachable)
+		w.reason("no_external")
+		if r := w.client().request(socks.Request{Command: socks.Bind, Addr: socks.AddrOf(to)}); r.Code != socks.NetworkUnreachable {
+			t.Errorf("external: %s: BIND is answered %d, want %d", external, r.Code, socks.NetworkUnreachable)
+		}
+		w.associate(nowhere).say(to, "hello")
+		w.dropped("no_external", 1)
 	}
 }
 

@@ -49,9 +49,9 @@ func CheckOwn(to netip.AddrPort, own []netip.AddrPort) error {
 // Source returns the address to connect to an address from, with port 0; the
 // zero AddrPort if the system chooses. It is the first of p.External that has
 // the family of to, or by external.rotation: same-same accepted, the one that
-// the client was accepted on, if it is among them, and route the one that the
-// system would choose, which must be among them. It is an error if none has
-// the family.
+// the client was accepted on, and route the one that the system would choose.
+// It is an error if none has the family, or if what the rotation says is not
+// among those that have it.
 func (p *Policy) Source(to, accepted netip.Addr) (netip.AddrPort, error) {
 	if len(p.External) == 0 {
 		return netip.AddrPort{}, nil
@@ -66,12 +66,15 @@ func (p *Policy) Source(to, accepted netip.Addr) (netip.AddrPort, error) {
 		return netip.AddrPort{}, fmt.Errorf("%w: %v", errNoExternal, to)
 	}
 	switch rotation := p.Rules.Settings.Rotation; {
-	case rotation == rules.RotationSameSame && slices.Contains(ours, accepted):
+	case rotation == rules.RotationSameSame:
+		if !slices.Contains(ours, accepted) {
+			return netip.AddrPort{}, fmt.Errorf("%w for %v: the client was accepted on %v", errNoRoute, to, accepted)
+		}
 		return netip.AddrPortFrom(accepted, 0), nil
 	case rotation == rules.RotationRoute && !to.IsUnspecified():
 		from, err := routeFrom(to)
 		if err == nil && !slices.Contains(ours, from) {
-			err = fmt.Errorf("%w: that to %v begins at %v", errNoRoute, to, from)
+			err = fmt.Errorf("%w for %v: the route begins at %v", errNoRoute, to, from)
 		}
 		return netip.AddrPortFrom(from, 0), err
 	}

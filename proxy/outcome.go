@@ -28,7 +28,7 @@ var (
 	errSelf          = errors.New("the target is this proxy itself")
 	errUnresolved    = errors.New("the name does not resolve")
 	errNoExternal    = errors.New("no external address of the target's family")
-	errNoRoute       = errors.New("the route does not begin at an external address")
+	errNoRoute       = errors.New("external.rotation leads to no external address")
 	errConnectTime   = errors.New("timeout.connect is over")
 	errBindTime      = errors.New("no peer connected in time")
 	errPeer          = errors.New("the peer is not the one that was announced")

@@ -18,7 +18,7 @@ import (
 
 type explainCmd struct {
 	Question []string      `arg:"" name:"FROM [USER] TO:PORT [COMMAND]" help:"The client, the user if it logs in, the target, and the command as in rules (connect if there is none)."`
-	Local    string        `placeholder:"ADDRESS:PORT" help:"The address that the client connects to. Default: the first one that serve would listen at. Needed if that is every address, and a rule asks which."`
+	Local    string        `placeholder:"ADDRESS:PORT" help:"The address that the client connects to. Default: the first one that serve would listen at. Needed if that is every address, and a rule or external.rotation asks which."`
 	Socks    int           `enum:"4,5" default:"5" help:"The SOCKS version that the client speaks: 4 or 5."`
 	Timeout  time.Duration `default:"10s" help:"How long names may take to resolve, all together."`
 	JSON     bool          `name:"json" help:"Print JSON."`
@@ -68,9 +68,9 @@ func (e explainCmd) Run(ctx context.Context, sys system) error {
 	switch {
 	case ctx.Err() != nil:
 		return fmt.Errorf("not all names that rules ask for resolved within %v: give a longer --timeout", e.Timeout)
-	case answer.unsure != nil:
-		return fmt.Errorf("what %s (%s) decides depends on the address that the client connects to, and serve listens at all of them (%v): name it with --local ADDRESS:PORT",
-			answer.unsure.ID(), answer.unsure.Pos, asked.local)
+	case answer.unsure != "":
+		return fmt.Errorf("what %s decides depends on the address that the client connects to, and serve listens at all of them (%v): name it with --local ADDRESS:PORT",
+			answer.unsure, asked.local)
 	}
 	answer.File, answer.Digest = ruleFileName(cfg.Config), policy.Rules.Digest()
 	if e.JSON {
@@ -277,14 +277,14 @@ func (q question) judgeRequest(policy *proxy.Policy, ask rules.Query, dns *names
 		return nil
 	}
 	v, steps := policy.Rules.ExplainSocks(ask)
-	if q.bindsByLocal(policy, ask.To.Addr) {
+	if q.command == rules.Bind && ask.To.Addr.IsUnspecified() { // where the client connects to, which is not known
 		out.doubt(steps, ask.To.Addr)
 	}
 	if out.SocksRules = stepsOf(steps); !v.Pass() {
 		out.refuse(v.Rule, "socks-rule", q.blocked())
 		return nil
 	}
-	reached, err := q.reach(policy, v.Addrs)
+	reached, err := q.reach(policy, v.Addrs, out)
 	if err != nil {
 		out.refuseFor(err)
 		return nil
@@ -321,6 +321,7 @@ func (q question) resolve(policy *proxy.Policy, dns *names, out *explanation) (t
 	if q.command != rules.Bind {
 		return q.to, addrs, nil
 	}
+	q.doubtSource(policy, addrs[0], out)
 	place, err := policy.BindPlace(addrs[0], q.to.Port, q.local.Addr())
 	if err != nil {
 		return to, nil, err
@@ -330,26 +331,26 @@ func (q question) resolve(policy *proxy.Policy, dns *names, out *explanation) (t
 	return to, nil, nil
 }
 
-// bindsByLocal reports whether the address of place, at which BIND would await
-// its peer, depends on the one that the client connects to, and that is not known.
-func (q question) bindsByLocal(policy *proxy.Policy, place netip.Addr) bool {
+// doubtSource notes if the address that serve would use towards to, and whether
+// it has one, depends on the one that the client connects to, and that is not
+// known. In another family than to's it never does.
+func (q question) doubtSource(policy *proxy.Policy, to netip.Addr, out *explanation) {
 	local := q.local.Addr()
-	if q.command != rules.Bind || !local.IsUnspecified() || local.Is4() != place.Is4() {
-		return false
+	ours := func(a netip.Addr) bool { return a.Unmap().Is4() == to.Is4() }
+	if policy.Rules.Settings.Rotation == rules.RotationSameSame && local.IsUnspecified() && local.Is4() == to.Is4() &&
+		slices.ContainsFunc(policy.External, ours) {
+		out.unsure = cmp.Or(out.unsure, "external.rotation: same-same")
 	}
-	another := func(a netip.Addr) bool { return a.Unmap() != place && a.Unmap().Is4() == local.Is4() }
-	return place.IsUnspecified() ||
-		policy.Rules.Settings.Rotation == rules.RotationSameSame && slices.ContainsFunc(policy.External, another)
 }
 
 // reach returns those of the addresses that rules let pass that serve would
 // send to, in their order; and why, if there is none.
-func (q question) reach(policy *proxy.Policy, addrs []netip.Addr) (reached []netip.Addr, err error) {
+func (q question) reach(policy *proxy.Policy, addrs []netip.Addr, out *explanation) (reached []netip.Addr, err error) {
 	if !q.sends() {
 		return nil, nil
 	}
 	for _, a := range addrs {
-		if why := q.checkAddress(policy, a); why != nil {
+		if why := q.checkAddress(policy, a, out); why != nil {
 			err = why
 			continue
 		}
@@ -361,7 +362,7 @@ func (q question) reach(policy *proxy.Policy, addrs []netip.Addr) (reached []net
 	return reached, err
 }
 
-func (q question) checkAddress(policy *proxy.Policy, a netip.Addr) error {
+func (q question) checkAddress(policy *proxy.Policy, a netip.Addr, out *explanation) error {
 	if q.command == rules.UDPAssociate {
 		if err := proxy.CheckDatagram(a); err != nil {
 			return err
@@ -370,6 +371,7 @@ func (q question) checkAddress(policy *proxy.Policy, a netip.Addr) error {
 	if err := proxy.CheckOwn(netip.AddrPortFrom(a, q.to.Port), q.own); err != nil {
 		return err
 	}
+	q.doubtSource(policy, a, out)
 	_, err := policy.Source(a, q.local.Addr())
 	return err
 }

@@ -36,7 +36,7 @@ type explanation struct {
 	Pass         bool       `json:"pass"`
 	Reason       string     `json:"reason"`
 
-	unsure *rules.Rule // of which the question does not tell whether it matches; nil: there is none
+	unsure string // what depends on an address that the question does not tell; "": nothing
 }
 
 // ruleStep is one rule that was asked.
@@ -74,8 +74,8 @@ func stepsOf(steps []rules.Step) []ruleStep {
 // of its family, if that mattered.
 func (e *explanation) doubt(steps []rules.Step, every netip.Addr) {
 	i := slices.IndexFunc(steps, func(s rules.Step) bool { return s.Splits(every) })
-	if i >= 0 && e.unsure == nil {
-		e.unsure = steps[i].Rule
+	if i >= 0 {
+		e.unsure = cmp.Or(e.unsure, fmt.Sprintf("%s (%s)", steps[i].Rule.ID(), steps[i].Rule.Pos))
 	}
 }
 
