@@ -34,13 +34,7 @@ func (s *session) associate(ctx context.Context) ([]task, error) {
 func (s *session) openAssociation(ctx context.Context) (a *association, told netip.AddrPort, err error) {
 	defer s.watch(true)()
 	client := s.expectedClient()
-	q := s.query(rules.UDPAssociate)
-	if client.isComplete() {
-		q.From = netip.AddrPortFrom(client.addr, client.port)
-	}
-	naming, cancel := connecting(ctx, time.Now(), s.gen.policy.Rules.Settings.Timeouts.Connect)
-	defer cancel()
-	if _, err := s.judge(naming, q); err != nil {
+	if err := s.judgeAssociation(ctx, client); err != nil {
 		return nil, told, err
 	}
 	if err := s.move(ctx); err != nil {
@@ -62,6 +56,26 @@ func (s *session) openAssociation(ctx context.Context) (a *association, told net
 	s.udp = a
 	s.hold(a)
 	return a, told, nil
+}
+
+// judgeAssociation asks the rules about the request for an association: about
+// the source of its datagrams, if the client told its port, and then about that
+// of its connection. Both must pass; the session is charged to the rule that
+// passes the connection, as in Dante. A balancer's connection says nothing about
+// the client that it hides: if that one told who it is, this alone is judged.
+func (s *session) judgeAssociation(ctx context.Context, client udpClient) error {
+	ctx, cancel := connecting(ctx, time.Now(), s.gen.policy.Rules.Settings.Timeouts.Connect)
+	defer cancel()
+	q := s.query(rules.UDPAssociate)
+	if client.isComplete() {
+		q.From = netip.AddrPortFrom(client.addr, client.port)
+		if _, err := s.judge(ctx, q); err != nil || s.isHidden() {
+			return err
+		}
+		q.From = s.from
+	}
+	_, err := s.judge(ctx, q)
+	return err
 }
 
 // frontAddress returns the address of the socket that faces a client, and the

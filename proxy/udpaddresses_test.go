@@ -158,6 +158,50 @@ func TestClientsHiddenByABalancer(t *testing.T) {
 	}
 }
 
+// The request of such a client is judged by what it announced. The balancer's
+// address need not pass.
+func TestRulesForClientsHiddenByABalancer(t *testing.T) {
+	w := newWorld(t, `
+client pass { from: 127.0.0.1/32 to: 0/0 }
+socks pass { from: 127.0.0.8/32 to: 0/0 }
+`, relayed)
+	a := w.associate(socks.Addr{IP: netip.MustParseAddr("127.0.0.8"), Port: 9})
+	if line := a.end(w, "done"); line["rule"] != "s1" {
+		t.Errorf("log %v, want the rule for the client", line)
+	}
+	r := w.client().request(socks.Request{Command: socks.UDPAssociate, Addr: socks.Addr{IP: netip.MustParseAddr("127.0.0.7"), Port: 9}})
+	if r.Code != socks.NotAllowed {
+		t.Errorf("reply %d, want %d", r.Code, socks.NotAllowed)
+	}
+}
+
+// Of other clients that announce a port, the rules must pass that and the
+// connection's, and the rule of the latter is charged.
+func TestRulesForAnnouncedPorts(t *testing.T) {
+	for _, c := range []struct {
+		connection   string // what becomes of it
+		port         uint16
+		reason, rule string
+	}{
+		{"pass", 9, "done", "s3"},
+		{"pass", 7, "blocked", "s2"},
+		{"block", 9, "blocked", "s3"},
+	} {
+		w := newWorld(t, fmt.Sprintf(`
+client pass { from: 0/0 to: 0/0 }
+socks pass { from: 0/0 port = 9 to: 0/0 }
+socks block { from: 0/0 port = 7 to: 0/0 }
+socks %s { from: 0/0 to: 0/0 }
+`, c.connection))
+		client := w.client()
+		client.request(socks.Request{Command: socks.UDPAssociate, Addr: socks.Addr{IP: netip.MustParseAddr("127.0.0.1"), Port: c.port}})
+		client.Close()
+		if line := w.reason(c.reason); line["rule"] != c.rule {
+			t.Errorf("%+v: log %v", c, line)
+		}
+	}
+}
+
 // Nobody else may claim to be somebody else: without UDPRelayFrom, and from
 // any other address, the connection's address is the client's.
 func TestAnnouncementsOfOthers(t *testing.T) {
