@@ -291,6 +291,24 @@ socks pass { from: 0/0 to: 0/0 }
 	w.left("", 0)
 }
 
+// The names of the rules about a peer have the time of the rule that let BIND
+// begin, not that of the settings.
+func TestConnectTimeoutOfPeers(t *testing.T) {
+	w := newWorld(t, `
+timeout.connect: 0
+client pass { from: 0/0 to: 0/0 }
+socks pass { from: 0/0 to: 0/0
+	command: bind
+	timeout.connect: 1 }
+socks block { from: slow.test to: 0/0 }
+`, func(o *proxy.Options, _ *proxy.Policy) { o.Resolver = waits{} })
+	c := w.client()
+	peer := dialFrom(t, "127.0.0.1", c.bind(socks.V5, socks.Addr{IP: loopback}))
+	c.second(socks.V5, socks.TTLExpired)
+	peer.closed()
+	w.reason("connect_timeout")
+}
+
 // The time that a name took is gone for the connection.
 func TestConnectTimeoutIsOne(t *testing.T) {
 	to := echo(t)
