@@ -18,7 +18,7 @@ import (
 
 type explainCmd struct {
 	Question []string      `arg:"" name:"FROM [USER] TO:PORT [COMMAND]" help:"The client, the user if it logs in, the target, and the command as in rules (connect if there is none)."`
-	Local    string        `placeholder:"ADDRESS:PORT" help:"The address that the client connects to. Default: the first one that serve would listen at. Needed if that is every address, and a rule or external.rotation asks which."`
+	Local    string        `placeholder:"ADDRESS:PORT" help:"The address that the client connects to. Default: the first one of FROM's family that serve would listen at. Needed if that is every address, and a rule or external.rotation asks which."`
 	Socks    int           `enum:"4,5" default:"5" help:"The SOCKS version that the client speaks: 4 or 5."`
 	Timeout  time.Duration `default:"10s" help:"How long names may take to resolve, all together."`
 	JSON     bool          `name:"json" help:"Print JSON."`
@@ -146,7 +146,7 @@ func (e explainCmd) parse() (q question, err error) {
 func (e explainCmd) localAddress(listeners []string, from netip.Addr) (netip.AddrPort, error) {
 	where := e.Local
 	if where == "" {
-		where = listeners[0]
+		where = listenerOf(from, listeners)
 		if port, found := strings.CutPrefix(where, ":"); found {
 			where = net.JoinHostPort(unspecified(from).String(), port)
 		}
@@ -156,6 +156,17 @@ func (e explainCmd) localAddress(listeners []string, from netip.Addr) (netip.Add
 		return local, usageError{fmt.Errorf("%q is not an address and a port; write --local like 192.0.2.1:1080", where)}
 	}
 	return local, nil
+}
+
+// listenerOf returns the first listener that a client may come in at: one of its
+// family, or one that is not of one alone (:1080, a name). Without any it is the
+// first, as a balancer may tell of a client of the other family.
+func listenerOf(client netip.Addr, listeners []string) string {
+	i := slices.IndexFunc(listeners, func(where string) bool {
+		at, err := netip.ParseAddrPort(where)
+		return err != nil || at.Addr().Unmap().Is4() == client.Unmap().Is4()
+	})
+	return listeners[max(i, 0)]
 }
 
 // unspecified returns what stands for every address of the family of a.
