@@ -15,6 +15,7 @@ type coverage struct {
 	clients, requests, replies *index
 
 	methods []Method        // all that clients may have negotiated
+	leaving Families        // of the targets that can be reached
 	left    *int            // how many rules may still be compared; at 0 nothing is found any more
 	stop    <-chan struct{} // closed when nobody wants to know any more
 }
@@ -47,6 +48,7 @@ func (s *Set) coverage(ctx context.Context, comparisons int) coverage {
 		requests: newIndex(s.Socks, with(true, true)),
 		replies:  newIndex(s.Socks, with(true, false)),
 		methods:  s.Settings.Methods,
+		leaving:  s.leaving,
 		left:     &comparisons,
 		stop:     ctx.Done(),
 	}

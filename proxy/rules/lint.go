@@ -137,8 +137,8 @@ var inside = []struct {
 	address
 	is string
 }{
-	{network("127.0.0.0/8"), "127.0.0.0/8 and ::1, which are this machine"},
-	{network("::1/128"), "127.0.0.0/8 and ::1, which are this machine"},
+	{network("127.0.0.0/8"), "this machine at 127.0.0.0/8"},
+	{network("::1/128"), "this machine at ::1"},
 	{network("169.254.0.0/16"), "link-local addresses"},
 	{network("fe80::/10"), "link-local addresses"},
 	{network("169.254.169.254/32"), "a cloud's metadata at 169.254.169.254"},
@@ -173,7 +173,7 @@ func (s *Set) lintReach(c coverage) []Diagnostic {
 
 // reached returns what of the inside clients whom one of the client-rules in
 // lets in can reach with a command by r. A rule that names a part of it is none
-// that does so by oversight.
+// that does so by oversight, and nothing leaves to a family without external:.
 func (c coverage) reached(r *Rule, command Command, in []*Rule) (names []string) {
 	to := &r.cond.to.address
 	named := false
@@ -184,6 +184,9 @@ func (c coverage) reached(r *Rule, command Command, in []*Rule) (names []string)
 		return nil
 	}
 	for i := range inside {
+		if !c.leaving.Has(inside[i].prefix.Addr()) {
+			continue
+		}
 		part := *r // what r does about the network
 		part.cond.to.address = inside[i].address
 		part.cond.commands = 1 << command

@@ -184,15 +184,16 @@ func TestLintReach(t *testing.T) {
 	for _, n := range []string{"127.0.0.0/8", "::1/128", "169.254.0.0/16", "fe80::/10", "fd00:ec2::/32"} {
 		block += "socks block { from: 0/0 to: " + n + " }\n"
 	}
+	block4 := block[:strings.Index(block, "socks block { from: 0/0 to: ::1")] + "socks block { from: 0/0 to: 169.254.0.0/16 }\n"
 	for _, c := range []struct{ name, text, want string }{
-		{"everything", in + "socks pass { from: 0/0 to: 0/0 }", "test.conf:2:1: " + warns + "127.0.0.0/8 and ::1, which are this machine; link-local"},
+		{"everything", in + "socks pass { from: 0/0 to: 0/0 }", "test.conf:2:1: " + warns + "this machine at 127.0.0.0/8; this machine at ::1; link-local"},
 		{"the first of two", in + "socks pass { from: 0/0 to: 0/0 port = 80 }\nsocks pass { from: 0/0 to: 0/0 }", "test.conf:2:1: " + warns},
 		{"blocked", in + block + "socks pass { from: 0/0 to: 0/0 }", ""},
 		{"blocked too late", in + "socks pass { from: 0/0 to: 0/0 }\n" + block, warns},
 		{"blocked for others", in + strings.ReplaceAll(block, "from: 0/0", "from: 10.1.0.0/16") + "socks pass { from: 0/0 to: 0/0 }", warns},
 		{"blocked over TCP, passed over UDP alone", in + strings.ReplaceAll(block, " }", "\nprotocol: tcp }") + "socks pass { from: 0/0 to: 0/0\nprotocol: udp }", warns},
-		{"blocked over TCP alone", in + strings.ReplaceAll(block, " }", "\ncommand: connect }") + "socks pass { from: 0/0 to: 0/0 }", warns + "over UDP 127.0.0.0/8 and ::1"},
-		{"blocked over UDP alone", in + strings.ReplaceAll(block, " }", "\nprotocol: udp }") + "socks pass { from: 0/0 to: 0/0 }", warns + "127.0.0.0/8 and ::1"},
+		{"blocked over TCP alone", in + strings.ReplaceAll(block, " }", "\ncommand: connect }") + "socks pass { from: 0/0 to: 0/0 }", warns + "over UDP this machine at 127.0.0.0/8; this machine at ::1"},
+		{"blocked over UDP alone", in + strings.ReplaceAll(block, " }", "\nprotocol: udp }") + "socks pass { from: 0/0 to: 0/0 }", warns + "this machine at 127.0.0.0/8; this machine at ::1"},
 		{"one is left over UDP", in + strings.Replace(block, "169.254.0.0/16 }", "169.254.0.0/16\ncommand: connect }", 1) + "socks pass { from: 0/0 to: 0/0 }", warns + "over UDP link-local"},
 		{"blocked family by family", in + strings.ReplaceAll(block, "from: 0/0", "from: 0.0.0.0/0") + strings.ReplaceAll(block, "from: 0/0", "from: ::/0") + "socks pass { from: 0/0 to: 0/0 }", ""},
 		{"all but metadata is left", in + strings.Replace(block, "169.254.0.0/16", "169.254.169.254/32", 1) + "socks pass { from: 0/0 to: 0/0 }", warns + "link-local addresses; put"},
@@ -214,11 +215,42 @@ func TestLintReach(t *testing.T) {
 		{"a part named on purpose", in + "socks pass { from: 0/0 to: 169.254.128.0/17 }\nsocks pass { from: 0/0 to: 169.254.0.0/16 }", ""},
 		{"a rule for this machine", "client pass { from: 0/0 to: 0/0 }\nsocks pass { from: 127.0.0.0/8 to: 0/0 }\nsocks pass { from: ::1/128 to: 0/0 }", ""},
 		{"replies alone", in + "socks pass { from: 0/0 to: 0/0\ncommand: bindreply udpreply }", ""},
+		{"IPv6 is left", in + block4 + "socks pass { from: 0/0 to: 0/0 }", warns + "this machine at ::1; link-local addresses; a cloud's metadata at fd00:ec2::254; put"},
+		{"IPv6 does not leave", "external: 192.0.2.7\n" + in + block4 + "socks pass { from: 0/0 to: 0/0 }", ""},
+		{"IPv6 of an interface does not leave", "external.protocol: ipv4\nexternal: lo\n" + in + block4 + "socks pass { from: 0/0 to: 0/0 }", ""},
+		{"IPv6 of an interface leaves", "external: lo\n" + in + block4 + "socks pass { from: 0/0 to: 0/0 }", warns + "this machine at ::1"},
+		{"IPv4 alone leaves", "external: 192.0.2.7\n" + in + "socks pass { from: 0/0 to: 0/0 }",
+			warns + "this machine at 127.0.0.0/8; link-local addresses; a cloud's metadata at 169.254.169.254; put"},
+		{"IPv6 alone leaves", "external: 2001:db8::7\n" + in + block4 + "socks pass { from: 0/0 to: 0/0 }", warns + "this machine at ::1; link-local"},
 	} {
 		got := lints(t, c.text)
 		if (c.want == "") != (got == "") || !strings.Contains(got, c.want) || strings.Count(got, warns) > 1 {
 			t.Errorf("%s: got %q, want %q", c.name, got, c.want)
 		}
+	}
+}
+
+// A client-rule that never matches lets nobody in.
+func TestLintReachOfDeadClientRules(t *testing.T) {
+	set := parse(t, "client block { from: 10.0.0.0/8 to: 0/0 }\nclient pass { from: 10.1.0.0/16 to: 0/0 }\n"+
+		"client pass { from: 127.0.0.0/8 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0 }")
+	if found := set.lintReach(set.coverage(t.Context(), mostComparisons)); found != nil {
+		t.Errorf("%v, though clients of this machine alone get in", found)
+	}
+}
+
+// A socks-rule is compared with client-rules even where they have no address in
+// common, so that counts.
+func TestLintReachCountsClientRules(t *testing.T) {
+	var text strings.Builder
+	for i := range 200 {
+		fmt.Fprintf(&text, "client pass { from: 10.0.%d.0/24 to: 0/0 }\n", i)
+	}
+	text.WriteString("socks pass { from: 192.168.0.0/16 to: 0/0 }\n")
+	set := parse(t, text.String())
+	c := set.coverage(t.Context(), 100)
+	if found := set.lintReach(c); found != nil || *c.left != 0 {
+		t.Errorf("%v, %d comparisons are left of 100", found, *c.left)
 	}
 }
 

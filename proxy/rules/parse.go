@@ -50,9 +50,9 @@ func Parse(file string, text []byte, env Env) (*Set, []Diagnostic) {
 			return nil, p.diags
 		}
 	}
-	leaving := p.leavingFamilies()
+	p.set.leaving = p.leavingFamilies()
 	for _, r := range p.set.Socks {
-		r.cond.everything = r.cond.to.everything(leaving)
+		r.cond.everything = r.cond.to.everything(p.set.leaving)
 	}
 	p.set.digest = digest(p.set)
 	p.set.index()

@@ -254,6 +254,7 @@ type Set struct {
 	Socks    []*Rule
 
 	digest  string
+	leaving Families         // of the addresses that connections and datagrams leave from
 	clients *index           // over Client
 	socks   [allKinds]*index // over Socks, one for each kind of query
 }
