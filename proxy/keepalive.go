@@ -18,18 +18,16 @@ func keepAliveOf(k rules.KeepAlive) net.KeepAliveConfig {
 // keepClientAlive watches the client's connection as the rule says that let it
 // in.
 func (s *session) keepClientAlive(k rules.KeepAlive) {
-	if wanted := keepAliveOf(k); wanted != s.keptAlive {
-		s.keptAlive = wanted
-		s.client.SetKeepAliveConfig(wanted) //nolint:errcheck // it fails on a closed connection only
+	if k != s.keptAlive {
+		s.keptAlive = k
+		s.client.SetKeepAliveConfig(keepAliveOf(k)) //nolint:errcheck // it fails on a closed connection only
 	}
 }
 
-// keepClientAliveBy does so for a later rule, if it says how: else what earlier
-// ones said stays.
+// keepClientAliveBy does so for a later rule: what it does not say stays as
+// earlier ones said.
 func (s *session) keepClientAliveBy(r *rules.Rule) {
-	if r.KeepAlives.InternalGiven {
-		s.keepClientAlive(r.KeepAlives.Internal)
-	}
+	s.keepClientAlive(r.KeepAlives.Internal.Over(s.keptAlive))
 }
 
 // Listen opens a TCP listener for Serve. 0.0.0.0 stands for every address of

@@ -27,11 +27,11 @@ type session struct {
 	end      context.CancelCauseFunc // from any goroutine: ends the session with a reason
 	uncouple func() bool             // end closes no sockets any more
 
-	deadline   time.Time           // in force on client
-	keptAlive  net.KeepAliveConfig // the same
-	from, to   netip.AddrPort      // who the client is and what it dialled, by the PROXY header if there is one
-	probe      bool                // a balancer's health check: charged to nothing, not logged
-	clientRule *rules.Rule         // nil: health check, or none matched
+	deadline   time.Time       // in force on client
+	keptAlive  rules.KeepAlive // the same
+	from, to   netip.AddrPort  // who the client is and what it dialled, by the PROXY header if there is one
+	probe      bool            // a balancer's health check: charged to nothing, not logged
+	clientRule *rules.Rule     // nil: health check, or none matched
 	method     rules.Method
 	user       string        // as claimed until the password is checked
 	request    socks.Request // Version 0 until it was read
@@ -67,7 +67,7 @@ type task func() error
 // start begins a session.
 func (s *Server) start(client *net.TCPConn) {
 	ctx, cancel := context.WithCancelCause(s.base)
-	sess := &session{server: s, client: client, keptAlive: keepAlive, id: s.ids.Add(1), began: time.Now(), end: cancel}
+	sess := &session{server: s, client: client, keptAlive: rules.DefaultKeepAlive, id: s.ids.Add(1), began: time.Now(), end: cancel}
 	if !s.table.add(sess) {
 		cancel(nil)
 		_ = client.Close()

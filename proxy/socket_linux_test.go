@@ -62,7 +62,7 @@ func wantKept(t *testing.T, which string, c *net.TCPConn, on, idle, interval, co
 }
 
 // Keep-alive follows the rules that let the session in: towards the client the
-// socks-rule's, where that says something, else the client-rule's; towards the
+// socks-rule's in what that says, and the client-rule's in the rest; towards the
 // target the socks-rule's.
 func TestKeepAliveByRule(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -98,8 +98,9 @@ socks pass { from: 0/0 to: 0/0 port = 2
 	}{
 		{0, "client, by a socks-rule that says nothing", "target that is not watched", 0, 0, 0, 0, 31, 4},
 		{2, "client, by a socks-rule that says what the server does", "target", 1, 60, 15, 4, 60, 4},
-		{1, "client, by its socks-rule", "target", 1, 600, 15, 4, 60, 2},
+		{1, "client, by its socks-rule and its client-rule", "target", 1, 600, 15, 4, 31, 2},
 	} {
+		s.keepClientAlive(s.clientRule.KeepAlives.Internal) // each is a session of its own
 		s.socksRule = s.gen.policy.Rules.Socks[c.rule]
 		if err := s.move(ctx); err != nil {
 			t.Fatal(err)
@@ -115,12 +116,14 @@ socks pass { from: 0/0 to: 0/0 port = 2
 }
 
 // With BIND, it is the rule for its peer that says how the peer is watched, and
-// if it says something, the client.
+// in what it says of that, the client.
 func TestKeepAliveByReplyRule(t *testing.T) {
 	s, client, ctx := newSession(t, `
-client pass { from: 0/0 to: 0/0 }
+client pass { from: 0/0 to: 0/0
+  internal.tcp.tcp_keepcnt: 3 }
 socks pass { from: 0/0 to: 0/0
   command: bind
+  internal.tcp.tcp_keepintvl: 8
   external.tcp.tcp_keepidle: 600 }
 socks pass { from: 0/0 to: 0/0
   command: bindreply
@@ -157,7 +160,7 @@ socks pass { from: 0/0 to: 0/0
 		t.Fatal(err)
 	}
 	wantKept(t, "peer", peer, 0, 0, 0, 0)
-	wantKept(t, "client", s.client, 1, 31, 15, 4)
+	wantKept(t, "client", s.client, 1, 31, 8, 3)
 }
 
 // A connection from an external: address takes no port before it must: the

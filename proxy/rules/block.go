@@ -75,7 +75,7 @@ func (p *parser) block() {
 	}
 	p.seen = map[string]token{}
 	p.draft = draft{
-		rule:    &Rule{Pos: first.pos, Client: h.client, Pass: h.pass, Timeouts: p.set.Settings.Timeouts, KeepAlives: p.set.Settings.KeepAlives},
+		rule:    &Rule{Pos: first.pos, Client: h.client, Pass: h.pass, Timeouts: p.set.Settings.Timeouts, KeepAlives: p.set.Settings.KeepAlives.inherited()},
 		session: Session{Max: NoMax, Inheritable: true},
 	}
 	p.body(words)

@@ -104,7 +104,7 @@ func (s *Set) text(numbered bool) string {
 	line(&b, "", "logoutput", s.Settings.LogOutput...)
 	line(&b, "", "errorlog", s.Settings.ErrorLog...)
 	s.Settings.Timeouts.print(&b, "", defaultTimeouts)
-	s.Settings.KeepAlives.print(&b, "", KeepAlives{Internal: DefaultKeepAlive, External: DefaultKeepAlive})
+	s.Settings.KeepAlives.print(&b, "")
 	for _, r := range s.Client {
 		r.print(&b, s, numbered)
 	}
@@ -155,7 +155,7 @@ func (r *Rule) print(b *strings.Builder, s *Set, numbered bool) {
 		line(b, indent, "udp.portrange", fmt.Sprintf("%d-%d", ports.Lo, ports.Hi))
 	}
 	r.Timeouts.print(b, indent, s.Settings.Timeouts)
-	r.KeepAlives.print(b, indent, s.Settings.KeepAlives)
+	r.KeepAlives.print(b, indent)
 	b.WriteString("}\n")
 }
 

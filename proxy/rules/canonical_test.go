@@ -67,6 +67,7 @@ var (
 		"internal.protocol: ipv4", "internal.protocol: ipv4 ipv6", "external.protocol: ipv6", "external.rotation: same-same", "external.rotation: none", "external.rotation: route",
 		"udp.connectdst: no", "udp.connectdst: yes", "socksmethod: username none", "socksmethod: none", "socksmethod: username",
 		"timeout.io: 5", "timeout.io.tcp: 7", "timeout.io.udp: 0", "timeout.connect: 0", "timeout.negotiate: 99", "iotimeout: 3",
+		"internal.tcp.tcp_keepidle: 60", "internal.socket.so_keepalive: 0", "external.tcp.tcp_keepcnt: 9",
 		"logoutput: stderr /tmp/a=b", "errorlog: syslog",
 	}
 	drawnSession = []string{
@@ -75,10 +76,12 @@ var (
 	}
 	drawnRule = []string{
 		"socksmethod: none", "socksmethod: username", "socksmethod: username none", "log: connect error", "log: ioop data tcpinfo disconnect",
+		"internal.tcp.tcp_keepidle: 60", "internal.tcp.tcp_keepintvl: 9", "internal.socket.so_keepalive: 1",
 	}
 	drawnClient = []string{"session.inheritable: no", "timeout.negotiate: 1"}
 	drawnSocks  = []string{
 		"timeout.io: 1", "timeout.connect: 30", "timeout.io.udp: 86400", "timeout.io.tcp: 6",
+		"external.tcp.tcp_keepcnt: 9", "external.socket.so_keepalive: 0",
 		"command: connect", "command: bind bindreply", "command: udpreply", "command: udpassociate", "protocol: tcp", "protocol: udp", "protocol: udp tcp",
 		"proxyprotocol: socks_v4", "proxyprotocol: socks_v5 socks_v4", "proxyprotocol: http", "proxyprotocol: upnp socks_v5",
 		"user: b a", "user: Ada a", "group: staff", "udp.portrange: 1-65535", "udp.portrange: 5 - 5",

@@ -1,7 +1,6 @@
 package rules
 
 import (
-	"strconv"
 	"strings"
 	"time"
 )
@@ -10,6 +9,16 @@ import (
 const (
 	maxKeepTime  = 32767 // seconds
 	maxKeepCount = 127
+)
+
+// keepOptions is a set of the fields of KeepAlive.
+type keepOptions uint8
+
+const (
+	keepOn keepOptions = 1 << iota
+	keepIdle
+	keepInterval
+	keepCount
 )
 
 // keepAlive returns a reader of one number for the settings or a rule, towards
@@ -30,34 +39,60 @@ func keepAlive(most int64, set func(*KeepAlive, int64)) func(*parser, token) {
 		}
 		if strings.HasPrefix(k.text, "internal.") {
 			set(&both.Internal, n)
-			both.InternalGiven = p.in != inSettings
 		} else {
 			set(&both.External, n)
 		}
 	}
 }
 
-func (k *KeepAlive) setOn(n int64)       { k.On = n == 1 }
-func (k *KeepAlive) setIdle(n int64)     { k.Idle = time.Duration(n) * time.Second }
-func (k *KeepAlive) setInterval(n int64) { k.Interval = time.Duration(n) * time.Second }
-func (k *KeepAlive) setCount(n int64)    { k.Count = int(n) }
+func (k *KeepAlive) setOn(n int64) { k.On, k.given = n == 1, k.given|keepOn }
+func (k *KeepAlive) setIdle(n int64) {
+	k.Idle, k.given = time.Duration(n)*time.Second, k.given|keepIdle
+}
+func (k *KeepAlive) setInterval(n int64) {
+	k.Interval, k.given = time.Duration(n)*time.Second, k.given|keepInterval
+}
+func (k *KeepAlive) setCount(n int64) { k.Count, k.given = int(n), k.given|keepCount }
 
-// print writes what differs from base, and one line at least of what is given.
-func (k KeepAlives) print(b *strings.Builder, indent string, base KeepAlives) {
-	k.Internal.print(b, indent+"internal.", base.Internal, k.InternalGiven && k.Internal == base.Internal)
-	k.External.print(b, indent+"external.", base.External, false)
+// Over returns base with what the text of k says in place of it. What k has
+// inherited does not count.
+func (k KeepAlive) Over(base KeepAlive) KeepAlive {
+	if k.given&keepOn != 0 {
+		base.On = k.On
+	}
+	if k.given&keepIdle != 0 {
+		base.Idle = k.Idle
+	}
+	if k.given&keepInterval != 0 {
+		base.Interval = k.Interval
+	}
+	if k.given&keepCount != 0 {
+		base.Count = k.Count
+	}
+	return base
 }
 
-func (k KeepAlive) print(b *strings.Builder, prefix string, base KeepAlive, same bool) {
-	one := func(keyword string, value, base int) {
-		if value != base || same {
-			line(b, prefix, keyword, strconv.Itoa(value))
-			same = false
+// inherited returns what a rule has before its text says anything.
+func (k KeepAlives) inherited() KeepAlives {
+	k.Internal.given, k.External.given = 0, 0
+	return k
+}
+
+// print writes what is given.
+func (k KeepAlives) print(b *strings.Builder, indent string) {
+	k.Internal.print(b, indent+"internal.")
+	k.External.print(b, indent+"external.")
+}
+
+func (k KeepAlive) print(b *strings.Builder, prefix string) {
+	one := func(option keepOptions, keyword string, value int64) {
+		if k.given&option != 0 {
+			number(b, prefix, keyword, value)
 		}
 	}
-	on := map[bool]int{true: 1}
-	one("socket.so_keepalive", on[k.On], on[base.On])
-	one("tcp.tcp_keepidle", int(k.Idle/time.Second), int(base.Idle/time.Second))
-	one("tcp.tcp_keepintvl", int(k.Interval/time.Second), int(base.Interval/time.Second))
-	one("tcp.tcp_keepcnt", k.Count, base.Count)
+	on := map[bool]int64{true: 1}
+	one(keepOn, "socket.so_keepalive", on[k.On])
+	one(keepIdle, "tcp.tcp_keepidle", int64(k.Idle/time.Second))
+	one(keepInterval, "tcp.tcp_keepintvl", int64(k.Interval/time.Second))
+	one(keepCount, "tcp.tcp_keepcnt", int64(k.Count))
 }

@@ -155,14 +155,12 @@ type KeepAlive struct {
 	On             bool
 	Idle, Interval time.Duration // of silence before the first probe, and between two; whole seconds
 	Count          int           // probes without an answer that end the connection
+	given          keepOptions   // which of these the text says, be it what is so anyway
 }
 
 // KeepAlives are those towards clients and towards targets. A rule inherits
 // the server's where it says nothing.
-type KeepAlives struct {
-	Internal, External KeepAlive
-	InternalGiven      bool // the rule says something of Internal, be it what the server says
-}
+type KeepAlives struct{ Internal, External KeepAlive }
 
 // Rule is one block of the file. It is not changed after Parse.
 type Rule struct {
