@@ -201,8 +201,11 @@ func (n *names) lookup(name string) []netip.Addr {
 // what is asked besides the rules.
 func (q question) judge(ctx context.Context, policy *proxy.Policy) *explanation {
 	dns := &names{ctx: ctx, known: map[string][]netip.Addr{}}
-	out := &explanation{From: q.from.String(), Local: q.local.String(), User: q.user,
+	out := &explanation{From: q.from.String(), User: q.user,
 		Target: target(q.to), Command: q.command.String(), Names: []resolved{}}
+	if !q.isReply() {
+		out.Local = q.local.String()
+	}
 	q.decide(policy, dns, out)
 	for _, name := range dns.order {
 		out.Names = append(out.Names, resolved{name, texts(dns.known[name])})
@@ -215,9 +218,8 @@ func (q question) decide(policy *proxy.Policy, dns *names, out *explanation) {
 	ask := rules.Query{From: q.from, To: rules.Target{Addr: q.local.Addr(), Port: q.local.Port()}, Lookup: dns.lookup,
 		Version: q.version, Command: q.command, User: q.user,
 		InGroup: func(group string) bool { return policy.Groups.In(group, q.user) }}
-	isReply := q.command == rules.BindReply || q.command == rules.UDPReply
 	var client *rules.Rule
-	if !isReply { // replies were not accepted
+	if !q.isReply() { // replies were not accepted
 		v, steps := policy.Rules.ExplainClient(ask)
 		out.ClientRules = stepsOf(steps)
 		if q.local.Addr().IsUnspecified() {
@@ -237,11 +239,18 @@ func (q question) decide(policy *proxy.Policy, dns *names, out *explanation) {
 	if charged == nil {
 		return
 	}
-	if out.Pass = true; !isReply {
-		out.inherit(client, charged)
+	switch q.command {
+	case rules.UDPReply: // datagrams count nowhere
+	case rules.BindReply:
+		out.limit(charged, "to the end of the session, which gives back the slot of the rule that let it begin, if that is another")
+	default:
+		out.inherit(client, charged, q.command == rules.Bind)
 	}
-	out.Reason = charged.ID() + " passes it"
+	out.Pass, out.Reason = true, charged.ID()+" passes it"
 }
+
+// isReply reports whether FROM is a peer of a client, and TO the client.
+func (q question) isReply() bool { return q.command == rules.BindReply || q.command == rules.UDPReply }
 
 // method is what the client is taken to negotiate.
 func (q question) method() rules.Method {

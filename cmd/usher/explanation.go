@@ -20,7 +20,7 @@ type explanation struct {
 	File         string     `json:"file"`
 	Digest       string     `json:"digest"`
 	From         string     `json:"from"`
-	Local        string     `json:"local"`
+	Local        string     `json:"local,omitempty"` // a peer connects elsewhere
 	User         string     `json:"user,omitempty"`
 	Target       string     `json:"target"`
 	Command      string     `json:"command"`
@@ -103,20 +103,25 @@ func (e *explanation) limit(r *rules.Rule, held string) {
 	}
 }
 
-// inherit settles how long the slots of a session that passed are held.
-func (e *explanation) inherit(client, socks *rules.Rule) {
+// inherit settles how long the slots of a session that passed are held. That of
+// BIND may move when its peer comes, and who that will be is not known.
+func (e *explanation) inherit(client, socks *rules.Rule, bind bool) {
+	end := ""
+	if bind {
+		end = "; but if the bindreply rule for its peer has another limit, until that peer comes"
+	}
 	if len(e.Limits) > 0 {
 		held := &e.Limits[0].Held
 		switch {
 		case proxy.Inherits(client, socks):
-			*held = "to the end of the session, as " + socks.ID() + " has no limit of its own"
+			*held = "to the end of the session, as " + socks.ID() + " has no limit of its own" + end
 		case client.Session.Inheritable:
 			*held += "; then given back, as " + socks.ID() + " has a limit of its own"
 		default:
 			*held += "; then given back, as it is not inheritable"
 		}
 	}
-	e.limit(socks, "to the end of the session")
+	e.limit(socks, "to the end of the session"+end)
 }
 
 // print writes the explanation for people.
@@ -124,7 +129,11 @@ func (e *explanation) print(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	row := func(name, format string, args ...any) { fmt.Fprintf(t, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
 	row("rules", "%s, digest %s", e.File, e.Digest)
-	row("client", "%s, connected to %s", e.From, e.Local)
+	if e.Local == "" {
+		row("peer", "%s", e.From)
+	} else {
+		row("client", "%s, connected to %s", e.From, e.Local)
+	}
 	printSteps(t, e.ClientRules)
 	if e.Methods != nil {
 		row("methods", "%s", strings.Join(e.Methods, " "))
