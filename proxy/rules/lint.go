@@ -91,21 +91,21 @@ func (s *Set) lintInheritance(c coverage) (found []Diagnostic) {
 	inheriting := only(live, func(r *Rule) bool { return r.requested() && !r.Session.Limited })
 	leave, stay := newSources(only(live, func(r *Rule) bool { return r.requested() && r.Session.Limited })), newSources(inheriting)
 	// What BIND inherits may go when its peer comes.
-	leaveLater, bind := newSources(limitedReplies(live)), newSources(only(inheriting, func(r *Rule) bool { return r.cond.commands.has(Bind) }))
+	leaveLater, bind := newSources(c.limitedReplies(live)), newSources(only(inheriting, func(r *Rule) bool { return r.cond.commands.has(Bind) }))
 	for _, r := range s.Client {
 		if !r.Session.Inheritable || r.Session.Max == NoMax && r.Session.KeyMax == 0 || c.by(r, r) != nil {
 			continue
 		}
 		from := &r.cond.from.address
-		socks := leave.shared(from)
+		socks, which := leave.shared(from), "sessions by"
 		if socks == nil && bind.shared(from) != nil {
-			socks = leaveLater.shared(from)
+			socks, which = leaveLater.shared(from), "BIND sessions whose peer comes by"
 		}
 		switch {
 		case socks == nil:
 		case stay.shared(from) != nil:
-			found = append(found, r.warning(fmt.Sprintf("the limit of this rule holds for a session to its end, but not for sessions by %s (line %d): "+
-				"that rule has a limit of its own, and they give their slot here back", socks.ID(), socks.Pos.Line),
+			found = append(found, r.warning(fmt.Sprintf("the limit of this rule holds for a session to its end, but not for %s %s (line %d): "+
+				"that rule has a limit of its own, and they give their slot here back", which, socks.ID(), socks.Pos.Line),
 				"write session.inheritable: no if it is to limit only negotiation, or take the session keywords out of that rule"))
 		default:
 			found = append(found, r.warning(fmt.Sprintf("the limit of this rule holds for no session, only until the request is read: "+
@@ -117,17 +117,26 @@ func (s *Set) lintInheritance(c coverage) (found []Diagnostic) {
 }
 
 // limitedReplies returns those of the rules that take BIND sessions over when
-// their peer comes, and are for replies alone. The client is in their to:, so
-// they are returned as if that were from:.
-func limitedReplies(list []*Rule) (replies []*Rule) {
+// their peer comes. The client is in their to:, so they are returned as if that
+// were from:. Of a rule for requests to: is meant for targets, and 0/0, a name
+// or a port says nothing of clients; but a network may have some.
+func (c coverage) limitedReplies(list []*Rule) (replies []*Rule) {
 	for _, r := range list {
-		if r.Session.Limited && r.cond.commands.has(BindReply) && !r.requested() && r.cond.versions&allVersions != 0 {
-			reply := *r
-			reply.cond.from = r.cond.to
-			replies = append(replies, &reply)
+		reply := *r
+		reply.cond.commands &= 1 << BindReply
+		if !r.Session.Limited || reply.cond.commands == 0 || r.cond.versions&allVersions == 0 ||
+			r.requested() && !r.cond.to.isNetwork() || c.by(&reply, r) != nil {
+			continue
 		}
+		reply.cond.from = r.cond.to
+		replies = append(replies, &reply)
 	}
 	return replies
+}
+
+// isNetwork reports whether e is a part of a family, at all ports.
+func (e *endpoint) isNetwork() bool {
+	return e.kind == prefixAddress && e.prefix.Bits() > 0 && !e.restricted
 }
 
 // inside are the networks that mean the proxy's own machine or its link, and

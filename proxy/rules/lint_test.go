@@ -259,7 +259,9 @@ func TestLintInheritance(t *testing.T) {
 	const with = "socks pass { from: 10.1.0.0/16 to: 192.0.2.0/24 session.max: 2 }\n"
 	const without = "socks pass { from: 10.0.0.0/8 to: 192.0.3.0/24 }\n"
 	const others = "client pass { from: 192.168.0.0/16 to: 0/0 }\n"
+	const toThem = "socks pass { from: 192.168.0.0/16 to: 10.0.0.0/8 session.max: 2 }\n"
 	const some = "test.conf:1:1: the limit of this rule holds for a session to its end, but not for sessions by s1 (line 2)"
+	const later = "test.conf:1:1: the limit of this rule holds for a session to its end, but not for BIND sessions whose peer comes by s1 (line 2)"
 	const none = "test.conf:1:1: the limit of this rule holds for no session, only until the request is read: " +
 		"every socks-rule that passes these clients has a limit of its own, as s1 (line 2)"
 	change := func(text, old, new string) string {
@@ -280,7 +282,16 @@ func TestLintInheritance(t *testing.T) {
 		"others inherit":       {limited + with + change(without, "10.0.0.0/8", "192.168.0.0/16") + others, none},
 		"limited replies":      {limited + change(with, "session.max: 2", "\ncommand: bindreply\nsession.max: 2") + without, ""},
 		"limited replies to them": {change(limited, "10.0.0.0", "192.0.2.0") + change(with, "session.max: 2", "\ncommand: bindreply\nsession.max: 2") + change(without, "10.0.0.0", "192.0.2.0"),
-			some},
+			later},
+		"limited replies to them of HTTP": {change(limited, "10.0.0.0", "192.0.2.0") + change(with, "session.max: 2", "\ncommand: bindreply\nproxyprotocol: http\nsession.max: 2") + change(without, "10.0.0.0", "192.0.2.0"), ""},
+		"requests and replies to them":    {limited + toThem + without + others, later},
+		"requests to a part of them":      {limited + change(toThem, "10.0.0.0/8", "10.1.0.0/16") + without + others, later},
+		"requests alone to them":          {limited + change(toThem, " session", "\ncommand: connect bind\nsession") + without + others, ""},
+		"replies that another rule takes": {limited + "socks block { from: 0/0 to: 0/0\ncommand: bindreply }\n" + toThem + without + others, ""},
+		"requests to everywhere":          {limited + change(change(toThem, "10.0.0.0/8", "0/0"), " session", "\ncommand: bind bindreply\nsession") + without + others, ""},
+		"requests to everywhere of IPv4":  {limited + change(change(toThem, "10.0.0.0/8", "0.0.0.0/0"), " session", "\ncommand: bind bindreply\nsession") + without + others, ""},
+		"requests to a domain":            {limited + change(toThem, "10.0.0.0/8", ".one.test") + without + others, ""},
+		"requests to a port":              {limited + change(toThem, "10.0.0.0/8", "10.0.0.0/8 port = 443") + without + others, ""},
 		"and no BIND": {change(limited, "10.0.0.0", "192.0.2.0") + change(with, "session.max: 2", "\ncommand: bindreply\nsession.max: 2") +
 			change(change(without, "10.0.0.0", "192.0.2.0"), " }", "\ncommand: connect }"), ""},
 		"a client-rule that is dead": {change(limited, "session.max", "maxsessions") + change(limited, "10.0.0.0/8", "10.1.0.0/16") + with + without,
