@@ -89,7 +89,8 @@ func (p *parser) checkReplies() {
 	}
 }
 
-// checkVersion finds rules for SOCKS 4 alone that ask for what it does not have.
+// checkVersion finds rules for SOCKS 4 alone that ask for what it does not have,
+// or pass clients of whom the server asks that.
 func (p *parser) checkVersion() {
 	r := p.rule
 	if r.cond.versions != socks4 || r.cond.commands == 0 {
@@ -97,14 +98,17 @@ func (p *parser) checkVersion() {
 	}
 	at := p.firstPos("proxyprotocol")
 	named := len(r.cond.users)+len(r.cond.groups) > 0
+	server := p.set.Settings.Methods
 	switch {
 	case r.cond.commands&^udpCommands == 0:
 		p.warn(at, "UDP is in SOCKS 5 only, so this rule never matches; add socks_v5 to proxyprotocol:, or remove the rule")
-	case !r.requested(): // replies have neither name nor method
+	case !r.requested() && named: // replies have no name, which is said elsewhere
 	case named && !r.Pass:
 		p.fail(at, "SOCKS 4 gives no name, so this rule would block nobody; add socks_v5 to proxyprotocol:, or remove user: and group:")
-	case named, len(r.Methods) > 0 && !slices.Contains(r.Methods, None):
+	case named, r.requested() && len(r.Methods) > 0 && !slices.Contains(r.Methods, None):
 		p.warn(at, "SOCKS 4 gives no name and knows no method but none, so this rule matches no request; add socks_v5 to proxyprotocol:, or remove what asks for a name")
+	case r.Pass && server != nil && !slices.Contains(server, None):
+		p.warn(at, "SOCKS 4 knows no method but none, which is not among the server's, so this rule never matches; add socks_v5 to proxyprotocol:, or none to socksmethod: in the server settings")
 	}
 }
 
