@@ -14,6 +14,7 @@ import (
 // what the store last said about it.
 type counter struct {
 	name           string
+	rule           string // whose key it counts, "" if it counts no key
 	max, ruleMax   int64
 	rate, ruleRate store.Rate
 	throttled      bool // there is a rate: nothing begins without the store's word
@@ -88,7 +89,7 @@ func (h *holder) counterOf(limit Limit) *counter {
 	c := h.counters[e.Counter]
 	if c == nil {
 		c = &counter{
-			name: e.Counter, max: e.Max, ruleMax: e.RuleMax, rate: e.Rate, ruleRate: e.RuleRate,
+			name: e.Counter, rule: store.RuleOf(e.Counter), max: e.Max, ruleMax: e.RuleMax, rate: e.Rate, ruleRate: e.RuleRate,
 			throttled: e.Throttled(), counted: e.Counted(), slots: map[*slot]struct{}{},
 		}
 		c.lease.Store(h.lease)
@@ -110,7 +111,7 @@ func (h *holder) occupy(c *counter) *slot {
 	if !c.counted {
 		return &slot{shard: h.shard, ended: true}
 	}
-	c.live++
+	h.count(c, 1)
 	h.admissions++
 	s := &slot{shard: h.shard, counter: c, order: h.admissions}
 	if h.settings.Strict {
@@ -143,13 +144,24 @@ func (h *holder) release(now time.Duration, s *slot) {
 	s.ended = true
 	c := s.counter
 	delete(c.slots, s)
-	if c.live--; c.live < 0 {
-		panic("limiter: more sessions of " + c.name + " ended than began")
-	}
+	h.count(c, -1)
 	h.checkFences(now)
 	h.handOver(now, c)
 	h.enqueueSurplus(now, c)
 	h.drop(c)
+}
+
+// count adds n to the live sessions of c, and of its rule.
+func (h *holder) count(c *counter, n int64) {
+	if c.live += n; c.live < 0 {
+		panic("limiter: more sessions of " + c.name + " ended than began")
+	}
+	if c.rule == "" {
+		return
+	}
+	if h.ruleLive[c.rule] += n; h.ruleLive[c.rule] == 0 {
+		delete(h.ruleLive, c.rule)
+	}
 }
 
 // handOver gives free slots to waiters here, oldest first, as far as that
@@ -173,16 +185,10 @@ func (h *holder) answer(c *counter, a answer) {
 func (h *holder) admitAlone(now time.Duration, limit Limit) (*slot, error) {
 	c := h.counterOf(limit)
 	defer h.drop(c)
-	rule, ruleLive := store.RuleOf(c.name), int64(0)
-	for name, other := range h.counters {
-		if rule != "" && store.RuleOf(name) == rule {
-			ruleLive += other.live
-		}
-	}
 	n := store.Count{
-		Total: c.live, RuleTotal: ruleLive,
+		Total: c.live, RuleTotal: h.ruleLive[c.rule],
 		Throttled:     c.rate.N > 0 && h.windows.Used(now, c.name) >= c.rate.N,
-		RuleThrottled: c.ruleRate.N > 0 && h.windows.Used(now, rule) >= c.ruleRate.N,
+		RuleThrottled: c.ruleRate.N > 0 && h.windows.Used(now, c.rule) >= c.ruleRate.N,
 	}
 	if err := reason(n, c); err != nil {
 		return nil, err
@@ -191,7 +197,7 @@ func (h *holder) admitAlone(now time.Duration, limit Limit) (*slot, error) {
 		h.windows.Use(now, c.name, c.rate.Per, 1)
 	}
 	if c.ruleRate.N > 0 {
-		h.windows.Use(now, rule, c.ruleRate.Per, 1)
+		h.windows.Use(now, c.rule, c.ruleRate.Per, 1)
 	}
 	s := h.occupy(c)
 	s.alone = true
@@ -219,7 +225,7 @@ func (h *holder) withdraw(w *waiter) bool {
 func (h *holder) take(c *counter, n int64) {
 	youngestFirst := func(a, b *slot) int { return cmp.Compare(b.order, a.order) }
 	for _, s := range slices.SortedFunc(maps.Keys(c.slots), youngestFirst)[:n] {
-		c.live--
+		h.count(c, -1)
 		delete(c.slots, s)
 		s.ended = true
 		s.dead.Store(true)

@@ -45,8 +45,9 @@ type holder struct {
 	patient    []*counter // for the next heartbeat
 	lazy       []*counter // of ended sessions, for a batch at lazyAt
 	lazyAt     time.Duration
-	windows    store.Windows // of what was admitted without the store
-	claims     []*counter    // live sessions still to be re-stated after a join
+	ruleLive   map[string]int64 // live sessions of each rule that counts by key
+	windows    store.Windows    // of what was admitted without the store
+	claims     []*counter       // live sessions still to be re-stated after a join
 
 	beatAt   time.Duration // when the next heartbeat is due
 	lookAt   time.Duration // when the next look at the roster is due
@@ -96,7 +97,7 @@ func newHolder(id string, s store.Settings, leased bool, newBirth func() string)
 	return &holder{
 		id: id, settings: s, leased: leased, timing: timingOf(s.TTL, leased), newBirth: newBirth,
 		chunk: store.MaxEntries, reapMost: store.MaxReap,
-		lease: &lease{}, counters: map[string]*counter{}, observer: newObserver(),
+		lease: &lease{}, counters: map[string]*counter{}, ruleLive: map[string]int64{}, observer: newObserver(),
 	}
 }
 

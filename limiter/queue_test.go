@@ -44,3 +44,39 @@ func TestQueuesStayShort(t *testing.T) {
 		})
 	}
 }
+
+// TestAloneAmongMany: what a replica by itself has of a rule is known without
+// looking at each of its sessions.
+func TestAloneAmongMany(t *testing.T) {
+	for _, strict := range []bool{false, true} {
+		h := newHolder("h", store.Settings{TTL: 10 * time.Second, Strict: strict}, true, newID)
+		admit := func(key string) *slot {
+			s, err := h.admitAlone(0, Limit{Rule: "c1aaaa/s1", Max: 1001, Key: key, KeyMax: 1})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		}
+		cost := func() float64 { return testing.AllocsPerRun(1000, func() { h.release(0, admit("one more")) }) }
+		few := cost()
+		var held []*slot
+		for i := range 1000 {
+			held = append(held, admit(fmt.Sprint(i)))
+		}
+		if many := cost(); many > few+10 {
+			t.Errorf("an admission makes %v allocations among a thousand sessions, alone %v", many, few)
+		}
+		if n := h.ruleLive["c1aaaa/s1"]; n != 1000 {
+			t.Errorf("%d sessions of the rule are known, want 1000", n)
+		}
+		if strict {
+			h.take(held[0].counter, 1)
+		}
+		for _, s := range held {
+			h.release(0, s)
+		}
+		if len(h.ruleLive) != 0 {
+			t.Errorf("all have ended, and %v are left", h.ruleLive)
+		}
+	}
+}
