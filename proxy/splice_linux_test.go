@@ -43,17 +43,22 @@ func startFlow(t *testing.T, s *session) *running {
 	r := &running{t: t, src: src, dst: dst, ended: make(chan error, 1), pipes: before}
 	r.flow = &flow{session: s, from: from, to: to, readError: errClientSide, writeError: errTargetSide, bytes: new(atomic.Int64), back: new(flow)}
 	r.flow.back.ended.Store(true)
+	r.start()
+	return r
+}
+
+// start lets the direction run up to the end of the test.
+func (r *running) start() {
 	gone := make(chan struct{})
 	go func() {
 		defer close(gone)
 		r.ended <- r.flow.run()
 	}()
-	t.Cleanup(func() {
-		from.Close()
-		to.Close()
+	r.t.Cleanup(func() {
+		r.flow.from.Close()
+		r.flow.to.Close()
 		<-gone
 	})
-	return r
 }
 
 // spliced floods until the flow goes through a pipe, and returns what is left to
@@ -419,12 +424,7 @@ func startNarrow(t *testing.T, s *session) *running {
 	if _, err := src.Write(make([]byte, 2*bufferSize)); err != nil {
 		t.Fatal(err)
 	}
-	go func() { r.ended <- r.flow.run() }()
-	t.Cleanup(func() {
-		from.Close()
-		to.Close()
-		<-r.ended
-	})
+	r.start()
 	waitBlocked(t, to, r.flow.bytes)
 	return r
 }
