@@ -3,6 +3,7 @@ package limiter_test
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,7 +16,7 @@ import (
 // spied keeps the last join that was sent.
 type spied struct {
 	*link
-	join store.Join
+	join atomic.Pointer[store.Join]
 }
 
 type spiedConn struct {
@@ -29,7 +30,7 @@ func (s *spied) Dial(ctx context.Context, shard int) (store.Conn, error) {
 }
 
 func (c spiedConn) Join(ctx context.Context, j store.Join) (store.JoinReply, error) {
-	c.way.join = j
+	c.way.join.Store(&j)
 	return c.Conn.Join(ctx, j)
 }
 
@@ -57,6 +58,7 @@ func TestDataBornTwiceIsNotTheSame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		wayB := newLink()
 		wayA, data := &spied{link: wayB.fork()}, wayB.data
+		borneByA := func() bool { return data.Dump()["m"]["birth"] == wayA.join.Load().Candidate }
 		a, b := start(t, wayA, strict), start(t, wayB, strict)
 		mature(t, a, b)
 		g := admit(t, b, 1)
@@ -64,12 +66,12 @@ func TestDataBornTwiceIsNotTheSame(t *testing.T) {
 		wayB.down()
 		data.Restart(memstore.Snapshot{})
 		wayA.set(func(op string) (error, error) {
-			if op == "batch" && data.Dump()["m"]["birth"] == wayA.join.Candidate {
+			if op == "batch" && borneByA() {
 				return errCut, nil
 			}
 			return nil, nil
 		})
-		for data.Dump()["m"]["birth"] != wayA.join.Candidate {
+		for !borneByA() {
 			time.Sleep(ttl / 1000)
 		}
 		wayB.up()
@@ -81,7 +83,7 @@ func TestDataBornTwiceIsNotTheSame(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if reply, err := again.Join(t.Context(), wayA.join); err != nil || reply.Birth != wayA.join.Candidate {
+		if reply, err := again.Join(t.Context(), *wayA.join.Load()); err != nil || !borneByA() {
 			t.Fatalf("the copy: %+v, %v", reply, err)
 		}
 		wayA.up()
