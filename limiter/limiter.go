@@ -175,7 +175,11 @@ func (l *Limiter) awaitAgreed(ctx context.Context, deadline time.Duration) error
 		return nil
 	default:
 	}
-	timer := time.NewTimer(deadline - l.now())
+	left := deadline - l.now()
+	if left <= 0 {
+		return ErrUnavailable
+	}
+	timer := time.NewTimer(left)
 	defer timer.Stop()
 	select {
 	case <-l.agreed:

@@ -108,6 +108,30 @@ func TestStoreWaitCountsFromTheQuestion(t *testing.T) {
 	})
 }
 
+// TestBusyStoreIsAskedAgainSoon: a server that says "not now" is asked again after
+// 20 ms, also if nothing else happens meanwhile.
+func TestBusyStoreIsAskedAgainSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newLink()
+		l := start(t, s)
+		mature(t, l)
+		time.Sleep(ttl / 20) // between two heartbeats
+		var refusals atomic.Int64
+		s.set(func(op string) (error, error) {
+			if op == "batch" && refusals.Add(1) == 1 {
+				return store.ErrBusy, nil
+			}
+			return nil, nil
+		})
+		began := time.Now()
+		g := admit(t, l, 5)
+		if took := time.Since(began); took != 20*time.Millisecond {
+			t.Errorf("admitted after %v, want 20 ms", took)
+		}
+		g.Release()
+	})
+}
+
 // TestMoveWhileInFlight: also if a batch with the old counter is under way, what
 // the session had goes with the next one.
 func TestMoveWhileInFlight(t *testing.T) {

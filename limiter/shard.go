@@ -3,6 +3,7 @@ package limiter
 import (
 	"context"
 	"errors"
+	"math"
 	"sync"
 	"time"
 
@@ -20,7 +21,6 @@ type shard struct {
 	mu     sync.Mutex
 	holder *holder
 	agreed bool          // the first shard: limiter.agreed is closed
-	missed bool          // run found a request under way, and waits to be roused
 	rests  time.Duration // run sleeps until then if nobody rouses it; 0: it does not sleep
 
 	conn  store.Conn    // owned by who carries out the request under way
@@ -71,17 +71,15 @@ func (s *shard) run(ctx context.Context) {
 func (s *shard) rest() (pause time.Duration, over bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.missed = s.holder.busy; s.missed {
-		return s.holder.timing.request * 2, false
-	}
-	s.rests = s.holder.wakeAt()
-	return max(s.rests-s.limiter.now(), 0), s.holder.phase == left
+	now := s.limiter.now()
+	s.rests = s.holder.restUntil(now)
+	return max(s.rests-now, 0), s.holder.phase == left && !s.holder.busy
 }
 
 // rouseIfDue rouses run if there is something for it to do before it wakes by
 // itself. s.mu is held.
 func (s *shard) rouseIfDue() {
-	if s.missed || s.holder.wantsMore() || s.holder.wakeAt() < s.rests {
+	if s.holder.rouses(s.rests) {
 		s.rouse()
 	}
 }
@@ -93,7 +91,7 @@ func (s *shard) end() {
 	for {
 		s.mu.Lock()
 		s.holder.abandon()
-		s.missed = s.holder.busy
+		s.rests = math.MaxInt64
 		busy, conn := s.holder.busy, s.conn
 		s.mu.Unlock()
 		if !busy {
@@ -149,8 +147,8 @@ func (s *shard) send(ctx context.Context, batchOnly bool) bool {
 		r = s.holder.next(now)
 	}
 	if r == nil {
-		if batchOnly && !s.holder.busy {
-			s.rouse() // it takes more than a batch
+		if batchOnly {
+			s.rouseIfDue() // it takes more than a batch
 		}
 		s.mu.Unlock()
 		return false
@@ -171,7 +169,7 @@ func (s *shard) send(ctx context.Context, batchOnly bool) bool {
 		s.agreed = true
 		close(s.limiter.agreed)
 	}
-	if s.missed || batchOnly {
+	if batchOnly {
 		s.rouseIfDue()
 	}
 	return true
@@ -221,24 +219,38 @@ func (s *shard) admit(ctx context.Context, old *slot, limit Limit, deadline time
 		return s.orAlone(limit, got, err)
 	}
 	s.mu.Unlock()
-	timer := time.NewTimer(deadline - now)
-	defer timer.Stop()
 	// A request is everybody's, so ctx does not end it: whoever sends it may be
 	// kept for its time limit, a tenth of the TTL.
 	s.send(context.WithoutCancel(ctx), true)
-	select {
-	case a := <-w.done:
-		return a.slot, a.err
-	case <-ctx.Done():
-		a, _ := s.withdraw(w)
+	a, answered := s.await(ctx, w, deadline)
+	if err := ctx.Err(); err != nil {
 		a.slot.release()
-		return nil, ctx.Err()
-	case <-timer.C:
-		if a, answered := s.withdraw(w); answered {
-			return a.slot, a.err
-		}
+		return nil, err
+	}
+	if !answered {
 		return s.orAlone(limit, nil, s.whyNot(w))
 	}
+	return a.slot, a.err
+}
+
+// await waits for a waiter's answer until the deadline, or takes him back.
+func (s *shard) await(ctx context.Context, w *waiter, deadline time.Duration) (a answer, answered bool) {
+	if left := deadline - s.limiter.now(); left > 0 {
+		timer := time.NewTimer(left)
+		defer timer.Stop()
+		select {
+		case a = <-w.done:
+			return a, true
+		case <-ctx.Done():
+		case <-timer.C:
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.holder.withdraw(w) {
+		return answer{}, false
+	}
+	return <-w.done, true
 }
 
 // orAlone is what becomes of an admission that the store could not be asked about.
@@ -252,16 +264,6 @@ func (s *shard) orAlone(limit Limit, got *slot, err error) (*slot, error) {
 	s.mu.Unlock()
 	s.rouse()
 	return got, err
-}
-
-// withdraw takes a waiter back, or the answer that came at the last moment.
-func (s *shard) withdraw(w *waiter) (a answer, answered bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.holder.withdraw(w) {
-		return answer{}, false
-	}
-	return <-w.done, true
 }
 
 // whyNot says why a waiter got no answer.

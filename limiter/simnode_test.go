@@ -25,7 +25,6 @@ type node struct {
 	waiting  []*simWaiter
 	restsTo  time.Duration // the driver sleeps until then, by the node's clock; 0: it does not sleep
 	rest     int           // number of that sleep
-	missed   bool          // it found a request under way, and waits to be roused
 	every    time.Duration // between clients, twice the mean
 	asked    int
 	admitted int
@@ -83,13 +82,10 @@ func (n *node) rouse() {
 	if n.dead = n.h.phase == left; n.dead {
 		return
 	}
-	pause, rest := 2*n.h.timing.request, n.rest
-	if n.missed = n.h.busy; !n.missed {
-		n.restsTo = n.h.wakeAt()
-		pause = n.restsTo - n.clock()
-		if pause <= 0 {
-			n.w.fail("%s in phase %d is never at rest", n.h.id, n.h.phase)
-		}
+	n.restsTo = n.h.restUntil(n.clock())
+	pause, rest := n.restsTo-n.clock(), n.rest
+	if pause <= 0 {
+		n.w.fail("%s in phase %d is never at rest", n.h.id, n.h.phase)
 	}
 	n.w.after(time.Duration(float64(pause)/n.rate)+1, func() {
 		if n.rest == rest {
@@ -100,7 +96,7 @@ func (n *node) rouse() {
 
 // rouseIfDue is what everybody else does who changed something.
 func (n *node) rouseIfDue() {
-	if n.missed || n.h.wantsMore() || n.h.wakeAt() < n.restsTo {
+	if n.h.rouses(n.restsTo) {
 		n.rouse()
 	}
 }
@@ -114,9 +110,7 @@ func (n *node) call() {
 			return
 		}
 	}
-	if !n.h.busy {
-		n.rouse()
-	}
+	n.rouseIfDue()
 }
 
 // send gives a request to the network; called says that a client sent it.
