@@ -35,7 +35,7 @@ var mutations = []mutation{
 	{"no live: what waits is stated as if it lived", batchGo, "Live: c.live, Need: need}", "Live: need, Need: need}", "TestSimulation/rollbacks/keep", ""},
 	{"no fence", holderGo, "fence: ttl * 7 / 10", "fence: ttl * 70 / 10", "TestSimulation/rollbacks/strict", ""},
 	{"witness shorter than the fence", holderGo, "witness: ttl * 3 / 4", "witness: ttl * 4 / 10", "TestSimulation/rollbacks/strict", ""},
-	{"lease from the reply", batchGo, "h.lease.fence.Store(int64(r.sent + h.timing.fence))", "h.lease.fence.Store(int64(now + h.timing.fence))", "TestSimulation/rollbacks/keep", ""},
+	{"lease from the reply", batchGo, "h.lease.fence.Store(int64(r.sent + h.timing.fence))", "h.lease.fence.Store(int64(now + h.timing.fence))", "TestSimulation/pauses_and_losses/strict", ""},
 	{"lease from a resend", holderGo, "if r.sent == 0 {", "if true {", "TestSimulation/fail-backs/keep", ""},
 	{"no gap rule", observerGo, "now-o.lastLook > t.gap ||", "", "TestSimulation/blackouts/keep", ""},
 	{"tombstones are dropped early", observerGo, "if now-since >= t.tombstone {", "if true {", "TestSimulation/stops/keep", ""},
