@@ -183,6 +183,9 @@ func (h *holder) answer(c *counter, a answer) {
 
 // admitAlone admits by what this replica knows itself.
 func (h *holder) admitAlone(now time.Duration, limit Limit) (*slot, error) {
+	if h.phase == leaving || h.phase == left {
+		return nil, ErrClosed
+	}
 	c := h.counterOf(limit)
 	defer h.drop(c)
 	n := store.Count{

@@ -211,7 +211,7 @@ func (h *holder) wakeAt() time.Duration {
 	at := h.notBefore
 	switch {
 	case !h.connected:
-	case h.phase == mismatched:
+	case h.phase == mismatched && !h.observer.hasDead():
 		at = max(at, min(h.retryAt, h.lookAt))
 	case h.phase == live && !h.hasNews():
 		next := h.lookAt
@@ -283,6 +283,7 @@ func (h *holder) failed(now time.Duration, r *request, err error) bool {
 			h.detach()
 		} else if current {
 			h.phase = detached
+			h.observer = newObserver() // who is dead, or we ourselves, is so in data that is gone
 		}
 	case errors.Is(err, store.ErrStale):
 		// The next join has a higher stream.

@@ -184,6 +184,8 @@ func (l *Limiter) awaitAgreed(ctx context.Context, deadline time.Duration) error
 	select {
 	case <-l.agreed:
 		return nil
+	case <-l.shards[0].left:
+		return ErrClosed
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-timer.C:
@@ -191,8 +193,8 @@ func (l *Limiter) awaitAgreed(ctx context.Context, deadline time.Duration) error
 	}
 }
 
-// SetSpace tells the other replicas which counter space (digest of the rules)
-// is in force here, and which counters' totals Status is to report.
+// SetSpace tells the other replicas which counter space (digest of the rules,
+// never "") is in force here, and which counters' totals Status is to report.
 func (l *Limiter) SetSpace(space string, counters []string) {
 	for _, s := range l.shards {
 		var mine []string

@@ -155,3 +155,53 @@ func TestHousekeepingThatFailsStarvesNobody(t *testing.T) {
 		})
 	}
 }
+
+// TestDeadOfLostDataAreForgotten: a replica with other settings knew of a dead one
+// when Redis lost its data, and another bore it again. It looks on in peace, and
+// comes in when that one has died as well.
+func TestDeadOfLostDataAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newLink()
+		ways := []*link{s.fork(), s.fork(), s.fork()}
+		dead, rival := start(t, ways[0]), start(t, ways[1])
+		mature(t, dead, rival)
+		var requests atomic.Int64
+		other := start(t, ways[2], func(o *limiter.Options) {
+			o.TTL = 2 * ttl
+			o.Observe = func(string, time.Duration, error) { requests.Add(1) }
+		})
+		ways[2].slow.Store(int64(5 * time.Millisecond))
+		time.Sleep(ttl)
+		var reaped atomic.Bool
+		ways[2].set(func(op string) (error, error) { // cut off at its first reap
+			if reaped.Store(reaped.Load() || op == "reap"); reaped.Load() {
+				return errCut, nil
+			}
+			return nil, nil
+		})
+		crash(dead, ways[0])
+		ways[1].down()
+		for !reaped.Load() {
+			time.Sleep(ttl / 100)
+		}
+		fresh := memstore.New()
+		for _, w := range ways {
+			w.mu.Lock()
+			w.data = fresh
+			w.mu.Unlock()
+		}
+		ways[1].up()
+		time.Sleep(ttl / 2)
+		ways[2].up()
+		requests.Store(0)
+		time.Sleep(ttl)
+		if n := requests.Load(); n > 50 || other.Status().Joined {
+			t.Errorf("beside its rival: joined %v, %d requests in a TTL", other.Status().Joined, n)
+		}
+		crash(rival, ways[1])
+		time.Sleep(4 * ttl)
+		if !other.Status().Joined {
+			t.Errorf("it is kept out by the dead: %+v", other.Status())
+		}
+	})
+}

@@ -30,7 +30,8 @@ type link struct {
 	joins atomic.Int64
 	slow  atomic.Int64 // nanoseconds that each request takes longer
 
-	entries atomic.Int64 // counters stated, in joins and batches
+	entries  atomic.Int64 // counters stated, in joins and batches
+	canceled atomic.Int64 // requests that were given up by who sent them
 }
 
 var errCut = errors.New("connection cut")
@@ -94,9 +95,12 @@ type linkConn struct {
 
 func (c *linkConn) Close() error { return nil }
 
-func through[R any](c *linkConn, op string, do func() (R, error)) (R, error) {
+func through[R any](ctx context.Context, c *linkConn, op string, do func() (R, error)) (R, error) {
 	var none R
 	time.Sleep(time.Duration(c.link.slow.Load()))
+	if errors.Is(ctx.Err(), context.Canceled) {
+		c.link.canceled.Add(1)
+	}
 	data, before, after := c.link.state(op)
 	if data != c.data && !slices.Contains(c.link.more, c.data) {
 		before = errCut // that server is gone
@@ -114,24 +118,24 @@ func through[R any](c *linkConn, op string, do func() (R, error)) (R, error) {
 func (c *linkConn) Join(ctx context.Context, j store.Join) (store.JoinReply, error) {
 	c.link.joins.Add(1)
 	c.link.entries.Add(int64(len(j.Entries)))
-	return through(c, "join", func() (store.JoinReply, error) { return c.conn.Join(ctx, j) })
+	return through(ctx, c, "join", func() (store.JoinReply, error) { return c.conn.Join(ctx, j) })
 }
 
 func (c *linkConn) Batch(ctx context.Context, b store.Batch) (store.BatchReply, error) {
 	c.link.entries.Add(int64(len(b.Entries)))
-	return through(c, "batch", func() (store.BatchReply, error) { return c.conn.Batch(ctx, b) })
+	return through(ctx, c, "batch", func() (store.BatchReply, error) { return c.conn.Batch(ctx, b) })
 }
 
 func (c *linkConn) Observe(ctx context.Context, n []string) (store.Roster, error) {
-	return through(c, "observe", func() (store.Roster, error) { return c.conn.Observe(ctx, n) })
+	return through(ctx, c, "observe", func() (store.Roster, error) { return c.conn.Observe(ctx, n) })
 }
 
 func (c *linkConn) Reap(ctx context.Context, r store.Reap) (store.ReapReply, error) {
-	return through(c, "reap", func() (store.ReapReply, error) { return c.conn.Reap(ctx, r) })
+	return through(ctx, c, "reap", func() (store.ReapReply, error) { return c.conn.Reap(ctx, r) })
 }
 
 func (c *linkConn) Mature(ctx context.Context, m store.Mature) (bool, error) {
-	return through(c, "mature", func() (bool, error) { return c.conn.Mature(ctx, m) })
+	return through(ctx, c, "mature", func() (bool, error) { return c.conn.Mature(ctx, m) })
 }
 
 // start returns a limiter that is closed with the test.

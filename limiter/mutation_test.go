@@ -27,9 +27,12 @@ const (
 	batchGo    = "limiter/batch.go"
 	counterGo  = "limiter/counter.go"
 	observerGo = "limiter/observer.go"
+	driverGo   = "limiter/shard.go"
 	shardGo    = "store/memstore/shard.go"
 	entriesGo  = "store/memstore/entries.go"
 )
+
+const ownDriver = "it has a driver of its own"
 
 var mutations = []mutation{
 	{"no live: what waits is stated as if it lived", batchGo, "Live: c.live, Need: need}", "Live: need, Need: need}", "TestSimulation/rollbacks/keep", ""},
@@ -69,6 +72,16 @@ var mutations = []mutation{
 	{"nobody sends what had to wait", holderGo, "return !h.busy && h.wakeAt() < rests", "return false", "TestSimulation/rollbacks/strict", ""},
 	{"a space that had to wait is told with a heartbeat", holderGo, " || h.space != h.spaceKnown || h.untidy()", " || h.untidy()", "TestSimulation/stops_and_restarts/strict", ""},
 	{"a resend awaits a heartbeat", holderGo, "len(h.queue) > 0 || h.resend != nil ||", "len(h.queue) > 0 ||", "TestBusyStoreIsAskedAgainSoon", "its stores never put anybody off"},
+	{"the dead of lost data are reaped again and again", holderGo, "h.observer = newObserver() // who is dead", "_ = h // who is dead", "TestDeadOfLostDataAreForgotten", "takes a reap and the data that are lost at once"},
+	{"a move tells late what it gave back", driverGo, "s.rouseIfDue() // for old", "", "TestToldAtOnce", ownDriver},
+	{"another space is told late", driverGo, "s.holder.space, s.holder.watch = space, watch\n\ts.mu.Unlock()\n\ts.rouse()", "s.holder.space, s.holder.watch = space, watch\n\ts.mu.Unlock()", "TestToldAtOnce", ownDriver},
+	{"the end is told late", driverGo, "s.holder.leave()\n\ts.mu.Unlock()\n\ts.rouse()", "s.holder.leave()\n\ts.mu.Unlock()", "TestToldAtOnce", ownDriver},
+	{"who is admitted alone is told late", driverGo, "s.rouseIfDue()\n\treturn got, err", "return got, err", "TestAdmittedAloneIsToldAtOnce", ownDriver},
+	{"whom youth refuses is not admitted alone", driverGo, "return s.orAlone(limit, a.slot, a.err)", "if answered {\n\t\treturn a.slot, a.err\n\t}\n\treturn s.orAlone(limit, a.slot, a.err)", "TestAdmittedAloneIsToldAtOnce", ownDriver},
+	{"a late answer is lost", driverGo, "return <-w.done, true", "<-w.done\n\treturn answer{}, false", "TestAnswerAfterTheDeadline", ownDriver},
+	{"who left keeps a slot", driverGo, "a.slot.release()\n\t\treturn nil, err", "return nil, err", "TestClientLeavesWhileItAsks", ownDriver},
+	{"who leaves takes the request along", driverGo, "context.WithoutCancel(ctx)", "ctx", "TestClientLeavesWhileItAsks", ownDriver},
+	{"the end does not hear of a request's", driverGo, "s.rests = math.MaxInt64", "s.rests = 0 * math.MaxInt64", "TestCloseIsCutShort", ownDriver},
 	{"matures while a holder claims", shardGo, "claiming = claiming || m.State == store.Claiming", "_ = m", "TestContract", "three counters are claimed long before data is ripe"},
 	{"no dying mark", shardGo, "target.State = store.DyingOne", "", "TestContract", "a second line: a join states all counts anew"},
 	{"a birth in m only", shardGo, "if s.m == nil || s.t == nil || s.m.birth != b.New.Birth || s.t.birth != b.New.Birth || r == nil {",

@@ -22,6 +22,10 @@ func TestDriverRests(t *testing.T) {
 		"a lost lease":   func(h *holder) { h.phase = detached },
 		"a broken link":  func(h *holder) { h.connected = false },
 		"a pause is due": func(h *holder) { h.queue, h.notBefore = []*counter{{}}, now+time.Millisecond },
+		"a dead rival": func(h *holder) {
+			h.phase, h.retryAt, h.notBefore = mismatched, beat, now+time.Millisecond
+			h.observer.dead = []store.Reap{{}}
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHolder("h", store.Settings{TTL: 10 * time.Second}, true, newID)

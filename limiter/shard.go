@@ -228,9 +228,9 @@ func (s *shard) admit(ctx context.Context, old *slot, limit Limit, deadline time
 		return nil, err
 	}
 	if !answered {
-		return s.orAlone(limit, nil, s.whyNot(w))
+		a.err = s.whyNot(w)
 	}
-	return a.slot, a.err
+	return s.orAlone(limit, a.slot, a.err)
 }
 
 // await waits for a waiter's answer until the deadline, or takes him back.
@@ -260,9 +260,9 @@ func (s *shard) orAlone(limit Limit, got *slot, err error) (*slot, error) {
 		return got, err
 	}
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	got, err = s.holder.admitAlone(s.limiter.now(), limit)
-	s.mu.Unlock()
-	s.rouse()
+	s.rouseIfDue()
 	return got, err
 }
 
