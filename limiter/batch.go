@@ -101,11 +101,11 @@ func (h *holder) joined(now time.Duration, r *request, reply store.JoinReply) {
 	switch reply.Status {
 	case store.Mismatch:
 		h.rivals = rivals{settings: reply.Settings, witness: max(h.rivals.witness, h.observer.under(h.timing, reply.Settings).witness)}
-		h.mismatch(now, reply.Settings)
+		h.mismatch(now)
 		return
 	case store.Void:
 		h.rivals.gone(now, h.timing)
-		h.mismatch(now, h.rivals.settings)
+		h.mismatch(now)
 		h.retryAt = now + h.timing.look
 		return
 	case store.Dying:
@@ -116,7 +116,7 @@ func (h *holder) joined(now time.Duration, r *request, reply store.JoinReply) {
 	if h.leased && r.sent+h.timing.fence <= now {
 		return // too late to rely on: join again
 	}
-	h.rivals = rivals{}
+	h.rivals = rivals{witness: h.rivals.witness} // their sessions may live on, see patience
 	if !reply.Kept {
 		h.newLease()
 	}
@@ -176,7 +176,9 @@ func (h *holder) setYoung(young bool) {
 	if h.young && !young {
 		h.patient = h.unqueue(h.patient, inPatient)
 	}
-	h.young = young
+	if h.young = young; !young {
+		h.rivals.witness = 0
+	}
 	h.ripe = h.ripe || !young && h.phase == live
 }
 

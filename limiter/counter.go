@@ -66,7 +66,7 @@ func (h *holder) ask(now time.Duration, limit Limit, deadline time.Duration) (*s
 	switch {
 	case h.phase == leaving || h.phase == left:
 		return nil, nil, ErrClosed
-	case h.phase == mismatched:
+	case h.apart():
 		return nil, nil, ErrMismatch
 	}
 	c := h.counterOf(limit)

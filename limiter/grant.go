@@ -45,9 +45,9 @@ func (g *Grant) Move(ctx context.Context, limit Limit) error {
 		return nil
 	}
 	s := g.limiter.shardOf(limit.Rule)
-	deadline := g.limiter.now() + g.limiter.options.StoreWait
+	asked := g.limiter.now()
 	if s.index > 0 {
-		if err := g.limiter.agree(ctx, deadline); err != nil {
+		if err := g.limiter.agree(ctx, asked+g.limiter.options.StoreWait); err != nil {
 			old.release()
 			g.slot, err = s.orAlone(limit, nil, err)
 			return err
@@ -58,7 +58,7 @@ func (g *Grant) Move(ctx context.Context, limit Limit) error {
 		old = nil
 	}
 	var err error
-	g.slot, err = s.admit(ctx, old, limit, deadline)
+	g.slot, err = s.admit(ctx, old, limit, asked)
 	return err
 }
 

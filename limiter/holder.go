@@ -151,7 +151,7 @@ func (h *holder) nextJoined(now time.Duration) *request {
 	switch {
 	case h.resend != nil:
 		return h.resend
-	case now >= h.lookAt:
+	case now >= h.lookAt && h.mayLook():
 		return &request{op: opObserve, watch: h.watch}
 	case h.untidy() && !h.tidied:
 		return h.tidy()
@@ -174,7 +174,7 @@ func (h *holder) tidy() *request {
 		return h.makeReap(h.observer.nextDead())
 	}
 	return &request{op: opMature, mature: store.Mature{
-		Birth: h.acked.Birth, Ripe: h.observer.ripe, Gone: h.observer.gone,
+		Holder: h.id, Token: h.acked, Ripe: h.observer.ripe, Gone: h.observer.gone,
 	}}
 }
 

@@ -205,3 +205,30 @@ func TestDeadOfLostDataAreForgotten(t *testing.T) {
 		}
 	})
 }
+
+// TestCutClaimEndsItsSession: the data was lost, and somebody else was first to
+// claim the only slot.
+func TestCutClaimEndsItsSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newLink()
+		l := start(t, s, strict)
+		mature(t, l)
+		g := admit(t, l, 1)
+		s.data.Flush()
+		conn, err := s.data.Dial(t.Context(), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		reply, err := conn.Join(t.Context(), store.Join{
+			Holder: "x", Candidate: "bx", Stream: 1, Settings: store.Settings{Protocol: 1, TTL: ttl, Strict: true, Shards: 1}, Space: "c1aaaa",
+			Entries: []store.Entry{{Counter: "c1aaaa/s1", Max: 1, RuleMax: store.NoLimit, Live: 1, Need: 1}},
+		})
+		if err != nil || reply.Counts[0].Own != 1 {
+			t.Fatalf("%+v, %v", reply, err)
+		}
+		time.Sleep(ttl / 4)
+		if g.Valid() {
+			t.Error("it goes on")
+		}
+	})
+}

@@ -32,7 +32,10 @@ const (
 	entriesGo  = "store/memstore/entries.go"
 )
 
-const ownDriver = "it has a driver of its own"
+const (
+	ownDriver  = "it has a driver of its own"
+	lateRivals = "takes a loss amid a change of settings, and one more fault just then"
+)
 
 var mutations = []mutation{
 	{"no live: what waits is stated as if it lived", batchGo, "Live: c.live, Need: need}", "Live: need, Need: need}", "TestSimulation/rollbacks/keep", ""},
@@ -64,7 +67,7 @@ var mutations = []mutation{
 	{"late join accepted", shardGo, "if s.m != nil && s.m.tombstones[j.Holder] >= j.Stream || r != nil && r.token.Stream >= j.Stream {", "if r != nil && false {", "TestSimulation/rollbacks/strict", ""},
 	{"no tombstone", shardGo, "s.m != nil && s.m.tombstones[j.Holder] >= j.Stream || ", "", "TestSimulation/stops/keep", ""},
 	{"no grace", shardGo, "young: true,", "young: false,", "TestSimulation/rollbacks/strict", ""},
-	{"a birth is proved by its join", observerGo, "h.leased && r.acked.Seq == 0", "false", "TestDataBornTwiceIsNotTheSame", "takes two losses at once, and a copy of one join between them"},
+	{"a birth is proved by its join", observerGo, "!h.leased || h.acked.Seq > 0", "true", "TestDataBornTwiceIsNotTheSame", "takes two losses at once, and a copy of one join between them"},
 	{"others' lost data is borne", batchGo, "Reluctant: h.rivals.mayReturn(now, h.timing)", "Reluctant: false", "TestSimulation/settings_and_losses/strict", ""},
 	{"housekeeping before all else", holderGo, "case opBatch:\n\t\t\th.tidied = false", "default:\n\t\t\th.tidied = false", "TestHousekeepingThatFailsStarvesNobody", "no store refuses it for ever"},
 	{"batches before all else", holderGo, "case opReap, opMature: // it may fail each time\n\t\t\th.tidied = true\n\t\tcase opBatch:\n\t\t\th.tidied = false\n", "default:\n\t\t\th.tidied = true\n", "TestMaturesUnderLoad", "its load leaves gaps between batches"},
@@ -82,6 +85,14 @@ var mutations = []mutation{
 	{"who left keeps a slot", driverGo, "a.slot.release()\n\t\treturn nil, err", "return nil, err", "TestClientLeavesWhileItAsks", ownDriver},
 	{"who leaves takes the request along", driverGo, "context.WithoutCancel(ctx)", "ctx", "TestClientLeavesWhileItAsks", ownDriver},
 	{"the end does not hear of a request's", driverGo, "s.rests = math.MaxInt64", "s.rests = 0 * math.MaxInt64", "TestCloseIsCutShort", ownDriver},
+	{"young data of rivals ripens in our own time", observerGo, "t.witness = max(t.witness, h.rivals.witness)", "_ = h", "TestLateJoinOfOtherSettings", lateRivals},
+	{"rivals are forgotten at once", batchGo, "rivals{witness: h.rivals.witness}", "rivals{}", "TestRivalsComeBack", lateRivals},
+	{"rivals keep nobody out during a try to join", counterGo, "case h.apart():", "case h.phase == mismatched:", "TestWhoIsKeptOutAdmitsNobody", "nobody there admits alone"},
+	{"who is kept out remembers who asked", observerGo, "\t\th.drop(c)\n\t}\n}\n\n// apart", "\t}\n}\n\n// apart", "TestKeptOutForgets", "it does no harm but to memory"},
+	{"strict admits alone", driverGo, "!o.AdmitAlone || o.Strict ||", "!o.AdmitAlone ||", "TestStrictAdmitsNobodyAlone", ownDriver},
+	{"a slot that was taken is valid again", "limiter/grant.go", "!s.dead.Load() && ", "", "TestTakenSlotStaysInvalid", "its clients end with their slots"},
+	{"a cut claim ends no session", batchGo, "h.take(c, c.live-c.own) // a claim that was cut", "_ = c", "TestCutClaimEndsItsSession", "takes another that claims what it has not"},
+	{"whoever matured the data before matures it again", shardGo, " || !me.Token.Reaches(q.Token)", "", "TestContract", "takes copies of a join and of a mature, in this order, after a loss"},
 	{"matures while a holder claims", shardGo, "claiming = claiming || m.State == store.Claiming", "_ = m", "TestContract", "three counters are claimed long before data is ripe"},
 	{"no dying mark", shardGo, "target.State = store.DyingOne", "", "TestContract", "a second line: a join states all counts anew"},
 	{"a birth in m only", shardGo, "if s.m == nil || s.t == nil || s.m.birth != b.New.Birth || s.t.birth != b.New.Birth || r == nil {",

@@ -98,16 +98,24 @@ func (h *holder) observed(now time.Duration, r *request, roster store.Roster) {
 		}
 		return
 	}
-	if h.leased && r.acked.Seq == 0 {
-		// A late copy of the join may have borne the same data again since; with a
-		// batch upon it, it would not be taken for the same.
-		return
-	}
 	if showsOwn(roster, h.id, r.acked) {
 		h.roster = roster
 		h.setYoung(roster.Young)
-		h.observer.look(now, h.id, roster, h.timing)
+		h.observer.look(now, h.id, roster, h.patience())
 	}
+}
+
+// mayLook reports whether a look would count. A late copy of the join may have
+// borne the same data again since; with a batch upon it, it would not be taken
+// for the same.
+func (h *holder) mayLook() bool { return !h.leased || h.acked.Seq > 0 }
+
+// patience is our timing, but on young data of which we met rivals before that
+// of them: they may have lost it, and live on until then.
+func (h *holder) patience() timing {
+	t := h.timing
+	t.witness = max(t.witness, h.rivals.witness)
+	return t
 }
 
 // showsOwn reports whether the roster is of our birth and no older than what
@@ -115,7 +123,7 @@ func (h *holder) observed(now time.Duration, r *request, roster store.Roster) {
 func showsOwn(r store.Roster, self string, acked store.Token) bool {
 	for _, m := range r.Members {
 		if m.Holder == self {
-			return m.Token.Birth == acked.Birth && m.Token.Stream == acked.Stream && m.Token.Seq >= acked.Seq
+			return m.Token.Reaches(acked)
 		}
 	}
 	return false
@@ -136,7 +144,7 @@ type rivals struct {
 	away     bool
 	since    time.Duration // away: when their data was missed first
 	last     time.Duration // away: and last
-	witness  time.Duration // how long it must be missed
+	witness  time.Duration // how long it must be missed, and young data be watched
 }
 
 // mayReturn reports whether data that is lost is still theirs.
@@ -159,17 +167,22 @@ func (r *rivals) seenAway(now time.Duration, t timing) bool {
 }
 
 // mismatch: holders with other settings live, or died and are not yet reaped.
-func (h *holder) mismatch(now time.Duration, theirs store.Settings) {
+func (h *holder) mismatch(now time.Duration) {
 	h.phase = mismatched
-	h.roster.Settings = theirs
 	h.retryAt = now + h.timing.gap
 	h.lookAt = min(max(h.lookAt, now), now+h.timing.look)
 	for _, c := range h.counters {
+		c.inFlight = false // a join that is refused does nothing
 		for len(c.waiters) > 0 {
 			h.answer(c, answer{err: ErrMismatch})
 		}
+		h.drop(c)
 	}
 }
+
+// apart reports whether others ran with other settings when the store was last
+// asked.
+func (h *holder) apart() bool { return h.rivals.settings != (store.Settings{}) }
 
 // reapDone takes the answer to a reap, of another or of ourselves.
 func (h *holder) reapDone(r *request, o outcome) {
@@ -207,5 +220,5 @@ func (h *holder) ripensAfter(deadline time.Duration) bool {
 	if !h.young || h.phase != live && h.phase != reclaiming {
 		return false
 	}
-	return h.observer.looked && h.observer.since+h.timing.witness > deadline
+	return h.observer.looked && h.observer.since+h.patience().witness > deadline
 }

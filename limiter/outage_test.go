@@ -304,3 +304,50 @@ func TestOutageIsForgotten(t *testing.T) {
 		})
 	}
 }
+
+// TestStrictAdmitsNobodyAlone, whatever the options say.
+func TestStrictAdmitsNobodyAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newLink()
+		l := start(t, s, strict, func(o *limiter.Options) { o.AdmitAlone = true })
+		mature(t, l)
+		s.down()
+		refused(t, l, 2, limiter.ErrUnavailable)
+		s.up()
+	})
+}
+
+// TestTakenSlotStaysInvalid when the lease that it was lost with is followed by
+// another.
+func TestTakenSlotStaysInvalid(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newLink()
+		l := start(t, s, strict)
+		mature(t, l)
+		before := admit(t, l, 2)
+		s.down()
+		time.Sleep(ttl)
+		s.up()
+		mature(t, l)
+		after := admit(t, l, 2)
+		if before.Valid() || !after.Valid() {
+			t.Errorf("after the outage the old slot is valid: %v, the new one: %v", before.Valid(), after.Valid())
+		}
+		after.Release()
+	})
+}
+
+// TestYouthLasts as long as the fence of whoever may be away, and little longer.
+func TestYouthLasts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newLink()
+		l := start(t, s)
+		began := time.Now()
+		for l.Status().Young || !l.Status().Joined {
+			time.Sleep(ttl / 1000)
+		}
+		if took := time.Since(began); took < ttl*3/4 || took > ttl*81/100 {
+			t.Errorf("young for %v at a TTL of %v", took, ttl)
+		}
+	})
+}

@@ -80,3 +80,28 @@ func TestAloneAmongMany(t *testing.T) {
 		}
 	}
 }
+
+// TestKeptOutForgets: who asks while a try to join is under way, and is told that
+// others run with other settings, is not remembered.
+func TestKeptOutForgets(t *testing.T) {
+	ours := store.Settings{Protocol: protocol, TTL: time.Second, Shards: 1}
+	theirs := ours
+	theirs.TTL *= 2
+	h := newHolder("h", ours, true, newID)
+	h.connected = true
+	for i := range 2 {
+		now := time.Duration(i) * time.Second
+		r := h.next(now)
+		if r.op != opJoin {
+			t.Fatalf("%+v", r)
+		}
+		h.rivals.settings = store.Settings{} // as at the first try
+		if _, w, err := h.ask(now, Limit{Rule: "c1aaaa/s1", Max: 9, Key: fmt.Sprint(i), KeyMax: 1}, now+time.Second); w == nil {
+			t.Fatal(err)
+		}
+		h.handle(now, r, outcome{join: store.JoinReply{Status: store.Mismatch, Settings: theirs}})
+	}
+	if len(h.counters) != 0 {
+		t.Errorf("%d counters without a session or a waiter are on the table", len(h.counters))
+	}
+}

@@ -203,16 +203,17 @@ func (s *shard) perform(ctx context.Context, r *request) (o outcome) {
 }
 
 // admit gives back old, if any, and takes a slot of limit. It waits for the
-// store until the deadline.
-func (s *shard) admit(ctx context.Context, old *slot, limit Limit, deadline time.Duration) (*slot, error) {
+// store, counted from when the question was asked.
+func (s *shard) admit(ctx context.Context, old *slot, limit Limit, asked time.Duration) (*slot, error) {
 	s.mu.Lock()
-	now := s.limiter.now()
+	wait := s.limiter.options.StoreWait
 	if s.holder.phase == live && s.holder.connected {
 		// It answers, as far as we know: nobody is refused for having no time for
 		// one round trip.
-		deadline = max(deadline, now+s.holder.timing.request)
+		wait = max(wait, s.holder.timing.request)
 	}
-	got, w, err := s.holder.move(now, old, limit, deadline)
+	deadline := asked + wait
+	got, w, err := s.holder.move(s.limiter.now(), old, limit, deadline)
 	if w == nil {
 		s.rouseIfDue() // for old
 		s.mu.Unlock()
@@ -286,7 +287,7 @@ func (s *shard) setSpace(space string, watch []string) {
 func (s *shard) mismatched() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.holder.phase == mismatched
+	return s.holder.apart()
 }
 
 func (s *shard) leave() {
@@ -304,8 +305,8 @@ func (s *shard) status() Status {
 		Joined: h.phase == live || h.phase == reclaiming, WasMature: h.ripe, Young: h.young,
 		Holders: map[string]string{}, Totals: map[string]int64{},
 	}
-	if h.phase == mismatched {
-		out.Mismatch = h.roster.Settings.String()
+	if h.apart() {
+		out.Mismatch = h.rivals.settings.String()
 	}
 	if h.space == h.spaceKnown {
 		out.Generation = h.number

@@ -94,6 +94,11 @@ func (t Token) String() string {
 	return t.Birth + ":" + strconv.FormatUint(t.Stream, 10) + ":" + strconv.FormatUint(t.Seq, 10)
 }
 
+// Reaches reports whether t is u, or a later one of the same stream.
+func (t Token) Reaches(u Token) bool {
+	return t.Birth == u.Birth && t.Stream == u.Stream && t.Seq >= u.Seq
+}
+
 // Next returns the token of the batch that follows t in its stream.
 func (t Token) Next() Token { t.Seq++; return t }
 
@@ -303,9 +308,12 @@ const (
 )
 
 // Mature drops tombstones and, when Ripe, ends the young state if no holder
-// is claiming.
+// is claiming. It is refused as lost where the roster does not show its sender
+// with Token or a later one: after a late copy of the join that bore the data
+// before it was lost, a late copy of this one must not end its youth.
 type Mature struct {
-	Birth string
-	Ripe  bool
-	Gone  []string // holders whose tombstones are to be dropped
+	Holder string // who sends it
+	Token  Token  // as last acknowledged to it
+	Ripe   bool
+	Gone   []string // holders whose tombstones are to be dropped
 }

@@ -191,7 +191,10 @@ func (s *shard) reap(q store.Reap) (store.ReapReply, error) {
 }
 
 func (s *shard) mature(q store.Mature) (bool, error) {
-	if s.m == nil || s.m.birth != q.Birth {
+	if s.m == nil || s.m.birth != q.Token.Birth {
+		return false, store.ErrLost
+	}
+	if me := s.m.members[q.Holder]; me == nil || !me.Token.Reaches(q.Token) {
 		return false, store.ErrLost
 	}
 	for _, h := range q.Gone {

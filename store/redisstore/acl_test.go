@@ -193,7 +193,7 @@ func exercise(ctx context.Context, s store.Store) (err error) {
 	if err != nil {
 		return fmt.Errorf("join: %w", err)
 	}
-	if _, err := c.Mature(ctx, store.Mature{Birth: joined.Birth, Ripe: true}); err != nil {
+	if _, err := c.Mature(ctx, store.Mature{Holder: "a", Token: store.Token{Birth: joined.Birth, Stream: 1}, Ripe: true}); err != nil {
 		return fmt.Errorf("mature: %w", err)
 	}
 	last := store.Token{Birth: joined.Birth, Stream: 1}

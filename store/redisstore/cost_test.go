@@ -40,7 +40,7 @@ func newMeter(t testing.TB) *meter {
 	})
 	m := &meter{TB: t, server: server, conn: conn}
 	m.join()
-	if _, err := conn.Mature(t.Context(), store.Mature{Birth: m.last.Birth, Ripe: true}); err != nil {
+	if _, err := conn.Mature(t.Context(), store.Mature{Holder: "meter", Token: m.last, Ripe: true}); err != nil {
 		t.Fatal(err)
 	}
 	return m

@@ -39,6 +39,37 @@ func contract(t *testing.T, url string) {
 
 func TestOneServer(t *testing.T) { contract(t, redistest.Start(t).URL()) }
 
+func TestLosses(t *testing.T) {
+	server := redistest.Start(t)
+	redis := server.Client()
+	storetest.RunLosses(t, func(t *testing.T) (store.Store, func(string)) {
+		cluster := "test-" + rand.Text()
+		return open(t, server.URL(), cluster), func(key string) {
+			if err := redis.Del(t.Context(), "usher:{"+cluster+":0}:"+key).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+// TestNothingIsLeft: what was counted as often as it was given back takes no
+// place, so that clients who came once do not fill the data.
+func TestNothingIsLeft(t *testing.T) {
+	for _, name := range []string{"s1", "s1/from=192.0.2.1"} {
+		m := newMeter(t)
+		e := store.Entry{Counter: "c1a/" + name, Max: 3, RuleMax: store.NoLimit, Need: 2}
+		m.batch(e)
+		e.Need = 0
+		m.batch(e)
+		for _, key := range []string{"t", "r:meter"} {
+			fields, err := m.server.Client().HGetAll(t.Context(), "usher:{meter:0}:"+key).Result()
+			if err != nil || len(fields) != 1 {
+				t.Errorf("%s of %s: %v, %v; want the birth or the token alone", key, name, fields, err)
+			}
+		}
+	}
+}
+
 // TestHistory: a server that was a replica for a moment may have lost what it
 // had acknowledged, and its connections know nothing of it.
 func TestHistory(t *testing.T) {

@@ -90,7 +90,9 @@ func newPair(t *rapid.T, raw *redis.Client, begin func(), url, cluster string) *
 		p.both(t, "join", func(c store.Conn) (any, error) { return c.Join(p.ctx, j) })
 		h.last = store.Token{Birth: "b0", Stream: h.stream}
 	}
-	p.both(t, "mature", func(c store.Conn) (any, error) { return c.Mature(p.ctx, store.Mature{Birth: "b0", Ripe: true}) })
+	p.both(t, "mature", func(c store.Conn) (any, error) {
+		return c.Mature(p.ctx, store.Mature{Holder: "h0", Token: p.holders[0].last, Ripe: true})
+	})
 	return p
 }
 
@@ -217,7 +219,8 @@ func (p *pair) reap(t *rapid.T) {
 }
 
 func (p *pair) mature(t *rapid.T) {
-	m := store.Mature{Birth: p.holder(t).last.Birth, Ripe: rapid.Bool().Draw(t, "ripe")}
+	sender := p.holder(t)
+	m := store.Mature{Holder: sender.id, Token: sender.last, Ripe: rapid.Bool().Draw(t, "ripe")}
 	if rapid.Bool().Draw(t, "gone") {
 		m.Gone = []string{p.holder(t).id}
 	}

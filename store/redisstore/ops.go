@@ -88,7 +88,7 @@ func (c *conn) Reap(ctx context.Context, q store.Reap) (store.ReapReply, error) 
 
 // Mature implements store.Conn.
 func (c *conn) Mature(ctx context.Context, q store.Mature) (bool, error) {
-	args := []any{q.Birth, bit(q.Ripe)}
+	args := []any{q.Token.Birth, bit(q.Ripe), q.Holder, q.Token.String()}
 	for _, h := range q.Gone {
 		args = append(args, h)
 	}

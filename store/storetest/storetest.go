@@ -49,6 +49,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"a holder that leaves keeps the birth", leave},
 		{"a space has a number while a holder is on it", numbers},
 		{"requests about another birth are refused", otherBirth},
+		{"data matures for who has come as far as it says", matureToken},
 		{"a rate is one over all holders", rateOfAll},
 		{"a refusal uses up nothing of a rate", rateRefusals},
 		{"rates of a key and of its rule, both or neither", rateBoth},
@@ -68,6 +69,23 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 func RunHistory(t *testing.T, s store.Store, turn func()) {
 	t.Helper()
 	otherHistory(newFixture(t, s), turn)
+}
+
+// RunLosses runs the clauses about data of which parts are lost, as a server
+// may evict them. open returns an empty store, and what drops one of its keys:
+// m, t, or r of a holder (r:<holder>).
+func RunLosses(t *testing.T, open func(t *testing.T) (s store.Store, drop func(key string))) {
+	t.Helper()
+	for name, test := range map[string]func(*fixture, func(string)){
+		"a copy of the join that bore the data, of which a part is lost, is stale": copyOfTheFirstJoin,
+		"who has counts in the data and is not on its roster bears it anew":        countsWithoutAMember,
+		"a copy of a mature does not end the youth of data that is born again":     copyOfAMature,
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, drop := open(t)
+			test(newFixture(t, s), drop)
+		})
+	}
 }
 
 func newFixture(t *testing.T, s store.Store) *fixture {
@@ -130,7 +148,7 @@ func (f *fixture) mature() (*holder, *holder) {
 
 func (f *fixture) ripen(h *holder) {
 	f.Helper()
-	young, err := f.conn.Mature(f.ctx, store.Mature{Birth: h.last.Birth, Ripe: true})
+	young, err := f.conn.Mature(f.ctx, store.Mature{Holder: h.id, Token: h.last, Ripe: true})
 	if err != nil || young {
 		f.Fatalf("Mature: young %v, %v", young, err)
 	}

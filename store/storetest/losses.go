@@ -1,0 +1,68 @@
+package storetest
+
+import "usher/store"
+
+// loseAll drops all that two holders have.
+func loseAll(drop func(string), holders ...*holder) {
+	drop("m")
+	drop("t")
+	for _, h := range holders {
+		drop("r:" + h.id)
+	}
+}
+
+func copyOfTheFirstJoin(f *fixture, drop func(string)) {
+	for _, lost := range [][]string{{}, {"m"}, {"t"}} {
+		a, b := f.holder(), f.holder()
+		first := a.joinRequest(entry(5, 1, 1))
+		if reply, err := f.conn.Join(f.ctx, first); err != nil || reply.Birth != first.Candidate {
+			f.Fatalf("the first join: %+v, %v", reply, err)
+		}
+		if _, err := f.conn.Join(f.ctx, b.joinRequest(entry(5, 1, 1))); err != nil {
+			f.Fatalf("the second join: %v", err)
+		}
+		drop("r:" + a.id)
+		for _, key := range lost {
+			drop(key)
+		}
+		_, err := f.conn.Join(f.ctx, first)
+		f.wantErr("a copy of the first join", err, store.ErrStale)
+		loseAll(drop, a, b)
+	}
+}
+
+func countsWithoutAMember(f *fixture, drop func(string)) {
+	a, b := f.holder(), f.holder()
+	first, second := a.joinRequest(entry(5, 1, 1)), b.joinRequest(entry(5, 1, 1))
+	_, err := f.conn.Join(f.ctx, first)
+	f.wantErr("the first join", err, nil)
+	_, err = f.conn.Join(f.ctx, second)
+	f.wantErr("the second join", err, nil)
+	loseAll(drop, a)
+	_, err = f.conn.Join(f.ctx, first) // the same birth again, without b
+	f.wantErr("a copy of the first join", err, nil)
+	again := b.joinRequest(entry(5, 1, 1))
+	again.Last = store.Token{Birth: first.Candidate, Stream: second.Stream}
+	reply, err := f.conn.Join(f.ctx, again)
+	f.wantErr("the next join", err, nil)
+	f.want("birth", reply.Birth, again.Candidate)
+	f.want("kept", reply.Kept, false)
+}
+
+func copyOfAMature(f *fixture, drop func(string)) {
+	a := f.holder()
+	first := a.joinRequest()
+	reply, err := f.conn.Join(f.ctx, first)
+	f.wantErr("the first join", err, nil)
+	a.last = store.Token{Birth: reply.Birth, Stream: first.Stream}
+	a.batch()
+	mature := store.Mature{Holder: a.id, Token: a.last, Ripe: true}
+	_, err = f.conn.Mature(f.ctx, mature)
+	f.wantErr("mature", err, nil)
+	loseAll(drop, a)
+	_, err = f.conn.Join(f.ctx, first)
+	f.wantErr("a copy of the join", err, nil)
+	_, err = f.conn.Mature(f.ctx, mature)
+	f.wantErr("a copy of the mature", err, store.ErrLost)
+	f.want("young", f.observe().Young, true)
+}
