@@ -97,6 +97,22 @@ func TestAdmittedAloneIsToldAtOnce(t *testing.T) {
 	})
 }
 
+// TestRefusedForYouthIsAdmittedAlone: who waits when the data turns out to be lost
+// is told by the store that it is young, and is not refused for that.
+func TestRefusedForYouthIsAdmittedAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newLink()
+		l := start(t, s, func(o *limiter.Options) { o.AdmitAlone = true })
+		mature(t, l)
+		s.data.Flush()
+		g := admit(t, l, 5)
+		if !l.Status().Young || g.Confirmed() {
+			t.Errorf("young %v, confirmed %v", l.Status().Young, g.Confirmed())
+		}
+		g.Release()
+	})
+}
+
 // TestAnswerAfterTheDeadline: who sent the question himself, and gets the answer
 // when his time is over, has his slot; it is nobody's otherwise.
 func TestAnswerAfterTheDeadline(t *testing.T) {
