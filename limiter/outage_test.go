@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -318,26 +317,6 @@ func TestStrictAdmitsNobodyAlone(t *testing.T) {
 	})
 }
 
-// TestTakenSlotStaysInvalid when the lease that it was lost with is followed by
-// another.
-func TestTakenSlotStaysInvalid(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := newLink()
-		l := start(t, s, strict)
-		mature(t, l)
-		before := admit(t, l, 2)
-		s.down()
-		time.Sleep(ttl)
-		s.up()
-		mature(t, l)
-		after := admit(t, l, 2)
-		if before.Valid() || !after.Valid() {
-			t.Errorf("after the outage the old slot is valid: %v, the new one: %v", before.Valid(), after.Valid())
-		}
-		after.Release()
-	})
-}
-
 // TestYouthLasts as long as the fence of whoever may be away, and little longer.
 func TestYouthLasts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -351,61 +330,4 @@ func TestYouthLasts(t *testing.T) {
 			t.Errorf("young for %v at a TTL of %v", took, ttl)
 		}
 	})
-}
-
-// TestFenceCountsFromTheFirstSend of the last request that was acknowledged:
-// neither from its answer, nor from when it was sent again.
-func TestFenceCountsFromTheFirstSend(t *testing.T) {
-	for name, resent := range map[string]bool{"a slow answer": false, "a lost answer": true} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				s := newLink()
-				var mu sync.Mutex
-				var open, acked time.Time // first sends: of the batch under way, and of the last that was acknowledged
-				l := start(t, s, strict, func(o *limiter.Options) {
-					o.Observe = func(op string, took time.Duration, err error) {
-						mu.Lock()
-						defer mu.Unlock()
-						if op != "batch" {
-							return
-						}
-						if open.IsZero() {
-							open = time.Now().Add(-took)
-						}
-						if err == nil {
-							acked, open = open, time.Time{}
-						}
-					}
-				})
-				mature(t, l)
-				g := admit(t, l, 1)
-				s.slow.Store(int64(ttl / 20))
-				time.Sleep(ttl / 2)
-				if resent {
-					var once atomic.Bool
-					s.set(func(op string) (error, error) {
-						if op == "batch" && !once.Swap(true) {
-							return nil, errCut
-						}
-						return nil, nil
-					})
-					for unsettled := true; unsettled; time.Sleep(ttl / 1000) {
-						mu.Lock()
-						unsettled = !once.Load() || !open.IsZero()
-						mu.Unlock()
-					}
-				}
-				s.down()
-				<-lost(g)
-				mu.Lock()
-				fence := acked.Add(ttl * 7 / 10)
-				mu.Unlock()
-				if late := time.Since(fence); late < 0 || late > ttl/100 {
-					t.Errorf("the session ends %v after the fence", late)
-				}
-				s.slow.Store(0)
-				s.up()
-			})
-		})
-	}
 }
