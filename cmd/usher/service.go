@@ -204,6 +204,7 @@ func (s *service) snapshot() admin.Snapshot {
 		Version: version(), Started: s.started, Sessions: s.proxy.Sessions(),
 		Rules: showRules(s.cfg.Config, s.proxy.Generations(), st), Store: admin.StoreOf(s.cfg.Store.String(), st),
 	}
+	now.Store.Failure, now.Store.FailingSince = s.storeWatch.trouble()
 	s.history.show(&now.Rules)
 	for _, ln := range s.socks {
 		now.Listen = append(now.Listen, ln.Addr().String())

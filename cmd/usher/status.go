@@ -80,5 +80,9 @@ func storeLine(s admin.Store) string {
 	case s.Joined:
 		state = "joined"
 	}
-	return fmt.Sprintf("%s, %s, replicas %d, generations %d", s.Address, state, s.Holders, s.Generations)
+	line := fmt.Sprintf("%s, %s, replicas %d, generations %d", s.Address, state, s.Holders, s.Generations)
+	if s.Failure != "" {
+		line += "\n\t" + s.Failing()
+	}
+	return line
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"usher/proxy/admin"
 )
@@ -22,5 +23,16 @@ func TestStatusOfLimits(t *testing.T) {
 		if !strings.Contains(strings.Join(strings.Fields(b.String()), " "), want) {
 			t.Errorf("no %q in\n%s", want, b.String())
 		}
+	}
+}
+
+func TestStatusOfAStoreThatFails(t *testing.T) {
+	st := admin.Store{Address: "redis://r", Joined: true}
+	if line := storeLine(st); strings.Contains(line, "\n") {
+		t.Error(line)
+	}
+	st.Failure, st.FailingSince = "batch: MISCONF", time.Unix(1e9, 0).UTC()
+	if line := storeLine(st); !strings.HasSuffix(line, "\n\tfailing since 2001-09-09T01:46:40Z, last batch: MISCONF") {
+		t.Error(line)
 	}
 }

@@ -18,9 +18,8 @@ import (
 type storeWatch struct {
 	log *slog.Logger
 
-	mu      sync.Mutex
-	failing bool
-	failed  time.Time // the last time
+	mu     sync.Mutex
+	outage outage
 }
 
 // calm is how long nothing must have failed before the store is said to answer
@@ -28,25 +27,44 @@ type storeWatch struct {
 // again, and one of several servers may be away.
 const calm = 5 * time.Second
 
-// observe logs the first failure of the store, and that it serves again: by a
-// join or a batch, which write.
+// observe logs that the store fails, as far as that is news, and that it serves
+// again: by a join or a batch, which write.
 func (w *storeWatch) observe(op string, err error) {
 	if errors.Is(err, context.Canceled) {
 		return // we are stopping
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	now := time.Now()
 	switch {
 	case err != nil:
-		w.failed = time.Now()
-		if !w.failing {
-			w.failing = true
-			w.log.Warn("the store fails; rules without a limit go on", "op", op, "error", err.Error())
+		if w.outage.failed(now, op, err.Error()) {
+			w.tellFailure()
 		}
-	case w.failing && (op == "join" || op == "batch") && time.Since(w.failed) >= calm:
-		w.failing = false
+	case w.outage.lasts() && (op == "join" || op == "batch") && now.Sub(w.outage.last) >= calm:
+		w.outage = outage{}
 		w.log.Info("the store answers again", "for", calm.String())
 	}
+}
+
+// tellFailure logs the last failure. w.mu is held.
+func (w *storeWatch) tellFailure() {
+	attrs := []any{"op", w.outage.op, "error", w.outage.err}
+	if lasted := w.outage.lasted(); lasted != "" {
+		attrs = append(attrs, "for", lasted)
+	}
+	w.log.Warn("the store fails; rules without a limit go on", attrs...)
+}
+
+// trouble returns the last failure of an outage, and since when it lasts; ""
+// if there is none.
+func (w *storeWatch) trouble() (failure string, since time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.outage.lasts() {
+		return "", time.Time{}
+	}
+	return w.outage.op + ": " + w.outage.err, w.outage.since
 }
 
 // watch logs what changes in the limiter's status until ctx is done.
@@ -59,7 +77,8 @@ func (w *storeWatch) watch(ctx context.Context, status func() limiter.Status) {
 		case <-ctx.Done():
 			return
 		case now := <-tick.C:
-			for _, n := range news.next(status(), now) {
+			failure, _ := w.trouble()
+			for _, n := range news.next(status(), failure, now) {
 				w.log.Log(ctx, n.level, n.text, n.attrs...)
 			}
 		}
@@ -83,8 +102,8 @@ type newsLine struct {
 	attrs []any
 }
 
-// next takes the status at now.
-func (n *storeNews) next(st limiter.Status, now time.Time) (lines []newsLine) {
+// next takes the status at now, and what failed last, "" if nothing does.
+func (n *storeNews) next(st limiter.Status, failure string, now time.Time) (lines []newsLine) {
 	say := func(level slog.Level, text string, attrs ...any) {
 		lines = append(lines, newsLine{level, text, attrs})
 	}
@@ -98,7 +117,11 @@ func (n *storeNews) next(st limiter.Status, now time.Time) (lines []newsLine) {
 	case st.Joined && !st.Young && (!n.last.Joined || n.last.Young):
 		say(slog.LevelInfo, "joined the store: limited rules admit", "replicas", len(st.Holders), "generation", st.Generation)
 	case !st.Joined && n.last.Joined:
-		say(slog.LevelWarn, "lost the store: new limited sessions wait and are then refused")
+		var attrs []any
+		if failure != "" {
+			attrs = []any{"error", failure}
+		}
+		say(slog.LevelWarn, "lost the store: new limited sessions wait and are then refused", attrs...)
 	}
 	n.last = st
 	return append(lines, n.differences(st, now)...)

@@ -38,13 +38,33 @@ func TestStoreNews(t *testing.T) {
 		{7 + splitPatience, limiter.Status{Joined: true, Holders: differ}, "different rules"},
 		{8 + splitPatience, limiter.Status{Joined: true, Holders: differ}, ""},
 	} {
-		lines := n.next(step.st, time.Unix(1000, 0).Add(step.at))
+		lines := n.next(step.st, "dial: NOAUTH", time.Unix(1000, 0).Add(step.at))
 		switch {
 		case step.want == "" && len(lines) > 0:
 			t.Errorf("step %d: %v", i, lines)
 		case step.want != "" && (len(lines) != 1 || !strings.Contains(lines[0].text, step.want)):
 			t.Errorf("step %d: %v, want %q", i, lines, step.want)
+		case step.want == "lost the store" && fmt.Sprint(lines[0].attrs) != "[error dial: NOAUTH]":
+			t.Errorf("step %d: %v names no cause", i, lines)
 		}
+	}
+}
+
+// told is a log, of which it can be said how many lines it has and what the
+// last one says.
+type told struct{ bytes.Buffer }
+
+func (o *told) want(t *testing.T, lines int, last ...string) {
+	t.Helper()
+	text := strings.TrimSpace(o.String())
+	got := text[strings.LastIndex(text, "\n")+1:]
+	for _, part := range last {
+		if !strings.Contains(got, part) {
+			t.Errorf("the last line lacks %q:\n%s", part, text)
+		}
+	}
+	if n := strings.Count(o.String(), "\n"); n != lines {
+		t.Errorf("%d lines, want %d:\n%s", n, lines, text)
 	}
 }
 
@@ -52,40 +72,79 @@ func TestStoreNews(t *testing.T) {
 // a while and something was written.
 func TestStoreFailureIsToldOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var out bytes.Buffer
+		var out told
 		w := storeWatch{log: slog.New(slog.NewTextHandler(&out, nil))}
 		refused := errors.New("MISCONF")
-		told := func(lines int, last string) {
-			t.Helper()
-			text := strings.TrimSpace(out.String())
-			if n := strings.Count(out.String(), "\n"); n != lines || !strings.Contains(text[strings.LastIndex(text, "\n")+1:], last) {
-				t.Errorf("%d lines, want %d, the last with %q:\n%s", n, lines, last, text)
-			}
-		}
 		w.observe("batch", nil)
-		told(0, "")
+		out.want(t, 0)
 		for range 100 { // it answers, and takes nothing; another server does
 			w.observe("batch", refused)
 			w.observe("dial", nil)
-			w.observe("join", refused)
+			w.observe("join", nil)
 			w.observe("batch", nil)
 			time.Sleep(calm / 50)
 		}
-		told(1, "the store fails")
+		out.want(t, 1, "the store fails")
 		time.Sleep(calm)
 		w.observe("dial", nil)
 		w.observe("observe", nil)
-		told(1, "the store fails")
+		out.want(t, 1, "the store fails")
 		w.observe("join", nil)
 		w.observe("batch", nil)
-		told(2, "the store answers again")
+		out.want(t, 2, "the store answers again")
 		w.observe("batch", refused)
-		told(3, "the store fails")
+		out.want(t, 3, "the store fails")
+	})
+}
+
+// The first failure may be another one than that which lasts. What changes is
+// told, but not at each change where failures take turns; what lasts is
+// repeated.
+func TestStoreFailureThatChangesIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out told
+		w := storeWatch{log: slog.New(slog.NewTextHandler(&out, nil))}
+		fail := func(op, text string) { w.observe(op, errors.New(text)) }
+		if text, since := w.trouble(); text != "" || !since.IsZero() {
+			t.Error("there is trouble before anything failed:", text, since)
+		}
+		began := time.Now()
+		fail("observe", "EOF")
+		out.want(t, 1, "op=observe error=EOF")
+		for range 9 {
+			time.Sleep(time.Second)
+			fail("dial", "NOAUTH at port 4711")
+			fail("dial", "refused at port 4712")
+			fail("dial", "NOAUTH at port 4713")
+		}
+		out.want(t, 1)
+		time.Sleep(time.Second)
+		fail("dial", "NOAUTH at port 4714")
+		out.want(t, 2, "op=dial", "NOAUTH at port 4714", "for=10s")
+		for range 5 { // the port alone is no change
+			time.Sleep(11 * time.Second)
+			fail("dial", "NOAUTH at port 4715")
+		}
+		out.want(t, 2)
+		time.Sleep(5 * time.Second)
+		fail("dial", "NOAUTH at port 4716")
+		out.want(t, 3, "NOAUTH at port 4716", "for=1m10s")
+		if text, since := w.trouble(); text != "dial: NOAUTH at port 4716" || !since.Equal(began) {
+			t.Error("trouble is", text, "since", since)
+		}
+		time.Sleep(calm)
+		w.observe("join", nil)
+		out.want(t, 4, "the store answers again")
+		if text, _ := w.trouble(); text != "" {
+			t.Error("there is trouble after the end:", text)
+		}
+		fail("dial", "NOAUTH")
+		out.want(t, 5, "NOAUTH")
 	})
 }
 
 // A Redis that answers and refuses all that writes, as one that was made a
-// replica does, is one line in the log, and one when that is over. The lease is
+// replica does, is told of in the log and by the status, and has one line when that is over. The lease is
 // long because a request may take a tenth of it, and one that is late on a busy
 // machine is a failure of its own.
 func TestStoreThatRefuses(t *testing.T) {
@@ -108,13 +167,33 @@ func TestStoreThatRefuses(t *testing.T) {
 		_, metrics := p.get("/metrics")
 		return several.MatchString(metrics)
 	})
+	p.eventually("/status", "READONLY")
 	do("REPLICAOF", "NO", "ONE")
 	p.logged("the store answers again")
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if log := p.raw.String(); strings.Count(log, "the store fails") != 1 || strings.Count(log, "the store answers again") != 1 {
-		t.Error("the store's failure is told of more than once")
+	if log := p.raw.String(); strings.Count(log, "the store answers again") != 1 {
+		t.Error("the end of the store's failure is told of more than once")
 	}
+}
+
+// A Redis that is back with a password is another failure than one that is away,
+// and the cause that an operator has to know.
+func TestStoreThatIsBackWithAPassword(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	p := launch(t, "USHER_STORE="+server.URL(), "USHER_LEASE_TTL=4s", "USHER_CONFIG="+ruleFile(t, passLoopback))
+	p.logged("joined the store: limited rules admit")
+	if err := server.Client().Do(t.Context(), "CONFIG", "SET", "requirepass", "geheim").Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Client().Do(t.Context(), "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes").Err(); err != nil {
+		t.Fatal(err)
+	}
+	if line := p.logged("lost the store: new limited sessions wait and are then refused"); !strings.Contains(fmt.Sprint(line["error"]), "NOAUTH") {
+		t.Error(line)
+	}
+	p.eventually("/readyz?strict=1", "NOAUTH")
 }
 
 // Port 1 of a loopback address that nobody uses stands for a Redis that is away.

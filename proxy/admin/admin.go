@@ -118,7 +118,7 @@ type Status struct {
 func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 	now := s.o.Snapshot()
 	limited := now.Rules.Limited()
-	reason := s.o.Readiness.Check(time.Now(), limited, now.Store.WasMature)
+	reason := s.unready(now)
 	if reason == "" && limited && r.URL.Query().Get("strict") == "1" {
 		reason = now.Store.trouble()
 	}
@@ -132,9 +132,18 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
+// unready says why a balancer should send nobody here, "" if it should.
+func (s *Server) unready(now Snapshot) string {
+	reason := s.o.Readiness.Check(time.Now(), now.Rules.Limited(), now.Store.WasMature)
+	if reason == StorePending {
+		return now.Store.because(reason)
+	}
+	return reason
+}
+
 func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
 	now := s.o.Snapshot()
-	reason := s.o.Readiness.Check(time.Now(), now.Rules.Limited(), now.Store.WasMature)
+	reason := s.unready(now)
 	writeJSON(w, http.StatusOK, Status{Ready: reason == "", Reason: reason, Snapshot: now})
 }
 

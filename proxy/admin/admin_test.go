@@ -144,6 +144,29 @@ func TestLosingTheStoreKeepsReadyButNotStrict(t *testing.T) {
 	w.want(t, "GET", "/readyz?strict=1", 200, `"limited": false`)
 }
 
+// Who asks why a replica is not ready is told how the store fails, and since when.
+func TestReasonsNameTheFailure(t *testing.T) {
+	w := serve(t)
+	w.ready.Listening()
+	const failing = "; failing since 2001-09-09T01:46:40Z, last dial: NOAUTH"
+	fail := func(store admin.Store) {
+		store.Failure, store.FailingSince = "dial: NOAUTH", time.Unix(1e9, 0).UTC()
+		w.set(func(s *admin.Snapshot) { s.Store = store })
+	}
+	fail(admin.Store{})
+	w.want(t, "GET", "/readyz", 503, admin.StorePending+failing)
+	w.want(t, "GET", "/status", 200, admin.StorePending+failing, `"failure": "dial: NOAUTH"`, `"failing_since": "2001-09-09T01:46:40Z"`)
+	fail(admin.Store{WasMature: true})
+	w.want(t, "GET", "/readyz", 200, `"failure": "dial: NOAUTH"`)
+	w.want(t, "GET", "/readyz?strict=1", 503, "the store is not joined"+failing)
+	fail(admin.Store{Joined: true, Young: true, WasMature: true})
+	w.want(t, "GET", "/readyz?strict=1", 503, "gives nothing new out yet"+failing)
+	w.set(func(s *admin.Snapshot) { s.Store = admin.Store{Joined: true, WasMature: true} })
+	if _, body := w.ask(t, "GET", "/status"); strings.Contains(body, "fail") {
+		t.Errorf("nothing fails, and the status says\n%s", body)
+	}
+}
+
 func TestStatusIsJSON(t *testing.T) {
 	w := serve(t)
 	code, body := w.ask(t, "GET", "/status")

@@ -60,6 +60,10 @@ type Store struct {
 	Generations int    `json:"generations"` // distinct ones among them
 	// Replicas is the roster: id of the replica -> digest of its rules.
 	Replicas map[string]string `json:"replicas,omitempty"`
+	// Failure is what failed last, and FailingSince when it began to; both are
+	// zero if nothing does. A store may be joined and fail.
+	Failure      string    `json:"failure,omitempty"`
+	FailingSince time.Time `json:"failing_since,omitzero"`
 }
 
 // StoreOf returns what st says about the store at address.
@@ -80,9 +84,22 @@ func (s Store) trouble() string {
 	case s.Mismatch != "":
 		return "other replicas run with other lease settings: " + s.Mismatch
 	case !s.Joined:
-		return "the store is not joined"
+		return s.because("the store is not joined")
 	case s.Young:
-		return "the store is young: it gives nothing new out yet"
+		return s.because("the store is young: it gives nothing new out yet")
 	}
 	return ""
+}
+
+// because adds to a reason what failed last, if something does.
+func (s Store) because(reason string) string {
+	if s.Failure == "" {
+		return reason
+	}
+	return reason + "; " + s.Failing()
+}
+
+// Failing says of a store that fails since when and how.
+func (s Store) Failing() string {
+	return "failing since " + s.FailingSince.Format(time.RFC3339) + ", last " + s.Failure
 }
