@@ -103,7 +103,7 @@ func (s *service) assemble(policy *proxy.Policy, adminListener []net.Listener) {
 	reg := admin.NewRegistry(version(), runtime.Version())
 	s.history.use(policy.Rules)
 	s.ready = admin.NewReadiness(s.started, s.cfg.LeaseTTL)
-	s.storeWatch.log = s.log.Logger
+	s.storeWatch.log, s.storeWatch.texts = s.log.Logger, lossTextsOf(s.cfg)
 	redis.SetLogger(redisLog{s.log.Logger})
 	measure := admin.NewStoreMetrics(reg)
 	s.limiter = limiter.New(limiter.Options{

@@ -16,10 +16,34 @@ import (
 // storeWatch tells the log how this replica stands with its store. The limiter
 // itself does not log.
 type storeWatch struct {
-	log *slog.Logger
+	log   *slog.Logger
+	texts lossTexts
 
 	mu     sync.Mutex
 	outage outage
+}
+
+// lossTexts say what it means for sessions that the store fails or is lost,
+// which the settings decide.
+type lossTexts struct{ fails, lost string }
+
+func lossTextsOf(cfg config) lossTexts {
+	switch {
+	case cfg.LeaseLoss == "close":
+		return lossTexts{
+			fails: "the store fails; rules without a limit go on, limited sessions end if it lasts for 0.7 USHER_LEASE_TTL",
+			lost:  "lost the store: new limited sessions wait and are then refused, those that run end with their lease",
+		}
+	case cfg.StoreDown == "admit":
+		return lossTexts{
+			fails: "the store fails; rules without a limit go on",
+			lost:  "lost the store: new limited sessions wait and are then admitted by this replica's own count",
+		}
+	}
+	return lossTexts{
+		fails: "the store fails; rules without a limit go on",
+		lost:  "lost the store: new limited sessions wait and are then refused",
+	}
 }
 
 // calm is how long nothing must have failed before the store is said to answer
@@ -43,7 +67,7 @@ func (w *storeWatch) observe(op string, err error) {
 		}
 	case w.outage.lasts() && (op == "join" || op == "batch") && now.Sub(w.outage.last) >= calm:
 		w.outage = outage{}
-		w.log.Info("the store answers again", "for", calm.String())
+		w.log.Info("the store answers again", "no_failure_for", calm.String())
 	}
 }
 
@@ -53,7 +77,7 @@ func (w *storeWatch) tellFailure() {
 	if lasted := w.outage.lasted(); lasted != "" {
 		attrs = append(attrs, "for", lasted)
 	}
-	w.log.Warn("the store fails; rules without a limit go on", attrs...)
+	w.log.Warn(w.texts.fails, attrs...)
 }
 
 // trouble returns the last failure of an outage, and since when it lasts; ""
@@ -69,7 +93,7 @@ func (w *storeWatch) trouble() (failure string, since time.Time) {
 
 // watch logs what changes in the limiter's status until ctx is done.
 func (w *storeWatch) watch(ctx context.Context, status func() limiter.Status) {
-	var news storeNews
+	news := storeNews{texts: w.texts}
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -91,6 +115,7 @@ const splitPatience = 5 * time.Minute
 
 // storeNews finds what is worth a line in successive statuses.
 type storeNews struct {
+	texts     lossTexts
 	last      limiter.Status
 	split     time.Time // since when replicas differ in their rules; zero: they do not
 	splitTold bool
@@ -121,7 +146,7 @@ func (n *storeNews) next(st limiter.Status, failure string, now time.Time) (line
 		if failure != "" {
 			attrs = []any{"error", failure}
 		}
-		say(slog.LevelWarn, "lost the store: new limited sessions wait and are then refused", attrs...)
+		say(slog.LevelWarn, n.texts.lost, attrs...)
 	}
 	n.last = st
 	return append(lines, n.differences(st, now)...)

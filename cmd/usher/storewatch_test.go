@@ -20,7 +20,7 @@ import (
 func TestStoreNews(t *testing.T) {
 	same := map[string]string{"aaaaaaaaaaaa": "c1x", "bbbbbbbbbbbb": "c1x"}
 	differ := map[string]string{"aaaaaaaaaaaa": "c1x", "bbbbbbbbbbbb": "c1y"}
-	var n storeNews
+	n := storeNews{texts: lossTextsOf(config{})}
 	for i, step := range []struct {
 		at   time.Duration
 		st   limiter.Status
@@ -50,6 +50,27 @@ func TestStoreNews(t *testing.T) {
 	}
 }
 
+// What becomes of sessions is told as the settings have it.
+func TestLossIsToldByMode(t *testing.T) {
+	for _, c := range []struct {
+		cfg         config
+		fails, lost string // with which the lines end
+	}{
+		{config{LeaseLoss: "keep", StoreDown: "refuse"}, "; rules without a limit go on", "wait and are then refused"},
+		{config{LeaseLoss: "keep", StoreDown: "admit"}, "; rules without a limit go on", "wait and are then admitted by this replica's own count"},
+		{config{LeaseLoss: "close", StoreDown: "refuse"}, "limited sessions end if it lasts for 0.7 USHER_LEASE_TTL", "those that run end with their lease"},
+	} {
+		var out told
+		w := storeWatch{log: slog.New(slog.NewTextHandler(&out, nil)), texts: lossTextsOf(c.cfg)}
+		w.observe("batch", errors.New("EOF"))
+		out.want(t, 1, c.fails+"\"")
+		n := storeNews{texts: w.texts, last: limiter.Status{Joined: true}}
+		if lines := n.next(limiter.Status{}, "", time.Now()); len(lines) != 1 || !strings.HasSuffix(lines[0].text, c.lost) {
+			t.Errorf("%+v: %v, want %q", c.cfg, lines, c.lost)
+		}
+	}
+}
+
 // told is a log, of which it can be said how many lines it has and what the
 // last one says.
 type told struct{ bytes.Buffer }
@@ -73,7 +94,7 @@ func (o *told) want(t *testing.T, lines int, last ...string) {
 func TestStoreFailureIsToldOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out told
-		w := storeWatch{log: slog.New(slog.NewTextHandler(&out, nil))}
+		w := storeWatch{log: slog.New(slog.NewTextHandler(&out, nil)), texts: lossTextsOf(config{})}
 		refused := errors.New("MISCONF")
 		w.observe("batch", nil)
 		out.want(t, 0)
@@ -91,7 +112,7 @@ func TestStoreFailureIsToldOnce(t *testing.T) {
 		out.want(t, 1, "the store fails")
 		w.observe("join", nil)
 		w.observe("batch", nil)
-		out.want(t, 2, "the store answers again")
+		out.want(t, 2, "the store answers again", "no_failure_for=5s")
 		w.observe("batch", refused)
 		out.want(t, 3, "the store fails")
 	})
