@@ -35,6 +35,7 @@ type holder struct {
 	resend *request    // a batch whose outcome is unknown
 	lease  *lease      // the current one
 	older  []*lease    // those on which counters still stand after a loss
+	lapsed uint64      // leases that passed their fence with sessions on them
 	young  bool
 	ripe   bool // it was joined and mature at least once
 
@@ -334,15 +335,20 @@ func (h *holder) checkFences(now time.Duration) {
 // sessions; otherwise they live on, and nothing is refilled until the store
 // says that the total is back under the maximum.
 func (h *holder) fencePassed(l *lease) {
+	relied := false
 	for _, c := range h.counters {
 		if c.lease.Load() != l {
 			continue
 		}
+		relied = relied || c.live > 0
 		if h.settings.Strict {
 			h.take(c, c.live)
 		} else if c.live > 0 {
 			c.over = true
 		}
+	}
+	if relied && !l.ended { // one of the older may have ended while it was current
+		h.lapsed++
 	}
 }
 

@@ -237,6 +237,7 @@ type Status struct {
 	Generation uint64            // the number of the space in force here, 0 until the store told it
 	Holders    map[string]string // replicas that the store knows, and the space of each
 	Totals     map[string]int64  // sessions over all replicas, of the counters named in SetSpace
+	LeasesLost uint64            // how often a shard's lease ended with sessions that relied on it: they end, or go on uncounted
 }
 
 // Status reports on all shards together.
@@ -247,6 +248,7 @@ func (l *Limiter) Status() Status {
 		out.Joined = out.Joined && one.Joined
 		out.WasMature = out.WasMature && one.WasMature
 		out.Young = out.Young || one.Young
+		out.LeasesLost += one.LeasesLost
 		if one.Mismatch != "" {
 			out.Mismatch = one.Mismatch
 		}

@@ -349,5 +349,10 @@ func TestTwoShards(t *testing.T) {
 				t.Errorf("rule %d: %v", i, err)
 			}
 		}
+		s.down()
+		time.Sleep(ttl)
+		if n := l.Status().LeasesLost; n != 2 {
+			t.Errorf("%d leases lost, want that of each shard", n)
+		}
 	})
 }

@@ -97,6 +97,46 @@ func TestOutageStrictClosesAtTheFence(t *testing.T) {
 	})
 }
 
+// TestLostLeasesAreCounted: once for each loss, and only where a session relied
+// on the lease, however soon the replica is back and however many counters it
+// claims then.
+func TestLostLeasesAreCounted(t *testing.T) {
+	for name, change := range map[string]func(*limiter.Options){"keep": func(*limiter.Options) {}, "close": strict} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newLink()
+				l := start(t, s, change)
+				mature(t, l)
+				loses := func(want uint64) {
+					t.Helper()
+					s.down()
+					time.Sleep(ttl)
+					s.restart() // so that it is another lease on which they are claimed
+					s.up()
+					mature(t, l)
+					time.Sleep(ttl)
+					if n := l.Status().LeasesLost; n != want {
+						t.Errorf("%d leases lost, want %d", n, want)
+					}
+				}
+				admit(t, l, 1).Release()
+				loses(0)
+				for i := range store.MaxEntries + 6 { // more than a join claims
+					if _, err := l.Admit(t.Context(), limiter.Limit{Rule: fmt.Sprint("c1aaaa/s", i), Max: 1}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				loses(1)
+				if name == "keep" {
+					loses(2)
+				} else {
+					loses(1) // they have ended
+				}
+			})
+		})
+	}
+}
+
 func TestStoreThatLostItsData(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()

@@ -303,7 +303,7 @@ func (s *shard) status() Status {
 	h := s.holder
 	out := Status{
 		Joined: h.phase == live || h.phase == reclaiming, WasMature: h.ripe, Young: h.young,
-		Holders: map[string]string{}, Totals: map[string]int64{},
+		Holders: map[string]string{}, Totals: map[string]int64{}, LeasesLost: h.lapsed,
 	}
 	if h.apart() {
 		out.Mismatch = h.rivals.settings.String()

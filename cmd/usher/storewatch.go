@@ -25,24 +25,29 @@ type storeWatch struct {
 
 // lossTexts say what it means for sessions that the store fails or is lost,
 // which the settings decide.
-type lossTexts struct{ fails, lost string }
+type lossTexts struct{ fails, lost, lease string }
 
 func lossTextsOf(cfg config) lossTexts {
+	const goOn = "the lease was lost: limited sessions here go on while others may be given their slots; " +
+		"what is then above a limit is not refilled"
 	switch {
 	case cfg.LeaseLoss == "close":
 		return lossTexts{
 			fails: "the store fails; rules without a limit go on, limited sessions end if it lasts for 0.7 USHER_LEASE_TTL",
 			lost:  "lost the store: new limited sessions wait and are then refused, those that run end with their lease",
+			lease: "the lease was lost: limited sessions that relied on it have ended",
 		}
 	case cfg.StoreDown == "admit":
 		return lossTexts{
 			fails: "the store fails; rules without a limit go on",
 			lost:  "lost the store: new limited sessions wait and are then admitted by this replica's own count",
+			lease: goOn,
 		}
 	}
 	return lossTexts{
 		fails: "the store fails; rules without a limit go on",
 		lost:  "lost the store: new limited sessions wait and are then refused",
+		lease: goOn,
 	}
 }
 
@@ -131,6 +136,9 @@ type newsLine struct {
 func (n *storeNews) next(st limiter.Status, failure string, now time.Time) (lines []newsLine) {
 	say := func(level slog.Level, text string, attrs ...any) {
 		lines = append(lines, newsLine{level, text, attrs})
+	}
+	if lapsed := st.LeasesLost - n.last.LeasesLost; lapsed > 0 {
+		say(slog.LevelWarn, n.texts.lease, "leases", lapsed)
 	}
 	switch {
 	case st.Mismatch != "" && st.Mismatch != n.last.Mismatch:

@@ -9,6 +9,7 @@ import (
 	"net"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -37,6 +38,8 @@ func TestStoreNews(t *testing.T) {
 		{8 + splitPatience - 2, limiter.Status{Joined: true, Holders: differ}, ""},
 		{7 + splitPatience, limiter.Status{Joined: true, Holders: differ}, "different rules"},
 		{8 + splitPatience, limiter.Status{Joined: true, Holders: differ}, ""},
+		{9 + splitPatience, limiter.Status{Joined: true, Holders: same, LeasesLost: 2}, "the lease was lost"}, // and back within a tick
+		{10 + splitPatience, limiter.Status{Joined: true, Holders: same, LeasesLost: 2}, ""},
 	} {
 		lines := n.next(step.st, "dial: NOAUTH", time.Unix(1000, 0).Add(step.at))
 		switch {
@@ -53,20 +56,21 @@ func TestStoreNews(t *testing.T) {
 // What becomes of sessions is told as the settings have it.
 func TestLossIsToldByMode(t *testing.T) {
 	for _, c := range []struct {
-		cfg         config
-		fails, lost string // with which the lines end
+		cfg                config
+		fails, lost, lease string // with which the lines end
 	}{
-		{config{LeaseLoss: "keep", StoreDown: "refuse"}, "; rules without a limit go on", "wait and are then refused"},
-		{config{LeaseLoss: "keep", StoreDown: "admit"}, "; rules without a limit go on", "wait and are then admitted by this replica's own count"},
-		{config{LeaseLoss: "close", StoreDown: "refuse"}, "limited sessions end if it lasts for 0.7 USHER_LEASE_TTL", "those that run end with their lease"},
+		{config{LeaseLoss: "keep", StoreDown: "refuse"}, "; rules without a limit go on", "wait and are then refused", "is not refilled"},
+		{config{LeaseLoss: "keep", StoreDown: "admit"}, "; rules without a limit go on", "wait and are then admitted by this replica's own count", "is not refilled"},
+		{config{LeaseLoss: "close", StoreDown: "refuse"}, "limited sessions end if it lasts for 0.7 USHER_LEASE_TTL", "those that run end with their lease", "have ended"},
 	} {
 		var out told
 		w := storeWatch{log: slog.New(slog.NewTextHandler(&out, nil)), texts: lossTextsOf(c.cfg)}
 		w.observe("batch", errors.New("EOF"))
 		out.want(t, 1, c.fails+"\"")
 		n := storeNews{texts: w.texts, last: limiter.Status{Joined: true}}
-		if lines := n.next(limiter.Status{}, "", time.Now()); len(lines) != 1 || !strings.HasSuffix(lines[0].text, c.lost) {
-			t.Errorf("%+v: %v, want %q", c.cfg, lines, c.lost)
+		lines := n.next(limiter.Status{LeasesLost: 1}, "", time.Now())
+		if len(lines) != 2 || !strings.HasSuffix(lines[0].text, c.lease) || !strings.HasSuffix(lines[1].text, c.lost) {
+			t.Errorf("%+v: %v, want %q and %q", c.cfg, lines, c.lease, c.lost)
 		}
 	}
 }
@@ -215,6 +219,30 @@ func TestStoreThatIsBackWithAPassword(t *testing.T) {
 		t.Error(line)
 	}
 	p.eventually("/readyz?strict=1", "NOAUTH")
+}
+
+// A replica that was stopped for longer than its lease joins again at once, and
+// what others were given meanwhile is told of all the same.
+func TestReplicaThatWasStoppedTellsOfItsLease(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	env := []string{"USHER_STORE=" + server.URL(), "USHER_LEASE_TTL=2s", "USHER_CONFIG=" + ruleFile(t, passLoopback)}
+	p, q := launch(t, env...), launch(t, env...)
+	target := webServer(t)
+	admitted := func(p *process) bool {
+		_, code := connect(t, p, target)
+		return code == 0
+	}
+	for range 3 { // all slots
+		redistest.Eventually(t, patience, "a session of the first replica", func() bool { return admitted(p) })
+	}
+	p.signal(syscall.SIGSTOP)
+	redistest.Eventually(t, patience, "its slots are given to the second", func() bool { return admitted(q) })
+	p.signal(syscall.SIGCONT)
+	p.logged("the lease was lost: limited sessions here go on while others may be given their slots; what is then above a limit is not refilled")
+	if _, metrics := p.get("/metrics"); strings.Contains(metrics, "usher_store_leases_lost_total 0\n") {
+		t.Error("the metric says that no lease was lost")
+	}
 }
 
 // Port 1 of a loopback address that nobody uses stands for a Redis that is away.

@@ -43,7 +43,7 @@ func serve(t *testing.T) world {
 			},
 		},
 		Store: admin.StoreOf("memory", limiter.Status{
-			Joined: true, WasMature: true, Holders: map[string]string{"a": "c1x", "b": "c1y", "c": "c1x"},
+			Joined: true, WasMature: true, LeasesLost: 4, Holders: map[string]string{"a": "c1x", "b": "c1y", "c": "c1x"},
 		}),
 	}
 	snapshot := func() admin.Snapshot {
@@ -198,6 +198,7 @@ func TestMetrics(t *testing.T) {
 		`usher_store_errors_total{op="batch"} 1`,
 		"usher_store_joined 1\n", "usher_store_young 0\n", "usher_store_settings_mismatch 0\n",
 		"usher_store_holders 3\n", "usher_store_generations 2\n",
+		"# TYPE usher_store_leases_lost_total counter\n", "usher_store_leases_lost_total 4\n",
 	)
 	if _, body := w.ask(t, "GET", "/metrics"); strings.Contains(body, `usher_rule_sessions_limit{generation="g5-9f31c2ab",rule="s2"}`) {
 		t.Error("there is a limit of a rule that has no maximum")

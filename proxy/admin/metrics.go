@@ -86,12 +86,14 @@ var (
 		"Replicas on the store's roster.")
 	storeGenerations = desc("store_generations",
 		"Distinct generations of rules among the replicas on the roster; above 1 for long is a mistake.")
+	storeLeasesLost = desc("store_leases_lost_total",
+		"Leases, one for each shard of the store, that ended with sessions of limited rules that relied on them.")
 )
 
 // Describe implements prometheus.Collector.
 func (c *snapshotCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{generation, reloadOK, reloadTime, ruleSessions, ruleLimit,
-		storeJoined, storeYoung, storeMismatch, storeHolders, storeGenerations} {
+		storeJoined, storeYoung, storeMismatch, storeHolders, storeGenerations, storeLeasesLost} {
 		ch <- d
 	}
 }
@@ -116,6 +118,7 @@ func (c *snapshotCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(storeMismatch, flag(now.Store.Mismatch != ""))
 	gauge(storeHolders, float64(now.Store.Holders))
 	gauge(storeGenerations, float64(now.Store.Generations))
+	ch <- prometheus.MustNewConstMetric(storeLeasesLost, prometheus.CounterValue, float64(now.Store.LeasesLost))
 }
 
 func flag(b bool) float64 {

@@ -60,6 +60,8 @@ type Store struct {
 	Generations int    `json:"generations"` // distinct ones among them
 	// Replicas is the roster: id of the replica -> digest of its rules.
 	Replicas map[string]string `json:"replicas,omitempty"`
+	// LeasesLost is how often a lease ended with sessions that relied on it.
+	LeasesLost uint64 `json:"leases_lost"`
 	// Failure is what failed last, and FailingSince when it began to; both are
 	// zero if nothing does. A store may be joined and fail.
 	Failure      string    `json:"failure,omitempty"`
@@ -74,7 +76,7 @@ func StoreOf(address string, st limiter.Status) Store {
 	}
 	return Store{
 		Address: address, Joined: st.Joined, WasMature: st.WasMature, Young: st.Young, Mismatch: st.Mismatch,
-		Holders: len(st.Holders), Generations: len(distinct), Replicas: st.Holders,
+		Holders: len(st.Holders), Generations: len(distinct), Replicas: st.Holders, LeasesLost: st.LeasesLost,
 	}
 }
 
