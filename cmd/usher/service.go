@@ -103,7 +103,7 @@ func (s *service) assemble(policy *proxy.Policy, adminListener []net.Listener) {
 	reg := admin.NewRegistry(version(), runtime.Version())
 	s.history.use(policy.Rules)
 	s.ready = admin.NewReadiness(s.started, s.cfg.LeaseTTL)
-	s.storeWatch.log, s.storeWatch.texts = s.log.Logger, lossTextsOf(s.cfg)
+	s.storeWatch.log, s.storeWatch.ttl, s.storeWatch.texts = s.log.Logger, s.cfg.LeaseTTL, lossTextsOf(s.cfg)
 	redis.SetLogger(redisLog{s.log.Logger})
 	measure := admin.NewStoreMetrics(reg)
 	s.limiter = limiter.New(limiter.Options{
@@ -111,7 +111,7 @@ func (s *service) assemble(policy *proxy.Policy, adminListener []net.Listener) {
 		AdmitAlone: s.cfg.StoreDown == "admit",
 		Observe: func(op string, took time.Duration, err error) {
 			measure.Observe(op, took, err)
-			s.storeWatch.observe(op, err)
+			s.storeWatch.observe(op, took, err)
 		},
 	})
 	s.watchStore()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -17,6 +18,7 @@ import (
 // itself does not log.
 type storeWatch struct {
 	log   *slog.Logger
+	ttl   time.Duration
 	texts lossTexts
 
 	mu     sync.Mutex
@@ -58,7 +60,7 @@ const calm = 5 * time.Second
 
 // observe logs that the store fails, as far as that is news, and that it serves
 // again: by a join or a batch, which write.
-func (w *storeWatch) observe(op string, err error) {
+func (w *storeWatch) observe(op string, took time.Duration, err error) {
 	if errors.Is(err, context.Canceled) {
 		return // we are stopping
 	}
@@ -67,13 +69,27 @@ func (w *storeWatch) observe(op string, err error) {
 	now := time.Now()
 	switch {
 	case err != nil:
-		if w.outage.failed(now, op, err.Error()) {
+		if w.outage.failed(now, op, w.describe(op, took, err)) {
 			w.tellFailure()
 		}
 	case w.outage.lasts() && (op == "join" || op == "batch") && now.Sub(w.outage.last) >= calm:
 		w.outage = outage{}
 		w.log.Info("the store answers again", "no_failure_for", calm.String())
 	}
+}
+
+// describe returns the text of a failure. Of a request that has used up its time
+// the error itself says neither how long that was nor what sets it.
+func (w *storeWatch) describe(op string, took time.Duration, err error) string {
+	limit, share := w.ttl/10, "a tenth"
+	if op == "dial" {
+		limit, share = w.ttl/5, "a fifth"
+	}
+	late := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
+	if !late || took < limit { // parts of a dial have limits of their own
+		return err.Error()
+	}
+	return fmt.Sprintf("no answer within %v, %s of USHER_LEASE_TTL: %v", limit, share, err)
 }
 
 // tellFailure logs the last failure. w.mu is held.

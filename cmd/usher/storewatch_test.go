@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"regexp"
 	"strings"
 	"syscall"
@@ -53,6 +54,40 @@ func TestStoreNews(t *testing.T) {
 	}
 }
 
+// A request that ends by its own limit is told with that and what sets it.
+func TestFailureOfALateAnswer(t *testing.T) {
+	w := storeWatch{ttl: 2 * time.Second}
+	late := fmt.Errorf("read: %w", os.ErrDeadlineExceeded)
+	for _, c := range []struct {
+		op   string
+		took time.Duration
+		err  error
+		want string
+	}{
+		{"batch", 200 * time.Millisecond, late, "no answer within 200ms, a tenth of USHER_LEASE_TTL: read: i/o timeout"},
+		{"join", time.Second, context.DeadlineExceeded, "no answer within 200ms, a tenth of USHER_LEASE_TTL: context deadline exceeded"},
+		{"dial", 400 * time.Millisecond, late, "no answer within 400ms, a fifth of USHER_LEASE_TTL: read: i/o timeout"},
+		{"dial", 300 * time.Millisecond, late, "read: i/o timeout"}, // a limit of the client's own
+		{"batch", time.Second, errors.New("EOF"), "EOF"},
+	} {
+		if got := w.describe(c.op, c.took, c.err); got != c.want {
+			t.Errorf("%s after %v: %q, want %q", c.op, c.took, got, c.want)
+		}
+	}
+}
+
+// A Redis that does not answer is told of with the time that it was given.
+func TestStoreThatDoesNotAnswer(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	p := launch(t, "USHER_STORE="+server.URL(), "USHER_LEASE_TTL=4s", "USHER_CONFIG="+ruleFile(t, passLoopback))
+	p.logged("joined the store: limited rules admit")
+	if err := server.Client().Do(t.Context(), "CLIENT", "PAUSE", patience.Milliseconds(), "ALL").Err(); err != nil {
+		t.Fatal(err)
+	}
+	p.eventually("/status", "of USHER_LEASE_TTL")
+}
+
 // What becomes of sessions is told as the settings have it.
 func TestLossIsToldByMode(t *testing.T) {
 	for _, c := range []struct {
@@ -65,7 +100,7 @@ func TestLossIsToldByMode(t *testing.T) {
 	} {
 		var out told
 		w := storeWatch{log: slog.New(slog.NewTextHandler(&out, nil)), texts: lossTextsOf(c.cfg)}
-		w.observe("batch", errors.New("EOF"))
+		w.observe("batch", 0, errors.New("EOF"))
 		out.want(t, 1, c.fails+"\"")
 		n := storeNews{texts: w.texts, last: limiter.Status{Joined: true}}
 		lines := n.next(limiter.Status{LeasesLost: 1}, "", time.Now())
@@ -100,24 +135,24 @@ func TestStoreFailureIsToldOnce(t *testing.T) {
 		var out told
 		w := storeWatch{log: slog.New(slog.NewTextHandler(&out, nil)), texts: lossTextsOf(config{})}
 		refused := errors.New("MISCONF")
-		w.observe("batch", nil)
+		w.observe("batch", 0, nil)
 		out.want(t, 0)
 		for range 100 { // it answers, and takes nothing; another server does
-			w.observe("batch", refused)
-			w.observe("dial", nil)
-			w.observe("join", nil)
-			w.observe("batch", nil)
+			w.observe("batch", 0, refused)
+			w.observe("dial", 0, nil)
+			w.observe("join", 0, nil)
+			w.observe("batch", 0, nil)
 			time.Sleep(calm / 50)
 		}
 		out.want(t, 1, "the store fails")
 		time.Sleep(calm)
-		w.observe("dial", nil)
-		w.observe("observe", nil)
+		w.observe("dial", 0, nil)
+		w.observe("observe", 0, nil)
 		out.want(t, 1, "the store fails")
-		w.observe("join", nil)
-		w.observe("batch", nil)
+		w.observe("join", 0, nil)
+		w.observe("batch", 0, nil)
 		out.want(t, 2, "the store answers again", "no_failure_for=5s")
-		w.observe("batch", refused)
+		w.observe("batch", 0, refused)
 		out.want(t, 3, "the store fails")
 	})
 }
@@ -129,7 +164,7 @@ func TestStoreFailureThatChangesIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out told
 		w := storeWatch{log: slog.New(slog.NewTextHandler(&out, nil))}
-		fail := func(op, text string) { w.observe(op, errors.New(text)) }
+		fail := func(op, text string) { w.observe(op, 0, errors.New(text)) }
 		if text, since := w.trouble(); text != "" || !since.IsZero() {
 			t.Error("there is trouble before anything failed:", text, since)
 		}
@@ -158,7 +193,7 @@ func TestStoreFailureThatChangesIsTold(t *testing.T) {
 			t.Error("trouble is", text, "since", since)
 		}
 		time.Sleep(calm)
-		w.observe("join", nil)
+		w.observe("join", 0, nil)
 		out.want(t, 4, "the store answers again")
 		if text, _ := w.trouble(); text != "" {
 			t.Error("there is trouble after the end:", text)
