@@ -167,7 +167,7 @@ func TestCloseIsCutShort(t *testing.T) {
 			time.Sleep(after)
 			s.slow.Store(int64(ttl / 10))
 			s.down()
-			go l.Admit(context.Background(), limitOf(5)) // ends with the limiter: the bubble waits for it
+			go func() { _, _ = l.Admit(context.Background(), limitOf(5)) }() // ends with the limiter: the bubble waits for it
 			time.Sleep(ttl / 20)
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()
