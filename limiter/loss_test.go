@@ -34,6 +34,18 @@ func (c spiedConn) Join(ctx context.Context, j store.Join) (store.JoinReply, err
 	return c.Conn.Join(ctx, j)
 }
 
+// again sends a copy of a join that bears the data.
+func again(t *testing.T, data *memstore.Store, j store.Join) {
+	t.Helper()
+	conn, err := data.Dial(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if reply, err := conn.Join(t.Context(), j); err != nil || reply.Birth != j.Candidate {
+		t.Fatalf("the copy: %+v, %v", reply, err)
+	}
+}
+
 // notBoth asks a until it admits to a limit of one, of which g is a session, or
 // for two TTL, and fails if then both sessions are valid.
 func notBoth(t *testing.T, a *limiter.Limiter, g *limiter.Grant) {
@@ -79,49 +91,11 @@ func TestDataBornTwiceIsNotTheSame(t *testing.T) {
 		// The second loss: a copy of a's join is there first, and b is cut off.
 		wayB.down()
 		data.Restart(memstore.Snapshot{})
-		again, err := data.Dial(t.Context(), 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if reply, err := again.Join(t.Context(), *wayA.join.Load()); err != nil || !borneByA() {
-			t.Fatalf("the copy: %+v, %v", reply, err)
-		}
+		again(t, data, *wayA.join.Load())
 		wayA.up()
 		notBoth(t, a, g)
 		wayB.up()
 	})
-}
-
-// Who waits because others have other settings does not take the place of their
-// data when it is lost: their sessions live on up to their own fence.
-func TestOtherSettingsBearNoLostData(t *testing.T) {
-	for name, back := range map[string]bool{"the others come back": true, "the others are away": false} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				way := newLink()
-				other := way.fork()
-				a := start(t, way, strict)
-				mature(t, a)
-				g := admit(t, a, 1)
-				b := start(t, other, strict, func(o *limiter.Options) { o.TTL = ttl / 10 })
-				time.Sleep(ttl / 2)
-				if b.Status().Mismatch == "" {
-					t.Fatalf("the other settings are let in: %+v", b.Status())
-				}
-				way.data.Flush()
-				if !back {
-					way.down()
-					notBoth(t, b, g)
-					way.up()
-					return
-				}
-				time.Sleep(2 * ttl)
-				if !g.Valid() || !a.Status().Joined || b.Status().Joined {
-					t.Errorf("after the loss: valid %v, %+v, and the other %+v", g.Valid(), a.Status(), b.Status())
-				}
-			})
-		})
-	}
 }
 
 // Housekeeping that fails each time, as for a user that may not do it, takes

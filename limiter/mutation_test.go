@@ -28,6 +28,7 @@ const (
 	counterGo  = "limiter/counter.go"
 	observerGo = "limiter/observer.go"
 	driverGo   = "limiter/shard.go"
+	restGo     = "limiter/rest.go"
 	shardGo    = "store/memstore/shard.go"
 	entriesGo  = "store/memstore/entries.go"
 )
@@ -71,10 +72,10 @@ var mutations = []mutation{
 	{"others' lost data is borne", batchGo, "Reluctant: h.rivals.mayReturn(now, h.timing)", "Reluctant: false", "TestOtherSettingsBearNoLostData", "their limits hold all the same: young data is watched for their time"},
 	{"housekeeping before all else", holderGo, "case opBatch:\n\t\t\th.tidied = false", "default:\n\t\t\th.tidied = false", "TestHousekeepingThatFailsStarvesNobody", "no store refuses it for ever"},
 	{"batches before all else", holderGo, "case opReap, opMature: // it may fail each time\n\t\t\th.tidied = true\n\t\tcase opBatch:\n\t\t\th.tidied = false\n", "default:\n\t\t\th.tidied = true\n", "TestMaturesUnderLoad", "its load leaves gaps between batches"},
-	{"what must wait keeps the driver awake", holderGo, "if h.busy && at <= now {", "if false {", "TestSimulation/rollbacks/strict", ""},
-	{"nobody sends what had to wait", holderGo, "return !h.busy && h.wakeAt() < rests", "return false", "TestSimulation/rollbacks/strict", ""},
-	{"a space that had to wait is told with a heartbeat", holderGo, " || h.space != h.spaceKnown || h.untidy()", " || h.untidy()", "TestSimulation/stops_and_restarts/strict", ""},
-	{"a resend awaits a heartbeat", holderGo, "len(h.queue) > 0 || h.resend != nil ||", "len(h.queue) > 0 ||", "TestBusyStoreIsAskedAgainSoon", "its stores never put anybody off"},
+	{"what must wait keeps the driver awake", restGo, "if h.busy && at <= now {", "if false {", "TestSimulation/rollbacks/strict", ""},
+	{"nobody sends what had to wait", restGo, "return !h.busy && h.wakeAt() < rests", "return false", "TestSimulation/rollbacks/strict", ""},
+	{"a space that had to wait is told with a heartbeat", restGo, " || h.space != h.spaceKnown || h.untidy()", " || h.untidy()", "TestSimulation/stops_and_restarts/strict", ""},
+	{"a resend awaits a heartbeat", restGo, "len(h.queue) > 0 || h.resend != nil ||", "len(h.queue) > 0 ||", "TestBusyStoreIsAskedAgainSoon", "its stores never put anybody off"},
 	{"the dead of lost data are reaped again and again", holderGo, "h.observer = newObserver() // who is dead", "_ = h // who is dead", "TestDeadOfLostDataAreForgotten", "takes a reap and the data that are lost at once"},
 	{"a move tells late what it gave back", driverGo, "s.rouseIfDue() // for old", "", "TestToldAtOnce", ownDriver},
 	{"another space is told late", driverGo, "s.holder.space, s.holder.watch = space, watch\n\ts.mu.Unlock()\n\ts.rouse()", "s.holder.space, s.holder.watch = space, watch\n\ts.mu.Unlock()", "TestToldAtOnce", ownDriver},

@@ -34,6 +34,36 @@ func untilJoined(way *link) {
 	}
 }
 
+// Who waits because others have other settings does not take the place of their
+// data when it is lost: their sessions live on up to their own fence.
+func TestOtherSettingsBearNoLostData(t *testing.T) {
+	for name, back := range map[string]bool{"the others come back": true, "the others are away": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				way := newLink()
+				other := way.fork()
+				a := start(t, way, strict)
+				mature(t, a)
+				g := admit(t, a, 1)
+				b := start(t, other, strict, shorter(10))
+				keptOut(t, b)
+				time.Sleep(ttl / 20) // between two heartbeats of a: b would be first
+				way.data.Flush()
+				if !back {
+					way.down()
+					notBoth(t, b, g)
+					way.up()
+					return
+				}
+				time.Sleep(2 * ttl)
+				if !g.Valid() || !a.Status().Joined || b.Status().Joined {
+					t.Errorf("after the loss: valid %v, %+v, and the other %+v", g.Valid(), a.Status(), b.Status())
+				}
+			})
+		})
+	}
+}
+
 // TestYoungDataOfRivals: they bore the data again, and left; who joins it then
 // watches it for their time.
 func TestYoungDataOfRivals(t *testing.T) {
@@ -84,13 +114,7 @@ func TestLateJoinOfOtherSettings(t *testing.T) {
 				way.down()
 			}
 			way.data.Flush()
-			conn, err := way.data.Dial(t.Context(), 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if reply, err := conn.Join(t.Context(), first); err != nil || reply.Birth == "" {
-				t.Fatalf("the late join: %+v, %v", reply, err)
-			}
+			again(t, way.data, first)
 			notBoth(t, b, g)
 			way.up()
 		})

@@ -381,26 +381,3 @@ func otherBirth(f *fixture) {
 	_, err = f.conn.Mature(f.ctx, store.Mature{Holder: a.id, Token: a.last, Ripe: true})
 	f.wantErr("mature", err, store.ErrLost)
 }
-
-// A sender that has not come as far as it says, is not on the roster, or has
-// joined since: the data was lost, and born again by a copy of a join.
-func matureToken(f *fixture) {
-	a, b := f.holder(), f.holder()
-	a.mustJoin()
-	b.mustJoin()
-	joined := a.last
-	a.batch()
-	for _, m := range []store.Mature{
-		{Holder: a.id, Token: a.last.Next()},
-		{Holder: a.id, Token: store.Token{Birth: joined.Birth, Stream: joined.Stream + 1}},
-		{Holder: b.id, Token: b.last.Next()},
-		{Holder: "nobody", Token: joined},
-	} {
-		m.Ripe = true
-		_, err := f.conn.Mature(f.ctx, m)
-		f.wantErr("mature", err, store.ErrLost)
-	}
-	young, err := f.conn.Mature(f.ctx, store.Mature{Holder: a.id, Token: joined, Ripe: true})
-	f.wantErr("mature by an earlier token", err, nil)
-	f.want("young", young, false)
-}
