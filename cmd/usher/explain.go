@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"usher/cmd/usher/internal/listen"
+	"usher/cmd/usher/internal/policyfile"
 	"usher/proxy"
 	"usher/proxy/rules"
 )
@@ -50,18 +52,18 @@ func (e explainCmd) Run(ctx context.Context, sys system) error {
 	if err != nil {
 		return err
 	}
-	policy, _, err := loadPolicy(cfg)
+	policy, _, err := policyfile.Load(cfg)
 	if err != nil {
 		return err
 	}
-	listeners, _, err := listenAddresses(cfg, policy.Rules.Settings)
+	listeners, _, err := listen.Addresses(cfg, policy.Rules.Settings)
 	if err != nil && e.Local == "" { // with it, serve's interfaces may be another machine's
 		return err
 	}
 	if asked.local, err = e.localAddress(listeners, asked.from.Addr()); err != nil {
 		return err
 	}
-	asked.own = boundTo(append(listeners, string(cfg.AdminListen)))
+	asked.own = listen.BoundTo(append(listeners, string(cfg.AdminListen)))
 	ctx, cancel := context.WithTimeout(ctx, e.Timeout)
 	defer cancel()
 	answer := asked.judge(ctx, policy)
@@ -72,7 +74,7 @@ func (e explainCmd) Run(ctx context.Context, sys system) error {
 		return fmt.Errorf("what %s decides depends on the address that the client connects to, and serve listens at all of them (%v): name it with --local ADDRESS:PORT",
 			answer.unsure, asked.local)
 	}
-	answer.File, answer.Digest = ruleFileName(cfg.Config), policy.Rules.Digest()
+	answer.File, answer.Digest = policyfile.Name(cfg.RuleFile), policy.Rules.Digest()
 	if e.JSON {
 		err = printJSON(sys.stdout, answer)
 	} else {

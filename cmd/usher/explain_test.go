@@ -9,6 +9,8 @@ import (
 	"net"
 	"strings"
 	"testing"
+
+	"usher/cmd/usher/internal/settings"
 )
 
 // TestExplainAnswersAsServe asks both about what serve refuses although the
@@ -46,7 +48,7 @@ func TestExplainAnswersAsServe(t *testing.T) {
 		}
 		var out strings.Builder
 		err := run(context.Background(), []string{"explain", "--json", "127.0.0.1", c.target}, system{stdout: &out, stderr: io.Discard,
-			environ: environMap([]string{c.env, "USHER_LISTEN=" + c.server.socks, "USHER_ADMIN_LISTEN=" + c.server.admin})})
+			environ: settings.Environ([]string{c.env, "USHER_LISTEN=" + c.server.socks, "USHER_ADMIN_LISTEN=" + c.server.admin})})
 		var said struct {
 			Pass   bool
 			Reason string
@@ -75,7 +77,7 @@ func TestExplainAnswersAsServe(t *testing.T) {
 func TestExplainWithoutTime(t *testing.T) {
 	env := "USHER_CONFIG=" + ruleFile(t, "client pass { from: 0/0 to: 0/0 }\nsocks block { from: 0/0 to: localhost }\nsocks pass { from: 0/0 to: 0/0 }\n")
 	err := run(context.Background(), []string{"explain", "--timeout", "1ns", "127.0.0.1", "127.0.0.1:80"},
-		system{stdout: io.Discard, stderr: io.Discard, environ: environMap([]string{env})})
+		system{stdout: io.Discard, stderr: io.Discard, environ: settings.Environ([]string{env})})
 	if err == nil || errors.Is(err, errRefused) || !strings.Contains(err.Error(), "--timeout") {
 		t.Errorf("%v, want that there was no time", err)
 	}

@@ -35,6 +35,13 @@ var forbidden = []struct{ from, to, why string }{
 	{"usher/store", "log/slog", "stores return errors, the composition root logs"},
 	{"usher/limiter", "log/slog", "the limiter returns errors, the composition root logs"},
 	{"usher/proxy/admin", "usher/proxy/rules", "admin shows what it is handed, and decides nothing"},
+	{"usher/cmd/usher/internal/settings", "usher/limiter", "settings are values; main builds the parts from them"},
+	{"usher/cmd/usher/internal/settings", "log/slog", "settings return errors and warnings, main logs"},
+	{"usher/cmd/usher/internal/policyfile", "usher/limiter", "loading a policy counts nothing"},
+	{"usher/cmd/usher/internal/policyfile", "log/slog", "findings are results, main logs or prints them"},
+	{"usher/cmd/usher/internal/listen", "usher/limiter", "listeners count nothing"},
+	{"usher/cmd/usher/internal/storewatch", "usher/proxy", "the watch knows the store, and no SOCKS"},
+	{"usher/cmd/usher/internal/logging", "usher/limiter", "the log writes what it is handed"},
 	{"usher/store/memstore", "usher/store/redisstore", "stores stand beside each other"},
 	{"usher/store/redisstore", "usher/store/memstore", "stores stand beside each other"},
 }

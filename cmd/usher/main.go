@@ -10,6 +10,8 @@ import (
 	"os"
 
 	"github.com/alecthomas/kong"
+
+	"usher/cmd/usher/internal/settings"
 )
 
 func main() { os.Exit(program()) }
@@ -19,7 +21,7 @@ func main() { os.Exit(program()) }
 // a 3 of its own.
 func program() int {
 	err := run(context.Background(), os.Args[1:], system{
-		environ: environMap(os.Environ()), stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
+		environ: settings.Environ(os.Environ()), stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
 	})
 	var quiet exitError
 	var usage usageError
@@ -45,8 +47,8 @@ type system struct {
 
 // config reads the configuration, for commands other than serve: they do not
 // warn about unknown variables, serve does.
-func (s system) config() (config, error) {
-	cfg, _, err := loadConfig(s.environ)
+func (s system) config() (settings.Config, error) {
+	cfg, _, err := settings.Load(s.environ)
 	if err != nil {
 		return cfg, usageError{err}
 	}
@@ -65,14 +67,14 @@ func (e usageError) Unwrap() error { return e.error }
 
 // cli is the command line. Each verb has a file of its own.
 type cli struct {
-	Version kong.VersionFlag `name:"version" help:"Print the version."`
+	VersionFlag kong.VersionFlag `name:"version" help:"Print the version."`
 
 	Serve    serveCmd    `cmd:"" default:"1" help:"Run the proxy (also without any argument)."`
 	Validate validateCmd `cmd:"" help:"Check a rule file: exit code 0 if it can be served, else 1."`
 	Explain  explainCmd  `cmd:"" help:"Tell which rules decide about a request, why those before them do not, and what limits it: exit code 0 if it passes, 3 if not."`
 	Probe    probeCmd    `cmd:"" help:"Ask a running usher whether it is ready: exit code 0 if so, else 1. For container health checks."`
 	Status   statusCmd   `cmd:"" help:"Show what a running usher does."`
-	Tell     versionCmd  `cmd:"" name:"version" help:"Print the version."`
+	Version  versionCmd  `cmd:"" name:"version" help:"Print the version."`
 }
 
 // run parses args and runs one verb. Only main exits.

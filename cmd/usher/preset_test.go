@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"usher/cmd/usher/internal/policyfile"
 	"usher/proxy/rules"
 )
 
@@ -28,7 +29,7 @@ func preset(t *testing.T) string {
 // TestPresetBlocksPrivateTargets asks the documented rules for both ends of
 // what they block and for its public neighbours; no rule may be idle.
 func TestPresetBlocksPrivateTargets(t *testing.T) {
-	set, found := parseRules("preset", []byte("socksmethod: none\nclient pass { from: 0/0 to: 0/0 }\n"+preset(t)+"\nsocks pass { from: 0/0 to: 0/0 }\n"), accounts{})
+	set, found := policyfile.Parse("preset", []byte("socksmethod: none\nclient pass { from: 0/0 to: 0/0 }\n"+preset(t)+"\nsocks pass { from: 0/0 to: 0/0 }\n"), policyfile.Accounts{})
 	if set == nil {
 		t.Fatal(found)
 	}

@@ -1,8 +1,12 @@
 package main
 
 import (
+	"context"
 	"reflect"
 
+	"usher/cmd/usher/internal/logging"
+	"usher/cmd/usher/internal/policyfile"
+	"usher/proxy"
 	"usher/proxy/rules"
 )
 
@@ -13,8 +17,8 @@ import (
 func (s *service) reload() {
 	s.log.Reopen()
 	old := s.history.inForce()
-	policy, found, err := loadPolicy(s.cfg)
-	logDiagnostics(s.log.Logger, found)
+	policy, found, err := policyfile.Load(s.cfg)
+	logging.Findings(s.log.Logger, found)
 	if err != nil {
 		s.history.failed(err)
 		s.log.Error("reload failed, the old rules serve on", "error", err.Error(), "digest", old.Digest())
@@ -26,7 +30,25 @@ func (s *service) reload() {
 	s.proxy.SetPolicy(policy)
 	s.history.use(policy.Rules)
 	s.log.Info("reloaded", append(describe(policy, s.cfg), "changed", policy.Rules.Digest() != old.Digest())...)
-	s.lookOver(policy)
+	s.startLint(policy)
+}
+
+// startLint logs the warnings about a policy that take long to find, while
+// clients are served. It cancels the lint of the policy before.
+func (s *service) startLint(policy *proxy.Policy) {
+	s.cancelLint()
+	ctx, cancel := context.WithCancel(context.Background())
+	s.cancelLint = cancel
+	s.serving.Go(func() {
+		s.lintMu.Lock() // one at a time
+		defer s.lintMu.Unlock()
+		if ctx.Err() != nil {
+			return
+		}
+		if found := policyfile.Lint(ctx, s.cfg, policy); ctx.Err() == nil {
+			logging.Findings(s.log.Logger, found)
+		}
+	})
 }
 
 // fixedChanges names the settings that differ and that a reload does not touch.

@@ -7,22 +7,24 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"usher/cmd/usher/internal/settings"
 )
 
 type serveCmd struct{}
 
 // Help lists every variable under usher serve --help.
-func (serveCmd) Help() string { return variablesHelp() }
+func (serveCmd) Help() string { return settings.Help() }
 
 // Run serves until a signal or ctx ends it.
 func (serveCmd) Run(ctx context.Context, sys system) error {
-	cfg, unknown, err := loadConfig(sys.environ)
+	cfg, unknown, err := settings.Load(sys.environ)
 	if err != nil {
 		return usageError{err}
 	}
 	// From here on a signal waits for us rather than killing the process.
-	signals := heed()
-	defer signals.ignore()
+	signals := notifySignals()
+	defer signals.release()
 
 	s, err := start(cfg, sys)
 	if err != nil {
@@ -41,14 +43,14 @@ type signals struct {
 	stop   chan os.Signal // SIGTERM, SIGINT: the second counts, a third does not
 }
 
-func heed() signals {
+func notifySignals() signals {
 	s := signals{make(chan os.Signal, 1), make(chan os.Signal, 2)}
 	signal.Notify(s.reload, syscall.SIGHUP)
 	signal.Notify(s.stop, syscall.SIGTERM, syscall.SIGINT)
 	return s
 }
 
-func (s signals) ignore() {
+func (s signals) release() {
 	signal.Stop(s.reload)
 	signal.Stop(s.stop)
 }

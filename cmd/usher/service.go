@@ -12,6 +12,11 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"usher/cmd/usher/internal/listen"
+	"usher/cmd/usher/internal/logging"
+	"usher/cmd/usher/internal/policyfile"
+	"usher/cmd/usher/internal/settings"
+	"usher/cmd/usher/internal/storewatch"
 	"usher/limiter"
 	"usher/proxy"
 	"usher/proxy/admin"
@@ -27,9 +32,9 @@ const leaveTimeout = 5 * time.Second
 
 // service is a running usher: everything that start opened and stop closes.
 type service struct {
-	cfg     config
+	cfg     settings.Config
 	started time.Time
-	log     *logs
+	log     *logging.Logs
 	history history
 	ready   *admin.Readiness
 	store   store.Store
@@ -38,57 +43,57 @@ type service struct {
 	admin   *admin.Server
 	socks   []net.Listener
 	broken  chan error     // a listener that ended by itself
-	serving sync.WaitGroup // listeners, and looks at a policy
+	serving sync.WaitGroup // listeners, the store watch, and lints
 
-	lookAway context.CancelFunc // ends the last look at a policy
-	looking  sync.Mutex         // held by the look under way
+	cancelLint context.CancelFunc // ends the last lint of a policy
+	lintMu     sync.Mutex         // held by the lint that runs
 
-	storeWatch storeWatch
-	unwatch    context.CancelFunc
+	watch   *storewatch.Watch
+	unwatch context.CancelFunc
 }
 
 // start checks everything that can be checked, then opens the listeners, then
 // serves. If it fails nothing is left open.
-func start(cfg config, sys system) (_ *service, err error) {
-	s := &service{cfg: cfg, started: time.Now(), broken: make(chan error, 8), lookAway: func() {}}
+func start(cfg settings.Config, sys system) (_ *service, err error) {
+	s := &service{cfg: cfg, started: time.Now(), broken: make(chan error, 8), cancelLint: func() {}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.abandon())
 		}
 	}()
-	policy, found, err := loadPolicy(cfg)
+	policy, found, err := policyfile.Load(cfg)
 	if err != nil {
 		return nil, err
 	}
-	settings := policy.Rules.Settings
-	addrs, source, err := listenAddresses(cfg, settings)
+	set := policy.Rules.Settings
+	addrs, source, err := listen.Addresses(cfg, set)
 	if err != nil {
 		return nil, err
 	}
 	if s.store, err = openStore(cfg); err != nil {
 		return nil, usageError{err}
 	}
-	if s.log, err = openLogs(cfg, settings, sys); err != nil {
+	if s.log, err = logging.Open(cfg, set, sys.stdout, sys.stderr); err != nil {
 		return nil, err
 	}
-	if s.socks, err = listenAll(addrs); err != nil {
+	if s.socks, err = listen.All(addrs); err != nil {
 		return nil, err
 	}
 	var adminListener []net.Listener
 	if cfg.AdminListen != "" {
-		if adminListener, err = listenAll([]string{string(cfg.AdminListen)}); err != nil {
+		if adminListener, err = listen.All([]string{string(cfg.AdminListen)}); err != nil {
 			return nil, fmt.Errorf("USHER_ADMIN_LISTEN: %w", err)
 		}
 	}
 	s.announce(policy, found, source)
 	s.assemble(policy, adminListener)
-	s.lookOver(policy)
+	s.startLint(policy)
 	return s, nil
 }
 
 // openStore returns the store that the environment names; it connects later.
-func openStore(cfg config) (store.Store, error) {
-	if cfg.Store == memory {
+func openStore(cfg settings.Config) (store.Store, error) {
+	if cfg.Store == settings.Memory {
 		return memstore.New(), nil
 	}
 	st, err := redisstore.Open(string(cfg.Store), cfg.Cluster)
@@ -103,15 +108,15 @@ func (s *service) assemble(policy *proxy.Policy, adminListener []net.Listener) {
 	reg := admin.NewRegistry(version(), runtime.Version())
 	s.history.use(policy.Rules)
 	s.ready = admin.NewReadiness(s.started, s.cfg.LeaseTTL)
-	s.storeWatch.log, s.storeWatch.ttl, s.storeWatch.texts = s.log.Logger, s.cfg.LeaseTTL, lossTextsOf(s.cfg)
-	redis.SetLogger(redisLog{s.log.Logger})
+	s.watch = storewatch.New(s.log.Logger, s.cfg)
+	redis.SetLogger(storewatch.RedisLog{Logger: s.log.Logger})
 	measure := admin.NewStoreMetrics(reg)
 	s.limiter = limiter.New(limiter.Options{
 		Store: s.store, TTL: s.cfg.LeaseTTL, Strict: s.cfg.LeaseLoss == "close", StoreWait: s.cfg.StoreWait,
 		AdmitAlone: s.cfg.StoreDown == "admit",
 		Observe: func(op string, took time.Duration, err error) {
 			measure.Observe(op, took, err)
-			s.storeWatch.observe(op, took, err)
+			s.watch.Observe(op, took, err)
 		},
 	})
 	s.watchStore()
@@ -124,7 +129,7 @@ func (s *service) assemble(policy *proxy.Policy, adminListener []net.Listener) {
 		TrustedProxies: s.cfg.ProxyFrom,
 		UDPRelayFrom:   s.cfg.UDPRelayFrom, UDPAdvertise: s.cfg.UDPAdvertise, UDPPorts: rules.PortRange(s.cfg.UDPPorts),
 		StrictLease: s.cfg.LeaseLoss == "close", Own: own,
-		MaxNegotiating: s.cfg.maxNegotiating(), MaxAuthFailures: s.cfg.AuthFailures,
+		MaxNegotiating: s.cfg.MaxNegotiating(), MaxAuthFailures: s.cfg.AuthFailures,
 		BindTimeout: s.cfg.BindTimeout,
 	}, policy)
 	admin.CollectSnapshot(reg, s.snapshot)
@@ -154,21 +159,21 @@ func (s *service) serve(ln net.Listener, serve func(net.Listener) error) {
 // announce writes the first lines of the log: what this process does, and how
 // to change it.
 func (s *service) announce(policy *proxy.Policy, found []rules.Diagnostic, source string) {
-	s.log.Info("usher starts", "version", version(), "go", runtime.Version(), "descriptors", descriptors(), "max_negotiating", s.cfg.maxNegotiating())
-	logDiagnostics(s.log.Logger, found)
-	if s.cfg.Config == "" {
+	s.log.Info("usher starts", "version", version(), "go", runtime.Version(), "descriptors", settings.Descriptors(), "max_negotiating", s.cfg.MaxNegotiating())
+	logging.Findings(s.log.Logger, found)
+	if s.cfg.RuleFile == "" {
 		s.log.Info("no rule file: clients on loopback addresses may go anywhere, nobody else gets in; " +
 			"set USHER_CONFIG to a file with rules to change that")
 	}
 	s.log.Info("rules loaded", describe(policy, s.cfg)...)
-	if s.cfg.Store == memory {
+	if s.cfg.Store == settings.Memory {
 		s.log.Info("counting sessions in memory: limits hold for this process alone; " +
 			"set USHER_STORE=redis://host:port/0 on every replica to hold them over all")
 	} else {
 		s.log.Info("counting sessions in a shared store: limits hold over all replicas of the cluster",
 			"store", s.cfg.Store.String(), "cluster", s.cfg.Cluster, "lease_ttl", s.cfg.LeaseTTL.String(), "lease_loss", s.cfg.LeaseLoss)
 	}
-	if internal := policy.Rules.Settings.Internal; s.cfg.listenSet && len(internal) > 0 {
+	if internal := policy.Rules.Settings.Internal; s.cfg.ListenSet && len(internal) > 0 {
 		s.log.Warn("USHER_LISTEN wins over internal: in the rule file", "internal", internal[0].Pos.String())
 	}
 	for _, ln := range s.socks {
@@ -178,9 +183,9 @@ func (s *service) announce(policy *proxy.Policy, found []rules.Diagnostic, sourc
 }
 
 // describe returns attributes that sum up a policy.
-func describe(policy *proxy.Policy, cfg config) []any {
-	attrs := []any{"file", ruleFileName(cfg.Config), "client_rules", len(policy.Rules.Client), "socks_rules", len(policy.Rules.Socks),
-		"limited", len(limitedRules(policy.Rules)), "digest", policy.Rules.Digest()}
+func describe(policy *proxy.Policy, cfg settings.Config) []any {
+	attrs := []any{"file", policyfile.Name(cfg.RuleFile), "client_rules", len(policy.Rules.Client), "socks_rules", len(policy.Rules.Socks),
+		"limited", len(policyfile.Limited(policy.Rules)), "digest", policy.Rules.Digest()}
 	if cfg.UsersFile != "" {
 		attrs = append(attrs, "users_file", cfg.UsersFile)
 	}
@@ -202,9 +207,9 @@ func (s *service) snapshot() admin.Snapshot {
 	st := s.limiter.Status()
 	now := admin.Snapshot{
 		Version: version(), Started: s.started, Sessions: s.proxy.Sessions(),
-		Rules: showRules(s.cfg.Config, s.proxy.Generations(), st), Store: admin.StoreOf(s.cfg.Store.String(), st),
+		Rules: showRules(s.cfg.RuleFile, s.proxy.Generations(), st), Store: admin.StoreOf(s.cfg.Store.String(), st),
 	}
-	now.Store.Failure, now.Store.FailingSince = s.storeWatch.trouble()
+	now.Store.Failure, now.Store.FailingSince = s.watch.Trouble()
 	s.history.show(&now.Rules)
 	for _, ln := range s.socks {
 		now.Listen = append(now.Listen, ln.Addr().String())
@@ -216,7 +221,7 @@ func (s *service) snapshot() admin.Snapshot {
 // their time and then cut, slots given back. ctx ends every wait early.
 func (s *service) stop(ctx context.Context) error {
 	s.ready.Draining()
-	s.lookAway()
+	s.cancelLint()
 	select {
 	case <-time.After(s.cfg.DrainGrace):
 	case <-ctx.Done():
@@ -253,4 +258,19 @@ func (s *service) abandon() error {
 		all = append(all, s.log.Close())
 	}
 	return errors.Join(all...)
+}
+
+// watchStore watches a shared store; the memory store cannot fail.
+func (s *service) watchStore() {
+	ctx, cancel := context.WithCancel(context.Background())
+	s.unwatch = cancel
+	if s.cfg.Store == settings.Memory {
+		return
+	}
+	s.serving.Go(func() { s.watch.Run(ctx, s.limiter.Status) })
+	if c, ok := s.store.(interface {
+		Check(context.Context) ([]string, error)
+	}); ok {
+		s.serving.Go(func() { s.watch.Check(ctx, c.Check) })
+	}
 }

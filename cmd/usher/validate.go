@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 
+	"usher/cmd/usher/internal/policyfile"
+	"usher/cmd/usher/internal/settings"
 	"usher/proxy"
 	"usher/proxy/rules"
 	"usher/proxy/users"
@@ -31,25 +33,25 @@ func (v validateCmd) Run(ctx context.Context, sys system) error {
 	if err != nil {
 		return fmt.Errorf("rule file: %w", err)
 	}
-	known := accounts{usersFile: sys.environ["USHER_USERS_FILE"] != ""}
+	known := policyfile.Accounts{UsersFile: sys.environ["USHER_USERS_FILE"] != ""}
 	if file := sys.environ["USHER_GROUPS_FILE"]; file != "" {
-		known.groupsFile = true
-		if known.groups, err = users.LoadGroups(file); err != nil {
+		known.GroupsFile = true
+		if known.Groups, err = users.LoadGroups(file); err != nil {
 			return fmt.Errorf("USHER_GROUPS_FILE: %w", err)
 		}
 	}
-	cfg, _, err := loadConfig(sys.environ)
+	cfg, _, err := settings.Load(sys.environ)
 	if err != nil { // serve would say so; the file can be judged without
-		cfg = config{}
+		cfg = settings.Config{}
 	}
-	set, found := parseRules(name, text, known)
+	set, found := policyfile.Parse(name, text, known)
 	if set != nil {
 		policy := &proxy.Policy{Rules: set}
-		if known.usersFile {
+		if known.UsersFile {
 			policy.Users = &users.Checker{} // which users there are does not matter here
 		}
-		found = append(found, lintPolicy(ctx, cfg, policy)...)
-		sortFindings(found)
+		found = append(found, policyfile.Lint(ctx, cfg, policy)...)
+		policyfile.Sort(found)
 	}
 	err = nil
 	switch {
@@ -79,7 +81,7 @@ func printFindings(w io.Writer, found []rules.Diagnostic) {
 
 func (v validateCmd) printText(w io.Writer, name string, set *rules.Set) error {
 	summary := fmt.Sprintf("%s: good; client-rules %d, socks-rules %d, rules with a limit %d, digest %s\n",
-		name, len(set.Client), len(set.Socks), len(limitedRules(set)), set.Digest())
+		name, len(set.Client), len(set.Socks), len(policyfile.Limited(set)), set.Digest())
 	if v.Print {
 		summary = "# " + summary + set.Numbered()
 	}
@@ -115,7 +117,7 @@ func (v validateCmd) printJSON(w io.Writer, name string, set *rules.Set, found [
 	}
 	if set != nil {
 		result.Digest, result.Rules = set.Digest(), set.Numbered()
-		result.ClientRules, result.SocksRules, result.Limited = len(set.Client), len(set.Socks), len(limitedRules(set))
+		result.ClientRules, result.SocksRules, result.Limited = len(set.Client), len(set.Socks), len(policyfile.Limited(set))
 	}
 	return printJSON(w, result)
 }

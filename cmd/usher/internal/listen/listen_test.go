@@ -1,4 +1,4 @@
-package main
+package listen
 
 import (
 	"fmt"
@@ -15,7 +15,7 @@ import (
 // none, that is an error: no address would mean any.
 func TestEndpointsOfFamilies(t *testing.T) {
 	lo := loopbackName(t)
-	all, _ := interfaceAddrs(lo)
+	all, _ := InterfaceAddrs(lo)
 	all = slices.DeleteFunc(slices.Clone(all), netip.Addr.IsLinkLocalUnicast)
 	for _, families := range []rules.Families{0, rules.IPv4, rules.IPv6} {
 		var want []netip.AddrPort
@@ -24,13 +24,13 @@ func TestEndpointsOfFamilies(t *testing.T) {
 				want = append(want, netip.AddrPortFrom(a, 1080))
 			}
 		}
-		got, err := endpoints([]rules.Endpoint{{Interface: lo, Families: families, Port: 1080}})
+		got, err := Endpoints([]rules.Endpoint{{Interface: lo, Families: families, Port: 1080}})
 		if !slices.Equal(got, want) || (err != nil) != (len(want) == 0) {
 			t.Errorf("families %d: got %v, %v, want %v", families, got, err, want)
 		}
 	}
 	const neither = rules.Families(4)
-	if got, err := endpoints([]rules.Endpoint{{Interface: lo, Families: neither}}); err == nil {
+	if got, err := Endpoints([]rules.Endpoint{{Interface: lo, Families: neither}}); err == nil {
 		t.Errorf("an interface without an address that can be used: got %v", got)
 	}
 }
@@ -51,14 +51,14 @@ func loopbackName(t *testing.T) string {
 // explain knows where serve listens from the words alone.
 func TestBoundToWithoutListening(t *testing.T) {
 	for _, host := range []string{"", "0.0.0.0", "[::]", "127.0.0.1", "[::1]", "[::ffff:127.0.0.1]"} {
-		lns, err := listenAll([]string{host + ":0"})
+		lns, err := All([]string{host + ":0"})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer lns[0].Close()
 		want := proxy.BoundTo(lns[0])
 		address := fmt.Sprintf("%s:%d", host, want[0].Port())
-		if got := boundTo([]string{address}); !slices.Equal(got, want) {
+		if got := BoundTo([]string{address}); !slices.Equal(got, want) {
 			t.Errorf("%s: %v, want %v", address, got, want)
 		}
 	}

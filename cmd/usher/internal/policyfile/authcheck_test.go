@@ -1,4 +1,4 @@
-package main
+package policyfile
 
 import (
 	"path/filepath"
@@ -18,7 +18,7 @@ func TestCheckAuth(t *testing.T) {
 	)
 	for _, c := range []struct {
 		what, text string
-		usersFile  bool
+		UsersFile  bool
 		want       []string // the places and beginnings of the warnings
 	}{
 		{"no method line", in + all, false, []string{"f:1:1: there is no socksmethod: line, so none is assumed"}},
@@ -48,7 +48,7 @@ func TestCheckAuth(t *testing.T) {
 		{"users are counted where there are none", "socksmethod: none\n" + in + byUser + "}", false,
 			[]string{"f:4:1: session.state.key: user: "}},
 	} {
-		set, found := parseRules("f", []byte(c.text), accounts{usersFile: c.usersFile})
+		set, found := Parse("f", []byte(c.text), Accounts{UsersFile: c.UsersFile})
 		if set == nil {
 			t.Fatalf("%s: refused: %v", c.what, found)
 		}
@@ -72,10 +72,10 @@ func TestGroupsOfRules(t *testing.T) {
 		t.Fatal(err)
 	}
 	const in = "socksmethod: username\nclient pass { from: 0/0 to: 0/0 }\n"
-	with := accounts{usersFile: true, groupsFile: true, groups: groups}
+	with := Accounts{UsersFile: true, GroupsFile: true, Groups: groups}
 	for _, c := range []struct {
 		what, rule string
-		known      accounts
+		known      Accounts
 		refused    bool
 		want       string // the beginning of the only finding; "": there is none
 	}{
@@ -84,11 +84,11 @@ func TestGroupsOfRules(t *testing.T) {
 			`f:4:1: group: the groups file has no group "stuff", by which this rule never matches`},
 		{"unknown, block", "socks block { from: 0/0 to: 0/0\ngroup: stuff staff }\n", with, true,
 			`f:4:1: group: the groups file has no group "stuff", by which this rule would block nobody`},
-		{"no file, block", "socks block { from: 0/0 to: 0/0\ngroup: staff }\n", accounts{usersFile: true}, true,
+		{"no file, block", "socks block { from: 0/0 to: 0/0\ngroup: staff }\n", Accounts{UsersFile: true}, true,
 			"f:4:1: group: there is no groups file, so this rule would block nobody"},
-		{"broken file", "socks block { from: 0/0 to: 0/0\ngroup: staff }\n", accounts{usersFile: true, groupsFile: true}, false, ""},
+		{"broken file", "socks block { from: 0/0 to: 0/0\ngroup: staff }\n", Accounts{UsersFile: true, GroupsFile: true}, false, ""},
 	} {
-		set, found := parseRules("f", []byte(in+c.rule+"socks pass { from: 0/0 to: 0/0 }\n"), c.known)
+		set, found := Parse("f", []byte(in+c.rule+"socks pass { from: 0/0 to: 0/0 }\n"), c.known)
 		if refused := set == nil; refused != c.refused {
 			t.Errorf("%s: refused %v, want %v", c.what, refused, c.refused)
 		}
@@ -110,7 +110,7 @@ func TestUsersOfRules(t *testing.T) {
 	const byName = "socks block { from: 0/0 to: 0/0\nuser: monica }\n" + all
 	for _, c := range []struct {
 		what, text string
-		usersFile  bool
+		UsersFile  bool
 		refused    string // "": it is not
 	}{
 		{"user, no users file", in + byName, false, "f:3:1: user: there is no users file, so no client can log in and this rule would block nobody"},
@@ -123,9 +123,9 @@ func TestUsersOfRules(t *testing.T) {
 		{"user, users file", in + byName, true, ""},
 		{"method, no users file", in + "socks block { from: 0/0 to: 0/0\nsocksmethod: username }\n" + all, false, ""},
 	} {
-		known := accounts{usersFile: c.usersFile, groupsFile: true} // of which the contents are not known
-		set, found := parseRules("f", []byte(c.text), known)
-		switch err := asError(found); {
+		known := Accounts{UsersFile: c.UsersFile, GroupsFile: true} // of which the contents are not known
+		set, found := Parse("f", []byte(c.text), known)
+		switch err := AsError(found); {
 		case (err == nil) != (set != nil):
 			t.Errorf("%s: set %v, error %v", c.what, set, err)
 		case c.refused == "" && err != nil, c.refused != "" && (err == nil || !strings.HasPrefix(err.Error(), c.refused)):

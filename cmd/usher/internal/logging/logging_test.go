@@ -1,13 +1,15 @@
-package main
+package logging
 
 import (
 	"bytes"
 	"errors"
+	"io"
 	"strings"
 	"testing"
 	"unicode"
 	"unicode/utf8"
 
+	"usher/cmd/usher/internal/settings"
 	"usher/proxy/rules"
 )
 
@@ -20,7 +22,7 @@ func TestSyslogIsStderr(t *testing.T) {
 		{ErrorLog: []string{"syslog"}},
 	} {
 		var out bytes.Buffer
-		l, err := openLogs(config{LogFormat: "json", LogLevel: "info"}, set, system{stderr: &out})
+		l, err := Open(settings.Config{LogFormat: "json", LogLevel: "info"}, set, io.Discard, &out)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -40,7 +42,7 @@ func TestClientsCannotWriteLines(t *testing.T) {
 	const evil = "a\nINF session ended user=root\r\x1b[2J\x00\b\"b\x85\xff"
 	for _, format := range []string{"text", "json"} {
 		var out bytes.Buffer
-		l, err := openLogs(config{LogFormat: format, LogLevel: "info"}, rules.Settings{}, system{stderr: &out})
+		l, err := Open(settings.Config{LogFormat: format, LogLevel: "info"}, rules.Settings{}, io.Discard, &out)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,4 +1,5 @@
-package main
+// Package logging opens the destinations of the log and writes to them.
+package logging
 
 import (
 	"context"
@@ -15,28 +16,29 @@ import (
 	"github.com/lmittmann/tint"
 	"github.com/mattn/go-isatty"
 
+	"usher/cmd/usher/internal/settings"
 	"usher/proxy/rules"
 )
 
-// logs is where log lines go: the logger, and the files behind it.
-type logs struct {
+// Logs is where log lines go: the logger, and the files behind it.
+type Logs struct {
 	*slog.Logger
 	files []*logFile
 }
 
-// openLogs opens what the rule file's logoutput and errorlog name: stderr,
+// Open opens what the rule file's logoutput and errorlog name: stderr,
 // stdout or files, and stderr if they name nothing. errorlog gets errors only.
 // The system log is not written: syslog means stderr, and the parser warns of it.
-func openLogs(cfg config, set rules.Settings, sys system) (*logs, error) {
-	var l logs
+func Open(cfg settings.Config, set rules.Settings, stdout, stderr io.Writer) (*Logs, error) {
+	var l Logs
 	var handlers []slog.Handler
 	add := func(name string, level slog.Level) error {
 		var w io.Writer
 		switch {
 		case name == "stderr":
-			w = sys.stderr
+			w = stderr
 		case name == "stdout":
-			w = sys.stdout
+			w = stdout
 		default:
 			f, err := openLogFile(name)
 			if err != nil {
@@ -102,7 +104,7 @@ func newHandler(w io.Writer, format string, level slog.Level) slog.Handler {
 
 // Reopen opens the files anew, for those who move them away. A file that
 // cannot be opened goes on being written under its old name.
-func (l *logs) Reopen() {
+func (l *Logs) Reopen() {
 	for _, f := range l.files {
 		if err := f.reopen(); err != nil {
 			l.Error("log file not opened anew, the old one is written on", "error", err)
@@ -111,7 +113,7 @@ func (l *logs) Reopen() {
 }
 
 // Close closes the files. Nothing may be logged afterwards.
-func (l *logs) Close() error {
+func (l *Logs) Close() error {
 	var all []error
 	for _, f := range l.files {
 		all = append(all, f.file.Close())
@@ -153,8 +155,8 @@ func (f *logFile) Write(line []byte) (int, error) {
 	return f.file.Write(line)
 }
 
-// logDiagnostics writes one line per finding about the rule file.
-func logDiagnostics(log *slog.Logger, found []rules.Diagnostic) {
+// Findings writes one line per finding about the rule file.
+func Findings(log *slog.Logger, found []rules.Diagnostic) {
 	for _, d := range found {
 		level := slog.LevelWarn
 		if d.Severity == rules.Error {

@@ -1,10 +1,13 @@
-package main
+package policyfile
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"usher/cmd/usher/internal/settings"
 	"usher/proxy"
 	"usher/proxy/rules"
 	"usher/proxy/users"
@@ -12,7 +15,7 @@ import (
 
 // What serve loads is looked over too, with what serve would do.
 func TestLoadedRulesAreLookedOver(t *testing.T) {
-	open := ruleFile(t, "socksmethod: none\nclient pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 192.0.2.0/24 }\nsocks pass { from: 0/0 to: 192.0.2.0/25 }\n")
+	open := write(t, filepath.Join(t.TempDir(), "sockd.conf"), "socksmethod: none\nclient pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 192.0.2.0/24 }\nsocks pass { from: 0/0 to: 192.0.2.0/25 }\n")
 	for _, c := range []struct {
 		listen string
 		want   []string
@@ -22,13 +25,13 @@ func TestLoadedRulesAreLookedOver(t *testing.T) {
 		{":1080", []string{"whoever can connect may use the proxy", "this rule never matches"}},
 		{"192.0.2.1:1080", []string{"whoever can connect may use the proxy", "this rule never matches"}},
 	} {
-		cfg := config{Config: open, Listen: []hostPort{hostPort(c.listen)}}
-		policy, _, err := loadPolicy(cfg)
+		cfg := settings.Config{RuleFile: open, Listen: []settings.HostPort{settings.HostPort(c.listen)}}
+		policy, _, err := Load(cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
 		var got []string
-		for _, d := range lintPolicy(t.Context(), cfg, policy) {
+		for _, d := range Lint(t.Context(), cfg, policy) {
 			if d.Severity != rules.Warning || d.Remedy == "" {
 				t.Errorf("not a warning with a remedy: %v", d)
 			}
@@ -51,7 +54,7 @@ func TestOptionalPasswordsLeaveTheProxyOpen(t *testing.T) {
 	const rest = "client pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 192.0.2.0/24 }\n"
 	for methods, open := range map[string]bool{"username none": true, "username": false} {
 		set, _ := rules.Parse("f", []byte("socksmethod: "+methods+"\n"+rest), rules.Env{})
-		found := lintPolicy(t.Context(), config{Listen: []hostPort{":1080"}}, &proxy.Policy{Rules: set, Users: &users.Checker{}})
+		found := Lint(t.Context(), settings.Config{Listen: []settings.HostPort{":1080"}}, &proxy.Policy{Rules: set, Users: &users.Checker{}})
 		warned := slices.ContainsFunc(found, func(d rules.Diagnostic) bool {
 			return strings.HasPrefix(d.Message, "whoever can connect may use the proxy")
 		})
@@ -59,4 +62,13 @@ func TestOptionalPasswordsLeaveTheProxyOpen(t *testing.T) {
 			t.Errorf("socksmethod: %s: warned %v, want %v: %v", methods, warned, open, found)
 		}
 	}
+}
+
+// write writes a file of the test and returns its name.
+func write(t *testing.T, name, text string) string {
+	t.Helper()
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
 }

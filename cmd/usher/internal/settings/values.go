@@ -1,4 +1,4 @@
-package main
+package settings
 
 import (
 	"fmt"
@@ -11,11 +11,11 @@ import (
 	"usher/store/redisstore"
 )
 
-// hostPort is where to listen. An empty host is every address.
-type hostPort string
+// HostPort is where to listen. An empty host is every address.
+type HostPort string
 
 // UnmarshalText implements encoding.TextUnmarshaler.
-func (h *hostPort) UnmarshalText(text []byte) error {
+func (h *HostPort) UnmarshalText(text []byte) error {
 	s := strings.TrimSpace(string(text))
 	host, port, err := net.SplitHostPort(s)
 	if err == nil {
@@ -24,27 +24,27 @@ func (h *hostPort) UnmarshalText(text []byte) error {
 	if err != nil || strings.ContainsAny(host, " /") {
 		return fmt.Errorf("%q is not an address and a port; write it like 127.0.0.1:1080 or [::1]:1080", s)
 	}
-	*h = hostPort(s)
+	*h = HostPort(s)
 	return nil
 }
 
-// adminAddr is a hostPort, or "" for no listener.
-type adminAddr string
+// AdminAddr is a HostPort, or "" for no listener.
+type AdminAddr string
 
 // UnmarshalText implements encoding.TextUnmarshaler.
-func (a *adminAddr) UnmarshalText(text []byte) error {
+func (a *AdminAddr) UnmarshalText(text []byte) error {
 	if strings.TrimSpace(string(text)) == "off" {
 		*a = ""
 		return nil
 	}
-	return (*hostPort)(a).UnmarshalText(text)
+	return (*HostPort)(a).UnmarshalText(text)
 }
 
-// prefixes are networks; a bare address is the network of itself.
-type prefixes []netip.Prefix
+// Prefixes are networks; a bare address is the network of itself.
+type Prefixes []netip.Prefix
 
 // UnmarshalText implements encoding.TextUnmarshaler.
-func (p *prefixes) UnmarshalText(text []byte) error {
+func (p *Prefixes) UnmarshalText(text []byte) error {
 	*p = nil
 	for part := range strings.SplitSeq(string(text), ",") {
 		part = strings.TrimSpace(part)
@@ -61,11 +61,11 @@ func (p *prefixes) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// addresses are those of this machine, at most one of each family.
-type addresses []netip.Addr
+// Addresses are those of this machine, at most one of each family.
+type Addresses []netip.Addr
 
 // UnmarshalText implements encoding.TextUnmarshaler.
-func (a *addresses) UnmarshalText(text []byte) error {
+func (a *Addresses) UnmarshalText(text []byte) error {
 	*a = nil
 	for part := range strings.SplitSeq(string(text), ",") {
 		part = strings.TrimSpace(part)
@@ -84,11 +84,11 @@ func (a *addresses) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// portRange is ports, the first and the last one included.
-type portRange rules.PortRange
+// PortRange is ports, the first and the last one included.
+type PortRange rules.PortRange
 
 // UnmarshalText implements encoding.TextUnmarshaler.
-func (p *portRange) UnmarshalText(text []byte) error {
+func (p *PortRange) UnmarshalText(text []byte) error {
 	lo, hi, isRange := strings.Cut(string(text), "-")
 	if !isRange {
 		hi = lo
@@ -98,34 +98,35 @@ func (p *portRange) UnmarshalText(text []byte) error {
 	if errA != nil || errB != nil || a == 0 || a > b {
 		return fmt.Errorf("%q is not a range of ports; write it like 20000-20999", text)
 	}
-	*p = portRange{Lo: uint16(a), Hi: uint16(b)}
+	*p = PortRange{Lo: uint16(a), Hi: uint16(b)}
 	return nil
 }
 
-const memory storeURL = "memory"
+// Memory counts in this process alone.
+const Memory StoreURL = "memory"
 
-// storeURL says where to count. It may hold a password: String leaves it out,
+// StoreURL says where to count. It may hold a password: String leaves it out,
 // and nothing but the opening of the store uses the text itself.
-type storeURL string
+type StoreURL string
 
 // UnmarshalText implements encoding.TextUnmarshaler. Its errors do not quote
 // the text.
-func (s *storeURL) UnmarshalText(text []byte) error {
+func (s *StoreURL) UnmarshalText(text []byte) error {
 	value := strings.TrimSpace(string(text))
-	if value != string(memory) {
+	if value != string(Memory) {
 		if _, err := redisstore.Address(value); err != nil {
 			return fmt.Errorf("%w (or write memory, to count in this process alone)", err)
 		}
 	}
-	*s = storeURL(value)
+	*s = StoreURL(value)
 	return nil
 }
 
 // String returns the address without user, password and options.
-func (s storeURL) String() string {
+func (s StoreURL) String() string {
 	address, err := redisstore.Address(string(s))
 	if err != nil { // it was checked: this is memory
-		return string(memory)
+		return string(Memory)
 	}
 	return address
 }

@@ -1,9 +1,9 @@
 package main
 
 import (
-	"strings"
 	"testing"
 
+	"usher/cmd/usher/internal/policyfile"
 	"usher/limiter"
 	"usher/proxy"
 	"usher/proxy/rules"
@@ -11,9 +11,9 @@ import (
 
 func parse(t *testing.T, text string) *rules.Set {
 	t.Helper()
-	set, found := parseRules("test.conf", []byte(text), accounts{})
+	set, found := policyfile.Parse("test.conf", []byte(text), policyfile.Accounts{})
 	if set == nil {
-		t.Fatal(asError(found))
+		t.Fatal(policyfile.AsError(found))
 	}
 	return set
 }
@@ -27,7 +27,7 @@ func TestShowRules(t *testing.T) {
 		{Label: "g2-now", Number: 2, Digest: now.Digest(), Rules: now, Current: true},
 	}
 	got := showRules("", gens, limiter.Status{Totals: map[string]int64{old.Digest() + "/s1": 3, now.Digest() + "/s2": 4}})
-	if got.File != builtinName || got.Generation != "g2-now" || got.Number != 2 || got.Digest != now.Digest() {
+	if got.File != policyfile.BuiltinName || got.Generation != "g2-now" || got.Number != 2 || got.Digest != now.Digest() {
 		t.Errorf("%+v", got)
 	}
 	if len(got.Limits) != 2 {
@@ -38,18 +38,5 @@ func TestShowRules(t *testing.T) {
 	}
 	if l := got.Limits[1]; l.Rule != "s1" || l.Current || l.Max != 9 || l.Sessions != 3 || l.Generation != "g1-old" {
 		t.Errorf("%+v", l)
-	}
-}
-
-func TestBuiltinRules(t *testing.T) {
-	set, found, err := readRules("", accounts{})
-	if err != nil || set == nil || len(found) > 0 {
-		t.Fatal(err, found)
-	}
-	if limits := limitedRules(set); len(limits) != 0 {
-		t.Error("the built-in rules limit", limits)
-	}
-	if !strings.HasPrefix(set.Client[0].Pos.String(), builtinName) {
-		t.Error(set.Client[0].Pos)
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package policyfile
 
 import (
 	"fmt"
@@ -12,14 +12,14 @@ import (
 // file, and by no method but none or username if the file names none. The
 // rules alone cannot know that. They are warnings, and an error where a rule
 // that blocks would block nobody. file is the name for findings about all of it.
-func checkAuth(file string, set *rules.Set, known accounts) []rules.Diagnostic {
+func checkAuth(file string, set *rules.Set, known Accounts) []rules.Diagnostic {
 	var a authCheck
-	s, usersFile := set.Settings, known.usersFile
+	s, UsersFile := set.Settings, known.UsersFile
 	switch {
 	case s.MethodsAt.Line > 0:
-		a.offer(s.MethodsAt, s.Methods, usersFile, "nobody gets in")
-	case file == builtinName: // the log says it, and there is no line to add
-	case usersFile:
+		a.offer(s.MethodsAt, s.Methods, UsersFile, "nobody gets in")
+	case file == BuiltinName: // the log says it, and there is no line to add
+	case UsersFile:
 		a.warn(rules.Pos{File: file, Line: 1, Col: 1}, "there is no socksmethod: line and USHER_USERS_FILE is set, so every client must give a name and a password",
 			"write socksmethod: username if that is meant, or name all methods")
 	default:
@@ -28,13 +28,13 @@ func checkAuth(file string, set *rules.Set, known accounts) []rules.Diagnostic {
 	}
 	for _, r := range set.Client {
 		if r.MethodsAt.Line > 0 && r.Pass {
-			a.offer(r.MethodsAt, r.Methods, usersFile, "nobody whom this rule lets in can go on")
+			a.offer(r.MethodsAt, r.Methods, UsersFile, "nobody whom this rule lets in can go on")
 		}
 	}
-	can := negotiable(set, usersFile)
+	can := negotiable(set, UsersFile)
 	for _, r := range set.Socks {
 		if a.groups(r, known) {
-			a.demand(r, can, s, usersFile)
+			a.demand(r, can, s, UsersFile)
 		}
 		a.nameless(r, can)
 	}
@@ -61,22 +61,22 @@ func unmatched(r *rules.Rule) (severity rules.Severity, never string) {
 
 // groups checks that there are the groups that a socks-rule names. It reports
 // whether there is more to check.
-func (a *authCheck) groups(r *rules.Rule, known accounts) bool {
+func (a *authCheck) groups(r *rules.Rule, known Accounts) bool {
 	severity, never := unmatched(r)
 	d := rules.Diagnostic{Pos: r.GroupAt, Severity: severity}
 	switch {
 	case r.GroupAt.Line == 0:
 		return true
-	case !known.groupsFile:
+	case !known.GroupsFile:
 		d.Message = "group: there is no groups file, so this rule " + never
 		d.Remedy = "set USHER_GROUPS_FILE, or name the users in user:"
 		a.found = append(a.found, d)
 		return false
-	case known.groups == nil: // it could not be read, which is worse and said elsewhere
+	case known.Groups == nil: // it could not be read, which is worse and said elsewhere
 		return true
 	}
 	for _, name := range r.Groups() {
-		if known.groups.Has(name) {
+		if known.Groups.Has(name) {
 			continue
 		}
 		d.Message = fmt.Sprintf("group: the groups file has no group %q, by which this rule %s", name, never)
@@ -89,8 +89,8 @@ func (a *authCheck) groups(r *rules.Rule, known accounts) bool {
 const noUsers = "there is no users file, so no client can log in"
 
 // offer checks methods that clients are offered.
-func (a *authCheck) offer(at rules.Pos, methods []rules.Method, usersFile bool, ifAlone string) {
-	if usersFile || !slices.Contains(methods, rules.Username) {
+func (a *authCheck) offer(at rules.Pos, methods []rules.Method, UsersFile bool, ifAlone string) {
+	if UsersFile || !slices.Contains(methods, rules.Username) {
 		return
 	}
 	what := "the method username is not offered"
@@ -101,7 +101,7 @@ func (a *authCheck) offer(at rules.Pos, methods []rules.Method, usersFile bool, 
 }
 
 // demand checks what a socks-rule demands of the method that was negotiated.
-func (a *authCheck) demand(r *rules.Rule, can []rules.Method, s rules.Settings, usersFile bool) {
+func (a *authCheck) demand(r *rules.Rule, can []rules.Method, s rules.Settings, UsersFile bool) {
 	at, needs := r.MethodsAt, r.Methods
 	named, severity, never := "socksmethod: ", rules.Warning, "never matches" // whom it would block does not get in
 	if r.UserAt.Line > 0 || r.GroupAt.Line > 0 {
@@ -116,7 +116,7 @@ func (a *authCheck) demand(r *rules.Rule, can []rules.Method, s rules.Settings, 
 	}
 	switch {
 	case len(needs) == 0 || slices.ContainsFunc(needs, func(m rules.Method) bool { return slices.Contains(can, m) }):
-	case !usersFile && slices.Contains(needs, rules.Username):
+	case !UsersFile && slices.Contains(needs, rules.Username):
 		a.add(severity, at, named+noUsers+" and this rule "+never, "set USHER_USERS_FILE, or remove the line")
 	default:
 		a.add(severity, at, named+"no client can negotiate what this rule asks for, so it "+never,
@@ -136,13 +136,13 @@ func (a *authCheck) nameless(r *rules.Rule, can []rules.Method) {
 
 // negotiable returns the methods by which any client can get to the
 // socks-rules. It is what proxy.Policy decides for each client-rule.
-func negotiable(set *rules.Set, usersFile bool) []rules.Method {
+func negotiable(set *rules.Set, UsersFile bool) []rules.Method {
 	var all []rules.Method
 	add := func(r *rules.Rule) {
 		switch {
 		case len(set.Settings.Methods) > 0 || r != nil && len(r.Methods) > 0:
 			all = append(all, set.MethodsFor(r)...)
-		case usersFile:
+		case UsersFile:
 			all = append(all, rules.Username)
 		default:
 			all = append(all, rules.None)
@@ -156,5 +156,5 @@ func negotiable(set *rules.Set, usersFile bool) []rules.Method {
 	if len(all) == 0 {
 		add(nil) // the parser has warned that nobody gets in
 	}
-	return slices.DeleteFunc(all, func(m rules.Method) bool { return m == rules.Username && !usersFile })
+	return slices.DeleteFunc(all, func(m rules.Method) bool { return m == rules.Username && !UsersFile })
 }

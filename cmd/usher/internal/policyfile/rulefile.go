@@ -1,4 +1,4 @@
-package main
+package policyfile
 
 import (
 	"errors"
@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 
+	"usher/cmd/usher/internal/listen"
 	"usher/proxy/rules"
 )
 
@@ -17,41 +18,41 @@ socks pass { from: 127.0.0.0/8 to: 0/0 }
 socks pass { from: ::1/128 to: 0/0 }
 `
 
-const builtinName = "built-in rules"
+const BuiltinName = "built-in rules"
 
-// readRules reads and parses the rule file, or the built-in rules if name is
+// read reads and parses the rule file, or the built-in rules if name is
 // empty. An error says that there is no text; what is wrong with the text is
 // in the diagnostics, and then the set is nil. known is what names can be proved
 // here, on which rules depend.
-func readRules(name string, known accounts) (*rules.Set, []rules.Diagnostic, error) {
+func read(name string, known Accounts) (*rules.Set, []rules.Diagnostic, error) {
 	if name == "" {
-		set, found := parseRules(builtinName, []byte(builtin), known)
+		set, found := Parse(BuiltinName, []byte(builtin), known)
 		return set, found, nil
 	}
 	text, err := os.ReadFile(name)
 	if err != nil {
 		return nil, nil, fmt.Errorf("rule file: %w; USHER_CONFIG names it", err)
 	}
-	set, found := parseRules(name, text, known)
+	set, found := Parse(name, text, known)
 	return set, found, nil
 }
 
-// parseRules returns the findings in the order of their places, and no set if
+// Parse returns the findings in the order of their places, and no set if
 // one of them is an error.
-func parseRules(name string, text []byte, known accounts) (*rules.Set, []rules.Diagnostic) {
-	set, found := rules.Parse(name, text, rules.Env{Interface: interfaceAddrs})
+func Parse(name string, text []byte, known Accounts) (*rules.Set, []rules.Diagnostic) {
+	set, found := rules.Parse(name, text, rules.Env{Interface: listen.InterfaceAddrs})
 	if set != nil {
 		found = append(found, checkAuth(name, set, known)...)
-		sortFindings(found)
+		Sort(found)
 	}
-	if asError(found) != nil {
+	if AsError(found) != nil {
 		set = nil
 	}
 	return set, found
 }
 
-// asError returns what is wrong with a rule file, a line for each mistake.
-func asError(found []rules.Diagnostic) error {
+// AsError returns what is wrong with a rule file, a line for each mistake.
+func AsError(found []rules.Diagnostic) error {
 	var all []error
 	for _, d := range found {
 		if d.Severity == rules.Error {
@@ -61,8 +62,8 @@ func asError(found []rules.Diagnostic) error {
 	return errors.Join(all...)
 }
 
-// limitedRules returns the rules whose sessions are counted, client-rules first.
-func limitedRules(set *rules.Set) (list []*rules.Rule) {
+// Limited returns the rules whose sessions are counted, client-rules first.
+func Limited(set *rules.Set) (list []*rules.Rule) {
 	for _, r := range slices.Concat(set.Client, set.Socks) {
 		if r.Pass && r.Session.Limited {
 			list = append(list, r)
@@ -71,10 +72,10 @@ func limitedRules(set *rules.Set) (list []*rules.Rule) {
 	return list
 }
 
-// ruleFileName returns what to call the rule file that the configuration names.
-func ruleFileName(name string) string {
+// Name returns what to call the rule file that the configuration names.
+func Name(name string) string {
 	if name == "" {
-		return builtinName
+		return BuiltinName
 	}
 	return name
 }

@@ -1,4 +1,4 @@
-package main
+package settings
 
 import (
 	"os"
@@ -8,18 +8,18 @@ import (
 )
 
 func TestDefaults(t *testing.T) {
-	cfg, unknown, err := loadConfig(map[string]string{"PATH": "/bin"})
+	cfg, unknown, err := Load(map[string]string{"PATH": "/bin"})
 	if err != nil || len(unknown) != 0 {
 		t.Fatal(err, unknown)
 	}
-	if cfg.listenSet || len(cfg.Listen) != 1 || cfg.Listen[0] != "127.0.0.1:1080" || cfg.AdminListen != "127.0.0.1:9090" ||
-		cfg.Store != memory || cfg.LeaseTTL != 10*time.Second || cfg.LeaseLoss != "keep" {
+	if cfg.ListenSet || len(cfg.Listen) != 1 || cfg.Listen[0] != "127.0.0.1:1080" || cfg.AdminListen != "127.0.0.1:9090" ||
+		cfg.Store != Memory || cfg.LeaseTTL != 10*time.Second || cfg.LeaseLoss != "keep" {
 		t.Errorf("defaults %+v", cfg)
 	}
 }
 
 func TestValues(t *testing.T) {
-	cfg, unknown, err := loadConfig(map[string]string{
+	cfg, unknown, err := Load(map[string]string{
 		"USHER_LISTEN":              " 0.0.0.0:1080 ,[::]:1081",
 		"USHER_ADMIN_LISTEN":        "off",
 		"USHER_STORE":               "redis://u:geheim@redis:6379/1?client_name=x",
@@ -34,7 +34,7 @@ func TestValues(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !cfg.listenSet || len(cfg.Listen) != 2 || cfg.Listen[1] != "[::]:1081" || cfg.AdminListen != "" {
+	if !cfg.ListenSet || len(cfg.Listen) != 2 || cfg.Listen[1] != "[::]:1081" || cfg.AdminListen != "" {
 		t.Errorf("addresses %+v", cfg)
 	}
 	if got := cfg.Store.String(); got != "redis://redis:6379/1" {
@@ -46,7 +46,7 @@ func TestValues(t *testing.T) {
 	if got := cfg.UDPAdvertise; len(got) != 2 || got[0].String() != "192.0.2.7" || got[1].String() != "2001:db8::7" {
 		t.Errorf("advertised %v", got)
 	}
-	if cfg.UDPPorts != (portRange{20000, 20999}) || len(cfg.UDPRelayFrom) != 1 {
+	if cfg.UDPPorts != (PortRange{20000, 20999}) || len(cfg.UDPRelayFrom) != 1 {
 		t.Errorf("ports %v, balancers %v", cfg.UDPPorts, cfg.UDPRelayFrom)
 	}
 	if strings.Join(unknown, " ") != "USHER_COLOUR USHER_LISTENER" {
@@ -82,7 +82,7 @@ func TestBadValues(t *testing.T) {
 		{"USHER_STORE", "redis+sentinel://:geheim@a,b", "USHER_STORE: the URL lacks the name that the sentinels know the primary by"},
 		{"USHER_STORE", "redis://:ge/heim@a", "USHER_STORE: an @ after the host (not shown"},
 	} {
-		_, _, err := loadConfig(map[string]string{c.name: c.value})
+		_, _, err := Load(map[string]string{c.name: c.value})
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s=%s: %v, want %s", c.name, c.value, err, c.want)
 		}
@@ -97,7 +97,7 @@ func TestAdmitNeedsKeep(t *testing.T) {
 		"keep":  "",
 		"close": "USHER_STORE_DOWN=admit: it breaks what USHER_LEASE_LOSS=close promises; leave one of them out",
 	} {
-		_, _, err := loadConfig(map[string]string{"USHER_STORE_DOWN": "admit", "USHER_LEASE_LOSS": loss})
+		_, _, err := Load(map[string]string{"USHER_STORE_DOWN": "admit", "USHER_LEASE_LOSS": loss})
 		if (err == nil) != (want == "") || err != nil && err.Error() != want {
 			t.Errorf("with %s: %v, want %q", loss, err, want)
 		}
@@ -105,16 +105,16 @@ func TestAdmitNeedsKeep(t *testing.T) {
 }
 
 func TestGroupsNeedUsers(t *testing.T) {
-	if _, _, err := loadConfig(map[string]string{"USHER_GROUPS_FILE": "groups"}); err == nil || !strings.Contains(err.Error(), "USHER_USERS_FILE") {
+	if _, _, err := Load(map[string]string{"USHER_GROUPS_FILE": "groups"}); err == nil || !strings.Contains(err.Error(), "USHER_USERS_FILE") {
 		t.Error(err)
 	}
-	if _, _, err := loadConfig(map[string]string{"USHER_GROUPS_FILE": "groups", "USHER_USERS_FILE": "users"}); err != nil {
+	if _, _, err := Load(map[string]string{"USHER_GROUPS_FILE": "groups", "USHER_USERS_FILE": "users"}); err != nil {
 		t.Error(err)
 	}
 }
 
 func TestAllMistakesAtOnce(t *testing.T) {
-	_, _, err := loadConfig(map[string]string{"USHER_LEASE_TTL": "x", "USHER_LISTEN": "y", "USHER_DRAIN_GRACE": "z"})
+	_, _, err := Load(map[string]string{"USHER_LEASE_TTL": "x", "USHER_LISTEN": "y", "USHER_DRAIN_GRACE": "z"})
 	if err == nil || strings.Count(err.Error(), "USHER_") != 3 {
 		t.Error(err)
 	}
@@ -122,8 +122,8 @@ func TestAllMistakesAtOnce(t *testing.T) {
 
 // TestDescribed holds the help and the README to the struct.
 func TestDescribed(t *testing.T) {
-	help := variablesHelp()
-	readme, err := os.ReadFile("../../README.md")
+	help := Help()
+	readme, err := os.ReadFile("../../../../README.md")
 	if err != nil {
 		t.Fatal(err)
 	}

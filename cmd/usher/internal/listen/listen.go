@@ -1,4 +1,5 @@
-package main
+// Package listen decides which addresses usher listens at, and opens them.
+package listen
 
 import (
 	"context"
@@ -8,12 +9,13 @@ import (
 	"net/netip"
 	"strconv"
 
+	"usher/cmd/usher/internal/settings"
 	"usher/proxy"
 	"usher/proxy/rules"
 )
 
-// interfaceAddrs returns the addresses of a network interface as they are now.
-func interfaceAddrs(name string) ([]netip.Addr, bool) {
+// InterfaceAddrs returns the addresses of a network interface as they are now.
+func InterfaceAddrs(name string) ([]netip.Addr, bool) {
 	ifi, err := net.InterfaceByName(name)
 	if err != nil {
 		return nil, false
@@ -31,17 +33,17 @@ func interfaceAddrs(name string) ([]netip.Addr, bool) {
 	return addrs, true
 }
 
-// endpoints returns the addresses of internal: or external: lines. An
+// Endpoints returns the addresses of internal: or external: lines. An
 // interface stands for all its addresses of the families asked for, without those that are link-local
 // and say nothing without a zone.
-func endpoints(list []rules.Endpoint) ([]netip.AddrPort, error) {
+func Endpoints(list []rules.Endpoint) ([]netip.AddrPort, error) {
 	var out []netip.AddrPort
 	for _, e := range list {
 		if e.Interface == "" {
 			out = append(out, netip.AddrPortFrom(e.Addr, e.Port))
 			continue
 		}
-		addrs, ok := interfaceAddrs(e.Interface)
+		addrs, ok := InterfaceAddrs(e.Interface)
 		if !ok {
 			return nil, fmt.Errorf("%s: no interface %q here; name one that exists, or an address", e.Pos, e.Interface)
 		}
@@ -58,12 +60,12 @@ func endpoints(list []rules.Endpoint) ([]netip.AddrPort, error) {
 	return out, nil
 }
 
-// listenAddresses decides where to listen, and says what decided: the
+// Addresses decides where to listen, and says what decided: the
 // environment, else the rule file, else the default.
-func listenAddresses(cfg config, set rules.Settings) (addrs []string, source string, err error) {
-	if len(set.Internal) == 0 || cfg.listenSet {
+func Addresses(cfg settings.Config, set rules.Settings) (addrs []string, source string, err error) {
+	if len(set.Internal) == 0 || cfg.ListenSet {
 		source = "USHER_LISTEN"
-		if !cfg.listenSet {
+		if !cfg.ListenSet {
 			source = "default"
 		}
 		for _, a := range cfg.Listen {
@@ -71,17 +73,17 @@ func listenAddresses(cfg config, set rules.Settings) (addrs []string, source str
 		}
 		return addrs, source, nil
 	}
-	list, err := endpoints(set.Internal)
+	list, err := Endpoints(set.Internal)
 	for _, a := range list {
 		addrs = append(addrs, a.String())
 	}
 	return addrs, set.Internal[0].Pos.String(), err
 }
 
-// boundTo returns what proxy.BoundTo will tell of listeners at addrs. Those of
+// BoundTo returns what proxy.BoundTo will tell of listeners at addrs. Those of
 // which it is known only when they are open are left out: the system chooses
 // their port.
-func boundTo(addrs []string) (bound []netip.AddrPort) {
+func BoundTo(addrs []string) (bound []netip.AddrPort) {
 	for _, a := range addrs {
 		tcp, err := net.ResolveTCPAddr("tcp", a)
 		if err != nil || tcp.Port == 0 {
@@ -97,8 +99,8 @@ func boundTo(addrs []string) (bound []netip.AddrPort) {
 	return bound
 }
 
-// listenAll opens all addresses or none.
-func listenAll(addrs []string) (lns []net.Listener, err error) {
+// All opens all addresses or none.
+func All(addrs []string) (lns []net.Listener, err error) {
 	for _, a := range addrs {
 		ln, err := proxy.Listen(context.Background(), a)
 		if err != nil {

@@ -1,13 +1,13 @@
-package main
+package settings
 
 import (
 	"fmt"
 	"strings"
 )
 
-// variablesHelp describes every variable: name, kind, default, meaning. The
+// Help describes every variable: name, kind, default, meaning. The
 // indentation makes it a preformatted block in kong's help.
-func variablesHelp() string {
+func Help() string {
 	var b strings.Builder
 	b.WriteString("Everything is set by environment variables:\n\n")
 	for _, v := range variables() {

@@ -1,4 +1,5 @@
-package main
+// Package storewatch logs how this replica stands with its store.
+package storewatch
 
 import (
 	"context"
@@ -11,12 +12,13 @@ import (
 	"sync"
 	"time"
 
+	"usher/cmd/usher/internal/settings"
 	"usher/limiter"
 )
 
-// storeWatch tells the log how this replica stands with its store. The limiter
+// Watch tells the log how this replica stands with its store. The limiter
 // itself does not log.
-type storeWatch struct {
+type Watch struct {
 	log   *slog.Logger
 	ttl   time.Duration
 	texts lossTexts
@@ -25,11 +27,16 @@ type storeWatch struct {
 	outage outage
 }
 
+// New returns a watch that writes to log, in the words that cfg calls for.
+func New(log *slog.Logger, cfg settings.Config) *Watch {
+	return &Watch{log: log, ttl: cfg.LeaseTTL, texts: textsOf(cfg)}
+}
+
 // lossTexts say what it means for sessions that the store fails or is lost,
 // which the settings decide.
 type lossTexts struct{ fails, lost, lease string }
 
-func lossTextsOf(cfg config) lossTexts {
+func textsOf(cfg settings.Config) lossTexts {
 	const goOn = "the lease was lost: limited sessions here go on while others may be given their slots; " +
 		"what is then above a limit is not refilled"
 	switch {
@@ -58,9 +65,9 @@ func lossTextsOf(cfg config) lossTexts {
 // again, and one of several servers may be away.
 const calm = 5 * time.Second
 
-// observe logs that the store fails, as far as that is news, and that it serves
+// Observe logs that the store fails, as far as that is news, and that it serves
 // again: by a join or a batch, which write.
-func (w *storeWatch) observe(op string, took time.Duration, err error) {
+func (w *Watch) Observe(op string, took time.Duration, err error) {
 	if errors.Is(err, context.Canceled) {
 		return // we are stopping
 	}
@@ -80,7 +87,7 @@ func (w *storeWatch) observe(op string, took time.Duration, err error) {
 
 // describe returns the text of a failure. Of a request that has used up its time
 // the error itself says neither how long that was nor what sets it.
-func (w *storeWatch) describe(op string, took time.Duration, err error) string {
+func (w *Watch) describe(op string, took time.Duration, err error) string {
 	limit, share := w.ttl/10, "a tenth"
 	if op == "dial" {
 		limit, share = w.ttl/5, "a fifth"
@@ -93,7 +100,7 @@ func (w *storeWatch) describe(op string, took time.Duration, err error) string {
 }
 
 // tellFailure logs the last failure. w.mu is held.
-func (w *storeWatch) tellFailure() {
+func (w *Watch) tellFailure() {
 	attrs := []any{"op", w.outage.op, "error", w.outage.err}
 	if lasted := w.outage.lasted(); lasted != "" {
 		attrs = append(attrs, "for", lasted)
@@ -101,9 +108,9 @@ func (w *storeWatch) tellFailure() {
 	w.log.Warn(w.texts.fails, attrs...)
 }
 
-// trouble returns the last failure of an outage, and since when it lasts; ""
+// Trouble returns the last failure of an outage, and since when it lasts; ""
 // if there is none.
-func (w *storeWatch) trouble() (failure string, since time.Time) {
+func (w *Watch) Trouble() (failure string, since time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !w.outage.lasts() {
@@ -112,9 +119,9 @@ func (w *storeWatch) trouble() (failure string, since time.Time) {
 	return w.outage.op + ": " + w.outage.err, w.outage.since
 }
 
-// watch logs what changes in the limiter's status until ctx is done.
-func (w *storeWatch) watch(ctx context.Context, status func() limiter.Status) {
-	news := storeNews{texts: w.texts}
+// Run logs what changes in the limiter's status until ctx is done.
+func (w *Watch) Run(ctx context.Context, status func() limiter.Status) {
+	n := news{texts: w.texts}
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -122,9 +129,9 @@ func (w *storeWatch) watch(ctx context.Context, status func() limiter.Status) {
 		case <-ctx.Done():
 			return
 		case now := <-tick.C:
-			failure, _ := w.trouble()
-			for _, n := range news.next(status(), failure, now) {
-				w.log.Log(ctx, n.level, n.text, n.attrs...)
+			failure, _ := w.Trouble()
+			for _, l := range n.next(status(), failure, now) {
+				w.log.Log(ctx, l.level, l.text, l.attrs...)
 			}
 		}
 	}
@@ -134,8 +141,8 @@ func (w *storeWatch) watch(ctx context.Context, status func() limiter.Status) {
 // no longer a rolling change but a mistake.
 const splitPatience = 5 * time.Minute
 
-// storeNews finds what is worth a line in successive statuses.
-type storeNews struct {
+// news finds what is worth a line in successive statuses.
+type news struct {
 	texts     lossTexts
 	last      limiter.Status
 	split     time.Time // since when replicas differ in their rules; zero: they do not
@@ -149,7 +156,7 @@ type newsLine struct {
 }
 
 // next takes the status at now, and what failed last, "" if nothing does.
-func (n *storeNews) next(st limiter.Status, failure string, now time.Time) (lines []newsLine) {
+func (n *news) next(st limiter.Status, failure string, now time.Time) (lines []newsLine) {
 	say := func(level slog.Level, text string, attrs ...any) {
 		lines = append(lines, newsLine{level, text, attrs})
 	}
@@ -177,7 +184,7 @@ func (n *storeNews) next(st limiter.Status, failure string, now time.Time) (line
 }
 
 // differences warns, once, of replicas that have had different rules for long.
-func (n *storeNews) differences(st limiter.Status, now time.Time) []newsLine {
+func (n *news) differences(st limiter.Status, now time.Time) []newsLine {
 	by := map[string][]string{}
 	for holder, digest := range st.Holders {
 		by[digest] = append(by[digest], holder[:min(8, len(holder))])
@@ -202,20 +209,21 @@ func (n *storeNews) differences(st limiter.Status, now time.Time) []newsLine {
 
 // redisLog sends what the Redis client says to the log, at level debug: what
 // matters of it comes back as an error.
-type redisLog struct{ log *slog.Logger }
+// RedisLog hands what the Redis client says to log, at level debug.
+type RedisLog struct{ Logger *slog.Logger }
 
 // Printf implements the client's logging interface.
-func (r redisLog) Printf(ctx context.Context, format string, v ...any) {
-	r.log.DebugContext(ctx, "redis client", "says", fmt.Sprintf(format, v...))
+func (r RedisLog) Printf(ctx context.Context, format string, v ...any) {
+	r.Logger.DebugContext(ctx, "redis client", "says", fmt.Sprintf(format, v...))
 }
 
 // checkPause is between two attempts to look at the settings of the store's
 // servers, and bounds each.
 const checkPause = 5 * time.Second
 
-// check looks, once the store can be reached, at the settings of its servers
+// Check looks, once the store can be reached, at the settings of its servers
 // and logs what is to be said of them.
-func (w *storeWatch) check(ctx context.Context, check func(context.Context) ([]string, error)) {
+func (w *Watch) Check(ctx context.Context, check func(context.Context) ([]string, error)) {
 	for ctx.Err() == nil {
 		bounded, cancel := context.WithTimeout(ctx, checkPause)
 		findings, err := check(bounded)
@@ -230,20 +238,6 @@ func (w *storeWatch) check(ctx context.Context, check func(context.Context) ([]s
 		select {
 		case <-ctx.Done():
 		case <-time.After(checkPause):
-		}
-	}
-}
-
-// watchStore sets a watch on a shared store; the memory store cannot fail.
-func (s *service) watchStore() {
-	ctx, cancel := context.WithCancel(context.Background())
-	s.unwatch = cancel
-	if s.cfg.Store != memory {
-		s.serving.Go(func() { s.storeWatch.watch(ctx, s.limiter.Status) })
-		if c, ok := s.store.(interface {
-			Check(context.Context) ([]string, error)
-		}); ok {
-			s.serving.Go(func() { s.storeWatch.check(ctx, c.Check) })
 		}
 	}
 }

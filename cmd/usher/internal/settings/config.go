@@ -1,4 +1,6 @@
-package main
+// Package settings reads the configuration of usher from the environment. The
+// tags of Config describe each variable once, for parsing, checks and help.
+package settings
 
 import (
 	"errors"
@@ -12,40 +14,40 @@ import (
 	"github.com/caarlos0/env/v11"
 )
 
-// config is everything that the environment says. The tags are the one place
+// Config is everything that the environment says. The tags are the one place
 // where a variable is described: parsing, checking and the help read them.
 //
 //	env, envDefault   name and default
 //	enum, min, max    what is accepted
 //	help              its meaning
-type config struct {
-	Listen       []hostPort    `env:"USHER_LISTEN" envDefault:"127.0.0.1:1080" help:"Addresses for SOCKS clients, separated by commas. 0.0.0.0:1080 is every address of IPv4, [::]:1080 every one of IPv6, and :1080 both. When it is set, it wins over the internal: lines of the rule file."`
-	Config       string        `env:"USHER_CONFIG" help:"The rule file, in Dante's language. Without one, built-in rules let clients on the loopback addresses through and nobody else."`
+type Config struct {
+	Listen       []HostPort    `env:"USHER_LISTEN" envDefault:"127.0.0.1:1080" help:"Addresses for SOCKS clients, separated by commas. 0.0.0.0:1080 is every address of IPv4, [::]:1080 every one of IPv6, and :1080 both. When it is set, it wins over the internal: lines of the rule file."`
+	RuleFile     string        `env:"USHER_CONFIG" help:"The rule file, in Dante's language. Without one, built-in rules let clients on the loopback addresses through and nobody else."`
 	UsersFile    string        `env:"USHER_USERS_FILE" help:"Names and passwords in htpasswd format. With it, and without a socksmethod line, clients must give a name and a password."`
 	GroupsFile   string        `env:"USHER_GROUPS_FILE" help:"Who is in the groups that group: in a rule names, in htgroup format (group: user user). Needs USHER_USERS_FILE."`
-	Store        storeURL      `env:"USHER_STORE" envDefault:"memory" help:"Where sessions are counted: memory (limits hold for this process), or a Redis that all replicas use (limits hold over them): redis://[user:password@]host:port/db, unix:///socket, redis+sentinel://host:port,host:port/name, redis+cluster://host:port,host:port; rediss instead of redis for TLS. docs/operations.md has the options."`
+	Store        StoreURL      `env:"USHER_STORE" envDefault:"memory" help:"Where sessions are counted: memory (limits hold for this process), or a Redis that all replicas use (limits hold over them): redis://[user:password@]host:port/db, unix:///socket, redis+sentinel://host:port,host:port/name, redis+cluster://host:port,host:port; rediss instead of redis for TLS. docs/operations.md has the options."`
 	Cluster      string        `env:"USHER_CLUSTER" envDefault:"default" help:"Name of this set of replicas in the store. Sets with different names do not see each other's sessions."`
 	LeaseTTL     time.Duration `env:"USHER_LEASE_TTL" envDefault:"10s" min:"1s" max:"10m" help:"How long a replica that died keeps its slots. The same on all replicas. At least 50 times the worst round trip to the store that is usual: a request may take a tenth of it."`
 	LeaseLoss    string        `env:"USHER_LEASE_LOSS" envDefault:"keep" enum:"keep,close" help:"What becomes of limited sessions on a replica that is cut off from the store: keep lets them live, close ends them before their slots can be given to others. The same on all replicas."`
 	StoreWait    time.Duration `env:"USHER_STORE_WAIT" envDefault:"3s" min:"0s" max:"1m" help:"How long a limited session may wait for a store that is slow or away before it is refused. While the store answers, one question may take a tenth of the lease in any case."`
 	StoreDown    string        `env:"USHER_STORE_DOWN" envDefault:"refuse" enum:"refuse,admit" help:"What becomes of a limited session when that wait is over: refuse, or admit it if this replica's own sessions are below the limit, so that each replica then holds the limit by itself. admit needs USHER_LEASE_LOSS=keep."`
-	ProxyFrom    prefixes      `env:"USHER_PROXY_PROTOCOL_FROM" help:"Networks of the balancers, separated by commas. They must send a PROXY protocol header (version 1 or 2); nobody else may."`
+	ProxyFrom    Prefixes      `env:"USHER_PROXY_PROTOCOL_FROM" help:"Networks of the balancers, separated by commas. They must send a PROXY protocol header (version 1 or 2); nobody else may."`
 	BindTimeout  time.Duration `env:"USHER_BIND_TIMEOUT" envDefault:"3m" min:"1s" max:"24h" help:"How long a BIND request waits for its peer to connect."`
 	Negotiating  int           `env:"USHER_MAX_NEGOTIATING" envDefault:"0" min:"0" max:"10000000" help:"How many clients may be between their connection and their complete request; for each one more, one of them is closed. 0: a quarter of the descriptors that the process may open."`
 	AuthFailures int           `env:"USHER_AUTH_FAILURES" envDefault:"10" min:"0" max:"1000000" help:"How many wrong passwords an address (of IPv6: a /64) may give in a minute; then its passwords are refused for a minute, unseen. 0: any number. Choose 0 if all clients come from one address, as behind a balancer that hides them."`
-	UDPAdvertise addresses     `env:"USHER_UDP_ADVERTISE" help:"The address that clients are told to send their datagrams to, at most one of IPv4 and one of IPv6, separated by a comma: that of this replica, never that of a balancer. Without it, it is the address that the client's connection came in on."`
-	UDPPorts     portRange     `env:"USHER_UDP_PORTS" help:"The ports that clients are told to send their datagrams to, such as 20000-20999; one for each association, so at least as many as there are associations at a time. udp.portrange in a rule wins for the clients of that rule. Without it, the system chooses."`
-	UDPRelayFrom prefixes      `env:"USHER_UDP_RELAY_FROM" help:"Networks of balancers that hide the client and send no PROXY header, such as relayd, separated by commas. Behind them a client's datagrams are taken from the address that it announced, if that was complete (an address and a port), else from the first one that the rules pass."`
-	AdminListen  adminAddr     `env:"USHER_ADMIN_LISTEN" envDefault:"127.0.0.1:9090" help:"Address for health checks, metrics and status over HTTP, without a password: keep it private. off opens none."`
+	UDPAdvertise Addresses     `env:"USHER_UDP_ADVERTISE" help:"The address that clients are told to send their datagrams to, at most one of IPv4 and one of IPv6, separated by a comma: that of this replica, never that of a balancer. Without it, it is the address that the client's connection came in on."`
+	UDPPorts     PortRange     `env:"USHER_UDP_PORTS" help:"The ports that clients are told to send their datagrams to, such as 20000-20999; one for each association, so at least as many as there are associations at a time. udp.portrange in a rule wins for the clients of that rule. Without it, the system chooses."`
+	UDPRelayFrom Prefixes      `env:"USHER_UDP_RELAY_FROM" help:"Networks of balancers that hide the client and send no PROXY header, such as relayd, separated by commas. Behind them a client's datagrams are taken from the address that it announced, if that was complete (an address and a port), else from the first one that the rules pass."`
+	AdminListen  AdminAddr     `env:"USHER_ADMIN_LISTEN" envDefault:"127.0.0.1:9090" help:"Address for health checks, metrics and status over HTTP, without a password: keep it private. off opens none."`
 	DrainGrace   time.Duration `env:"USHER_DRAIN_GRACE" envDefault:"3s" min:"0s" max:"10m" help:"After SIGTERM: how long to report not ready and still accept, so that balancers look elsewhere first. At least their check interval times the failures they wait for."`
 	DrainTimeout time.Duration `env:"USHER_DRAIN_TIMEOUT" envDefault:"30s" min:"0s" max:"24h" help:"After the grace: how long sessions may go on before they are cut."`
 	LogFormat    string        `env:"USHER_LOG_FORMAT" envDefault:"auto" enum:"auto,text,json" help:"auto is text on a terminal and JSON elsewhere."`
 	LogLevel     string        `env:"USHER_LOG_LEVEL" envDefault:"info" enum:"debug,info,warn,error" help:"The least severe lines that are logged."`
 
-	listenSet bool // USHER_LISTEN was given
+	ListenSet bool // USHER_LISTEN was given
 }
 
-// variable describes one field of config.
+// variable describes one field of Config.
 type variable struct {
 	name, kind, def, help string
 	min, max              int64    // of durations, in nanoseconds, and of numbers
@@ -53,9 +55,9 @@ type variable struct {
 	index                 int
 }
 
-// variables lists the fields of config in their order.
+// variables lists the fields of Config in their order.
 func variables() []variable {
-	t := reflect.TypeFor[config]()
+	t := reflect.TypeFor[Config]()
 	var list []variable
 	for i := range t.NumField() {
 		f := t.Field(i)
@@ -102,17 +104,17 @@ func kindOf(t reflect.Type, enum []string) string {
 	switch {
 	case enum != nil:
 		return strings.Join(enum, " | ")
-	case t == reflect.TypeFor[[]hostPort]():
+	case t == reflect.TypeFor[[]HostPort]():
 		return "host:port, ..."
-	case t == reflect.TypeFor[adminAddr]():
+	case t == reflect.TypeFor[AdminAddr]():
 		return "host:port | off"
-	case t == reflect.TypeFor[storeURL]():
+	case t == reflect.TypeFor[StoreURL]():
 		return "memory | URL"
-	case t == reflect.TypeFor[prefixes]():
+	case t == reflect.TypeFor[Prefixes]():
 		return "CIDR, ..."
-	case t == reflect.TypeFor[addresses]():
+	case t == reflect.TypeFor[Addresses]():
 		return "address, address"
-	case t == reflect.TypeFor[portRange]():
+	case t == reflect.TypeFor[PortRange]():
 		return "A-B"
 	case t == reflect.TypeFor[time.Duration]():
 		return "duration"
@@ -122,15 +124,15 @@ func kindOf(t reflect.Type, enum []string) string {
 	return "text"
 }
 
-// loadConfig reads the environment, given as a map. The warnings name
+// Load reads the environment, given as a map. The warnings name
 // variables that look like Usher's and are not. Every mistake is reported, as
 // one error that names the variable, its value and the remedy.
-func loadConfig(environ map[string]string) (cfg config, warnings []string, err error) {
+func Load(environ map[string]string) (cfg Config, warnings []string, err error) {
 	vars := variables()
 	byField := map[string]variable{}
 	known := map[string]bool{}
 	for _, v := range vars {
-		byField[reflect.TypeFor[config]().Field(v.index).Name] = v
+		byField[reflect.TypeFor[Config]().Field(v.index).Name] = v
 		known[v.name] = true
 	}
 	var problems []error
@@ -140,7 +142,7 @@ func loadConfig(environ map[string]string) (cfg config, warnings []string, err e
 			return cfg, nil, err
 		}
 		for _, e := range all.Errors {
-			problems = append(problems, explain(e, byField, environ))
+			problems = append(problems, readable(e, byField, environ))
 		}
 	}
 	if len(problems) == 0 {
@@ -158,13 +160,13 @@ func loadConfig(environ map[string]string) (cfg config, warnings []string, err e
 		}
 	}
 	slices.Sort(warnings)
-	cfg.listenSet = environ["USHER_LISTEN"] != ""
+	cfg.ListenSet = environ["USHER_LISTEN"] != ""
 	return cfg, warnings, errors.Join(problems...)
 }
 
-// explain turns an error of the env library, which names a field and a Go
+// readable turns an error of the env library, which names a field and a Go
 // type, into one that names a variable.
-func explain(err error, byField map[string]variable, environ map[string]string) error {
+func readable(err error, byField map[string]variable, environ map[string]string) error {
 	var parse env.ParseError
 	if !errors.As(err, &parse) {
 		return err
@@ -186,7 +188,7 @@ func (v variable) problem(environ map[string]string, what string) error {
 }
 
 // outOfRange checks what the tags enum, min and max say.
-func outOfRange(cfg config, vars []variable, environ map[string]string) (problems []error) {
+func outOfRange(cfg Config, vars []variable, environ map[string]string) (problems []error) {
 	values := reflect.ValueOf(cfg)
 	for _, v := range vars {
 		switch value := values.Field(v.index).Interface().(type) {
@@ -209,8 +211,8 @@ func outOfRange(cfg config, vars []variable, environ map[string]string) (problem
 	return problems
 }
 
-// environMap turns the form of os.Environ into a map.
-func environMap(environ []string) map[string]string {
+// Environ turns the form of os.Environ into a map.
+func Environ(environ []string) map[string]string {
 	m := make(map[string]string, len(environ))
 	for _, e := range environ {
 		if name, value, ok := strings.Cut(e, "="); ok {

@@ -1,0 +1,61 @@
+// Package policyfile loads the rule file, the users file and the groups file
+// into a policy, and returns what is to be said about them as findings.
+package policyfile
+
+import (
+	"errors"
+	"fmt"
+
+	"usher/cmd/usher/internal/listen"
+	"usher/cmd/usher/internal/settings"
+	"usher/proxy"
+	"usher/proxy/rules"
+	"usher/proxy/users"
+)
+
+// Load builds a complete policy from the rule file, the users file and
+// the groups file, or says all that is wrong with them. The diagnostics are the
+// findings about the rule file, warnings and errors.
+func Load(cfg settings.Config) (*proxy.Policy, []rules.Diagnostic, error) {
+	known, accountsErr := loadAccounts(cfg)
+	set, found, err := read(cfg.RuleFile, known)
+	if err != nil {
+		return nil, nil, errors.Join(err, accountsErr)
+	}
+	if set == nil || accountsErr != nil {
+		return nil, found, errors.Join(AsError(found), accountsErr)
+	}
+	p := &proxy.Policy{Rules: set, Users: known.Users, Groups: known.Groups}
+	external, err := listen.Endpoints(set.Settings.External)
+	if err != nil {
+		return nil, found, err
+	}
+	for _, e := range external {
+		p.External = append(p.External, e.Addr())
+	}
+	return p, found, nil
+}
+
+// Accounts is how clients can prove their names, and who is in which group.
+type Accounts struct {
+	UsersFile, GroupsFile bool           // the environment names one
+	Users                 *users.Checker // nil: none was read
+	Groups                *users.Groups  // nil: none was read
+}
+
+// loadAccounts reads the files that the environment names, or says all that
+// is wrong with them.
+func loadAccounts(cfg settings.Config) (known Accounts, err error) {
+	var errs []error
+	if known.UsersFile = cfg.UsersFile != ""; known.UsersFile {
+		if known.Users, err = users.Load(cfg.UsersFile); err != nil {
+			errs = append(errs, fmt.Errorf("USHER_USERS_FILE: %w", err))
+		}
+	}
+	if known.GroupsFile = cfg.GroupsFile != ""; known.GroupsFile {
+		if known.Groups, err = users.LoadGroups(cfg.GroupsFile); err != nil {
+			errs = append(errs, fmt.Errorf("USHER_GROUPS_FILE: %w", err))
+		}
+	}
+	return known, errors.Join(errs...)
+}

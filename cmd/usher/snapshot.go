@@ -1,0 +1,76 @@
+package main
+
+import (
+	"sync"
+	"time"
+
+	"usher/cmd/usher/internal/policyfile"
+	"usher/limiter"
+	"usher/proxy"
+	"usher/proxy/admin"
+	"usher/proxy/rules"
+)
+
+// history is how loading policies went. It is safe for concurrent use.
+type history struct {
+	mu      sync.Mutex
+	current *rules.Set
+	loaded  time.Time // when current was
+	failure error     // of the last attempt
+}
+
+// use notes that set is in force from now on.
+func (h *history) use(set *rules.Set) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.current, h.loaded, h.failure = set, time.Now(), nil
+}
+
+// failed notes that an attempt to load a policy failed.
+func (h *history) failed(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.failure = err
+}
+
+// inForce returns the rules in force.
+func (h *history) inForce() *rules.Set {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.current
+}
+
+// show adds to what is known of the rules how loading them went.
+func (h *history) show(r *admin.Rules) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	r.Loaded, r.ReloadOK = h.loaded, h.failure == nil
+	if h.failure != nil {
+		r.ReloadErr = h.failure.Error()
+	}
+}
+
+// showRules returns the generation in force and the limits of all generations
+// that have sessions here, the one in force first. Reloads of an unchanged
+// file are one generation.
+func showRules(file string, gens []proxy.Generation, st limiter.Status) admin.Rules {
+	out := admin.Rules{File: policyfile.Name(file), Limits: []admin.RuleLimit{}}
+	shown := map[string]bool{}
+	for i := len(gens) - 1; i >= 0; i-- {
+		g := gens[i]
+		if shown[g.Digest] {
+			continue
+		}
+		shown[g.Digest] = true
+		if g.Current {
+			out.Digest, out.Generation, out.Number = g.Digest, g.Label, g.Number
+		}
+		for _, r := range policyfile.Limited(g.Rules) {
+			out.Limits = append(out.Limits, admin.RuleLimit{
+				Rule: r.ID(), Place: r.Pos.String(), Generation: g.Label, Current: g.Current,
+				Max: r.Session.Max, Sessions: st.Totals[proxy.Counter(g.Digest, r)],
+			})
+		}
+	}
+	return out
+}
