@@ -81,7 +81,7 @@ func newContainerWorld(t *testing.T, ttl time.Duration) *world {
 	w.proxy = client{proxy: front.port("1080/tcp")}
 	w.balancer = &balancer{stats: "http://" + front.port("8404/tcp") + "/metrics"}
 	w.balancer.waitUp(t, len(w.replicas))
-	w.waitMature()
+	w.waitReady()
 	return w
 }
 

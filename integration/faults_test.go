@@ -175,7 +175,7 @@ func cutOff(r *trial) {
 func (r *trial) joinedAgain(victim int, cut time.Duration) {
 	waitSince := r.truth.now()
 	eventually(r.t, patience, func() string {
-		if st := r.replicas[victim].status(r.t).Store; !st.Joined || st.Young || st.Holders != len(r.replicas) {
+		if st := r.replicas[victim].status(r.t).Store; !st.Joined || st.Recovering || st.ReplicaCount != len(r.replicas) {
 			return fmt.Sprintf("it does not count again: %+v", st)
 		}
 		return ""

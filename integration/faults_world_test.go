@@ -112,7 +112,7 @@ func (f *faultWorld) waitSettled(t testing.TB) {
 	}
 	eventually(t, 2*patience, func() string {
 		for _, r := range f.replicas {
-			if st := r.status(t).Store; !st.Joined || st.Young || st.Holders != len(f.replicas) {
+			if st := r.status(t).Store; !st.Joined || st.Recovering || st.ReplicaCount != len(f.replicas) {
 				return fmt.Sprintf("%s and its store: %+v, want %d holders", r.name, st, len(f.replicas))
 			}
 		}

@@ -190,7 +190,7 @@ func storeAway(t *testing.T, w *world) {
 	}
 
 	w.store.Start()
-	w.waitMature()
+	w.waitReady()
 	held.want(t, 3, notAllowed)
 	unlimited.want(t, 10, notAllowed)
 	rest := w.proxy.ask(t, 10, w.limited.String())

@@ -119,10 +119,10 @@ type status struct {
 		}
 	}
 	Store struct {
-		Joined    bool
-		WasMature bool `json:"was_mature"`
-		Young     bool
-		Holders   int
+		Joined       bool
+		WasReady     bool `json:"was_ready"`
+		Recovering   bool
+		ReplicaCount int `json:"replica_count"`
 	}
 }
 

@@ -118,7 +118,7 @@ func newWorld(t testing.TB, o options) *world {
 	for _, r := range w.replicas {
 		r.waitReady(t)
 	}
-	w.waitMature()
+	w.waitReady()
 	if !o.alone {
 		w.balance()
 	}
@@ -155,13 +155,13 @@ func (w *world) living() []*replica {
 	return all
 }
 
-// waitMature waits until every replica has joined a store that gives slots out.
-func (w *world) waitMature() {
+// waitReady waits until every replica has joined a store that gives slots out.
+func (w *world) waitReady() {
 	w.t.Helper()
 	living := w.living()
 	eventually(w.t, patience, func() string {
 		for _, r := range living {
-			if st := r.status(w.t).Store; !st.Joined || st.Young || st.Holders != len(living) {
+			if st := r.status(w.t).Store; !st.Joined || st.Recovering || st.ReplicaCount != len(living) {
 				return fmt.Sprintf("%s and its store: %+v, want %d holders", r.name, st, len(living))
 			}
 		}

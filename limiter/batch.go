@@ -15,14 +15,14 @@ type stated struct {
 }
 
 // makeJoin states who we are and re-claims the first of our sessions.
-func (h *holder) makeJoin(now time.Duration) *request {
+func (h *replica) makeJoin(now time.Duration) *request {
 	h.phase = detached
 	h.stream++
 	h.claims = h.sorted()
 	r := &request{op: opJoin}
 	r.join = store.Join{
-		Holder: h.id, Candidate: h.newBirth(), Stream: h.stream, Settings: h.settings,
-		Last: h.acked, Space: h.space, Number: h.number, Reluctant: h.rivals.mayReturn(now, h.timing),
+		Replica: h.id, Candidate: h.newBirth(), Stream: h.stream, Settings: h.settings,
+		Last: h.acked, Space: h.space, Number: h.number, MustNotCreate: h.rivals.mayReturn(now, h.timing),
 	}
 	r.join.Entries = h.stateClaims(r)
 	r.join.More = len(h.claims) > 0
@@ -30,7 +30,7 @@ func (h *holder) makeJoin(now time.Duration) *request {
 }
 
 // stateClaims takes the next counters to be re-stated: what is live, no more.
-func (h *holder) stateClaims(r *request) []store.Entry {
+func (h *replica) stateClaims(r *request) []store.Entry {
 	entries := make([]store.Entry, 0, min(len(h.claims), h.chunk))
 	for ; len(h.claims) > 0 && len(entries) < h.chunk; h.claims = h.claims[1:] {
 		// Who waited may have left since the join, and the counter with them.
@@ -42,7 +42,7 @@ func (h *holder) stateClaims(r *request) []store.Entry {
 }
 
 // state makes the entry of one counter.
-func (h *holder) state(r *request, c *counter, need int64) store.Entry {
+func (h *replica) state(r *request, c *counter, need int64) store.Entry {
 	s := stated{counter: c, live: c.live}
 	if n := len(c.waiters); n > 0 {
 		s.upTo = c.waiters[n-1].order
@@ -58,14 +58,14 @@ func (h *holder) state(r *request, c *counter, need int64) store.Entry {
 
 // batchDue reports whether there is something to say: a change, a claim, a
 // new space, or that we live.
-func (h *holder) batchDue(now time.Duration) bool {
+func (h *replica) batchDue(now time.Duration) bool {
 	return len(h.queue) > 0 || len(h.lazy) > 0 && now >= h.lazyAt || h.phase == reclaiming || h.space != h.spaceKnown ||
 		h.leased && now >= h.beatAt
 }
 
-func (h *holder) makeBatch(now time.Duration) *request {
+func (h *replica) makeBatch(now time.Duration) *request {
 	r := &request{op: opBatch}
-	r.batch = store.Batch{Holder: h.id, Prev: h.acked, New: h.acked.Next(), Strict: h.settings.Strict}
+	r.batch = store.Batch{Replica: h.id, Prev: h.acked, New: h.acked.Next(), Strict: h.settings.Strict}
 	if h.space != h.spaceKnown {
 		r.batch.Space, r.batch.Number = h.space, h.number
 	}
@@ -87,7 +87,7 @@ func (h *holder) makeBatch(now time.Duration) *request {
 	for _, c := range h.queue[:n] {
 		c.place = nowhere
 		need := c.live
-		if !c.over && !h.young || !c.counted {
+		if !c.over && !h.recovering || !c.counted {
 			need += int64(len(c.waiters))
 		}
 		r.batch.Entries = append(r.batch.Entries, h.state(r, c, need))
@@ -97,20 +97,20 @@ func (h *holder) makeBatch(now time.Duration) *request {
 }
 
 // joined takes the answer to a join.
-func (h *holder) joined(now time.Duration, r *request, reply store.JoinReply) {
+func (h *replica) joined(now time.Duration, r *request, reply store.JoinReply) {
 	switch reply.Status {
 	case store.Mismatch:
 		h.rivals = rivals{settings: reply.Settings, witness: max(h.rivals.witness, h.observer.under(h.timing, reply.Settings).witness)}
 		h.mismatch(now)
 		return
-	case store.Void:
+	case store.NoData:
 		h.rivals.gone(now, h.timing)
 		h.mismatch(now)
 		h.retryAt = now + h.timing.look
 		return
-	case store.Dying:
+	case store.Expiring:
 		h.phase = expiring
-		h.observer.self = store.Reap{Target: h.id, Birth: reply.Birth, Token: reply.Token}
+		h.observer.self = store.Expire{Target: h.id, Epoch: reply.Epoch, Token: reply.Token}
 		return
 	}
 	if h.leased && r.sent+h.timing.fence <= now {
@@ -120,14 +120,14 @@ func (h *holder) joined(now time.Duration, r *request, reply store.JoinReply) {
 	if !reply.Kept {
 		h.newLease()
 	}
-	h.acked = store.Token{Birth: reply.Birth, Stream: r.join.Stream}
+	h.acked = store.Token{Epoch: reply.Epoch, Stream: r.join.Stream}
 	h.phase = live
 	if r.join.More {
 		h.phase = reclaiming
 	}
 	h.spaceKnown, h.number = r.join.Space, reply.Number
 	h.lookAt = now
-	h.acknowledge(now, r, reply.Young, reply.Counts)
+	h.acknowledge(now, r, reply.Recovering, reply.Counts)
 	h.beatAt = now // what follows a join proves what it bore, see observed
 	for _, c := range h.sorted() {
 		if len(c.waiters) > 0 {
@@ -138,7 +138,7 @@ func (h *holder) joined(now time.Duration, r *request, reply store.JoinReply) {
 
 // newLease begins with nothing confirmed: sessions stay on the lease before,
 // and its fence, until the store has confirmed their counter.
-func (h *holder) newLease() {
+func (h *replica) newLease() {
 	if h.lease.fence.Load() > 0 {
 		h.older = append(h.older, h.lease)
 	}
@@ -149,7 +149,7 @@ func (h *holder) newLease() {
 }
 
 // batched takes the answer to a batch, or to its resend.
-func (h *holder) batched(now time.Duration, r *request, reply store.BatchReply) {
+func (h *replica) batched(now time.Duration, r *request, reply store.BatchReply) {
 	h.resend = nil
 	h.acked = r.batch.New
 	if r.batch.Space != "" {
@@ -158,40 +158,40 @@ func (h *holder) batched(now time.Duration, r *request, reply store.BatchReply) 
 	if h.phase == reclaiming && !r.batch.More {
 		h.phase = live
 	}
-	h.acknowledge(now, r, reply.Young, reply.Counts)
+	h.acknowledge(now, r, reply.Recovering, reply.Counts)
 }
 
 // acknowledge renews the lease and settles every entry of the request.
-func (h *holder) acknowledge(now time.Duration, r *request, young bool, counts []store.Count) {
+func (h *replica) acknowledge(now time.Duration, r *request, recovering bool, counts []store.Count) {
 	h.lease.fence.Store(int64(r.sent + h.timing.fence))
 	h.lease.ended = false
 	h.beatAt = r.sent + h.timing.beat
-	h.setYoung(young)
+	h.setYoung(recovering)
 	for i, s := range r.stated {
 		h.settle(now, s, counts[i])
 	}
 }
 
-func (h *holder) setYoung(young bool) {
-	if h.young && !young {
+func (h *replica) setYoung(recovering bool) {
+	if h.recovering && !recovering {
 		h.patient = h.unqueue(h.patient, inPatient)
 	}
-	if h.young = young; !young {
+	if h.recovering = recovering; !recovering {
 		h.rivals.witness = 0
 	}
-	h.ripe = h.ripe || !young && h.phase == live
+	h.ripe = h.ripe || !recovering && h.phase == live
 }
 
 // settle applies the store's answer to one counter.
-func (h *holder) settle(now time.Duration, s stated, n store.Count) {
+func (h *replica) settle(now time.Duration, s stated, n store.Count) {
 	c := s.counter
 	c.inFlight, c.unsure = false, false
-	c.own, c.contended, c.nearFull = n.Own, n.Contended, nearFull(n, c)
+	c.own, c.contended, c.nearFull = n.Granted, n.Contended, nearFull(n, c)
 	c.lease.Store(h.lease)
 	if above(n, c) {
 		c.over = true
-	} else if !h.young {
-		c.over = false // a young total is incomplete
+	} else if !h.recovering {
+		c.over = false // a recovering total is incomplete
 	}
 	if h.settings.Strict && c.live > c.own {
 		h.take(c, c.live-c.own) // a claim that was cut
@@ -199,7 +199,7 @@ func (h *holder) settle(now time.Duration, s stated, n store.Count) {
 	// Waiters get what was granted beyond the sessions that were stated, not
 	// beyond those that live now: above the maximum, one that ended meanwhile
 	// must not be replaced.
-	slots := n.Own - s.live
+	slots := n.Granted - s.live
 	if c.throttled {
 		slots = n.Admitted // what was used up of the rate, neither more nor less
 	}
@@ -219,14 +219,14 @@ func (h *holder) settle(now time.Duration, s stated, n store.Count) {
 
 // refuse answers those waiters of a batch that got nothing, if the reply says
 // for certain why; the others are asked for again.
-func (h *holder) refuse(c *counter, upTo uint64, n store.Count) {
+func (h *replica) refuse(c *counter, upTo uint64, n store.Count) {
 	for len(c.waiters) > 0 && c.waiters[0].order <= upTo {
 		err := reason(n, c)
 		switch {
-		case err != nil && (!h.young || !errors.Is(err, ErrFull)):
+		case err != nil && (!h.recovering || !errors.Is(err, ErrFull)):
 			h.answer(c, answer{err: err})
 		case c.counted && h.ripensAfter(c.waiters[0].deadline):
-			h.answer(c, answer{err: ErrYoung})
+			h.answer(c, answer{err: ErrRecovering})
 		default:
 			return
 		}

@@ -10,7 +10,7 @@ import (
 	"usher/store"
 )
 
-// counter is a row of the holder's table: the truth about live sessions, and
+// counter is a row of the replica's table: the truth about live sessions, and
 // what the store last said about it.
 type counter struct {
 	name           string
@@ -27,7 +27,7 @@ type counter struct {
 	own       int64 // what the store counts for us, as last acknowledged
 	nearFull  bool  // at the last answer, little was left: what ends is given back at once
 	over      bool  // more sessions than the maximum exist: nothing is refilled
-	contended bool  // another holder was refused here: freed slots are its
+	contended bool  // another replica was refused here: freed slots are its
 	lease     atomic.Pointer[lease]
 
 	place    place // which queue it stands in
@@ -49,7 +49,7 @@ const (
 // waiter is an admission that waits for the store's answer.
 type waiter struct {
 	counter  *counter
-	order    uint64        // of arrival at the holder
+	order    uint64        // of arrival at the replica
 	deadline time.Duration // when the wait ends
 	done     chan answer   // gets exactly one, unless it is withdrawn
 }
@@ -61,7 +61,7 @@ type answer struct {
 
 // ask admits at once where no question is needed, refuses at once where no
 // answer can come in time, and otherwise queues a waiter.
-func (h *holder) ask(now time.Duration, limit Limit, deadline time.Duration) (*slot, *waiter, error) {
+func (h *replica) ask(now time.Duration, limit Limit, deadline time.Duration) (*slot, *waiter, error) {
 	h.checkFences(now)
 	switch {
 	case h.phase == leaving || h.phase == left:
@@ -71,11 +71,11 @@ func (h *holder) ask(now time.Duration, limit Limit, deadline time.Duration) (*s
 	}
 	c := h.counterOf(limit)
 	if len(c.waiters) == 0 && h.mayHandOver(now, c) {
-		return h.occupy(c), nil, nil // also while the store is young: the slot is ours
+		return h.occupy(c), nil, nil // also while the store is recovering: the slot is ours
 	}
 	if c.counted && h.ripensAfter(deadline) {
 		h.drop(c)
-		return nil, nil, ErrYoung
+		return nil, nil, ErrRecovering
 	}
 	h.arrivals++
 	w := &waiter{counter: c, order: h.arrivals, deadline: deadline, done: make(chan answer, 1)}
@@ -84,7 +84,7 @@ func (h *holder) ask(now time.Duration, limit Limit, deadline time.Duration) (*s
 	return nil, w, nil
 }
 
-func (h *holder) counterOf(limit Limit) *counter {
+func (h *replica) counterOf(limit Limit) *counter {
 	e := limit.entry()
 	c := h.counters[e.Counter]
 	if c == nil {
@@ -101,13 +101,13 @@ func (h *holder) counterOf(limit Limit) *counter {
 // mayHandOver reports whether a slot that the store counts as ours but no
 // session uses may be given to a session here without asking. Where there is a
 // rate it may not: the session would begin uncounted.
-func (h *holder) mayHandOver(now time.Duration, c *counter) bool {
+func (h *replica) mayHandOver(now time.Duration, c *counter) bool {
 	return h.phase == live && !h.lease.passed(now) && c.lease.Load() == h.lease &&
 		!c.over && !c.contended && !c.throttled && c.live < c.own && (!c.inFlight || c.live < c.sentLive)
 }
 
 // occupy makes one session of c live, if c counts them.
-func (h *holder) occupy(c *counter) *slot {
+func (h *replica) occupy(c *counter) *slot {
 	if !c.counted {
 		return &slot{shard: h.shard, ended: true}
 	}
@@ -122,7 +122,7 @@ func (h *holder) occupy(c *counter) *slot {
 
 // move gives back what a session held, if anything, and asks for a slot of
 // limit. If it has to wait, both are in the same batch.
-func (h *holder) move(now time.Duration, old *slot, limit Limit, deadline time.Duration) (*slot, *waiter, error) {
+func (h *replica) move(now time.Duration, old *slot, limit Limit, deadline time.Duration) (*slot, *waiter, error) {
 	if old != nil {
 		h.release(now, old)
 	}
@@ -137,7 +137,7 @@ func (h *holder) move(now time.Duration, old *slot, limit Limit, deadline time.D
 }
 
 // release ends a session's slot.
-func (h *holder) release(now time.Duration, s *slot) {
+func (h *replica) release(now time.Duration, s *slot) {
 	if s.ended {
 		return
 	}
@@ -152,7 +152,7 @@ func (h *holder) release(now time.Duration, s *slot) {
 }
 
 // count adds n to the live sessions of c, and of its rule.
-func (h *holder) count(c *counter, n int64) {
+func (h *replica) count(c *counter, n int64) {
 	if c.live += n; c.live < 0 {
 		panic("limiter: more sessions of " + c.name + " ended than began")
 	}
@@ -166,15 +166,15 @@ func (h *holder) count(c *counter, n int64) {
 
 // handOver gives free slots to waiters here, oldest first, as far as that
 // needs no question.
-func (h *holder) handOver(now time.Duration, c *counter) {
+func (h *replica) handOver(now time.Duration, c *counter) {
 	for len(c.waiters) > 0 && h.mayHandOver(now, c) {
 		h.grant(c)
 	}
 }
 
-func (h *holder) grant(c *counter) { h.answer(c, answer{slot: h.occupy(c)}) }
+func (h *replica) grant(c *counter) { h.answer(c, answer{slot: h.occupy(c)}) }
 
-func (h *holder) answer(c *counter, a answer) {
+func (h *replica) answer(c *counter, a answer) {
 	w := c.waiters[0]
 	c.waiters[0] = nil
 	c.waiters = c.waiters[1:]
@@ -182,7 +182,7 @@ func (h *holder) answer(c *counter, a answer) {
 }
 
 // admitAlone admits by what this replica knows itself.
-func (h *holder) admitAlone(now time.Duration, limit Limit) (*slot, error) {
+func (h *replica) admitAlone(now time.Duration, limit Limit) (*slot, error) {
 	if h.phase == leaving || h.phase == left {
 		return nil, ErrClosed
 	}
@@ -213,7 +213,7 @@ func (h *holder) admitAlone(now time.Duration, limit Limit) (*slot, error) {
 
 // withdraw takes a waiter back that nobody answered; it reports false if
 // somebody did.
-func (h *holder) withdraw(w *waiter) bool {
+func (h *replica) withdraw(w *waiter) bool {
 	i := slices.Index(w.counter.waiters, w)
 	if i < 0 {
 		return false
@@ -225,7 +225,7 @@ func (h *holder) withdraw(w *waiter) bool {
 
 // take ends the n youngest sessions of c from outside: their slots are
 // somebody else's.
-func (h *holder) take(c *counter, n int64) {
+func (h *replica) take(c *counter, n int64) {
 	youngestFirst := func(a, b *slot) int { return cmp.Compare(b.order, a.order) }
 	for _, s := range slices.SortedFunc(maps.Keys(c.slots), youngestFirst)[:n] {
 		h.count(c, -1)
@@ -239,7 +239,7 @@ func (h *holder) take(c *counter, n int64) {
 }
 
 // enqueue puts c into the next batch.
-func (h *holder) enqueue(c *counter) {
+func (h *replica) enqueue(c *counter) {
 	if c.place != inQueue {
 		h.queue = stand(h.queue, c, inQueue)
 	}
@@ -263,17 +263,17 @@ func standing(list []*counter, at place) []*counter {
 	return slices.DeleteFunc(list, func(c *counter) bool { return c.place != at })
 }
 
-// enqueueWaiting does so for its waiters. While the store is young they
+// enqueueWaiting does so for its waiters. While the store is recovering they
 // cannot be admitted, unless nothing is counted, and ride on the heartbeat.
-func (h *holder) enqueueWaiting(c *counter) {
-	if !h.young || !c.counted {
+func (h *replica) enqueueWaiting(c *counter) {
+	if !h.recovering || !c.counted {
 		h.enqueue(c)
 	} else {
 		h.enqueuePatient(c)
 	}
 }
 
-func (h *holder) enqueuePatient(c *counter) {
+func (h *replica) enqueuePatient(c *counter) {
 	if c.place == nowhere {
 		h.patient = stand(h.patient, c, inPatient)
 	}
@@ -285,10 +285,10 @@ func (h *holder) enqueuePatient(c *counter) {
 const lazyFor = 2 * time.Millisecond
 
 // enqueueSurplus does so if the store counts more for us than there is.
-func (h *holder) enqueueSurplus(now time.Duration, c *counter) {
+func (h *replica) enqueueSurplus(now time.Duration, c *counter) {
 	switch {
 	case c.own <= c.live || c.inFlight || c.place == inQueue:
-	case h.young && !c.over && h.phase == live:
+	case h.recovering && !c.over && h.phase == live:
 		// Nobody else could be given it now, but a session here may take it.
 		h.enqueuePatient(c)
 	case c.nearFull || c.over || c.contended || h.phase != live:
@@ -302,7 +302,7 @@ func (h *holder) enqueueSurplus(now time.Duration, c *counter) {
 }
 
 // unqueue moves those of list that still stand there into the next batch.
-func (h *holder) unqueue(list []*counter, from place) []*counter {
+func (h *replica) unqueue(list []*counter, from place) []*counter {
 	for _, c := range list {
 		if c.place == from { // else it was sent, moved or dropped meanwhile
 			h.enqueue(c)
@@ -314,7 +314,7 @@ func (h *holder) unqueue(list []*counter, from place) []*counter {
 // drop takes c off the table when neither side knows anything of it. It may
 // have been about to be sent: whose clients came and went while the store is
 // away must not be remembered until it is back.
-func (h *holder) drop(c *counter) {
+func (h *replica) drop(c *counter) {
 	if c.live == 0 && c.own == 0 && len(c.waiters) == 0 && !c.inFlight && !c.unsure {
 		c.place = nowhere
 		delete(h.counters, c.name)

@@ -78,15 +78,15 @@ func TestToldAtOnce(t *testing.T) {
 	})
 }
 
-// TestAdmittedAloneIsToldAtOnce: a young store is told of whom it could not be
+// TestAdmittedAloneIsToldAtOnce: a recovering store is told of whom it could not be
 // asked about.
 func TestAdmittedAloneIsToldAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
-		l := start(t, s, func(o *limiter.Options) { o.StoreWait, o.AdmitAlone = 0, true })
+		l := start(t, s, func(o *limiter.Options) { o.StoreWait, o.AdmitLocally = 0, true })
 		time.Sleep(ttl / 20)
-		if !l.Status().Young {
-			t.Fatal("the store is to be young")
+		if !l.Status().Recovering {
+			t.Fatal("the store is to be recovering")
 		}
 		g := admit(t, l, 5)
 		synctest.Wait()
@@ -98,16 +98,16 @@ func TestAdmittedAloneIsToldAtOnce(t *testing.T) {
 }
 
 // TestRefusedForYouthIsAdmittedAlone: who waits when the data turns out to be lost
-// is told by the store that it is young, and is not refused for that.
+// is told by the store that it is recovering, and is not refused for that.
 func TestRefusedForYouthIsAdmittedAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
-		l := start(t, s, func(o *limiter.Options) { o.AdmitAlone = true })
+		l := start(t, s, func(o *limiter.Options) { o.AdmitLocally = true })
 		mature(t, l)
 		s.data.Flush()
 		g := admit(t, l, 5)
-		if !l.Status().Young || g.Confirmed() {
-			t.Errorf("young %v, confirmed %v", l.Status().Young, g.Confirmed())
+		if !l.Status().Recovering || g.Confirmed() {
+			t.Errorf("young %v, confirmed %v", l.Status().Recovering, g.Confirmed())
 		}
 		g.Release()
 	})
@@ -189,7 +189,7 @@ func TestCloseWhileTheFirstShardIsAway(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			s, limits := sharded()
 			s.down()
-			l := limiter.New(limiter.Options{Store: s, TTL: ttl, StoreWait: 3 * ttl, AdmitAlone: alone})
+			l := limiter.New(limiter.Options{Store: s, TTL: ttl, StoreWait: 3 * ttl, AdmitLocally: alone})
 			answers := make(chan error, len(limits))
 			for _, limit := range limits {
 				go func() {

@@ -29,7 +29,7 @@ type slot struct {
 // fence. A counter moves to a new lease only when the store confirmed it there.
 type lease struct {
 	fence atomic.Int64 // on the limiter's clock
-	ended bool         // the holder has seen it pass
+	ended bool         // the replica has seen it pass
 }
 
 func (l *lease) passed(now time.Duration) bool { return int64(now) >= l.fence.Load() }
@@ -77,7 +77,7 @@ func (g *Grant) Valid() bool {
 }
 
 // Confirmed reports whether the store was asked: it is false for what
-// Options.AdmitAlone let in.
+// Options.AdmitLocally let in.
 func (g *Grant) Confirmed() bool { return g.slot == nil || !g.slot.alone }
 
 // WhenLost calls f when the slot is taken away, at once if it was already. It
@@ -105,6 +105,6 @@ func (s *slot) release() {
 	sh := s.shard
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	sh.holder.release(sh.limiter.now(), s)
+	sh.replica.release(sh.limiter.now(), s)
 	sh.rouseIfDue()
 }

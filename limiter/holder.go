@@ -10,19 +10,19 @@ import (
 	"usher/store"
 )
 
-// holder is the protocol of one replica for one shard of the store, as a
+// replica is the protocol of one replica for one shard of the store, as a
 // state machine: next says what to send now, handle takes the outcome. One
 // request is under way at a time. It has no goroutine, no clock and no lock
 // of its own; shard drives it, and guards it.
-type holder struct {
-	shard    *shard // its driver, for the slots it hands out
-	id       string
-	settings store.Settings
-	leased   bool
-	timing   timing
-	newBirth func() string
-	chunk    int // most entries of a request
-	reapMost int // most counters of a reap
+type replica struct {
+	shard     *shard // its driver, for the slots it hands out
+	id        string
+	settings  store.Settings
+	leased    bool
+	timing    timing
+	newBirth  func() string
+	chunk     int // most entries of a request
+	expireMax int // most counters of a expire
 
 	phase     phase
 	connected bool
@@ -30,14 +30,14 @@ type holder struct {
 	busy      bool          // a request is under way
 	epoch     uint64        // outcomes of requests of an older epoch are void
 
-	stream uint64
-	acked  store.Token // the last acknowledged, zero before the first
-	resend *request    // a batch whose outcome is unknown
-	lease  *lease      // the current one
-	older  []*lease    // those on which counters still stand after a loss
-	lapsed uint64      // leases that passed their fence with sessions on them
-	young  bool
-	ripe   bool // it was joined and mature at least once
+	stream     uint64
+	acked      store.Token // the last acknowledged, zero before the first
+	resend     *request    // a batch whose outcome is unknown
+	lease      *lease      // the current one
+	older      []*lease    // those on which counters still stand after a loss
+	lapsed     uint64      // leases that passed their fence with sessions on them
+	recovering bool
+	ripe       bool // it was joined and mature at least once
 
 	counters   map[string]*counter
 	arrivals   uint64 // of waiters
@@ -50,13 +50,13 @@ type holder struct {
 	windows    store.Windows    // of what was admitted without the store
 	claims     []*counter       // live sessions still to be re-stated after a join
 
-	beatAt   time.Duration // when the next heartbeat is due
-	lookAt   time.Duration // when the next look at the roster is due
-	observer observer
-	roster   store.Roster
-	tidied   bool          // since the last batch there was a reap or a mature: batches go first
-	retryAt  time.Duration // mismatched: when to try again
-	rivals   rivals
+	beatAt     time.Duration // when the next heartbeat is due
+	lookAt     time.Duration // when the next look at the membership is due
+	observer   observer
+	membership store.Membership
+	tidied     bool          // since the last batch there was a expire or a mature: batches go first
+	retryAt    time.Duration // mismatched: when to try again
+	rivals     rivals
 
 	space      string   // in force here
 	spaceKnown string   // as last acknowledged
@@ -71,12 +71,12 @@ const (
 	reclaiming              // joined, not all live sessions re-stated yet
 	live
 	mismatched // others run with other settings: observe, and try again
-	expiring   // we are being reaped: finish it, then join anew
+	expiring   // we are being expired: finish it, then join anew
 	leaving
 	left
 )
 
-// timing is all that follows from the TTL (store timing rules: a holder stops
+// timing is all that follows from the TTL (store timing rules: a replica stops
 // relying on its lease at 0.7 TTL, others take it for dead after 0.75).
 type timing struct {
 	beat, look, gap, fence, witness, tombstone, request time.Duration
@@ -94,17 +94,17 @@ func timingOf(ttl time.Duration, leased bool) timing {
 	return t
 }
 
-func newHolder(id string, s store.Settings, leased bool, newBirth func() string) *holder {
-	return &holder{
+func newReplica(id string, s store.Settings, leased bool, newBirth func() string) *replica {
+	return &replica{
 		id: id, settings: s, leased: leased, timing: timingOf(s.TTL, leased), newBirth: newBirth,
-		chunk: store.MaxEntries, reapMost: store.MaxReap,
+		chunk: store.MaxEntries, expireMax: store.MaxExpire,
 		lease: &lease{}, counters: map[string]*counter{}, ruleLive: map[string]int64{}, observer: newObserver(),
 	}
 }
 
 // next returns the request to send now, or nil. The caller carries it out and
 // calls handle with the outcome before it calls next again.
-func (h *holder) next(now time.Duration) *request {
+func (h *replica) next(now time.Duration) *request {
 	h.checkFences(now)
 	if h.busy || h.phase == left || now < h.notBefore {
 		return nil
@@ -113,7 +113,7 @@ func (h *holder) next(now time.Duration) *request {
 	if r != nil {
 		h.busy = true
 		switch r.op {
-		case opReap, opMature: // it may fail each time
+		case opExpire, opEndRecovery: // it may fail each time
 			h.tidied = true
 		case opBatch:
 			h.tidied = false
@@ -126,7 +126,7 @@ func (h *holder) next(now time.Duration) *request {
 	return r
 }
 
-func (h *holder) choose(now time.Duration) *request {
+func (h *replica) choose(now time.Duration) *request {
 	if !h.connected {
 		if h.phase == leaving && h.acked == (store.Token{}) {
 			h.phase = left
@@ -138,7 +138,7 @@ func (h *holder) choose(now time.Duration) *request {
 	case detached:
 		return h.makeJoin(now)
 	case expiring:
-		return h.makeReap(h.observer.self)
+		return h.makeExpire(h.observer.self)
 	case mismatched:
 		return h.nextMismatched(now)
 	case leaving:
@@ -148,7 +148,7 @@ func (h *holder) choose(now time.Duration) *request {
 	}
 }
 
-func (h *holder) nextJoined(now time.Duration) *request {
+func (h *replica) nextJoined(now time.Duration) *request {
 	switch {
 	case h.resend != nil:
 		return h.resend
@@ -166,25 +166,25 @@ func (h *holder) nextJoined(now time.Duration) *request {
 
 // untidy reports whether the observer has found something to do about others or
 // about the data. It takes turns with batches, of which there may be no end.
-func (h *holder) untidy() bool {
+func (h *replica) untidy() bool {
 	return h.observer.hasDead() || h.observer.ripe || len(h.observer.gone) > 0
 }
 
-func (h *holder) tidy() *request {
+func (h *replica) tidy() *request {
 	if h.observer.hasDead() {
-		return h.makeReap(h.observer.nextDead())
+		return h.makeExpire(h.observer.nextDead())
 	}
-	return &request{op: opMature, mature: store.Mature{
-		Holder: h.id, Token: h.acked, Ripe: h.observer.ripe, Gone: h.observer.gone,
+	return &request{op: opEndRecovery, mature: store.EndRecovery{
+		Replica: h.id, Token: h.acked, Ready: h.observer.ripe, Gone: h.observer.gone,
 	}}
 }
 
-// nextMismatched keeps observing, so that holders with other settings that
+// nextMismatched keeps observing, so that replicas with other settings that
 // died do not keep us out for ever; it never matures anything.
-func (h *holder) nextMismatched(now time.Duration) *request {
+func (h *replica) nextMismatched(now time.Duration) *request {
 	switch {
 	case h.observer.hasDead():
-		return h.makeReap(h.observer.nextDead())
+		return h.makeExpire(h.observer.nextDead())
 	case now >= h.retryAt:
 		return h.makeJoin(now)
 	case now >= h.lookAt:
@@ -194,20 +194,20 @@ func (h *holder) nextMismatched(now time.Duration) *request {
 }
 
 // nextLeaving settles what is unknown, then gives everything back.
-func (h *holder) nextLeaving() *request {
+func (h *replica) nextLeaving() *request {
 	if h.resend != nil {
 		return h.resend
 	}
-	return h.makeReap(store.Reap{Target: h.id, Birth: h.acked.Birth, Token: h.acked})
+	return h.makeExpire(store.Expire{Target: h.id, Epoch: h.acked.Epoch, Token: h.acked})
 }
 
-func (h *holder) makeReap(r store.Reap) *request {
-	r.Most = h.reapMost
-	return &request{op: opReap, reap: r}
+func (h *replica) makeExpire(r store.Expire) *request {
+	r.Max = h.expireMax
+	return &request{op: opExpire, expire: r}
 }
 
 // handle takes the outcome of the request under way.
-func (h *holder) handle(now time.Duration, r *request, o outcome) {
+func (h *replica) handle(now time.Duration, r *request, o outcome) {
 	h.busy = false
 	h.checkFences(now)
 	if h.failed(now, r, o.err) || r.epoch != h.epoch || h.phase == left {
@@ -221,17 +221,17 @@ func (h *holder) handle(now time.Duration, r *request, o outcome) {
 	case opBatch:
 		h.batched(now, r, o.batch)
 	case opObserve:
-		h.observed(now, r, o.roster)
-	case opReap:
-		h.reapDone(r, o)
-	case opMature:
-		h.matured(o.young, r.mature.Gone)
+		h.observed(now, r, o.membership)
+	case opExpire:
+		h.expireDone(r, o)
+	case opEndRecovery:
+		h.matured(o.recovering, r.mature.Gone)
 	}
 }
 
 // failed sorts errors by what is known of the outcome, and reports whether
 // there was one.
-func (h *holder) failed(now time.Duration, r *request, err error) bool {
+func (h *replica) failed(now time.Duration, r *request, err error) bool {
 	current := r.epoch == h.epoch
 	switch {
 	case err == nil:
@@ -239,7 +239,7 @@ func (h *holder) failed(now time.Duration, r *request, err error) bool {
 	case errors.Is(err, store.ErrLost):
 		if h.phase == leaving || h.phase == left {
 			h.phase = left
-		} else if current && (r.op == opBatch || r.reap.Target != h.id) && h.phase != mismatched {
+		} else if current && (r.op == opBatch || r.expire.Target != h.id) && h.phase != mismatched {
 			h.detach()
 		} else if current {
 			h.phase = detached
@@ -261,14 +261,14 @@ func (h *holder) failed(now time.Duration, r *request, err error) bool {
 
 // keepForResend keeps a batch, and only a batch, to be sent again byte for
 // byte: a join whose outcome is unknown is followed by one of a new stream.
-func (h *holder) keepForResend(r *request, current bool) {
+func (h *replica) keepForResend(r *request, current bool) {
 	if r.op == opBatch && current {
 		h.resend = r
 	}
 }
 
 // checkFences ends what can no longer be relied on.
-func (h *holder) checkFences(now time.Duration) {
+func (h *replica) checkFences(now time.Duration) {
 	if !h.leased {
 		return
 	}
@@ -293,7 +293,7 @@ func (h *holder) checkFences(now time.Duration) {
 // fencePassed: others may be given our slots from now on. Strict closes the
 // sessions; otherwise they live on, and nothing is refilled until the store
 // says that the total is back under the maximum.
-func (h *holder) fencePassed(l *lease) {
+func (h *replica) fencePassed(l *lease) {
 	relied := false
 	for _, c := range h.counters {
 		if c.lease.Load() != l {
@@ -312,7 +312,7 @@ func (h *holder) fencePassed(l *lease) {
 }
 
 // nextFence returns when checkFences has something to do next.
-func (h *holder) nextFence() time.Duration {
+func (h *replica) nextFence() time.Duration {
 	at := time.Duration(math.MaxInt64)
 	for _, l := range append([]*lease{h.lease}, h.older...) {
 		if f := time.Duration(l.fence.Load()); f > 0 && !l.ended {
@@ -323,7 +323,7 @@ func (h *holder) nextFence() time.Duration {
 }
 
 // detach drops what is under way: the next thing to send is a join.
-func (h *holder) detach() {
+func (h *replica) detach() {
 	h.phase = detached
 	h.epoch++
 	h.resend = nil
@@ -337,7 +337,7 @@ func (h *holder) detach() {
 
 // sorted returns the table's counters by name: the order of claims must not
 // depend on the run of a map.
-func (h *holder) sorted() []*counter {
+func (h *replica) sorted() []*counter {
 	out := make([]*counter, 0, len(h.counters))
 	for _, name := range slices.Sorted(maps.Keys(h.counters)) {
 		out = append(out, h.counters[name])
@@ -346,7 +346,7 @@ func (h *holder) sorted() []*counter {
 }
 
 // leave begins the end: nobody is admitted any more.
-func (h *holder) leave() {
+func (h *replica) leave() {
 	if h.phase == left || h.phase == leaving {
 		return
 	}
@@ -359,9 +359,9 @@ func (h *holder) leave() {
 	}
 	h.notBefore = 0
 	if !joined {
-		h.phase = left // whatever the store has of us, others reap
+		h.phase = left // whatever the store has of us, others expire
 	}
 }
 
-// abandon ends without the store's consent: others will reap what is there.
-func (h *holder) abandon() { h.phase = left }
+// abandon ends without the store's consent: others will expire what is there.
+func (h *replica) abandon() { h.phase = left }

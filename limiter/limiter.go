@@ -3,7 +3,7 @@
 // The truth of a replica is the table of its own live sessions. What it sends
 // to the store is computed from that table, never the other way round; the
 // store answers how many sessions this replica may hold of each counter. All
-// of it is one state machine per shard of the store (holder), a value without
+// of it is one state machine per shard of the store (replica), a value without
 // goroutines, clocks and IO, and one driver (shard) that carries its requests
 // out, one at a time. Accuracy goes before speed: where the two are at odds, a
 // session waits or is refused, and the reason says so.
@@ -31,9 +31,9 @@ var (
 	ErrThrottled = errors.New("limiter: the rate is reached")
 	// ErrUnavailable says that the store gave no answer in time.
 	ErrUnavailable = errors.New("limiter: the store cannot be reached")
-	// ErrYoung says that the store holds data that was just born (it lost what
+	// ErrRecovering says that the store holds data that was just born (it lost what
 	// it had, or starts for the first time) and gives nothing new out yet.
-	ErrYoung = errors.New("limiter: the store was just born and gives nothing new out yet")
+	ErrRecovering = errors.New("limiter: the store was just born and gives nothing new out yet")
 	// ErrMismatch says that living replicas run with other lease settings.
 	ErrMismatch = errors.New("limiter: other replicas run with other lease settings")
 	// ErrClosed says that the limiter is closed or closing.
@@ -91,12 +91,12 @@ type Options struct {
 	Strict bool
 	// StoreWait is how long an admission waits for the store before it fails.
 	StoreWait time.Duration
-	// AdmitAlone admits, after the wait, what the store could not be asked
+	// AdmitLocally admits, after the wait, what the store could not be asked
 	// about, up to the limit on this replica's own sessions alone, and as many
 	// as its rates allow in windows of this replica's own. The store is told of
 	// the sessions later; until then there may be too many over all replicas.
 	// It has no effect with Strict, whose promise it would break.
-	AdmitAlone bool
+	AdmitLocally bool
 	// Observe, if set, is told of every request to the store. It is called
 	// from several goroutines.
 	Observe func(op string, took time.Duration, err error)
@@ -122,14 +122,14 @@ func New(o Options) *Limiter {
 	settings := store.Settings{Protocol: protocol, TTL: o.TTL, Strict: o.Strict, Shards: o.Store.Shards()}
 	id := newID()
 	for i := range o.Store.Shards() {
-		s := newShard(l, i, newHolder(id, settings, o.Store.Leased(), newID))
+		s := newShard(l, i, newReplica(id, settings, o.Store.Leased(), newID))
 		l.shards = append(l.shards, s)
 		s.begin(ctx)
 	}
 	return l
 }
 
-// protocol is the version of what holders say to each other through the store.
+// protocol is the version of what replicas say to each other through the store.
 const protocol = 1
 
 func newID() string {
@@ -152,7 +152,7 @@ func (l *Limiter) shardOf(rule string) *shard {
 }
 
 // Admit takes a slot of the limit, or says why it cannot: ErrFull,
-// ErrThrottled, ErrYoung, ErrMismatch, ErrUnavailable, ErrClosed, or the context's error.
+// ErrThrottled, ErrRecovering, ErrMismatch, ErrUnavailable, ErrClosed, or the context's error.
 func (l *Limiter) Admit(ctx context.Context, limit Limit) (*Grant, error) {
 	g := &Grant{limiter: l}
 	return g, g.Move(ctx, limit)
@@ -231,23 +231,23 @@ func (l *Limiter) Close(ctx context.Context) error {
 // Status is a snapshot for readiness, metrics and the status page.
 type Status struct {
 	Joined     bool              // the store knows this replica and its sessions
-	WasMature  bool              // it was joined and mature at least once
-	Young      bool              // it gives nothing new out yet
+	WasReady   bool              // it was joined and mature at least once
+	Recovering bool              // it gives nothing new out yet
 	Mismatch   string            // the settings in force elsewhere, "" if ours are
 	Generation uint64            // the number of the space in force here, 0 until the store told it
-	Holders    map[string]string // replicas that the store knows, and the space of each
+	Replicas   map[string]string // replicas that the store knows, and the space of each
 	Totals     map[string]int64  // sessions over all replicas, of the counters named in SetSpace
 	LeasesLost uint64            // how often a shard's lease ended with sessions that relied on it: they end, or go on uncounted
 }
 
 // Status reports on all shards together.
 func (l *Limiter) Status() Status {
-	out := Status{Joined: true, WasMature: true, Holders: map[string]string{}, Totals: map[string]int64{}}
+	out := Status{Joined: true, WasReady: true, Replicas: map[string]string{}, Totals: map[string]int64{}}
 	for i, s := range l.shards {
 		one := s.status()
 		out.Joined = out.Joined && one.Joined
-		out.WasMature = out.WasMature && one.WasMature
-		out.Young = out.Young || one.Young
+		out.WasReady = out.WasReady && one.WasReady
+		out.Recovering = out.Recovering || one.Recovering
 		out.LeasesLost += one.LeasesLost
 		if one.Mismatch != "" {
 			out.Mismatch = one.Mismatch
@@ -255,7 +255,7 @@ func (l *Limiter) Status() Status {
 		if i == 0 { // numbers are given per shard; the first speaks for all
 			out.Generation = one.Generation
 		}
-		maps.Copy(out.Holders, one.Holders)
+		maps.Copy(out.Replicas, one.Replicas)
 		maps.Copy(out.Totals, one.Totals)
 	}
 	return out

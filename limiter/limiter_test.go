@@ -58,12 +58,12 @@ func TestNoLimitNeverTouchesTheStore(t *testing.T) {
 	})
 }
 
-func TestYoungStoreRefusesUntilItMatures(t *testing.T) {
+func TestRecoveringStoreRefusesUntilReady(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := start(t, newLink())
 		time.Sleep(time.Second)
 		begin := time.Now()
-		refused(t, l, 5, limiter.ErrYoung)
+		refused(t, l, 5, limiter.ErrRecovering)
 		if waited := time.Since(begin); waited != 0 {
 			t.Errorf("refused after %v: it cannot mature within the wait", waited)
 		}
@@ -224,7 +224,7 @@ func TestMoveGivesBackEvenWhenRefused(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		holder, err := l.Admit(t.Context(), second)
+		replica, err := l.Admit(t.Context(), second)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -239,7 +239,7 @@ func TestMoveGivesBackEvenWhenRefused(t *testing.T) {
 		if err := h.Move(t.Context(), limiter.Limit{}); err != nil {
 			t.Fatal(err)
 		}
-		holder.Release()
+		replica.Release()
 		if err := h.Move(t.Context(), second); err != nil {
 			t.Fatal(err)
 		}
@@ -310,11 +310,11 @@ func TestReloadNumbersTheSpaces(t *testing.T) {
 			t.Errorf("generations %d and %d, want 2 and 1", n, m)
 		}
 		spaces := map[string]int{}
-		for _, space := range b.Status().Holders {
+		for _, space := range b.Status().Replicas {
 			spaces[space]++
 		}
 		if len(spaces) != 2 {
-			t.Errorf("spaces on the roster: %v", spaces)
+			t.Errorf("spaces on the membership: %v", spaces)
 		}
 	})
 }

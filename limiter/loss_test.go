@@ -41,7 +41,7 @@ func again(t *testing.T, data *memstore.Store, j store.Join) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if reply, err := conn.Join(t.Context(), j); err != nil || reply.Birth != j.Candidate {
+	if reply, err := conn.Join(t.Context(), j); err != nil || reply.Epoch != j.Candidate {
 		t.Fatalf("the copy: %+v, %v", reply, err)
 	}
 }
@@ -64,7 +64,7 @@ func notBoth(t *testing.T, a *limiter.Limiter, g *limiter.Grant) {
 }
 
 // A join that comes twice, the second time to a server that has lost its data
-// again, bears the same birth anew: the time for which its holder has witnessed
+// again, bears the same epoch anew: the time for which its replica has witnessed
 // the first one must not count for the second.
 func TestDataBornTwiceIsNotTheSame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -101,7 +101,7 @@ func TestDataBornTwiceIsNotTheSame(t *testing.T) {
 // Housekeeping that fails each time, as for a user that may not do it, takes
 // nobody's turn: batches go, and with them the lease stays.
 func TestHousekeepingThatFailsStarvesNobody(t *testing.T) {
-	for _, failing := range []string{"reap", "mature"} {
+	for _, failing := range []string{"expire", "end_recovery"} {
 		t.Run(failing, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newLink()
@@ -116,8 +116,8 @@ func TestHousekeepingThatFailsStarvesNobody(t *testing.T) {
 					}
 					return nil, nil
 				})
-				if failing == "mature" {
-					s.data.Drop("t") // and the data is young again
+				if failing == "end_recovery" {
+					s.data.Drop("t") // and the data is recovering again
 				}
 				crash(b, way)
 				time.Sleep(3 * ttl)
@@ -146,16 +146,16 @@ func TestDeadOfLostDataAreForgotten(t *testing.T) {
 		})
 		ways[2].slow.Store(int64(5 * time.Millisecond))
 		time.Sleep(ttl)
-		var reaped atomic.Bool
-		ways[2].set(func(op string) (error, error) { // cut off at its first reap
-			if reaped.Store(reaped.Load() || op == "reap"); reaped.Load() {
+		var expired atomic.Bool
+		ways[2].set(func(op string) (error, error) { // cut off at its first expire
+			if expired.Store(expired.Load() || op == "expire"); expired.Load() {
 				return errCut, nil
 			}
 			return nil, nil
 		})
 		crash(dead, ways[0])
 		ways[1].down()
-		for !reaped.Load() {
+		for !expired.Load() {
 			time.Sleep(ttl / 100)
 		}
 		fresh := memstore.New()
@@ -194,10 +194,10 @@ func TestCutClaimEndsItsSession(t *testing.T) {
 			t.Fatal(err)
 		}
 		reply, err := conn.Join(t.Context(), store.Join{
-			Holder: "x", Candidate: "bx", Stream: 1, Settings: store.Settings{Protocol: 1, TTL: ttl, Strict: true, Shards: 1}, Space: "c1aaaa",
+			Replica: "x", Candidate: "bx", Stream: 1, Settings: store.Settings{Protocol: 1, TTL: ttl, Strict: true, Shards: 1}, Space: "c1aaaa",
 			Entries: []store.Entry{{Counter: "c1aaaa/s1", Max: 1, RuleMax: store.NoLimit, Live: 1, Need: 1}},
 		})
-		if err != nil || reply.Counts[0].Own != 1 {
+		if err != nil || reply.Counts[0].Granted != 1 {
 			t.Fatalf("%+v, %v", reply, err)
 		}
 		time.Sleep(ttl / 4)

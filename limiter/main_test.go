@@ -126,16 +126,16 @@ func (c *linkConn) Batch(ctx context.Context, b store.Batch) (store.BatchReply, 
 	return through(ctx, c, "batch", func() (store.BatchReply, error) { return c.conn.Batch(ctx, b) })
 }
 
-func (c *linkConn) Observe(ctx context.Context, n []string) (store.Roster, error) {
-	return through(ctx, c, "observe", func() (store.Roster, error) { return c.conn.Observe(ctx, n) })
+func (c *linkConn) Observe(ctx context.Context, n []string) (store.Membership, error) {
+	return through(ctx, c, "observe", func() (store.Membership, error) { return c.conn.Observe(ctx, n) })
 }
 
-func (c *linkConn) Reap(ctx context.Context, r store.Reap) (store.ReapReply, error) {
-	return through(ctx, c, "reap", func() (store.ReapReply, error) { return c.conn.Reap(ctx, r) })
+func (c *linkConn) Expire(ctx context.Context, r store.Expire) (store.ExpireReply, error) {
+	return through(ctx, c, "expire", func() (store.ExpireReply, error) { return c.conn.Expire(ctx, r) })
 }
 
-func (c *linkConn) Mature(ctx context.Context, m store.Mature) (bool, error) {
-	return through(ctx, c, "mature", func() (bool, error) { return c.conn.Mature(ctx, m) })
+func (c *linkConn) EndRecovery(ctx context.Context, m store.EndRecovery) (bool, error) {
+	return through(ctx, c, "end_recovery", func() (bool, error) { return c.conn.EndRecovery(ctx, m) })
 }
 
 // start returns a limiter that is closed with the test.
@@ -199,7 +199,7 @@ func mature(t *testing.T, limiters ...*limiter.Limiter) {
 		ready := true
 		for _, l := range limiters {
 			s := l.Status()
-			ready = ready && s.Joined && !s.Young
+			ready = ready && s.Joined && !s.Recovering
 		}
 		if ready {
 			return
@@ -212,7 +212,7 @@ func mature(t *testing.T, limiters ...*limiter.Limiter) {
 // mustJoin waits, on the real clock, for a store without a lease.
 func mustJoin(t *testing.T, l *limiter.Limiter) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !l.Status().WasMature; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !l.Status().WasReady; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("memory store not mature: %+v", l.Status())
 		}

@@ -51,7 +51,7 @@ func TestMoveAcrossShardsWithoutStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, limits := sharded()
 		s.down()
-		l := start(t, s, func(o *limiter.Options) { o.StoreWait, o.AdmitAlone = 0, true })
+		l := start(t, s, func(o *limiter.Options) { o.StoreWait, o.AdmitLocally = 0, true })
 		moves(limits, func(from, to limiter.Limit) {
 			g := wants(t, l, from, nil)
 			if err := g.Move(t.Context(), to); err != nil {

@@ -7,22 +7,22 @@ import (
 	"usher/store"
 )
 
-// observer decides which holders are dead and when young data is ripe, by
+// observer decides which replicas are dead and when recovering data is ripe, by
 // time that it witnessed itself: between two looks that count, at most gap
-// apart, each of which showed its own holder's token. An outage, or a pause of
+// apart, each of which showed its own replica's token. An outage, or a pause of
 // its own, proves nothing about others and restarts every timer.
 type observer struct {
 	looked   bool
 	lastLook time.Duration
-	birth    string
-	since    time.Duration // when this birth was first seen
+	epoch    string
+	since    time.Duration // when this epoch was first seen
 	tokens   map[string]sighting
 	tombs    map[string]time.Duration
 
-	dead []store.Reap // to be reaped
-	ripe bool         // the young state may end
-	gone []string     // tombstones that may be dropped
-	self store.Reap   // what is left of our own reap
+	dead []store.Expire // to be expired
+	ripe bool           // the recovering state may end
+	gone []string       // tombstones that may be dropped
+	self store.Expire   // what is left of our own expire
 }
 
 type sighting struct {
@@ -36,40 +36,40 @@ func newObserver() observer {
 
 func (o *observer) hasDead() bool { return len(o.dead) > 0 }
 
-func (o *observer) nextDead() store.Reap { return o.dead[0] }
+func (o *observer) nextDead() store.Expire { return o.dead[0] }
 
-// look takes a roster that counts, received at now.
-func (o *observer) look(now time.Duration, self string, r store.Roster, t timing) {
-	if !o.looked || now-o.lastLook > t.gap || r.Birth != o.birth {
+// look takes a membership that counts, received at now.
+func (o *observer) look(now time.Duration, self string, r store.Membership, t timing) {
+	if !o.looked || now-o.lastLook > t.gap || r.Epoch != o.epoch {
 		*o = newObserver()
-		o.birth, o.since = r.Birth, now
+		o.epoch, o.since = r.Epoch, now
 	}
 	o.looked, o.lastLook = true, now
-	o.ripe = r.Young && now-o.since >= t.witness
+	o.ripe = r.Recovering && now-o.since >= t.witness
 	o.lookAtMembers(now, self, r, t)
 	o.lookAtTombstones(now, r, t)
 }
 
-func (o *observer) lookAtMembers(now time.Duration, self string, r store.Roster, t timing) {
+func (o *observer) lookAtMembers(now time.Duration, self string, r store.Membership, t timing) {
 	seen := map[string]sighting{}
 	o.dead = nil
 	for _, m := range r.Members {
-		if m.Holder == self {
+		if m.Replica == self {
 			continue
 		}
-		s, known := o.tokens[m.Holder]
+		s, known := o.tokens[m.Replica]
 		if !known || s.token != m.Token {
 			s = sighting{m.Token, now}
 		}
-		seen[m.Holder] = s
-		if m.State == store.DyingOne || now-s.since >= t.witness {
-			o.dead = append(o.dead, store.Reap{Target: m.Holder, Birth: r.Birth, Token: m.Token})
+		seen[m.Replica] = s
+		if m.State == store.MemberExpiring || now-s.since >= t.witness {
+			o.dead = append(o.dead, store.Expire{Target: m.Replica, Epoch: r.Epoch, Token: m.Token})
 		}
 	}
 	o.tokens = seen
 }
 
-func (o *observer) lookAtTombstones(now time.Duration, r store.Roster, t timing) {
+func (o *observer) lookAtTombstones(now time.Duration, r store.Membership, t timing) {
 	seen := map[string]time.Duration{}
 	o.gone = nil
 	for h := range r.Tombstones {
@@ -86,43 +86,43 @@ func (o *observer) lookAtTombstones(now time.Duration, r store.Roster, t timing)
 	o.tombs = seen
 }
 
-// observed takes a look at the roster.
-func (h *holder) observed(now time.Duration, r *request, roster store.Roster) {
+// observed takes a look at the membership.
+func (h *replica) observed(now time.Duration, r *request, membership store.Membership) {
 	h.lookAt = now + h.timing.look
 	if h.phase == mismatched {
-		h.roster = roster
-		h.observer.look(now, h.id, roster, h.observer.under(h.timing, roster.Settings))
+		h.membership = membership
+		h.observer.look(now, h.id, membership, h.observer.under(h.timing, membership.Settings))
 		h.observer.ripe = false
-		if len(roster.Members) == 0 {
+		if len(membership.Members) == 0 {
 			h.retryAt = now
 		}
 		return
 	}
-	if showsOwn(roster, h.id, r.acked) {
-		h.roster = roster
-		h.setYoung(roster.Young)
-		h.observer.look(now, h.id, roster, h.patience())
+	if showsOwn(membership, h.id, r.acked) {
+		h.membership = membership
+		h.setYoung(membership.Recovering)
+		h.observer.look(now, h.id, membership, h.patience())
 	}
 }
 
 // mayLook reports whether a look would count. A late copy of the join may have
 // borne the same data again since; with a batch upon it, it would not be taken
 // for the same.
-func (h *holder) mayLook() bool { return !h.leased || h.acked.Seq > 0 }
+func (h *replica) mayLook() bool { return !h.leased || h.acked.Seq > 0 }
 
-// patience is our timing, but on young data of which we met rivals before that
+// patience is our timing, but on recovering data of which we met rivals before that
 // of them: they may have lost it, and live on until then.
-func (h *holder) patience() timing {
+func (h *replica) patience() timing {
 	t := h.timing
 	t.witness = max(t.witness, h.rivals.witness)
 	return t
 }
 
-// showsOwn reports whether the roster is of our birth and no older than what
+// showsOwn reports whether the membership is of our epoch and no older than what
 // was acknowledged to us when we asked for it.
-func showsOwn(r store.Roster, self string, acked store.Token) bool {
+func showsOwn(r store.Membership, self string, acked store.Token) bool {
 	for _, m := range r.Members {
-		if m.Holder == self {
+		if m.Replica == self {
 			return m.Token.Reaches(acked)
 		}
 	}
@@ -135,7 +135,7 @@ func (*observer) under(t timing, s store.Settings) timing {
 	return t
 }
 
-// rivals are holders with other settings, whose data it is, since one of their
+// rivals are replicas with other settings, whose data it is, since one of their
 // kind kept us out. If it is lost they come back to it, and we must not be there
 // first: their sessions live on up to their fence. Only when they did not come
 // for so long that they are past it, it is ours to bear.
@@ -144,7 +144,7 @@ type rivals struct {
 	away     bool
 	since    time.Duration // away: when their data was missed first
 	last     time.Duration // away: and last
-	witness  time.Duration // how long it must be missed, and young data be watched
+	witness  time.Duration // how long it must be missed, and recovering data be watched
 }
 
 // mayReturn reports whether data that is lost is still theirs.
@@ -166,8 +166,8 @@ func (r *rivals) seenAway(now time.Duration, t timing) bool {
 	return r.away && now-r.last <= t.gap
 }
 
-// mismatch: holders with other settings live, or died and are not yet reaped.
-func (h *holder) mismatch(now time.Duration) {
+// mismatch: replicas with other settings live, or died and are not yet expired.
+func (h *replica) mismatch(now time.Duration) {
 	h.phase = mismatched
 	h.retryAt = now + h.timing.gap
 	h.lookAt = min(max(h.lookAt, now), now+h.timing.look)
@@ -182,13 +182,13 @@ func (h *holder) mismatch(now time.Duration) {
 
 // apart reports whether others ran with other settings when the store was last
 // asked.
-func (h *holder) apart() bool { return h.rivals.settings != (store.Settings{}) }
+func (h *replica) apart() bool { return h.rivals.settings != (store.Settings{}) }
 
-// reapDone takes the answer to a reap, of another or of ourselves.
-func (h *holder) reapDone(r *request, o outcome) {
-	if r.reap.Target == h.id {
+// expireDone takes the answer to a expire, of another or of ourselves.
+func (h *replica) expireDone(r *request, o outcome) {
+	if r.expire.Target == h.id {
 		switch {
-		case o.reap == store.More:
+		case o.expire == store.More:
 			return
 		case h.phase == leaving:
 			h.phase = left
@@ -197,16 +197,16 @@ func (h *holder) reapDone(r *request, o outcome) {
 		}
 		return
 	}
-	if o.reap != store.More {
-		h.observer.dead = slices.DeleteFunc(h.observer.dead, func(d store.Reap) bool { return d.Target == r.reap.Target })
-		delete(h.observer.tokens, r.reap.Target)
+	if o.expire != store.More {
+		h.observer.dead = slices.DeleteFunc(h.observer.dead, func(d store.Expire) bool { return d.Target == r.expire.Target })
+		delete(h.observer.tokens, r.expire.Target)
 		h.retryAt = 0 // it may have been the one that kept us out
 	}
 }
 
-// matured takes the answer to a request to end the young state.
-func (h *holder) matured(young bool, gone []string) {
-	h.setYoung(young)
+// matured takes the answer to a request to end the recovering state.
+func (h *replica) matured(recovering bool, gone []string) {
+	h.setYoung(recovering)
 	h.observer.ripe = false // if it still is, the next look says so
 	h.observer.gone = nil
 	for _, t := range gone {
@@ -214,10 +214,10 @@ func (h *holder) matured(young bool, gone []string) {
 	}
 }
 
-// ripensAfter reports whether a young store cannot mature, as far as we can
+// ripensAfter reports whether a recovering store cannot mature, as far as we can
 // tell, before the deadline: waiting for it is then no use.
-func (h *holder) ripensAfter(deadline time.Duration) bool {
-	if !h.young || h.phase != live && h.phase != reclaiming {
+func (h *replica) ripensAfter(deadline time.Duration) bool {
+	if !h.recovering || h.phase != live && h.phase != reclaiming {
 		return false
 	}
 	return h.observer.looked && h.observer.since+h.patience().witness > deadline

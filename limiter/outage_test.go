@@ -148,13 +148,13 @@ func TestStoreThatLostItsData(t *testing.T) {
 		admit(t, b, 5)
 		s.restart()
 		time.Sleep(ttl * 4 / 10) // a heartbeat fails, both join, a looks
-		if n := total(a); n != 4 || !a.Status().Young {
+		if n := total(a); n != 4 || !a.Status().Recovering {
 			t.Errorf("re-claimed %d of 4, %+v", n, a.Status())
 		}
-		refused(t, a, 5, limiter.ErrYoung)
+		refused(t, a, 5, limiter.ErrRecovering)
 		first.Release()
 		admit(t, a, 5) // a slot that is ours may be used again
-		refused(t, a, 5, limiter.ErrYoung)
+		refused(t, a, 5, limiter.ErrRecovering)
 		mature(t, a, b)
 		admit(t, b, 5)
 		refused(t, a, 5, limiter.ErrFull)
@@ -231,7 +231,7 @@ func TestStoreDownAdmit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
 		way := s.fork()
-		alone := func(o *limiter.Options) { o.AdmitAlone = true }
+		alone := func(o *limiter.Options) { o.AdmitLocally = true }
 		a, b := start(t, s, alone), start(t, way, alone)
 		mature(t, a, b)
 		if g := admit(t, a, 2); !g.Confirmed() {
@@ -264,7 +264,7 @@ func TestStoreDownAdmit(t *testing.T) {
 }
 
 // TestNothingIsRefilledAfterTheFence: a replica that was cut off does not know
-// what others were given meanwhile, and a young store does not know yet.
+// what others were given meanwhile, and a recovering store does not know yet.
 func TestNothingIsRefilledAfterTheFence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sa := newLink()
@@ -281,11 +281,11 @@ func TestNothingIsRefilledAfterTheFence(t *testing.T) {
 		sa.data.Restart(memstore.Snapshot{})
 		sa.up()
 		time.Sleep(ttl / 5)
-		if !a.Status().Young || total(a) != 2 {
-			t.Fatalf("a is to be alone on a young store: %+v", a.Status())
+		if !a.Status().Recovering || total(a) != 2 {
+			t.Fatalf("a is to be alone on a recovering store: %+v", a.Status())
 		}
 		mine.Release()
-		refused(t, a, 2, limiter.ErrYoung) // b's two, of which nobody knows, still live
+		refused(t, a, 2, limiter.ErrRecovering) // b's two, of which nobody knows, still live
 		sb.up()
 		mature(t, a, b)
 		time.Sleep(ttl / 5)
@@ -297,7 +297,7 @@ func TestNothingIsRefilledAfterTheFence(t *testing.T) {
 }
 
 // TestOutageIsForgotten: clients that came and went while the store was away,
-// or young, are nothing to tell it afterwards.
+// or recovering, are nothing to tell it afterwards.
 func TestOutageIsForgotten(t *testing.T) {
 	for name, c := range map[string]struct {
 		outage func(*link)
@@ -305,18 +305,18 @@ func TestOutageIsForgotten(t *testing.T) {
 		wait   time.Duration // for the store; the clients themselves wait no longer than 100 ms
 		alone  bool
 	}{
-		"refused before the fence":  {(*link).down, ttl / 5, 0, false},
-		"refused after the fence":   {(*link).down, 2 * ttl, 0, false},
-		"waited before the fence":   {(*link).down, ttl / 5, ttl, false},
-		"waited after the fence":    {(*link).down, 2 * ttl, ttl, false},
-		"waited for a young store":  {(*link).restart, ttl / 4, ttl, false},
-		"admitted before the fence": {(*link).down, ttl / 5, 0, true},
-		"admitted after the fence":  {(*link).down, 2 * ttl, 0, true},
+		"refused before the fence":      {(*link).down, ttl / 5, 0, false},
+		"refused after the fence":       {(*link).down, 2 * ttl, 0, false},
+		"waited before the fence":       {(*link).down, ttl / 5, ttl, false},
+		"waited after the fence":        {(*link).down, 2 * ttl, ttl, false},
+		"waited for a recovering store": {(*link).restart, ttl / 4, ttl, false},
+		"admitted before the fence":     {(*link).down, ttl / 5, 0, true},
+		"admitted after the fence":      {(*link).down, 2 * ttl, 0, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newLink()
-				l := start(t, s, func(o *limiter.Options) { o.StoreWait, o.AdmitAlone = c.wait, c.alone })
+				l := start(t, s, func(o *limiter.Options) { o.StoreWait, o.AdmitLocally = c.wait, c.alone })
 				mature(t, l)
 				c.outage(s)
 				time.Sleep(c.since)
@@ -349,7 +349,7 @@ func TestOutageIsForgotten(t *testing.T) {
 func TestStrictAdmitsNobodyAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
-		l := start(t, s, strict, func(o *limiter.Options) { o.AdmitAlone = true })
+		l := start(t, s, strict, func(o *limiter.Options) { o.AdmitLocally = true })
 		mature(t, l)
 		s.down()
 		refused(t, l, 2, limiter.ErrUnavailable)
@@ -363,7 +363,7 @@ func TestYouthLasts(t *testing.T) {
 		s := newLink()
 		l := start(t, s)
 		began := time.Now()
-		for l.Status().Young || !l.Status().Joined {
+		for l.Status().Recovering || !l.Status().Joined {
 			time.Sleep(ttl / 1000)
 		}
 		if took := time.Since(began); took < ttl*3/4 || took > ttl*81/100 {

@@ -16,7 +16,7 @@ import (
 	"usher/store/memstore"
 )
 
-// inStore returns what the store counts of a counter, for all holders.
+// inStore returns what the store counts of a counter, for all replicas.
 func inStore(l *link, counter string) string { return l.data.Dump()["t"][counter] }
 
 // TestMoveIsOneBatch: whoever sees the new slot taken sees the old one free,
@@ -185,7 +185,7 @@ func TestStoreDownAdmitInEveryShard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, limits := sharded()
 		s.down()
-		l := start(t, s, func(o *limiter.Options) { o.AdmitAlone = true })
+		l := start(t, s, func(o *limiter.Options) { o.AdmitLocally = true })
 		for _, limit := range limits {
 			g, err := l.Admit(t.Context(), limit)
 			if err != nil || g.Confirmed() {
@@ -251,7 +251,7 @@ func TestNoWaitIsNoRefusalForMany(t *testing.T) {
 	for _, alone := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			s := newLink()
-			hasty := func(o *limiter.Options) { o.StoreWait, o.AdmitAlone = 0, alone }
+			hasty := func(o *limiter.Options) { o.StoreWait, o.AdmitLocally = 0, alone }
 			replicas := []*limiter.Limiter{start(t, s, hasty), start(t, s, hasty)}
 			mature(t, replicas...)
 			s.slow.Store(int64(time.Millisecond))
@@ -291,7 +291,7 @@ func TestMaturesUnderLoad(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newLink()
 				s.slow.Store(int64(5 * time.Millisecond))
-				l := start(t, s, func(o *limiter.Options) { o.AdmitAlone = c.alone })
+				l := start(t, s, func(o *limiter.Options) { o.AdmitLocally = c.alone })
 				ctx, cancel := context.WithCancel(t.Context())
 				var tasks sync.WaitGroup
 				for i := range 64 {
@@ -308,8 +308,8 @@ func TestMaturesUnderLoad(t *testing.T) {
 					})
 				}
 				time.Sleep(2 * ttl)
-				if l.Status().Young {
-					t.Error("still young after two TTL")
+				if l.Status().Recovering {
+					t.Error("still recovering after two TTL")
 				}
 				cancel()
 				tasks.Wait()

@@ -11,12 +11,12 @@ import (
 // TestQueuesStayShort: whoever came and went while nothing was sent leaves
 // nothing behind, and takes nobody's place.
 func TestQueuesStayShort(t *testing.T) {
-	for name, young := range map[string]bool{"next batch": false, "next heartbeat": true} {
+	for name, recovering := range map[string]bool{"next batch": false, "next heartbeat": true} {
 		t.Run(name, func(t *testing.T) {
-			h := newHolder("h", store.Settings{TTL: 10 * time.Second}, true, newID)
-			h.young = young
+			h := newReplica("h", store.Settings{TTL: 10 * time.Second}, true, newID)
+			h.recovering = recovering
 			list := &h.queue
-			if young {
+			if recovering {
 				list = &h.patient
 			}
 			ask := func(key string) *waiter {
@@ -49,7 +49,7 @@ func TestQueuesStayShort(t *testing.T) {
 // looking at each of its sessions.
 func TestAloneAmongMany(t *testing.T) {
 	for _, strict := range []bool{false, true} {
-		h := newHolder("h", store.Settings{TTL: 10 * time.Second, Strict: strict}, true, newID)
+		h := newReplica("h", store.Settings{TTL: 10 * time.Second, Strict: strict}, true, newID)
 		admit := func(key string) *slot {
 			s, err := h.admitAlone(0, Limit{Rule: "c1aaaa/s1", Max: 1001, Key: key, KeyMax: 1})
 			if err != nil {
@@ -87,7 +87,7 @@ func TestKeptOutForgets(t *testing.T) {
 	ours := store.Settings{Protocol: protocol, TTL: time.Second, Shards: 1}
 	theirs := ours
 	theirs.TTL *= 2
-	h := newHolder("h", ours, true, newID)
+	h := newReplica("h", ours, true, newID)
 	h.connected = true
 	for i := range 2 {
 		now := time.Duration(i) * time.Second

@@ -10,12 +10,12 @@ import (
 type operation string
 
 const (
-	opDial    operation = "dial"
-	opJoin    operation = "join"
-	opBatch   operation = "batch"
-	opObserve operation = "observe"
-	opReap    operation = "reap"
-	opMature  operation = "mature"
+	opDial        operation = "dial"
+	opJoin        operation = "join"
+	opBatch       operation = "batch"
+	opObserve     operation = "observe"
+	opExpire      operation = "expire"
+	opEndRecovery operation = "end_recovery"
 )
 
 // request is one thing for the driver to do.
@@ -26,18 +26,18 @@ type request struct {
 	acked  store.Token   // when it was sent
 	join   store.Join
 	batch  store.Batch
-	reap   store.Reap
-	mature store.Mature
+	expire store.Expire
+	mature store.EndRecovery
 	watch  []string
 	stated []stated // join and batch: what each entry was made of
 }
 
 // outcome is what became of a request.
 type outcome struct {
-	err    error
-	join   store.JoinReply
-	batch  store.BatchReply
-	roster store.Roster
-	reap   store.ReapReply
-	young  bool
+	err        error
+	join       store.JoinReply
+	batch      store.BatchReply
+	membership store.Membership
+	expire     store.ExpireReply
+	recovering bool
 }

@@ -2,11 +2,11 @@ package limiter
 
 import "time"
 
-// When a driver of the holder has something to do, and when it may sleep.
+// When a driver of the replica has something to do, and when it may sleep.
 
 // wakeAt returns when next has something to send if nothing happens until then
 // but the end of what is under way: in the past if that is all it waits for.
-func (h *holder) wakeAt() time.Duration {
+func (h *replica) wakeAt() time.Duration {
 	at := h.notBefore
 	switch {
 	case !h.connected:
@@ -26,14 +26,14 @@ func (h *holder) wakeAt() time.Duration {
 }
 
 // hasNews reports whether there is something to tell the store at once.
-func (h *holder) hasNews() bool {
+func (h *replica) hasNews() bool {
 	return len(h.queue) > 0 || h.resend != nil || h.space != h.spaceKnown || h.untidy()
 }
 
 // restUntil returns how long the driver may sleep unless somebody rouses it.
 // What awaits the end of a request is left to who ends it: wakeAt is then
 // earlier than this.
-func (h *holder) restUntil(now time.Duration) time.Duration {
+func (h *replica) restUntil(now time.Duration) time.Duration {
 	at := h.wakeAt()
 	if h.busy && at <= now {
 		at = now + 2*h.timing.request
@@ -43,10 +43,10 @@ func (h *holder) restUntil(now time.Duration) time.Duration {
 
 // rouses reports whether a driver that sleeps until then must not. While a
 // request is under way it may: who ends that one asks again.
-func (h *holder) rouses(rests time.Duration) bool { return !h.busy && h.wakeAt() < rests }
+func (h *replica) rouses(rests time.Duration) bool { return !h.busy && h.wakeAt() < rests }
 
 // batchNext reports whether what next returns would be a batch with changes.
-func (h *holder) batchNext(now time.Duration) bool {
+func (h *replica) batchNext(now time.Duration) bool {
 	return !h.busy && h.connected && h.phase == live && len(h.queue) > 0 && h.resend == nil &&
 		now >= h.notBefore && now < h.lookAt && (h.tidied || !h.untidy())
 }

@@ -78,7 +78,7 @@ func TestYoungDataOfRivals(t *testing.T) {
 		way2.down() // for less than its fence
 		way1.data.Flush()
 		time.Sleep(ttl / 5)
-		if !first.Status().Joined || !first.Status().Young || b.Status().Joined {
+		if !first.Status().Joined || !first.Status().Recovering || b.Status().Joined {
 			t.Fatalf("first %+v, b %+v", first.Status(), b.Status())
 		}
 		stop(t, first)
@@ -88,7 +88,7 @@ func TestYoungDataOfRivals(t *testing.T) {
 }
 
 // TestLateJoinOfOtherSettings: it was sent before its sender knew of rivals, is
-// not reluctant therefore, and bears the data that was lost meanwhile.
+// not mustNotCreate therefore, and bears the data that was lost meanwhile.
 func TestLateJoinOfOtherSettings(t *testing.T) {
 	for _, cutOff := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -167,7 +167,7 @@ func TestWhoIsKeptOutAdmitsNobody(t *testing.T) {
 		other := way.fork()
 		a := start(t, way)
 		mature(t, a)
-		b := start(t, other, shorter(2), func(o *limiter.Options) { o.AdmitAlone = true })
+		b := start(t, other, shorter(2), func(o *limiter.Options) { o.AdmitLocally = true })
 		keptOut(t, b)
 		var away atomic.Bool
 		other.set(func(op string) (error, error) {

@@ -10,7 +10,7 @@ import (
 	"usher/store"
 )
 
-// shard drives one holder: it carries out what the holder wants sent, one
+// shard drives one replica: it carries out what the replica wants sent, one
 // request at a time, and hands the answers back. Whoever finds nothing under
 // way sends a batch himself; its goroutine run does all the rest.
 type shard struct {
@@ -18,10 +18,10 @@ type shard struct {
 	index   int
 	fenced  bool // sessions end at the fence
 
-	mu     sync.Mutex
-	holder *holder
-	agreed bool          // the first shard: limiter.agreed is closed
-	rests  time.Duration // run sleeps until then if nobody rouses it; 0: it does not sleep
+	mu      sync.Mutex
+	replica *replica
+	agreed  bool          // the first shard: limiter.agreed is closed
+	rests   time.Duration // run sleeps until then if nobody rouses it; 0: it does not sleep
 
 	conn  store.Conn    // owned by who carries out the request under way
 	wake  chan struct{} // something may be due; holds at most one token
@@ -29,9 +29,9 @@ type shard struct {
 	tasks sync.WaitGroup
 }
 
-func newShard(l *Limiter, index int, h *holder) *shard {
+func newShard(l *Limiter, index int, h *replica) *shard {
 	s := &shard{
-		limiter: l, index: index, holder: h,
+		limiter: l, index: index, replica: h,
 		fenced: l.options.Strict && l.options.Store.Leased(),
 		wake:   make(chan struct{}, 1), left: make(chan struct{}),
 	}
@@ -72,14 +72,14 @@ func (s *shard) rest() (pause time.Duration, over bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.limiter.now()
-	s.rests = s.holder.restUntil(now)
-	return max(s.rests-now, 0), s.holder.phase == left && !s.holder.busy
+	s.rests = s.replica.restUntil(now)
+	return max(s.rests-now, 0), s.replica.phase == left && !s.replica.busy
 }
 
 // rouseIfDue rouses run if there is something for it to do before it wakes by
 // itself. s.mu is held.
 func (s *shard) rouseIfDue() {
-	if s.holder.rouses(s.rests) {
+	if s.replica.rouses(s.rests) {
 		s.rouse()
 	}
 }
@@ -90,9 +90,9 @@ func (s *shard) end() {
 	defer close(s.left)
 	for {
 		s.mu.Lock()
-		s.holder.abandon()
+		s.replica.abandon()
 		s.rests = math.MaxInt64
-		busy, conn := s.holder.busy, s.conn
+		busy, conn := s.replica.busy, s.conn
 		s.mu.Unlock()
 		if !busy {
 			if conn != nil {
@@ -110,10 +110,10 @@ func (s *shard) watchFence(ctx context.Context) {
 	for {
 		s.mu.Lock()
 		now := s.limiter.now()
-		s.holder.checkFences(now)
-		pause := max(s.holder.nextFence()-now, time.Millisecond)
+		s.replica.checkFences(now)
+		pause := max(s.replica.nextFence()-now, time.Millisecond)
 		s.mu.Unlock()
-		timer := time.NewTimer(min(pause, s.holder.timing.fence))
+		timer := time.NewTimer(min(pause, s.replica.timing.fence))
 		select {
 		case <-ctx.Done():
 			timer.Stop()
@@ -143,8 +143,8 @@ func (s *shard) send(ctx context.Context, batchOnly bool) bool {
 	}
 	now := s.limiter.now()
 	var r *request
-	if !batchOnly || s.holder.batchNext(now) {
-		r = s.holder.next(now)
+	if !batchOnly || s.replica.batchNext(now) {
+		r = s.replica.next(now)
 	}
 	if r == nil {
 		if batchOnly {
@@ -160,12 +160,12 @@ func (s *shard) send(ctx context.Context, batchOnly bool) bool {
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.holder.handle(s.limiter.now(), r, o)
-	if !s.holder.connected && s.conn != nil {
+	s.replica.handle(s.limiter.now(), r, o)
+	if !s.replica.connected && s.conn != nil {
 		s.conn.Close()
 		s.conn = nil
 	}
-	if s.index == 0 && !s.agreed && s.holder.phase == live {
+	if s.index == 0 && !s.agreed && s.replica.phase == live {
 		s.agreed = true
 		close(s.limiter.agreed)
 	}
@@ -177,7 +177,7 @@ func (s *shard) send(ctx context.Context, batchOnly bool) bool {
 
 // perform is where the store is spoken to.
 func (s *shard) perform(ctx context.Context, r *request) (o outcome) {
-	limit := s.holder.timing.request
+	limit := s.replica.timing.request
 	if r.op == opDial {
 		limit *= 2 // with a name to resolve and a TLS handshake
 	}
@@ -193,11 +193,11 @@ func (s *shard) perform(ctx context.Context, r *request) (o outcome) {
 	case opBatch:
 		o.batch, o.err = s.conn.Batch(ctx, r.batch)
 	case opObserve:
-		o.roster, o.err = s.conn.Observe(ctx, r.watch)
-	case opReap:
-		o.reap, o.err = s.conn.Reap(ctx, r.reap)
-	case opMature:
-		o.young, o.err = s.conn.Mature(ctx, r.mature)
+		o.membership, o.err = s.conn.Observe(ctx, r.watch)
+	case opExpire:
+		o.expire, o.err = s.conn.Expire(ctx, r.expire)
+	case opEndRecovery:
+		o.recovering, o.err = s.conn.EndRecovery(ctx, r.mature)
 	}
 	return o
 }
@@ -207,13 +207,13 @@ func (s *shard) perform(ctx context.Context, r *request) (o outcome) {
 func (s *shard) admit(ctx context.Context, old *slot, limit Limit, asked time.Duration) (*slot, error) {
 	s.mu.Lock()
 	wait := s.limiter.options.StoreWait
-	if s.holder.phase == live && s.holder.connected {
+	if s.replica.phase == live && s.replica.connected {
 		// It answers, as far as we know: nobody is refused for having no time for
 		// one round trip.
-		wait = max(wait, s.holder.timing.request)
+		wait = max(wait, s.replica.timing.request)
 	}
 	deadline := asked + wait
-	got, w, err := s.holder.move(s.limiter.now(), old, limit, deadline)
+	got, w, err := s.replica.move(s.limiter.now(), old, limit, deadline)
 	if w == nil {
 		s.rouseIfDue() // for old
 		s.mu.Unlock()
@@ -248,7 +248,7 @@ func (s *shard) await(ctx context.Context, w *waiter, deadline time.Duration) (a
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.holder.withdraw(w) {
+	if s.replica.withdraw(w) {
 		return answer{}, false
 	}
 	return <-w.done, true
@@ -257,12 +257,12 @@ func (s *shard) await(ctx context.Context, w *waiter, deadline time.Duration) (a
 // orAlone is what becomes of an admission that the store could not be asked about.
 func (s *shard) orAlone(limit Limit, got *slot, err error) (*slot, error) {
 	o := s.limiter.options
-	if !o.AdmitAlone || o.Strict || !errors.Is(err, ErrUnavailable) && !errors.Is(err, ErrYoung) {
+	if !o.AdmitLocally || o.Strict || !errors.Is(err, ErrUnavailable) && !errors.Is(err, ErrRecovering) {
 		return got, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	got, err = s.holder.admitAlone(s.limiter.now(), limit)
+	got, err = s.replica.admitAlone(s.limiter.now(), limit)
 	s.rouseIfDue()
 	return got, err
 }
@@ -271,15 +271,15 @@ func (s *shard) orAlone(limit Limit, got *slot, err error) (*slot, error) {
 func (s *shard) whyNot(w *waiter) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.holder.young && w.counter.counted {
-		return ErrYoung
+	if s.replica.recovering && w.counter.counted {
+		return ErrRecovering
 	}
 	return ErrUnavailable
 }
 
 func (s *shard) setSpace(space string, watch []string) {
 	s.mu.Lock()
-	s.holder.space, s.holder.watch = space, watch
+	s.replica.space, s.replica.watch = space, watch
 	s.mu.Unlock()
 	s.rouse()
 }
@@ -287,12 +287,12 @@ func (s *shard) setSpace(space string, watch []string) {
 func (s *shard) mismatched() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.holder.apart()
+	return s.replica.apart()
 }
 
 func (s *shard) leave() {
 	s.mu.Lock()
-	s.holder.leave()
+	s.replica.leave()
 	s.mu.Unlock()
 	s.rouse()
 }
@@ -300,10 +300,10 @@ func (s *shard) leave() {
 func (s *shard) status() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	h := s.holder
+	h := s.replica
 	out := Status{
-		Joined: h.phase == live || h.phase == reclaiming, WasMature: h.ripe, Young: h.young,
-		Holders: map[string]string{}, Totals: map[string]int64{}, LeasesLost: h.lapsed,
+		Joined: h.phase == live || h.phase == reclaiming, WasReady: h.ripe, Recovering: h.recovering,
+		Replicas: map[string]string{}, Totals: map[string]int64{}, LeasesLost: h.lapsed,
 	}
 	if h.apart() {
 		out.Mismatch = h.rivals.settings.String()
@@ -311,11 +311,11 @@ func (s *shard) status() Status {
 	if h.space == h.spaceKnown {
 		out.Generation = h.number
 	}
-	for _, m := range h.roster.Members {
-		out.Holders[m.Holder] = m.Space
+	for _, m := range h.membership.Members {
+		out.Replicas[m.Replica] = m.Space
 	}
 	for _, c := range h.watch {
-		out.Totals[c] = h.roster.Totals[c]
+		out.Totals[c] = h.membership.Totals[c]
 	}
 	return out
 }

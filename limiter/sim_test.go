@@ -9,7 +9,7 @@ import (
 	"usher/store/memstore"
 )
 
-// The simulation runs several holders against the store's model in virtual
+// The simulation runs several replicas against the store's model in virtual
 // time, over a network that loses, delays and doubles messages, with replicas
 // that pause, crash and come back, and a store that loses its data or goes
 // back in time. A schedule follows from its seed alone. After every event the
@@ -75,8 +75,8 @@ type world struct {
 	data    *memstore.Store
 	saved   memstore.Snapshot
 	rates   *ratesTruth
-	corrupt bool // a part of the data was dropped: T waits for the next birth
-	birth   string
+	corrupt bool // a part of the data was dropped: T waits for the next epoch
+	epoch   string
 	applied map[appliedToken]bool // tokens that took effect
 	nodes   []*node
 	stopped []*node       // which leave, or have left

@@ -9,12 +9,12 @@ import (
 )
 
 type appliedToken struct {
-	holder string
-	token  store.Token
+	replica string
+	token   store.Token
 }
 
 // check holds the sessions to the limits: L where strict, K otherwise. Those of
-// a holder that was cut off are excused, unless all were, and there was no time
+// a replica that was cut off are excused, unless all were, and there was no time
 // since for the others to witness its silence.
 func (w *world) check() {
 	var count, ofRule [len(simLimits)]int64
@@ -42,11 +42,11 @@ func (w *world) check() {
 	}
 }
 
-// checkSums: T, unless a part of the data is missing: then until the next birth.
+// checkSums: T, unless a part of the data is missing: then until the next epoch.
 func (w *world) checkSums() {
-	birth, err := w.data.Audit()
-	if birth != w.birth {
-		w.birth, w.corrupt = birth, false
+	epoch, err := w.data.Audit()
+	if epoch != w.epoch {
+		w.epoch, w.corrupt = epoch, false
 	}
 	if err != nil && !w.corrupt {
 		w.fail("T: %v", err)
@@ -56,14 +56,14 @@ func (w *world) checkSums() {
 // checkYoung: R.
 func (w *world) checkYoung(r *request, o outcome, had map[string]int64) {
 	for i, e := range r.batch.Entries {
-		if is := o.batch.Counts[i].Own; o.batch.Young && is > max(had[e.Counter], e.Live) {
-			w.fail("R: a young store gave %d of %s to who had %d and %d live", is, e.Counter, had[e.Counter], e.Live)
+		if is := o.batch.Counts[i].Granted; o.batch.Recovering && is > max(had[e.Counter], e.Live) {
+			w.fail("R: a recovering store gave %d of %s to who had %d and %d live", is, e.Counter, had[e.Counter], e.Live)
 		}
 	}
 }
 
-// checkOwn: C. What the holder believes is what the store has, as long as it
-// has what the holder last acknowledged.
+// checkOwn: C. What the replica believes is what the store has, as long as it
+// has what the replica last acknowledged.
 func (n *node) checkOwn() {
 	h := n.h
 	token, own := n.w.data.Ledger(h.id)
@@ -152,7 +152,7 @@ func (w *world) quiet() {
 		}
 	}
 	if d["m"]["young"] != "" {
-		w.fail("F: the store is still young")
+		w.fail("F: the store is still recovering")
 	}
 	members, spaces := 0, 0
 	for field := range d["m"] {
@@ -167,7 +167,7 @@ func (w *world) quiet() {
 		w.fail("F: %d spaces have numbers, all replicas are on one", spaces)
 	}
 	if members != len(w.nodes) {
-		w.fail("F: %d members on the roster, %d replicas live", members, len(w.nodes))
+		w.fail("F: %d members on the membership, %d replicas live", members, len(w.nodes))
 	}
 	for _, n := range w.nodes {
 		if n.h.phase != live || len(n.h.counters) > 0 {

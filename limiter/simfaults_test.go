@@ -102,8 +102,8 @@ func (w *world) flush() {
 	}
 }
 
-// bornAgain: a join that is sent twice may bear the same birth again now, and the
-// batches upon it take effect once more, on nothing. What its holder has
+// bornAgain: a join that is sent twice may bear the same epoch again now, and the
+// batches upon it take effect once more, on nothing. What its replica has
 // witnessed of the data before does not count for these, see observed.
 func (w *world) bornAgain() { clear(w.applied) }
 

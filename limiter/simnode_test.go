@@ -11,7 +11,7 @@ import (
 // node is a replica.
 type node struct {
 	w        *world
-	h        *holder
+	h        *replica
 	ttl      time.Duration
 	rate     float64 // of its clock
 	offset   time.Duration
@@ -33,8 +33,8 @@ type node struct {
 type simSession struct {
 	slot    *slot
 	limit   int  // index in simLimits
-	excused bool // its holder was cut off at some time: keep lets it live
-	// After a blackout: when others may have witnessed that its holder is silent.
+	excused bool // its replica was cut off at some time: keep lets it live
+	// After a blackout: when others may have witnessed that its replica is silent.
 	witnessed time.Duration
 }
 
@@ -50,9 +50,9 @@ func (w *world) newNode() *node {
 	}
 	n := &node{w: w, ttl: s.TTL, rate: 0.975 + w.random.Float64()*0.05, every: simTTL / 8}
 	n.offset = -w.now
-	n.h = newHolder(w.name("h"), s, true, func() string { return w.name("b") })
+	n.h = newReplica(w.name("h"), s, true, func() string { return w.name("b") })
 	n.h.space = "c1aaaa"
-	n.h.chunk, n.h.reapMost = 1+w.random.IntN(2), 1
+	n.h.chunk, n.h.expireMax = 1+w.random.IntN(2), 1
 	w.after(w.upTo(simTTL/10), n.rouse)
 	w.after(w.upTo(simTTL), n.arrive)
 	return n
@@ -64,7 +64,7 @@ func (n *node) clock() time.Duration {
 }
 
 // rouse is the goroutine of the node's shard: it sends what is due, and then
-// sleeps for as long as the holder says. What the holder forgets to be woken
+// sleeps for as long as the replica says. What the replica forgets to be woken
 // for is not done.
 func (n *node) rouse() {
 	if n.dead || n.w.now < n.paused {
@@ -217,11 +217,11 @@ func (w *world) execute(n *node, r *request) (o outcome) {
 		}
 		w.checkWindows()
 	case opObserve:
-		o.roster, o.err = c.Observe(ctx, r.watch)
-	case opReap:
-		o.reap, o.err = c.Reap(ctx, r.reap)
-	case opMature:
-		o.young, o.err = c.Mature(ctx, r.mature)
+		o.membership, o.err = c.Observe(ctx, r.watch)
+	case opExpire:
+		o.expire, o.err = c.Expire(ctx, r.expire)
+	case opEndRecovery:
+		o.recovering, o.err = c.EndRecovery(ctx, r.mature)
 	}
 	w.checkSums()
 	return o

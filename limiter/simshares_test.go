@@ -15,30 +15,30 @@ func (w *world) totals() map[string]string {
 	return w.data.Dump()["t"]
 }
 
-// checkShares: E and Q within a batch that took effect. Its holder had so much
+// checkShares: E and Q within a batch that took effect. Its replica had so much
 // before, and the store such totals and notes.
 func (w *world) checkShares(b store.Batch, reply store.BatchReply, had map[string]int64, before map[string]string) {
-	if before == nil || reply.Young || b.More {
+	if before == nil || reply.Recovering || b.More {
 		return
 	}
 	freed, freeing, grew := map[string]int64{}, map[string]bool{}, map[string]bool{}
 	for i, e := range b.Entries {
 		k := reply.Counts[i]
 		for _, name := range []string{e.Counter, store.RuleOf(e.Counter)} {
-			freed[name] += max(0, had[e.Counter]-k.Own)
+			freed[name] += max(0, had[e.Counter]-k.Granted)
 			freeing[name] = freeing[name] || had[e.Counter] > e.Live
-			grew[name] = grew[name] || k.Own > max(had[e.Counter], e.Live)
+			grew[name] = grew[name] || k.Granted > max(had[e.Counter], e.Live)
 		}
 	}
 	for i, e := range b.Entries {
 		k, rule := reply.Counts[i], store.RuleOf(e.Counter)
-		forOthers := freeing[e.Counter] && notesAnother(before, e.Counter, b.Holder) ||
-			freeing[rule] && notesAnother(before, rule, b.Holder)
-		if k.Own < e.Need && !full(e, k) && !forOthers {
-			w.fail("E: %s got %d of %d of %s, which is not full: %+v", b.Holder, k.Own, e.Need, e.Counter, k)
+		forOthers := freeing[e.Counter] && notesAnother(before, e.Counter, b.Replica) ||
+			freeing[rule] && notesAnother(before, rule, b.Replica)
+		if k.Granted < e.Need && !full(e, k) && !forOthers {
+			w.fail("E: %s got %d of %d of %s, which is not full: %+v", b.Replica, k.Granted, e.Need, e.Counter, k)
 		}
-		if grew[rule] && notesAnother(before, rule, b.Holder) && k.RuleTotal > e.RuleMax-freed[rule] {
-			w.fail("Q: %s took back what it freed of %s, where another was refused", b.Holder, rule)
+		if grew[rule] && notesAnother(before, rule, b.Replica) && k.RuleTotal > e.RuleMax-freed[rule] {
+			w.fail("Q: %s took back what it freed of %s, where another was refused", b.Replica, rule)
 		}
 	}
 }
@@ -47,13 +47,13 @@ func full(e store.Entry, k store.Count) bool {
 	return e.Max != store.NoLimit && k.Total >= e.Max || e.RuleMax != store.NoLimit && k.RuleTotal >= e.RuleMax
 }
 
-func notesAnother(totals map[string]string, name, holder string) bool {
-	return slices.ContainsFunc(strings.Fields(totals["!"+name]), func(h string) bool { return h != holder })
+func notesAnother(totals map[string]string, name, replica string) bool {
+	return slices.ContainsFunc(strings.Fields(totals["!"+name]), func(h string) bool { return h != replica })
 }
 
 // checkLeft: F. Who has left in good order has left nothing.
 func (n *node) checkLeft(r *request, o outcome) {
-	if !n.stopping || n.h.phase != left || r.op != opReap || o.err != nil {
+	if !n.stopping || n.h.phase != left || r.op != opExpire || o.err != nil {
 		return
 	}
 	if token, own := n.w.data.Ledger(n.h.id); token != (store.Token{}) {

@@ -71,21 +71,21 @@ func TestThrottleLostReply(t *testing.T) {
 	})
 }
 
-// TestThrottleAloneCountsNothing: there is nothing that a young store could
+// TestThrottleAloneCountsNothing: there is nothing that a recovering store could
 // not know, that a fence could end, or that would have to be given back.
 func TestThrottleAloneCountsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
 		l := start(t, s, strict)
 		time.Sleep(ttl / 5)
-		if !l.Status().Young {
-			t.Fatalf("not young: %+v", l.Status())
+		if !l.Status().Recovering {
+			t.Fatalf("not recovering: %+v", l.Status())
 		}
 		g := wants(t, l, rateOf(1, store.NoLimit), nil)
 		wants(t, l, rateOf(1, store.NoLimit), limiter.ErrThrottled)
 		counted := rateOf(1, 5)
 		counted.Rule = "c1aaaa/s2"
-		wants(t, l, counted, limiter.ErrYoung)
+		wants(t, l, counted, limiter.ErrRecovering)
 		mature(t, l)
 		for c, n := range s.data.Dump()["t"] {
 			if c != ".b" {
@@ -135,7 +135,7 @@ func TestThrottleByKey(t *testing.T) {
 func TestThrottleStoreDownAdmit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
-		alone := func(o *limiter.Options) { o.AdmitAlone = true }
+		alone := func(o *limiter.Options) { o.AdmitLocally = true }
 		a, b := start(t, s, alone), start(t, s, alone)
 		mature(t, a, b)
 		s.down()
@@ -163,7 +163,7 @@ func TestKeysStoreDownAdmit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
 		s.down()
-		l := start(t, s, func(o *limiter.Options) { o.StoreWait, o.AdmitAlone = 0, true })
+		l := start(t, s, func(o *limiter.Options) { o.StoreWait, o.AdmitLocally = 0, true })
 		of := func(rule, key string) limiter.Limit {
 			return limiter.Limit{
 				Rule: "c1aaaa/" + rule, Max: 3, Throttle: limiter.Rate{N: 5, Per: ttl},

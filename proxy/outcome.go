@@ -83,7 +83,7 @@ var outcomes = []outcome{
 
 	{limiter.ErrFull, socks.NotAllowed, "limit", false},
 	{limiter.ErrThrottled, socks.NotAllowed, "throttle", false},
-	{limiter.ErrYoung, socks.GeneralFailure, "store_young", false},
+	{limiter.ErrRecovering, socks.GeneralFailure, "store_recovering", false},
 	{limiter.ErrMismatch, socks.GeneralFailure, "store_mismatch", false},
 	{limiter.ErrUnavailable, socks.GeneralFailure, "store_unavailable", false},
 	{limiter.ErrClosed, socks.GeneralFailure, "drain", false},

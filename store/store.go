@@ -1,14 +1,14 @@
 // Package store is the contract between a limiter and the place where all
 // replicas count: five operations on one shard, their meaning and their errors.
 //
-// A holder (one replica process) never sends "+1" or "-1". For each counter
+// A replica (one replica process) never sends "+1" or "-1". For each counter
 // that changed it sends two absolute numbers, Live (sessions that exist) and
 // Need (live plus waiting), and the store answers how many it may hold. Each
 // batch names its predecessor's token and carries its own, so that a
 // byte-identical resend changes nothing and a late copy is refused.
 //
-// The contract knows no clock. A holder is dead when another holder has
-// witnessed its token unchanged for long enough and says so with Reap, which
+// The contract knows no clock. A replica is dead when another replica has
+// witnessed its token unchanged for long enough and says so with Expire, which
 // names exactly that token. Only the windows of rates end by the store's own
 // clock, and a window that is lost resets a rate and nothing else. Two packages
 // implement the contract, memstore and redisstore; storetest holds both to
@@ -28,8 +28,8 @@ import (
 // the cost of a script in Redis grows faster than linearly.
 const MaxEntries = 64
 
-// MaxReap is the most counters that one Reap gives back before it answers More.
-const MaxReap = 500
+// MaxExpire is the most counters that one Expire gives back before it answers More.
+const MaxExpire = 500
 
 // NoLimit as a maximum says that a level has no limit.
 const NoLimit int64 = -1
@@ -38,10 +38,10 @@ const NoLimit int64 = -1
 // the request may or may not have been executed, now or later.
 var (
 	// ErrLost says that the store does not hold what the caller builds on: its
-	// data was lost or rolled back, or the holder was declared dead. Join anew.
+	// data was lost or rolled back, or the replica was declared dead. Join anew.
 	ErrLost = errors.New("store: the lease or the store's data is lost")
-	// ErrStale answers a Join that a newer one of the same holder has overtaken.
-	ErrStale = errors.New("store: a newer join of this holder exists")
+	// ErrStale answers a Join that a newer one of the same replica has overtaken.
+	ErrStale = errors.New("store: a newer join of this replica exists")
 	// ErrBusy says that the request was not executed and may be sent again,
 	// byte for byte, over the same connection.
 	ErrBusy = errors.New("store: busy, not executed")
@@ -55,7 +55,7 @@ var (
 type Store interface {
 	// Shards returns the number of shards, at least 1.
 	Shards() int
-	// Leased reports whether holders must renew their lease. A store inside
+	// Leased reports whether replicas must renew their lease. A store inside
 	// the process answers false: it cannot be lost, so there is no fence.
 	Leased() bool
 	// Dial opens a connection to a shard.
@@ -71,32 +71,32 @@ type Store interface {
 type Conn interface {
 	Join(context.Context, Join) (JoinReply, error)
 	Batch(context.Context, Batch) (BatchReply, error)
-	// Observe reads the roster, and the totals of the named counters.
-	Observe(ctx context.Context, counters []string) (Roster, error)
-	Reap(context.Context, Reap) (ReapReply, error)
-	Mature(context.Context, Mature) (young bool, err error)
+	// Observe reads the membership, and the totals of the named counters.
+	Observe(ctx context.Context, counters []string) (Membership, error)
+	Expire(context.Context, Expire) (ExpireReply, error)
+	EndRecovery(context.Context, EndRecovery) (recovering bool, err error)
 	Close() error
 }
 
-// Token is the identity of a holder's last batch: the birth of the data that
-// it speaks of, the number of the holder's stream (a new one with each join)
+// Token is the identity of a replica's last batch: the epoch of the data that
+// it speaks of, the number of the replica's stream (a new one with each join)
 // and the place in the stream.
 type Token struct {
-	Birth       string
+	Epoch       string
 	Stream, Seq uint64
 }
 
-// String returns birth:stream:seq, the form in which stores compare tokens.
+// String returns epoch:stream:seq, the form in which stores compare tokens.
 func (t Token) String() string {
 	if t == (Token{}) {
 		return ""
 	}
-	return t.Birth + ":" + strconv.FormatUint(t.Stream, 10) + ":" + strconv.FormatUint(t.Seq, 10)
+	return t.Epoch + ":" + strconv.FormatUint(t.Stream, 10) + ":" + strconv.FormatUint(t.Seq, 10)
 }
 
 // Reaches reports whether t is u, or a later one of the same stream.
 func (t Token) Reaches(u Token) bool {
-	return t.Birth == u.Birth && t.Stream == u.Stream && t.Seq >= u.Seq
+	return t.Epoch == u.Epoch && t.Stream == u.Stream && t.Seq >= u.Seq
 }
 
 // Next returns the token of the batch that follows t in its stream.
@@ -116,10 +116,10 @@ func ParseToken(s string) (Token, error) {
 	if err := errors.Join(err1, err2); err != nil {
 		return Token{}, fmt.Errorf("store: malformed token %q: %w", s, err)
 	}
-	return Token{Birth: parts[0], Stream: stream, Seq: seq}, nil
+	return Token{Epoch: parts[0], Stream: stream, Seq: seq}, nil
 }
 
-// Settings are what all holders of a cluster must agree on.
+// Settings are what all replicas of a cluster must agree on.
 type Settings struct {
 	Protocol int           // version of this contract
 	TTL      time.Duration // lease TTL, whole milliseconds
@@ -149,7 +149,7 @@ func ParseSettings(text string) (Settings, error) {
 	return s, nil
 }
 
-// Entry states what a holder has and wants of one counter.
+// Entry states what a replica has and wants of one counter.
 type Entry struct {
 	// Counter is <space>/<rule> or <space>/<rule>/<key>. The count of a rule
 	// with keys is the sum over its keys.
@@ -171,7 +171,7 @@ func (e Entry) Throttled() bool { return e.Rate.N > 0 || e.RuleRate.N > 0 }
 
 // Counted reports whether the store keeps the number of sessions. With rates
 // and no maximum it does not: only beginnings count, Live is 0, and the
-// answer's Own and Total are 0.
+// answer's Granted and Total are 0.
 func (e Entry) Counted() bool {
 	return e.Max != NoLimit || e.RuleMax != NoLimit || !e.Throttled()
 }
@@ -191,10 +191,10 @@ func RuleOf(counter string) string {
 
 // Count is a store's answer to one Entry.
 type Count struct {
-	Own       int64 // what the holder may hold now
-	Total     int64 // the counter's total over all holders
+	Granted   int64 // what the replica may hold now
+	Total     int64 // the counter's total over all replicas
 	RuleTotal int64 // with a key: the rule's total over all keys
-	Contended bool  // another holder was refused here lately: ask, do not hand over
+	Contended bool  // another replica was refused here lately: ask, do not hand over
 	// With rates: how many of the waiting were admitted, the same in the
 	// answer to a duplicate; and whether the counter's window, and its rule's,
 	// is used up now.
@@ -203,21 +203,21 @@ type Count struct {
 	RuleThrottled bool
 }
 
-// Join states who a holder is and re-claims its live sessions. It is never
+// Join states who a replica is and re-claims its live sessions. It is never
 // sent twice: after an unknown outcome the next Join has a higher Stream.
 type Join struct {
-	Holder    string // 128 random bits, hexadecimal, made at process start
-	Candidate string // the birth to give to data that must be born anew
+	Replica   string // 128 random bits, hexadecimal, made at process start
+	Candidate string // the epoch to give to data that must be born anew
 	Stream    uint64 // from 1
 	Settings  Settings
 	Last      Token  // the last acknowledged token, zero if none
 	Space     string // the counter space (digest of the rules) in force here
 	Number    uint64 // the number that Space is known by here, 0 if none yet
 	More      bool   // further claims follow in batches
-	// Reluctant forbids that data is born anew for this join: its holder has met
+	// MustNotCreate forbids that data is born anew for this join: its replica has met
 	// others with other settings, whose data that is.
-	Reluctant bool
-	Entries   []Entry
+	MustNotCreate bool
+	Entries       []Entry
 }
 
 // JoinStatus says how a Join ended.
@@ -225,28 +225,28 @@ type JoinStatus int
 
 const (
 	Joined   JoinStatus = iota
-	Mismatch            // other holders use other settings
-	Dying               // the holder is being reaped: finish that, join anew
-	Void                // there is no data to build on, and the join was reluctant
+	Mismatch            // other replicas use other settings
+	Expiring            // the replica is being expired: finish that, join anew
+	NoData              // there is no data to build on, and the join was mustNotCreate
 )
 
 // JoinReply answers a Join.
 type JoinReply struct {
-	Status JoinStatus
-	Birth  string
-	Young  bool // the data was just born: nothing new is given out
-	// Kept says that the holder's counts were still there.
+	Status     JoinStatus
+	Epoch      string
+	Recovering bool // the data was just born: nothing new is given out
+	// Kept says that the replica's counts were still there.
 	Kept     bool
-	Number   uint64   // of the holder's space
+	Number   uint64   // of the replica's space
 	Counts   []Count  // one per entry
 	Settings Settings // with Mismatch: those in force
-	Token    Token    // with Dying: the token to reap
+	Token    Token    // with Expiring: the token to expire
 }
 
-// Batch is one step of a holder's ordered stream, and its heartbeat.
+// Batch is one step of a replica's ordered stream, and its heartbeat.
 type Batch struct {
-	Holder    string
-	Prev, New Token // New follows Prev in the same birth and stream
+	Replica   string
+	Prev, New Token // New follows Prev in the same epoch and stream
 	Strict    bool
 	More      bool   // further claims follow
 	Space     string // when the space changed with a reload, else ""
@@ -256,64 +256,64 @@ type Batch struct {
 
 // BatchReply answers a Batch, or its duplicate.
 type BatchReply struct {
-	Young  bool
-	Number uint64 // of the space that the batch stated, 0 if it stated none
-	Counts []Count
+	Recovering bool
+	Number     uint64 // of the space that the batch stated, 0 if it stated none
+	Counts     []Count
 }
 
-// MemberState is where a member of the roster stands.
+// MemberState is where a member of the membership stands.
 type MemberState string
 
 const (
-	OK       MemberState = "ok"
-	Claiming MemberState = "claiming" // still re-stating its sessions
-	DyingOne MemberState = "dying"    // its counts are being given back
+	MemberOK       MemberState = "ok"
+	MemberClaiming MemberState = "claiming" // still re-stating its sessions
+	MemberExpiring MemberState = "dying"    // its counts are being given back
 )
 
-// Member is one holder on the roster.
+// Member is one replica on the membership.
 type Member struct {
-	Holder string
-	Token  Token
-	State  MemberState
-	Space  string
+	Replica string
+	Token   Token
+	State   MemberState
+	Space   string
 }
 
-// Roster is what an observer reads.
-type Roster struct {
-	Birth      string // "" when the shard holds no data
-	Young      bool
+// Membership is what an observer reads.
+type Membership struct {
+	Epoch      string // "" when the shard holds no data
+	Recovering bool
 	Settings   Settings
-	Members    []Member          // ordered by Holder
-	Tombstones map[string]uint64 // removed holder -> its highest stream
+	Members    []Member          // ordered by Replica
+	Tombstones map[string]uint64 // removed replica -> its highest stream
 	Numbers    map[string]uint64 // space -> number
 	Totals     map[string]int64  // of the counters asked for
 }
 
-// Reap gives back all that Target holds, if its token is still Token. A
-// holder reaps itself to leave.
-type Reap struct {
+// Expire gives back all that Target holds, if its token is still Token. A
+// replica expires itself to leave.
+type Expire struct {
 	Target string
-	Birth  string
+	Epoch  string
 	Token  Token
-	Most   int // counters to give back at most, before the answer is More; MaxReap
+	Max    int // counters to give back at most, before the answer is More; MaxExpire
 }
 
-// ReapReply answers a Reap.
-type ReapReply int
+// ExpireReply answers a Expire.
+type ExpireReply int
 
 const (
-	Gone ReapReply = iota // the target is off the roster
-	More                  // some of its counters are left: reap again
-	No                    // the target has moved on since: it lives
+	Gone  ExpireReply = iota // the target is off the membership
+	More                     // some of its counters are left: expire again
+	Alive                    // the target has moved on since: it lives
 )
 
-// Mature drops tombstones and, when Ripe, ends the young state if no holder
-// is claiming. It is refused as lost where the roster does not show its sender
+// EndRecovery drops tombstones and, when Ready, ends the recovering state if no replica
+// is claiming. It is refused as lost where the membership does not show its sender
 // with Token or a later one: after a late copy of the join that bore the data
 // before it was lost, a late copy of this one must not end its youth.
-type Mature struct {
-	Holder string // who sends it
-	Token  Token  // as last acknowledged to it
-	Ripe   bool
-	Gone   []string // holders whose tombstones are to be dropped
+type EndRecovery struct {
+	Replica string // who sends it
+	Token   Token  // as last acknowledged to it
+	Ready   bool
+	Gone    []string // replicas whose tombstones are to be dropped
 }

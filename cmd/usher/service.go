@@ -113,7 +113,7 @@ func (s *service) assemble(policy *proxy.Policy, adminListener []net.Listener) {
 	measure := admin.NewStoreMetrics(reg)
 	s.limiter = limiter.New(limiter.Options{
 		Store: s.store, TTL: s.cfg.LeaseTTL, Strict: s.cfg.LeaseLoss == "close", StoreWait: s.cfg.StoreWait,
-		AdmitAlone: s.cfg.StoreDown == "admit",
+		AdmitLocally: s.cfg.StoreDown == "admit",
 		Observe: func(op string, took time.Duration, err error) {
 			measure.Observe(op, took, err)
 			s.watch.Observe(op, took, err)

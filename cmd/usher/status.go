@@ -75,12 +75,12 @@ func storeLine(s admin.Store) string {
 	switch {
 	case s.Mismatch != "":
 		state = "refused, other replicas run with " + s.Mismatch
-	case s.Joined && s.Young:
-		state = "joined, young: nothing new is given out yet"
+	case s.Joined && s.Recovering:
+		state = "joined, recovering: no new limited sessions yet"
 	case s.Joined:
 		state = "joined"
 	}
-	line := fmt.Sprintf("%s, %s, replicas %d, generations %d", s.Address, state, s.Holders, s.Generations)
+	line := fmt.Sprintf("%s, %s, replicas %d, generations %d", s.Address, state, s.ReplicaCount, s.Generations)
 	if s.Failure != "" {
 		line += "\n\t" + s.Failing()
 	}

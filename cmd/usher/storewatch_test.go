@@ -40,7 +40,7 @@ func TestStoreThatRefuses(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	p := launch(t, "USHER_STORE="+server.URL(), "USHER_LEASE_TTL=20s", "USHER_CONFIG="+ruleFile(t, passLoopback))
-	p.logged("joined a store that was just born: sessions that exist are counted, nothing new is given out yet")
+	p.logged("joined a new or reset store: recovering, no new limited sessions yet")
 	do := func(args ...any) {
 		t.Helper()
 		if err := server.Client().Do(t.Context(), args...).Err(); err != nil {

@@ -116,7 +116,7 @@ func newWorker(addr string, filled int) (map[string]pair, func(), error) {
 	}
 	l := limiter.New(limiter.Options{Store: s, TTL: 2 * time.Second, StoreWait: 10 * time.Second})
 	l.SetSpace("bench", nil)
-	for deadline := time.Now().Add(30 * time.Second); !l.Status().WasMature; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); !l.Status().WasReady; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			return nil, nil, errors.New("the store did not mature within 30s")
 		}

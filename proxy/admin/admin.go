@@ -134,7 +134,7 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 
 // unready says why a balancer should send nobody here, "" if it should.
 func (s *Server) unready(now Snapshot) string {
-	reason := s.o.Readiness.Check(time.Now(), now.Rules.Limited(), now.Store.WasMature)
+	reason := s.o.Readiness.Check(time.Now(), now.Rules.Limited(), now.Store.WasReady)
 	if reason == StorePending {
 		return now.Store.because(reason)
 	}

@@ -43,7 +43,7 @@ func serve(t *testing.T) world {
 			},
 		},
 		Store: admin.StoreOf("memory", limiter.Status{
-			Joined: true, WasMature: true, LeasesLost: 4, Holders: map[string]string{"a": "c1x", "b": "c1y", "c": "c1x"},
+			Joined: true, WasReady: true, LeasesLost: 4, Replicas: map[string]string{"a": "c1x", "b": "c1y", "c": "c1x"},
 		}),
 	}
 	snapshot := func() admin.Snapshot {
@@ -131,13 +131,13 @@ func TestLosingTheStoreKeepsReadyButNotStrict(t *testing.T) {
 	w.want(t, "GET", "/readyz?strict=1", 200)
 	for what, harm := range map[string]func(*admin.Snapshot){
 		"not joined": func(s *admin.Snapshot) { s.Store.Joined = false },
-		"young":      func(s *admin.Snapshot) { s.Store.Joined, s.Store.Young = true, true },
+		"recovering": func(s *admin.Snapshot) { s.Store.Joined, s.Store.Recovering = true, true },
 		"ttl=5":      func(s *admin.Snapshot) { s.Store.Mismatch = "ttl=5" },
 	} {
 		w.set(harm)
 		w.want(t, "GET", "/readyz", 200, `"ready": true`)
 		w.want(t, "GET", "/readyz?strict=1", 503, what)
-		w.set(func(s *admin.Snapshot) { s.Store = admin.Store{Joined: true, WasMature: true} })
+		w.set(func(s *admin.Snapshot) { s.Store = admin.Store{Joined: true, WasReady: true} })
 	}
 	// Rules without a limit need no store, strict or not.
 	w.set(func(s *admin.Snapshot) { s.Store.Joined, s.Rules.Limits = false, nil })
@@ -156,12 +156,12 @@ func TestReasonsNameTheFailure(t *testing.T) {
 	fail(admin.Store{})
 	w.want(t, "GET", "/readyz", 503, admin.StorePending+failing)
 	w.want(t, "GET", "/status", 200, admin.StorePending+failing, `"failure": "dial: NOAUTH"`, `"failing_since": "2001-09-09T01:46:40Z"`)
-	fail(admin.Store{WasMature: true})
+	fail(admin.Store{WasReady: true})
 	w.want(t, "GET", "/readyz", 200, `"failure": "dial: NOAUTH"`)
 	w.want(t, "GET", "/readyz?strict=1", 503, "the store is not joined"+failing)
-	fail(admin.Store{Joined: true, Young: true, WasMature: true})
+	fail(admin.Store{Joined: true, Recovering: true, WasReady: true})
 	w.want(t, "GET", "/readyz?strict=1", 503, "gives nothing new out yet"+failing)
-	w.set(func(s *admin.Snapshot) { s.Store = admin.Store{Joined: true, WasMature: true} })
+	w.set(func(s *admin.Snapshot) { s.Store = admin.Store{Joined: true, WasReady: true} })
 	if _, body := w.ask(t, "GET", "/status"); strings.Contains(body, "fail") {
 		t.Errorf("nothing fails, and the status says\n%s", body)
 	}
@@ -196,8 +196,8 @@ func TestMetrics(t *testing.T) {
 		`usher_rule_sessions_limit{generation="g5-9f31c2ab",rule="s1"} 5`,
 		`usher_store_operation_duration_seconds_count{op="batch"} 2`,
 		`usher_store_errors_total{op="batch"} 1`,
-		"usher_store_joined 1\n", "usher_store_young 0\n", "usher_store_settings_mismatch 0\n",
-		"usher_store_holders 3\n", "usher_store_generations 2\n",
+		"usher_store_joined 1\n", "usher_store_recovering 0\n", "usher_store_settings_mismatch 0\n",
+		"usher_store_replicas 3\n", "usher_store_generations 2\n",
 		"# TYPE usher_store_leases_lost_total counter\n", "usher_store_leases_lost_total 4\n",
 	)
 	if _, body := w.ask(t, "GET", "/metrics"); strings.Contains(body, `usher_rule_sessions_limit{generation="g5-9f31c2ab",rule="s2"}`) {

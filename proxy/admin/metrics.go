@@ -78,14 +78,14 @@ var (
 		"The limit that usher_rule_sessions is held to.", "rule", "generation")
 	storeJoined = desc("store_joined",
 		"1 while the store counts with this replica.")
-	storeYoung = desc("store_young",
-		"1 while the store's data was just born, and only sessions that exist are counted.")
+	storeRecovering = desc("store_recovering",
+		"1 while the store is recovering: its data is new, and it only takes back sessions that exist.")
 	storeMismatch = desc("store_settings_mismatch",
 		"1 while this replica is refused because living ones run with other lease settings.")
-	storeHolders = desc("store_holders",
-		"Replicas on the store's roster.")
+	storeReplicas = desc("store_replicas",
+		"Replicas that are members of the store.")
 	storeGenerations = desc("store_generations",
-		"Distinct generations of rules among the replicas on the roster; above 1 for long is a mistake.")
+		"Distinct generations of rules among the members of the store; above 1 for long is a mistake.")
 	storeLeasesLost = desc("store_leases_lost_total",
 		"Leases, one for each shard of the store, that ended with sessions of limited rules that relied on them.")
 )
@@ -93,7 +93,7 @@ var (
 // Describe implements prometheus.Collector.
 func (c *snapshotCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{generation, reloadOK, reloadTime, ruleSessions, ruleLimit,
-		storeJoined, storeYoung, storeMismatch, storeHolders, storeGenerations, storeLeasesLost} {
+		storeJoined, storeRecovering, storeMismatch, storeReplicas, storeGenerations, storeLeasesLost} {
 		ch <- d
 	}
 }
@@ -114,9 +114,9 @@ func (c *snapshotCollector) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 	gauge(storeJoined, flag(now.Store.Joined))
-	gauge(storeYoung, flag(now.Store.Young))
+	gauge(storeRecovering, flag(now.Store.Recovering))
 	gauge(storeMismatch, flag(now.Store.Mismatch != ""))
-	gauge(storeHolders, float64(now.Store.Holders))
+	gauge(storeReplicas, float64(now.Store.ReplicaCount))
 	gauge(storeGenerations, float64(now.Store.Generations))
 	ch <- prometheus.MustNewConstMetric(storeLeasesLost, prometheus.CounterValue, float64(now.Store.LeasesLost))
 }

@@ -9,7 +9,7 @@ import (
 //
 // The process is ready when its listeners are open, it is not draining, and
 // one of three things holds: no rule has a limit, the store was joined and
-// mature once since the process started, or two lease TTL have passed since
+// ready once since the process started, or two lease TTL have passed since
 // the start. The third part latches: a store that is lost later never makes
 // the process unready, for all replicas lose it together, and a balancer
 // without servers would stop the rules that need no store as well.
@@ -46,16 +46,16 @@ func (r *Readiness) Draining() {
 const (
 	Starting     = "starting: the listeners are not open yet"
 	Draining     = "draining: the process is about to stop"
-	StorePending = "waiting for the store: it was not joined and mature yet"
+	StorePending = "waiting for the store: it was not joined and ready yet"
 )
 
 // Check returns "" if the process is ready at now, else the reason. limited
-// says that a rule in force has a limit, mature that the store was joined and
-// mature once since the process started.
-func (r *Readiness) Check(now time.Time, limited, mature bool) (reason string) {
+// says that a rule in force has a limit, ready that the store was joined and
+// ready once since the process started.
+func (r *Readiness) Check(now time.Time, limited, ready bool) (reason string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.met = r.met || !limited || mature || !now.Before(r.deadline)
+	r.met = r.met || !limited || ready || !now.Before(r.deadline)
 	switch {
 	case r.draining:
 		return Draining

@@ -11,10 +11,10 @@ import (
 const ttl = 10 * time.Second
 
 // check asks now, with the process listening and not draining unless told otherwise.
-func check(t *testing.T, r *admin.Readiness, limited, mature bool, want string) {
+func check(t *testing.T, r *admin.Readiness, limited, ready bool, want string) {
 	t.Helper()
-	if got := r.Check(time.Now(), limited, mature); got != want {
-		t.Fatalf("limited=%v mature=%v: reason %q, want %q", limited, mature, got, want)
+	if got := r.Check(time.Now(), limited, ready); got != want {
+		t.Fatalf("limited=%v ready=%v: reason %q, want %q", limited, ready, got, want)
 	}
 }
 
@@ -33,7 +33,7 @@ func TestReadyWithoutStoreWhenNothingIsLimited(t *testing.T) {
 	check(t, r, true, false, "")
 }
 
-func TestReadyOnceMature(t *testing.T) {
+func TestReadyOnceTheStoreWas(t *testing.T) {
 	r := admin.NewReadiness(time.Now(), ttl)
 	r.Listening()
 	check(t, r, true, false, admin.StorePending)

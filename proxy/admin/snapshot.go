@@ -51,14 +51,14 @@ type RuleLimit struct {
 
 // Store is how this replica stands with the place where all replicas count.
 type Store struct {
-	Address     string `json:"address"` // without its password
-	Joined      bool   `json:"joined"`
-	WasMature   bool   `json:"was_mature"`
-	Young       bool   `json:"young"`
-	Mismatch    string `json:"mismatch,omitempty"`
-	Holders     int    `json:"holders"`     // replicas on the roster
-	Generations int    `json:"generations"` // distinct ones among them
-	// Replicas is the roster: id of the replica -> digest of its rules.
+	Address      string `json:"address"` // without its password
+	Joined       bool   `json:"joined"`
+	WasReady     bool   `json:"was_ready"`
+	Recovering   bool   `json:"recovering"`
+	Mismatch     string `json:"mismatch,omitempty"`
+	ReplicaCount int    `json:"replica_count"` // members of the store
+	Generations  int    `json:"generations"`   // distinct ones among them
+	// Replicas are the members of the store: id of the replica -> digest of its rules.
 	Replicas map[string]string `json:"replicas,omitempty"`
 	// LeasesLost is how often a lease ended with sessions that relied on it.
 	LeasesLost uint64 `json:"leases_lost"`
@@ -71,12 +71,12 @@ type Store struct {
 // StoreOf returns what st says about the store at address.
 func StoreOf(address string, st limiter.Status) Store {
 	distinct := map[string]bool{}
-	for _, digest := range st.Holders {
+	for _, digest := range st.Replicas {
 		distinct[digest] = true
 	}
 	return Store{
-		Address: address, Joined: st.Joined, WasMature: st.WasMature, Young: st.Young, Mismatch: st.Mismatch,
-		Holders: len(st.Holders), Generations: len(distinct), Replicas: st.Holders, LeasesLost: st.LeasesLost,
+		Address: address, Joined: st.Joined, WasReady: st.WasReady, Recovering: st.Recovering, Mismatch: st.Mismatch,
+		ReplicaCount: len(st.Replicas), Generations: len(distinct), Replicas: st.Replicas, LeasesLost: st.LeasesLost,
 	}
 }
 
@@ -87,8 +87,8 @@ func (s Store) trouble() string {
 		return "other replicas run with other lease settings: " + s.Mismatch
 	case !s.Joined:
 		return s.because("the store is not joined")
-	case s.Young:
-		return s.because("the store is young: it gives nothing new out yet")
+	case s.Recovering:
+		return s.because("the store is recovering: it admits no new limited sessions yet")
 	}
 	return ""
 }

@@ -10,7 +10,7 @@ import (
 	"usher/store"
 )
 
-// Dump returns the data as redisstore keeps it: by key (m, t, r:<holder>,
+// Dump returns the data as redisstore keeps it: by key (m, t, r:<replica>,
 // w:<counter>), field and value; the field of a window is "". What Redis would
 // not hold, because it is empty, is not there.
 func (s *Store) Dump() map[string]map[string]string {
@@ -21,7 +21,7 @@ func (s *Store) Dump() map[string]map[string]string {
 		out["m"] = s.m.dump()
 	}
 	if s.t != nil {
-		fields := map[string]string{".b": s.t.birth}
+		fields := map[string]string{".b": s.t.epoch}
 		for c, n := range s.t.count {
 			fields[c] = strconv.FormatInt(n, 10)
 		}
@@ -46,9 +46,9 @@ func (s *Store) Dump() map[string]map[string]string {
 	return out
 }
 
-func (m *roster) dump() map[string]string {
-	fields := map[string]string{"birth": m.birth, "settings": m.settings.String()}
-	if m.young {
+func (m *membership) dump() map[string]string {
+	fields := map[string]string{"birth": m.epoch, "settings": m.settings.String()}
+	if m.recovering {
 		fields["young"] = "1"
 	}
 	if m.lastNumber > 0 {
@@ -66,29 +66,29 @@ func (m *roster) dump() map[string]string {
 	return fields
 }
 
-// Ledger returns a holder's token and what the store counts for it.
-func (s *Store) Ledger(holder string) (store.Token, map[string]int64) {
+// Ledger returns a replica's token and what the store counts for it.
+func (s *Store) Ledger(replica string) (store.Token, map[string]int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if r := s.r[holder]; r != nil {
+	if r := s.r[replica]; r != nil {
 		return r.token, maps.Clone(r.own)
 	}
 	return store.Token{}, nil
 }
 
-// Audit compares every total with the sum over the holders of this birth, and
-// names the first that differs. The birth is "" if there is no data, or if a
+// Audit compares every total with the sum over the replicas of this epoch, and
+// names the first that differs. The epoch is "" if there is no data, or if a
 // part of it is missing.
-func (s *Store) Audit() (birth string, err error) {
+func (s *Store) Audit() (epoch string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.m == nil || s.t == nil || s.t.birth != s.m.birth {
+	if s.m == nil || s.t == nil || s.t.epoch != s.m.epoch {
 		return "", nil
 	}
 	sum := map[string]int64{}
 	for h := range s.m.members {
 		r := s.r[h]
-		if r == nil || r.token.Birth != s.m.birth {
+		if r == nil || r.token.Epoch != s.m.epoch {
 			return "", nil
 		}
 		for c, n := range r.own {
@@ -99,9 +99,9 @@ func (s *Store) Audit() (birth string, err error) {
 		}
 	}
 	if maps.Equal(sum, s.t.count) {
-		return s.m.birth, nil
+		return s.m.epoch, nil
 	}
-	return s.m.birth, fmt.Errorf("totals are %v, the holders have %v", s.t.count, sum)
+	return s.m.epoch, fmt.Errorf("totals are %v, the replicas have %v", s.t.count, sum)
 }
 
 // What can befall the data of a store, so that what is built on the contract
@@ -118,13 +118,13 @@ func (s *Store) Flush() {
 func (s *Store) Drop(key string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch holder, isLedger := strings.CutPrefix(key, "r:"); {
+	switch replica, isLedger := strings.CutPrefix(key, "r:"); {
 	case key == "m":
 		s.m = nil
 	case key == "t":
 		s.t = nil
 	case isLedger:
-		delete(s.r, holder)
+		delete(s.r, replica)
 	default:
 		s.w.Drop(strings.TrimPrefix(key, "w:"))
 	}
@@ -162,7 +162,7 @@ func (s *shard) clone() shard {
 		out.m = &m
 	}
 	if s.t != nil {
-		out.t = &totals{birth: s.t.birth, count: maps.Clone(s.t.count), notes: maps.Clone(s.t.notes)}
+		out.t = &totals{epoch: s.t.epoch, count: maps.Clone(s.t.count), notes: maps.Clone(s.t.notes)}
 		for c, names := range out.t.notes {
 			out.t.notes[c] = slices.Clone(names)
 		}

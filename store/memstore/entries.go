@@ -29,31 +29,31 @@ func levelsOf(e store.Entry) []level {
 	return []level{{e.Counter, e.Max, e.Rate}}
 }
 
-// apply works the entries of a holder in two passes, all that shrinks before
+// apply works the entries of a replica in two passes, all that shrinks before
 // all that grows, and answers them.
-func (s *shard) apply(holder string, entries []store.Entry, how terms) []store.Count {
-	held := map[string]int64{} // freed here, but for the next holder that asks
+func (s *shard) apply(replica string, entries []store.Entry, how terms) []store.Count {
+	held := map[string]int64{} // freed here, but for the next replica that asks
 	var admitted []int64
 	for _, e := range entries {
-		s.shrink(holder, e, held)
+		s.shrink(replica, e, held)
 	}
 	for _, e := range entries {
-		a := s.grow(holder, e, held, how)
+		a := s.grow(replica, e, held, how)
 		if e.Throttled() {
 			admitted = append(admitted, a)
 		}
 	}
 	if len(admitted) > 0 {
-		s.r[holder].admitted = admitted
+		s.r[replica].admitted = admitted
 	}
-	return s.answer(holder, entries)
+	return s.answer(replica, entries)
 }
 
-func (s *shard) shrink(holder string, e store.Entry, held map[string]int64) {
-	own := s.r[holder].own[e.Counter]
+func (s *shard) shrink(replica string, e store.Entry, held map[string]int64) {
+	own := s.r[replica].own[e.Counter]
 	levels := levelsOf(e)
 	// Another was refused there. What this batch frees first takes the note away.
-	wanted := func(l level) bool { return held[l.name] > 0 || s.t.notesAnother(l.name, holder) }
+	wanted := func(l level) bool { return held[l.name] > 0 || s.t.notesAnother(l.name, replica) }
 	to := min(own, e.Need)
 	if own > e.Live && slices.ContainsFunc(levels, wanted) {
 		to = min(to, e.Live)
@@ -68,15 +68,15 @@ func (s *shard) shrink(holder string, e store.Entry, held map[string]int64) {
 	for _, l := range levels {
 		if wanted(l) {
 			held[l.name] += freed
-			s.t.dropNotes(l.name, func(h string) bool { return h != holder })
+			s.t.dropNotes(l.name, func(h string) bool { return h != replica })
 		}
 	}
-	s.set(holder, e.Counter, to)
+	s.set(replica, e.Counter, to)
 }
 
 // grow returns how many of the waiting were admitted, of an entry with rates.
-func (s *shard) grow(holder string, e store.Entry, held map[string]int64, how terms) int64 {
-	own := s.r[holder].own[e.Counter]
+func (s *shard) grow(replica string, e store.Entry, held map[string]int64, how terms) int64 {
+	own := s.r[replica].own[e.Counter]
 	levels := levelsOf(e)
 	tokens := s.tokens(e, levels, how)
 	if !e.Counted() {
@@ -89,7 +89,7 @@ func (s *shard) grow(holder string, e store.Entry, held map[string]int64, how te
 			free = min(free, l.max-s.t.count[l.name]-held[l.name])
 		}
 	}
-	if s.m.young || how.more {
+	if s.m.recovering || how.more {
 		free = min(free, 0)
 	}
 	floor := e.Live
@@ -97,18 +97,18 @@ func (s *shard) grow(holder string, e store.Entry, held map[string]int64, how te
 		floor = min(e.Live, own+max(0, room))
 	}
 	to := min(e.Need, max(floor, own+free), e.Live+tokens)
-	s.set(holder, e.Counter, to)
+	s.set(replica, e.Counter, to)
 	admitted := max(0, to-e.Live)
 	s.begin(levels, admitted, how)
-	if s.m.young || how.more {
+	if s.m.recovering || how.more {
 		return admitted
 	}
 	for _, l := range levels {
 		switch {
 		case to == e.Need:
-			s.t.dropNotes(l.name, func(h string) bool { return h == holder })
+			s.t.dropNotes(l.name, func(h string) bool { return h == replica })
 		case l.max != store.NoLimit && s.t.count[l.name] >= max(l.max, 1): // at 0 nobody frees anything
-			s.t.note(l.name, holder)
+			s.t.note(l.name, replica)
 		}
 	}
 	return admitted
@@ -137,16 +137,16 @@ func (s *shard) begin(levels []level, n int64, how terms) {
 	}
 }
 
-// answer reads what the holder has now of each entry.
-func (s *shard) answer(holder string, entries []store.Entry) []store.Count {
+// answer reads what the replica has now of each entry.
+func (s *shard) answer(replica string, entries []store.Entry) []store.Count {
 	counts := make([]store.Count, len(entries))
 	for i, e := range entries {
-		counts[i] = store.Count{Own: s.r[holder].own[e.Counter], Total: s.t.count[e.Counter]}
+		counts[i] = store.Count{Granted: s.r[replica].own[e.Counter], Total: s.t.count[e.Counter]}
 		if rule := store.RuleOf(e.Counter); rule != "" {
 			counts[i].RuleTotal = s.t.count[rule]
 		}
 		for _, l := range levelsOf(e) {
-			counts[i].Contended = counts[i].Contended || s.t.notesAnother(l.name, holder)
+			counts[i].Contended = counts[i].Contended || s.t.notesAnother(l.name, replica)
 		}
 	}
 	return counts
@@ -184,9 +184,9 @@ func (s *shard) room(levels []level) int64 {
 	return room
 }
 
-// set writes a holder's count and moves the totals by the difference.
-func (s *shard) set(holder, counter string, to int64) {
-	own := s.r[holder].own
+// set writes a replica's count and moves the totals by the difference.
+func (s *shard) set(replica, counter string, to int64) {
+	own := s.r[replica].own
 	s.t.add(counter, to-own[counter])
 	if own[counter] = to; to == 0 {
 		delete(own, counter)
@@ -206,16 +206,16 @@ func (t *totals) add(counter string, n int64) {
 	}
 }
 
-func (t *totals) notesAnother(name, holder string) bool {
-	return slices.ContainsFunc(t.notes[name], func(h string) bool { return h != holder })
+func (t *totals) notesAnother(name, replica string) bool {
+	return slices.ContainsFunc(t.notes[name], func(h string) bool { return h != replica })
 }
 
-// note puts the holder first and keeps the newest other name. With one name
-// only, a busy holder would overwrite a quiet one's before it was ever read.
-func (t *totals) note(name, holder string) {
-	names := []string{holder}
+// note puts the replica first and keeps the newest other name. With one name
+// only, a busy replica would overwrite a quiet one's before it was ever read.
+func (t *totals) note(name, replica string) {
+	names := []string{replica}
 	for _, h := range t.notes[name] {
-		if h != holder {
+		if h != replica {
 			names = append(names, h)
 			break
 		}
@@ -223,7 +223,7 @@ func (t *totals) note(name, holder string) {
 	t.notes[name] = names
 }
 
-func (t *totals) dropNotes(name string, drop func(holder string) bool) {
+func (t *totals) dropNotes(name string, drop func(replica string) bool) {
 	if t.notes[name] = slices.DeleteFunc(t.notes[name], drop); len(t.notes[name]) == 0 {
 		delete(t.notes, name)
 	}

@@ -46,7 +46,7 @@ func newHistory() string {
 // Shards implements store.Store.
 func (*Store) Shards() int { return 1 }
 
-// Leased implements store.Store: the data cannot outlive its holder, so that
+// Leased implements store.Store: the data cannot outlive its replica, so that
 // nothing has to be renewed.
 func (*Store) Leased() bool { return false }
 
@@ -75,19 +75,19 @@ func (c conn) Batch(_ context.Context, b store.Batch) (store.BatchReply, error) 
 	return c.s.batch(c.s.clock(), b)
 }
 
-func (c conn) Observe(_ context.Context, counters []string) (store.Roster, error) {
+func (c conn) Observe(_ context.Context, counters []string) (store.Membership, error) {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
 	return c.s.observe(counters), nil
 }
 
-func (c conn) Reap(_ context.Context, r store.Reap) (store.ReapReply, error) {
+func (c conn) Expire(_ context.Context, r store.Expire) (store.ExpireReply, error) {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
-	return c.s.reap(r)
+	return c.s.expire(r)
 }
 
-func (c conn) Mature(_ context.Context, m store.Mature) (bool, error) {
+func (c conn) EndRecovery(_ context.Context, m store.EndRecovery) (bool, error) {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
 	return c.s.mature(m)

@@ -187,29 +187,29 @@ func exercise(ctx context.Context, s store.Store) (err error) {
 	defer func() { err = errors.Join(err, c.Close()) }()
 	entry := store.Entry{Counter: "c1aaaa/s1/key", Max: 5, RuleMax: 9, Live: 1, Need: 1}
 	joined, err := c.Join(ctx, store.Join{
-		Holder: "a", Candidate: "b", Stream: 1, Space: "c1aaaa",
+		Replica: "a", Candidate: "b", Stream: 1, Space: "c1aaaa",
 		Settings: store.Settings{Protocol: 1, Shards: 1}, Entries: []store.Entry{entry},
 	})
 	if err != nil {
 		return fmt.Errorf("join: %w", err)
 	}
-	if _, err := c.Mature(ctx, store.Mature{Holder: "a", Token: store.Token{Birth: joined.Birth, Stream: 1}, Ripe: true}); err != nil {
-		return fmt.Errorf("mature: %w", err)
+	if _, err := c.EndRecovery(ctx, store.EndRecovery{Replica: "a", Token: store.Token{Epoch: joined.Epoch, Stream: 1}, Ready: true}); err != nil {
+		return fmt.Errorf("end recovery: %w", err)
 	}
-	last := store.Token{Birth: joined.Birth, Stream: 1}
+	last := store.Token{Epoch: joined.Epoch, Stream: 1}
 	entry.Need, entry.Rate = 2, store.Rate{N: 5, Per: time.Hour}
-	if _, err := c.Batch(ctx, store.Batch{Holder: "a", Prev: last, New: last.Next(), Entries: []store.Entry{entry}}); err != nil {
+	if _, err := c.Batch(ctx, store.Batch{Replica: "a", Prev: last, New: last.Next(), Entries: []store.Entry{entry}}); err != nil {
 		return fmt.Errorf("batch: %w", err)
 	}
 	last, entry.Live, entry.Need = last.Next(), 2, 3 // in a window that runs
-	if _, err := c.Batch(ctx, store.Batch{Holder: "a", Prev: last, New: last.Next(), Entries: []store.Entry{entry}}); err != nil {
+	if _, err := c.Batch(ctx, store.Batch{Replica: "a", Prev: last, New: last.Next(), Entries: []store.Entry{entry}}); err != nil {
 		return fmt.Errorf("batch: %w", err)
 	}
 	if _, err := c.Observe(ctx, []string{entry.Counter}); err != nil {
 		return fmt.Errorf("observe: %w", err)
 	}
-	if _, err := c.Reap(ctx, store.Reap{Target: "a", Birth: joined.Birth, Token: last.Next(), Most: 10}); err != nil {
-		return fmt.Errorf("reap: %w", err)
+	if _, err := c.Expire(ctx, store.Expire{Target: "a", Epoch: joined.Epoch, Token: last.Next(), Max: 10}); err != nil {
+		return fmt.Errorf("expire: %w", err)
 	}
 	return nil
 }

@@ -17,7 +17,7 @@ import (
 func (s *Store) Check(ctx context.Context) (warnings []string, err error) {
 	var asked []string
 	for shard := range s.Shards() {
-		at, err := s.locator.locate(ctx, keysOf(s.cluster, shard).roster())
+		at, err := s.locator.locate(ctx, keysOf(s.cluster, shard).membership())
 		if err != nil {
 			return nil, err
 		}

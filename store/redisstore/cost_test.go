@@ -13,7 +13,7 @@ import (
 	"usher/store/redisstore/redistest"
 )
 
-// meter is one holder on a shard of a server of its own, and what its scripts
+// meter is one replica on a shard of a server of its own, and what its scripts
 // cost there.
 type meter struct {
 	testing.TB
@@ -40,7 +40,7 @@ func newMeter(t testing.TB) *meter {
 	})
 	m := &meter{TB: t, server: server, conn: conn}
 	m.join()
-	if _, err := conn.Mature(t.Context(), store.Mature{Holder: "meter", Token: m.last, Ripe: true}); err != nil {
+	if _, err := conn.EndRecovery(t.Context(), store.EndRecovery{Replica: "meter", Token: m.last, Ready: true}); err != nil {
 		t.Fatal(err)
 	}
 	return m
@@ -49,35 +49,35 @@ func newMeter(t testing.TB) *meter {
 func (m *meter) join(entries ...store.Entry) {
 	m.Helper()
 	j := store.Join{
-		Holder: "meter", Candidate: fmt.Sprint("b", m.last.Stream), Stream: m.last.Stream + 1,
+		Replica: "meter", Candidate: fmt.Sprint("b", m.last.Stream), Stream: m.last.Stream + 1,
 		Settings: pairSettings(false), Last: m.last, Space: "c1a", Entries: entries,
 	}
 	reply, err := m.conn.Join(m.Context(), j)
 	if err != nil {
 		m.Fatal(err)
 	}
-	m.last = store.Token{Birth: reply.Birth, Stream: j.Stream}
+	m.last = store.Token{Epoch: reply.Epoch, Stream: j.Stream}
 }
 
 func (m *meter) batch(entries ...store.Entry) {
 	m.Helper()
-	b := store.Batch{Holder: "meter", Prev: m.last, New: m.last.Next(), Entries: entries}
+	b := store.Batch{Replica: "meter", Prev: m.last, New: m.last.Next(), Entries: entries}
 	if _, err := m.conn.Batch(m.Context(), b); err != nil {
 		m.Fatal(err)
 	}
 	m.last = b.New
 }
 
-func (m *meter) reap() store.ReapReply {
+func (m *meter) expire() store.ExpireReply {
 	m.Helper()
-	reply, err := m.conn.Reap(m.Context(), store.Reap{Target: "meter", Birth: m.last.Birth, Token: m.last, Most: store.MaxReap})
+	reply, err := m.conn.Expire(m.Context(), store.Expire{Target: "meter", Epoch: m.last.Epoch, Token: m.last, Max: store.MaxExpire})
 	if err != nil {
 		m.Fatal(err)
 	}
 	return reply
 }
 
-// fill gives the holder counters of n keys, with one session each, as batches
+// fill gives the replica counters of n keys, with one session each, as batches
 // would in a longer time.
 func (m *meter) fill(n int) {
 	m.Helper()
@@ -191,7 +191,7 @@ func TestScriptCostIsBounded(t *testing.T) {
 	}
 }
 
-// scriptCosts measures on a shard with so many counters of one holder.
+// scriptCosts measures on a shard with so many counters of one replica.
 func scriptCosts(t *testing.T, counters int) map[string]time.Duration {
 	t.Helper()
 	m := newMeter(t)
@@ -201,9 +201,9 @@ func scriptCosts(t *testing.T, counters int) map[string]time.Duration {
 		"batch of 64":      m.leastCost(5, func(i int) { m.batch(m.entries(0, int64(1+i%2))...) }),
 		"full batch of 64": m.leastCost(5, func(i int) { m.batch(m.entries(0, int64(9+i%2))...) }),
 		"join of 64":       m.leastCost(5, func(int) { m.join(m.entries(0, 1)...) }),
-		"reap of 500": m.leastCost(1, func(int) {
-			if reply := m.reap(); reply != store.More {
-				t.Errorf("reap answered %v", reply)
+		"expire of 500": m.leastCost(1, func(int) {
+			if reply := m.expire(); reply != store.More {
+				t.Errorf("expire answered %v", reply)
 			}
 		}),
 	}

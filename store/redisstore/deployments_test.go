@@ -64,7 +64,7 @@ func TestNothingIsLeft(t *testing.T) {
 		for _, key := range []string{"t", "r:meter"} {
 			fields, err := m.server.Client().HGetAll(t.Context(), "usher:{meter:0}:"+key).Result()
 			if err != nil || len(fields) != 1 {
-				t.Errorf("%s of %s: %v, %v; want the birth or the token alone", key, name, fields, err)
+				t.Errorf("%s of %s: %v, %v; want the epoch or the token alone", key, name, fields, err)
 			}
 		}
 	}
@@ -259,7 +259,7 @@ func startWithoutShardZero(t *testing.T, cluster *redistest.Cluster) {
 		return err
 	}
 	old := join()
-	redistest.Eventually(t, time.Minute, "the store gives out slots", func() bool { return old.Status().WasMature })
+	redistest.Eventually(t, time.Minute, "the store gives out slots", func() bool { return old.Status().WasReady })
 	lost := cluster.Lose(redisstore.SlotOf(fmt.Sprintf("{%s:0}", name)))
 	rule := 0 // one that another node counts
 	redistest.Eventually(t, time.Minute, "other nodes go on", func() bool {
@@ -270,11 +270,11 @@ func startWithoutShardZero(t *testing.T, cluster *redistest.Cluster) {
 		}
 		return false
 	})
-	young := join()
-	if err := asks(young, rule); !errors.Is(err, limiter.ErrUnavailable) {
+	recovering := join()
+	if err := asks(recovering, rule); !errors.Is(err, limiter.ErrUnavailable) {
 		t.Errorf("who starts while shard 0 is away: %v, want unavailable", err)
 	}
 	redistest.Eventually(t, time.Minute, "other nodes still go on", func() bool { return asks(old, rule) == nil })
 	lost.Start()
-	redistest.Eventually(t, time.Minute, "shard 0 is back", func() bool { return asks(young, rule) == nil })
+	redistest.Eventually(t, time.Minute, "shard 0 is back", func() bool { return asks(recovering, rule) == nil })
 }

@@ -52,7 +52,7 @@ func TestSilentServer(t *testing.T) {
 // What the server has refused is not sent again behind the caller's back.
 func TestNothingIsSentTwice(t *testing.T) {
 	server, c := connected(t)
-	join := store.Join{Holder: "h", Candidate: "b1", Stream: 1, Settings: pairSettings(false), Space: "c1a"}
+	join := store.Join{Replica: "h", Candidate: "b1", Stream: 1, Settings: pairSettings(false), Space: "c1a"}
 	if _, err := c.Join(t.Context(), join); err != nil {
 		t.Fatal(err)
 	}

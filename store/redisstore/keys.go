@@ -10,19 +10,19 @@ func keysOf(cluster string, shard int) keys {
 	return keys{fmt.Sprintf("usher:{%s:%d}:", cluster, shard)}
 }
 
-// roster is m, the only key that an observer reads.
-func (k keys) roster() string { return k.prefix + "m" }
+// membership is m, the only key that an observer reads.
+func (k keys) membership() string { return k.prefix + "m" }
 
 // totals is t.
 func (k keys) totals() string { return k.prefix + "t" }
 
-// ledger is r of one holder.
-func (k keys) ledger(holder string) string { return k.prefix + "r:" + holder }
+// ledger is r of one replica.
+func (k keys) ledger(replica string) string { return k.prefix + "r:" + replica }
 
 // window is w of a counter, or of a rule with keys.
 func (k keys) window(counter string) string { return k.prefix + "w:" + counter }
 
-// all lists the keys of an operation on a holder's counts, as scripts declare them.
-func (k keys) all(holder string) []string {
-	return []string{k.roster(), k.totals(), k.ledger(holder)}
+// all lists the keys of an operation on a replica's counts, as scripts declare them.
+func (k keys) all(replica string) []string {
+	return []string{k.membership(), k.totals(), k.ledger(replica)}
 }

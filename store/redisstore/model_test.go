@@ -35,31 +35,31 @@ func TestScriptsEqualModel(t *testing.T) {
 			"batch. ": p.batch,
 			"batch..": p.batch,
 			"again":   p.again,
-			"reap":    p.reap,
-			"mature":  p.mature,
-			"lose":    p.lose,
 			"expire":  p.expire,
+			"recover": p.endRecovery,
+			"lose":    p.lose,
+			"window":  p.endWindow,
 			"turn":    p.turn,
 			"":        p.compare,
 		})
 	})
 }
 
-// pair is the two stores, and what the holders on them know.
+// pair is the two stores, and what the replicas on them know.
 type pair struct {
-	ctx     context.Context
-	raw     *redis.Client
-	begin   func() // another history in Redis
-	prefix  string
-	model   *memstore.Store
-	conns   []store.Conn // the model's, then Redis'
-	holders []*pairHolder
-	births  int
-	ends    map[string]time.Duration        // when each window that runs in Redis will end
-	sent    []func(store.Conn) (any, error) // requests that may come again, late
+	ctx      context.Context
+	raw      *redis.Client
+	begin    func() // another history in Redis
+	prefix   string
+	model    *memstore.Store
+	conns    []store.Conn // the model's, then Redis'
+	replicas []*pairReplica
+	epochs   int
+	ends     map[string]time.Duration        // when each window that runs in Redis will end
+	sent     []func(store.Conn) (any, error) // requests that may come again, late
 }
 
-type pairHolder struct {
+type pairReplica struct {
 	id     string
 	stream uint64
 	last   store.Token
@@ -81,17 +81,17 @@ func newPair(t *rapid.T, raw *redis.Client, begin func(), url, cluster string) *
 		p.conns = append(p.conns, c)
 	}
 	for i := range 3 {
-		p.holders = append(p.holders, &pairHolder{id: fmt.Sprint("h", i)})
+		p.replicas = append(p.replicas, &pairReplica{id: fmt.Sprint("h", i)})
 	}
-	// Begin where holders mostly are: joined, on a mature store.
-	for _, h := range p.holders {
+	// Begin where replicas mostly are: joined, on a mature store.
+	for _, h := range p.replicas {
 		h.stream++
-		j := store.Join{Holder: h.id, Candidate: "b0", Stream: h.stream, Settings: pairSettings(false), Space: "c1a"}
+		j := store.Join{Replica: h.id, Candidate: "b0", Stream: h.stream, Settings: pairSettings(false), Space: "c1a"}
 		p.both(t, "join", func(c store.Conn) (any, error) { return c.Join(p.ctx, j) })
-		h.last = store.Token{Birth: "b0", Stream: h.stream}
+		h.last = store.Token{Epoch: "b0", Stream: h.stream}
 	}
-	p.both(t, "mature", func(c store.Conn) (any, error) {
-		return c.Mature(p.ctx, store.Mature{Holder: "h0", Token: p.holders[0].last, Ripe: true})
+	p.both(t, "end recovery", func(c store.Conn) (any, error) {
+		return c.EndRecovery(p.ctx, store.EndRecovery{Replica: "h0", Token: p.replicas[0].last, Ready: true})
 	})
 	return p
 }
@@ -120,7 +120,9 @@ func (p *pair) both(t *rapid.T, what string, do func(store.Conn) (any, error)) a
 	return first
 }
 
-func (p *pair) holder(t *rapid.T) *pairHolder { return rapid.SampledFrom(p.holders).Draw(t, "holder") }
+func (p *pair) replica(t *rapid.T) *pairReplica {
+	return rapid.SampledFrom(p.replicas).Draw(t, "replica")
+}
 
 func pairSettings(strict bool) store.Settings {
 	return store.Settings{Protocol: 1, TTL: time.Second, Strict: strict, Shards: 1}
@@ -166,17 +168,17 @@ func (p *pair) entries(t *rapid.T, rates bool) []store.Entry {
 var pairSpaces = rapid.SampledFrom([]string{"c1a", "c1b", ""})
 
 func (p *pair) join(t *rapid.T) {
-	h := p.holder(t)
+	h := p.replica(t)
 	if h.stream == 0 || rapid.IntRange(0, 9).Draw(t, "older stream") > 0 {
 		h.stream++
 	}
-	p.births++
+	p.epochs++
 	j := store.Join{
-		Holder: h.id, Candidate: fmt.Sprint("b", p.births), Stream: h.stream,
+		Replica: h.id, Candidate: fmt.Sprint("b", p.epochs), Stream: h.stream,
 		Settings: pairSettings(rapid.IntRange(0, 9).Draw(t, "settings") == 0), Last: h.last,
 		Space: pairSpaces.Draw(t, "space"), Number: rapid.Uint64Range(0, 3).Draw(t, "number"),
 		More: rapid.Bool().Draw(t, "more"), Entries: p.entries(t, false),
-		Reluctant: rapid.IntRange(0, 9).Draw(t, "reluctant") == 0,
+		MustNotCreate: rapid.IntRange(0, 9).Draw(t, "mustNotCreate") == 0,
 	}
 	if rapid.IntRange(0, 9).Draw(t, "went back") == 0 {
 		j.Last.Seq++ // as if the data were older than what was acknowledged
@@ -184,15 +186,15 @@ func (p *pair) join(t *rapid.T) {
 	do := func(c store.Conn) (any, error) { return c.Join(p.ctx, j) }
 	p.sent = append(p.sent, do)
 	reply, _ := p.both(t, fmt.Sprintf("join %+v", j), do).(store.JoinReply)
-	if reply.Status == store.Joined && reply.Birth != "" && rapid.IntRange(0, 4).Draw(t, "lost") > 0 {
-		h.last = store.Token{Birth: reply.Birth, Stream: h.stream}
+	if reply.Status == store.Joined && reply.Epoch != "" && rapid.IntRange(0, 4).Draw(t, "lost") > 0 {
+		h.last = store.Token{Epoch: reply.Epoch, Stream: h.stream}
 	}
 }
 
 func (p *pair) batch(t *rapid.T) {
-	h := p.holder(t)
+	h := p.replica(t)
 	b := store.Batch{
-		Holder: h.id, Prev: h.last, New: h.last.Next(), Strict: rapid.Bool().Draw(t, "strict"),
+		Replica: h.id, Prev: h.last, New: h.last.Next(), Strict: rapid.Bool().Draw(t, "strict"),
 		More: rapid.IntRange(0, 4).Draw(t, "more") == 0, Space: pairSpaces.Draw(t, "space"), Entries: p.entries(t, true),
 	}
 	do := func(c store.Conn) (any, error) { return c.Batch(p.ctx, b) }
@@ -212,19 +214,19 @@ func (p *pair) again(t *rapid.T) {
 	p.both(t, fmt.Sprint("again ", i), p.sent[i])
 }
 
-func (p *pair) reap(t *rapid.T) {
-	h := p.holder(t)
-	r := store.Reap{Target: h.id, Birth: h.last.Birth, Token: h.last, Most: rapid.IntRange(1, 3).Draw(t, "most")}
-	p.both(t, fmt.Sprintf("reap %+v", r), func(c store.Conn) (any, error) { return c.Reap(p.ctx, r) })
+func (p *pair) expire(t *rapid.T) {
+	h := p.replica(t)
+	r := store.Expire{Target: h.id, Epoch: h.last.Epoch, Token: h.last, Max: rapid.IntRange(1, 3).Draw(t, "most")}
+	p.both(t, fmt.Sprintf("expire %+v", r), func(c store.Conn) (any, error) { return c.Expire(p.ctx, r) })
 }
 
-func (p *pair) mature(t *rapid.T) {
-	sender := p.holder(t)
-	m := store.Mature{Holder: sender.id, Token: sender.last, Ripe: rapid.Bool().Draw(t, "ripe")}
+func (p *pair) endRecovery(t *rapid.T) {
+	sender := p.replica(t)
+	m := store.EndRecovery{Replica: sender.id, Token: sender.last, Ready: rapid.Bool().Draw(t, "ready")}
 	if rapid.Bool().Draw(t, "gone") {
-		m.Gone = []string{p.holder(t).id}
+		m.Gone = []string{p.replica(t).id}
 	}
-	p.both(t, fmt.Sprintf("mature %+v", m), func(c store.Conn) (any, error) { return c.Mature(p.ctx, m) })
+	p.both(t, fmt.Sprintf("end recovery %+v", m), func(c store.Conn) (any, error) { return c.EndRecovery(p.ctx, m) })
 	p.both(t, "observe", func(c store.Conn) (any, error) { return c.Observe(p.ctx, []string{"c1a/s1", "c1a/s2"}) })
 }
 
@@ -246,8 +248,8 @@ func (p *pair) turn(t *rapid.T) {
 	p.begin()
 }
 
-// expire ends a window.
-func (p *pair) expire(t *rapid.T) {
+// endWindow ends a window.
+func (p *pair) endWindow(t *rapid.T) {
 	if len(p.ends) == 0 {
 		t.Skip("no window runs")
 	}

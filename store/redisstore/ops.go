@@ -15,17 +15,17 @@ import (
 // Join implements store.Conn.
 func (c *conn) Join(ctx context.Context, j store.Join) (store.JoinReply, error) {
 	args := appendEntries([]any{
-		j.Holder, j.Candidate, j.Stream, j.Settings.String(), j.Last.String(),
-		bit(j.Settings.Strict), bit(j.More), j.Space, j.Number, bit(j.Reluctant),
+		j.Replica, j.Candidate, j.Stream, j.Settings.String(), j.Last.String(),
+		bit(j.Settings.Strict), bit(j.More), j.Space, j.Number, bit(j.MustNotCreate),
 	}, j.Entries)
-	reply, err := c.send(ctx, c.scripts.join, c.keys.all(j.Holder), args)
+	reply, err := c.send(ctx, c.scripts.join, c.keys.all(j.Replica), args)
 	if err != nil {
 		return store.JoinReply{}, err
 	}
 	r := read(reply)
 	switch status := r.text(); status {
 	case "OK":
-		out := store.JoinReply{Birth: r.text(), Young: r.flag(), Kept: r.flag(), Number: uint64(r.int())}
+		out := store.JoinReply{Epoch: r.text(), Recovering: r.flag(), Kept: r.flag(), Number: uint64(r.int())}
 		out.Counts = r.counts(j.Entries)
 		return out, r.err
 	case "STALE":
@@ -34,9 +34,9 @@ func (c *conn) Join(ctx context.Context, j store.Join) (store.JoinReply, error) 
 		settings, err := store.ParseSettings(r.text())
 		return store.JoinReply{Status: store.Mismatch, Settings: settings}, err
 	case "VOID":
-		return store.JoinReply{Status: store.Void}, nil
+		return store.JoinReply{Status: store.NoData}, nil
 	case "DYING":
-		return store.JoinReply{Status: store.Dying, Birth: r.text(), Token: r.token()}, r.err
+		return store.JoinReply{Status: store.Expiring, Epoch: r.text(), Token: r.token()}, r.err
 	default:
 		return store.JoinReply{}, fmt.Errorf("redisstore: join answered %q", status)
 	}
@@ -45,10 +45,10 @@ func (c *conn) Join(ctx context.Context, j store.Join) (store.JoinReply, error) 
 // Batch implements store.Conn.
 func (c *conn) Batch(ctx context.Context, b store.Batch) (store.BatchReply, error) {
 	args := appendEntries([]any{
-		b.Holder, b.New.Birth, b.Prev.String(), b.New.String(),
+		b.Replica, b.New.Epoch, b.Prev.String(), b.New.String(),
 		bit(b.Strict), bit(b.More), b.Space, b.Number,
 	}, b.Entries)
-	keys, args := c.keys.appendWindows(c.keys.all(b.Holder), args, b.Entries)
+	keys, args := c.keys.appendWindows(c.keys.all(b.Replica), args, b.Entries)
 	reply, err := c.send(ctx, c.scripts.batch, keys, args)
 	if err != nil {
 		return store.BatchReply{}, err
@@ -56,7 +56,7 @@ func (c *conn) Batch(ctx context.Context, b store.Batch) (store.BatchReply, erro
 	r := read(reply)
 	switch status := r.text(); status {
 	case "OK":
-		out := store.BatchReply{Young: r.flag(), Number: uint64(r.int())}
+		out := store.BatchReply{Recovering: r.flag(), Number: uint64(r.int())}
 		out.Counts = r.counts(b.Entries)
 		return out, r.err
 	case "LOST":
@@ -66,10 +66,10 @@ func (c *conn) Batch(ctx context.Context, b store.Batch) (store.BatchReply, erro
 	}
 }
 
-// Reap implements store.Conn.
-func (c *conn) Reap(ctx context.Context, q store.Reap) (store.ReapReply, error) {
-	args := []any{q.Target, q.Birth, q.Token.String(), q.Most}
-	reply, err := c.send(ctx, c.scripts.reap, c.keys.all(q.Target), args)
+// Expire implements store.Conn.
+func (c *conn) Expire(ctx context.Context, q store.Expire) (store.ExpireReply, error) {
+	args := []any{q.Target, q.Epoch, q.Token.String(), q.Max}
+	reply, err := c.send(ctx, c.scripts.expire, c.keys.all(q.Target), args)
 	if err != nil {
 		return 0, err
 	}
@@ -79,20 +79,20 @@ func (c *conn) Reap(ctx context.Context, q store.Reap) (store.ReapReply, error) 
 	case "MORE":
 		return store.More, nil
 	case "NO":
-		return store.No, nil
+		return store.Alive, nil
 	case "LOST":
 		return 0, store.ErrLost
 	}
-	return 0, fmt.Errorf("redisstore: reap answered %q", reply)
+	return 0, fmt.Errorf("redisstore: expire answered %q", reply)
 }
 
-// Mature implements store.Conn.
-func (c *conn) Mature(ctx context.Context, q store.Mature) (bool, error) {
-	args := []any{q.Token.Birth, bit(q.Ripe), q.Holder, q.Token.String()}
+// EndRecovery implements store.Conn.
+func (c *conn) EndRecovery(ctx context.Context, q store.EndRecovery) (bool, error) {
+	args := []any{q.Token.Epoch, bit(q.Ready), q.Replica, q.Token.String()}
 	for _, h := range q.Gone {
 		args = append(args, h)
 	}
-	reply, err := c.send(ctx, c.scripts.mature, []string{c.keys.roster()}, args)
+	reply, err := c.send(ctx, c.scripts.endRecovery, []string{c.keys.membership()}, args)
 	if err != nil {
 		return false, err
 	}
@@ -108,21 +108,21 @@ func (c *conn) Mature(ctx context.Context, q store.Mature) (bool, error) {
 }
 
 // Observe implements store.Conn: one round trip, no script.
-func (c *conn) Observe(ctx context.Context, counters []string) (store.Roster, error) {
+func (c *conn) Observe(ctx context.Context, counters []string) (store.Membership, error) {
 	if err := c.inPlace(); err != nil {
-		return store.Roster{}, err
+		return store.Membership{}, err
 	}
 	var m *redis.MapStringStringCmd
 	var t *redis.SliceCmd
 	_, err := c.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
-		m = p.HGetAll(ctx, c.keys.roster())
+		m = p.HGetAll(ctx, c.keys.membership())
 		if len(counters) > 0 {
 			t = p.HMGet(ctx, c.keys.totals(), counters...)
 		}
 		return nil
 	})
 	if err != nil {
-		return store.Roster{}, classify(err)
+		return store.Membership{}, classify(err)
 	}
 	out, err := parseRoster(m.Val())
 	out.Totals = map[string]int64{}
@@ -136,13 +136,13 @@ func (c *conn) Observe(ctx context.Context, counters []string) (store.Roster, er
 	return out, err
 }
 
-func parseRoster(fields map[string]string) (store.Roster, error) {
-	out := store.Roster{
-		Birth: fields["birth"], Young: fields["young"] != "",
+func parseRoster(fields map[string]string) (store.Membership, error) {
+	out := store.Membership{
+		Epoch: fields["birth"], Recovering: fields["young"] != "",
 		Tombstones: map[string]uint64{}, Numbers: map[string]uint64{},
 	}
 	var err error
-	if out.Birth != "" {
+	if out.Epoch != "" {
 		if out.Settings, err = store.ParseSettings(fields["settings"]); err != nil {
 			return out, err
 		}
@@ -160,13 +160,13 @@ func parseRoster(fields map[string]string) (store.Roster, error) {
 		case '@':
 			token, rest, _ := strings.Cut(value, " ")
 			state, space, _ := strings.Cut(rest, " ")
-			m := store.Member{Holder: name, State: store.MemberState(state), Space: space}
+			m := store.Member{Replica: name, State: store.MemberState(state), Space: space}
 			if m.Token, err = store.ParseToken(token); err != nil {
 				return out, err
 			}
 			out.Members = append(out.Members, m)
 		}
 	}
-	slices.SortFunc(out.Members, func(a, b store.Member) int { return strings.Compare(a.Holder, b.Holder) })
+	slices.SortFunc(out.Members, func(a, b store.Member) int { return strings.Compare(a.Replica, b.Replica) })
 	return out, nil
 }

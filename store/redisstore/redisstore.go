@@ -80,7 +80,7 @@ func (s *Store) Close() error {
 // Dial implements store.Store. It asks anew where the shard is, each time.
 func (s *Store) Dial(ctx context.Context, shard int) (store.Conn, error) {
 	keys := keysOf(s.cluster, shard)
-	at, err := s.locator.locate(ctx, keys.roster())
+	at, err := s.locator.locate(ctx, keys.membership())
 	if err != nil {
 		return nil, err
 	}

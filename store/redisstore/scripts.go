@@ -24,14 +24,14 @@ var (
 	usualLua string
 	//go:embed batch.lua
 	batchLua string
-	//go:embed reap.lua
-	reapLua string
-	//go:embed mature.lua
-	matureLua string
+	//go:embed expire.lua
+	expireLua string
+	//go:embed end_recovery.lua
+	endRecoveryLua string
 )
 
 // scripts are the operations in the form that a server version takes.
-type scripts struct{ join, batch, reap, mature *redis.Script }
+type scripts struct{ join, batch, expire, endRecovery *redis.Script }
 
 var (
 	plainScripts = sync.OnceValue(func() *scripts { return newScripts("") })
@@ -52,10 +52,10 @@ func scriptsFor(version string) *scripts {
 func newScripts(head string) *scripts {
 	build := func(parts ...string) *redis.Script { return redis.NewScript(head + strings.Join(parts, "")) }
 	return &scripts{
-		join:   build(historyLua, commonLua, entriesLua, joinLua),
-		batch:  build(historyLua, usualLua, commonLua, entriesLua, batchLua),
-		reap:   build(commonLua, reapLua),
-		mature: build(commonLua, matureLua),
+		join:        build(historyLua, commonLua, entriesLua, joinLua),
+		batch:       build(historyLua, usualLua, commonLua, entriesLua, batchLua),
+		expire:      build(commonLua, expireLua),
+		endRecovery: build(commonLua, endRecoveryLua),
 	}
 }
 

@@ -100,7 +100,7 @@ func (r *reader) flag() bool { return r.int() != 0 }
 func (r *reader) counts(entries []store.Entry) []store.Count {
 	counts := make([]store.Count, len(entries))
 	for i, e := range entries {
-		counts[i] = store.Count{Own: r.int(), Total: r.int(), RuleTotal: r.int(), Contended: r.flag()}
+		counts[i] = store.Count{Granted: r.int(), Total: r.int(), RuleTotal: r.int(), Contended: r.flag()}
 		if e.Throttled() {
 			counts[i].Admitted = r.int()
 			usedUp := r.int()

@@ -8,61 +8,61 @@ import (
 )
 
 func firstJoin(f *fixture) {
-	f.want("birth of an empty shard", f.observe().Birth, "")
-	a := f.holder()
+	f.want("birth of an empty shard", f.observe().Epoch, "")
+	a := f.replica()
 	reply := a.mustJoin()
-	f.want("young", reply.Young, true)
+	f.want("young", reply.Recovering, true)
 	f.want("kept", reply.Kept, false)
 	r := f.observe()
-	f.want("birth", r.Birth, reply.Birth)
+	f.want("birth", r.Epoch, reply.Epoch)
 	f.want("settings", r.Settings, keep)
-	f.want("members", r.Members, []store.Member{{Holder: a.id, Token: a.last, State: store.OK, Space: a.space}})
+	f.want("members", r.Members, []store.Member{{Replica: a.id, Token: a.last, State: store.MemberOK, Space: a.space}})
 }
 
-func youngGivesNothing(f *fixture) {
-	a := f.holder()
+func recoveringAdmitsNothing(f *fixture) {
+	a := f.replica()
 	a.mustJoin()
 	reply := a.batch(entry(5, 0, 3))
-	f.want("young", reply.Young, true)
-	f.want("own", reply.Counts[0].Own, 0)
+	f.want("young", reply.Recovering, true)
+	f.want("own", reply.Counts[0].Granted, 0)
 }
 
-func youngTakesClaims(f *fixture) {
-	a := f.holder()
-	f.want("claimed by join", a.mustJoin(entry(5, 3, 3)).Counts[0].Own, 3)
-	f.want("claimed by batch", a.batch(entry(5, 4, 6)).Counts[0].Own, 4)
+func recoveringTakesClaims(f *fixture) {
+	a := f.replica()
+	f.want("claimed by join", a.mustJoin(entry(5, 3, 3)).Counts[0].Granted, 3)
+	f.want("claimed by batch", a.batch(entry(5, 4, 6)).Counts[0].Granted, 4)
 }
 
 func maturing(f *fixture) {
-	a := f.holder()
+	a := f.replica()
 	req := a.joinRequest(entry(5, 1, 1))
 	req.More = true
 	reply, err := f.conn.Join(f.ctx, req)
 	f.wantErr("Join", err, nil)
-	a.last = store.Token{Birth: reply.Birth, Stream: a.stream}
+	a.last = store.Token{Epoch: reply.Epoch, Stream: a.stream}
 	a.learn(req.Entries, reply.Counts)
-	mature := store.Mature{Holder: a.id, Token: a.last, Ripe: true}
+	mature := store.EndRecovery{Replica: a.id, Token: a.last, Ready: true}
 
-	young, err := f.conn.Mature(f.ctx, mature)
-	f.wantErr("Mature", err, nil)
-	f.want("young while a holder claims", young, true)
-	f.want("state", f.observe().Members[0].State, store.Claiming)
+	recovering, err := f.conn.EndRecovery(f.ctx, mature)
+	f.wantErr("EndRecovery", err, nil)
+	f.want("young while a replica claims", recovering, true)
+	f.want("state", f.observe().Members[0].State, store.MemberClaiming)
 
 	a.batch(entry(5, 1, 1))
-	young, _ = f.conn.Mature(f.ctx, store.Mature{Holder: a.id, Token: a.last})
-	f.want("young before it is ripe", young, true)
-	young, _ = f.conn.Mature(f.ctx, mature)
-	f.want("young when ripe", young, false)
-	f.want("young on the roster", f.observe().Young, false)
-	f.want("own of a mature store", a.batch(entry(5, 1, 4)).Counts[0].Own, 4)
+	recovering, _ = f.conn.EndRecovery(f.ctx, store.EndRecovery{Replica: a.id, Token: a.last})
+	f.want("young before it is ripe", recovering, true)
+	recovering, _ = f.conn.EndRecovery(f.ctx, mature)
+	f.want("young when ripe", recovering, false)
+	f.want("young on the membership", f.observe().Recovering, false)
+	f.want("own of a mature store", a.batch(entry(5, 1, 4)).Counts[0].Granted, 4)
 }
 
 func growthStops(f *fixture) {
 	a, b := f.mature()
-	f.want("a", a.batch(entry(5, 0, 3)).Counts[0], store.Count{Own: 3, Total: 3})
-	f.want("b", b.batch(entry(5, 0, 4)).Counts[0], store.Count{Own: 2, Total: 5})
-	f.want("a again", a.batch(entry(5, 3, 4)).Counts[0].Own, 3)
-	f.want("no limit", a.batch(entry(store.NoLimit, 3, 4000)).Counts[0].Own, 4000)
+	f.want("a", a.batch(entry(5, 0, 3)).Counts[0], store.Count{Granted: 3, Total: 3})
+	f.want("b", b.batch(entry(5, 0, 4)).Counts[0], store.Count{Granted: 2, Total: 5})
+	f.want("a again", a.batch(entry(5, 3, 4)).Counts[0].Granted, 3)
+	f.want("no limit", a.batch(entry(store.NoLimit, 3, 4000)).Counts[0].Granted, 4000)
 }
 
 func maximumZero(f *fixture) {
@@ -76,7 +76,7 @@ func resend(f *fixture) {
 	first := a.send(req)
 	b.batch(entry(5, 0, 1))
 	second := a.send(req)
-	f.want("own of the duplicate", second.Counts[0].Own, first.Counts[0].Own)
+	f.want("own of the duplicate", second.Counts[0].Granted, first.Counts[0].Granted)
 	f.want("total that the duplicate sees", second.Counts[0].Total, 4)
 }
 
@@ -113,43 +113,43 @@ func keptJoin(f *fixture) {
 	a.batch(entry(5, 0, 4))
 	reply := a.mustJoin() // claims nothing yet: counts stay
 	f.want("kept", reply.Kept, true)
-	f.want("young", reply.Young, false)
-	f.want("own of b beside the kept", b.batch(entry(5, 0, 5)).Counts[0].Own, 1)
-	f.want("restated", a.batch(entry(5, 2, 2)).Counts[0].Own, 2)
+	f.want("young", reply.Recovering, false)
+	f.want("own of b beside the kept", b.batch(entry(5, 0, 5)).Counts[0].Granted, 1)
+	f.want("restated", a.batch(entry(5, 2, 2)).Counts[0].Granted, 2)
 }
 
 func unansweredJoin(f *fixture) {
-	a := f.holder()
+	a := f.replica()
 	lost := a.joinRequest(entry(5, 3, 3))
 	if _, err := f.conn.Join(f.ctx, lost); err != nil {
 		f.Fatalf("Join: %v", err)
 	}
 	reply := a.mustJoin(entry(5, 2, 2))
 	f.want("kept", reply.Kept, false)
-	f.want("count", reply.Counts[0], store.Count{Own: 2, Total: 2})
+	f.want("count", reply.Counts[0], store.Count{Granted: 2, Total: 2})
 }
 
 func otherHistory(f *fixture, turn func()) {
 	a, b := f.mature()
 	a.batch(entry(5, 0, 2))
-	birth := a.last.Birth
+	epoch := a.last.Epoch
 	turn()
 	late := a.batchRequest(entry(5, 2, 3))
 	_, err := f.conn.Batch(f.ctx, late)
 	f.wantErr("batch in another history", err, store.ErrLost)
 	clear(a.own) // with the data that is gone
 	reply := b.mustJoin(entry(5, 1, 1))
-	f.want("young", reply.Young, true)
+	f.want("young", reply.Recovering, true)
 	f.want("kept", reply.Kept, false)
-	f.want("same birth", reply.Birth == birth, false)
+	f.want("same epoch", reply.Epoch == epoch, false)
 	_, err = f.conn.Batch(f.ctx, late)
-	f.wantErr("batch of the birth before", err, store.ErrLost)
-	f.want("claimed again", a.mustJoin(entry(5, 2, 2)).Counts[0], store.Count{Own: 2, Total: 3})
+	f.wantErr("batch of the epoch before", err, store.ErrLost)
+	f.want("claimed again", a.mustJoin(entry(5, 2, 2)).Counts[0], store.Count{Granted: 2, Total: 3})
 }
 
 func mismatch(f *fixture) {
 	a, _ := f.mature()
-	c := f.holder()
+	c := f.replica()
 	c.settings.TTL = 3 * time.Second
 	reply, err := c.join()
 	f.wantErr("Join", err, nil)
@@ -159,23 +159,23 @@ func mismatch(f *fixture) {
 	a.batch() // the others are not disturbed
 }
 
-// reluctant: whoever has met others with other settings does not bear data that
+// mustNotCreate: whoever has met others with other settings does not bear data that
 // may still be theirs.
-func reluctant(f *fixture) {
-	a := f.holder()
-	a.reluctant = true
+func mustNotCreate(f *fixture) {
+	a := f.replica()
+	a.mustNotCreate = true
 	reply, err := a.join()
 	f.wantErr("Join", err, nil)
-	f.want("status without data", reply.Status, store.Void)
-	f.want("birth", f.observe().Birth, "")
+	f.want("status without data", reply.Status, store.NoData)
+	f.want("birth", f.observe().Epoch, "")
 	f.mature()
 	f.want("status with data", a.mustJoin().Status, store.Joined)
 }
 
 func changeSettings(f *fixture) {
 	a, b := f.mature()
-	if _, err := a.reap(b); err != nil {
-		f.Fatalf("Reap: %v", err)
+	if _, err := a.expire(b); err != nil {
+		f.Fatalf("Expire: %v", err)
 	}
 	a.settings.Strict = true
 	f.want("status", a.mustJoin().Status, store.Joined)
@@ -186,17 +186,17 @@ func shrinkFirst(f *fixture) {
 	a, _ := f.mature()
 	a.batch(keyedEntry("x", 5, 2, 2))
 	reply := a.batch(keyedEntry("y", 5, 2, 2), keyedEntry("x", 5, 2, 0))
-	f.want("y", reply.Counts[0], store.Count{Own: 2, Total: 2, RuleTotal: 2})
+	f.want("y", reply.Counts[0], store.Count{Granted: 2, Total: 2, RuleTotal: 2})
 	f.want("x", reply.Counts[1], store.Count{RuleTotal: 2})
 }
 
 func keyed(f *fixture) {
 	a, b := f.mature()
 	reply := a.batch(keyedEntry("x", 2, 3, 4), keyedEntry("y", 2, 3, 2))
-	f.want("x", reply.Counts[0], store.Count{Own: 2, Total: 2, RuleTotal: 3})
-	f.want("y", reply.Counts[1], store.Count{Own: 1, Total: 1, RuleTotal: 3})
-	f.want("z at b", b.batch(keyedEntry("z", 2, 3, 1)).Counts[0].Own, 0)
-	f.want("key with a slash", b.batch(keyedEntry("a/b", 1, store.NoLimit, 3)).Counts[0].Own, 1)
+	f.want("x", reply.Counts[0], store.Count{Granted: 2, Total: 2, RuleTotal: 3})
+	f.want("y", reply.Counts[1], store.Count{Granted: 1, Total: 1, RuleTotal: 3})
+	f.want("z at b", b.batch(keyedEntry("z", 2, 3, 1)).Counts[0].Granted, 0)
+	f.want("key with a slash", b.batch(keyedEntry("a/b", 1, store.NoLimit, 3)).Counts[0].Granted, 1)
 }
 
 func overDrains(f *fixture) {
@@ -204,21 +204,21 @@ func overDrains(f *fixture) {
 	a.batch(entry(5, 0, 5))
 	b.mustJoin(entry(5, 3, 3)) // b comes back with sessions that the store had given up
 	f.want("total above", f.observe("c1aaaa/s1").Totals["c1aaaa/s1"], 8)
-	f.want("a asks for more", a.batch(entry(5, 4, 6)).Counts[0], store.Count{Own: 4, Total: 7})
-	f.want("b keeps its own", b.batch(entry(5, 3, 3)).Counts[0].Own, 3)
-	f.want("a drains", a.batch(entry(5, 1, 1)).Counts[0], store.Count{Own: 1, Total: 4})
-	f.want("then grows", a.batch(entry(5, 1, 4)).Counts[0], store.Count{Own: 2, Total: 5})
+	f.want("a asks for more", a.batch(entry(5, 4, 6)).Counts[0], store.Count{Granted: 4, Total: 7})
+	f.want("b keeps its own", b.batch(entry(5, 3, 3)).Counts[0].Granted, 3)
+	f.want("a drains", a.batch(entry(5, 1, 1)).Counts[0], store.Count{Granted: 1, Total: 4})
+	f.want("then grows", a.batch(entry(5, 1, 4)).Counts[0], store.Count{Granted: 2, Total: 5})
 }
 
 func claimsAbove(f *fixture) {
 	strict := keep
 	strict.Strict = true
-	a, b := f.holder(), f.holder()
+	a, b := f.replica(), f.replica()
 	a.settings, b.settings = strict, strict
 	a.mustJoin(entry(5, 4, 4))
-	f.want("strict claim", b.mustJoin(entry(5, 3, 3)).Counts[0].Own, 1)
+	f.want("strict claim", b.mustJoin(entry(5, 3, 3)).Counts[0].Granted, 1)
 	f.ripen(a)
-	f.want("strict later", b.batch(entry(5, 3, 3)).Counts[0].Own, 1)
+	f.want("strict later", b.batch(entry(5, 3, 3)).Counts[0].Granted, 1)
 }
 
 func fairness(f *fixture) {
@@ -227,19 +227,19 @@ func fairness(f *fixture) {
 	f.want("b is refused", b.batch(entry(2, 0, 1)).Counts[0], store.Count{Total: 2})
 	f.want("a learns of it", a.batch(entry(2, 2, 2)).Counts[0].Contended, true)
 	// One session of a ends while another of a waits: the slot is b's.
-	f.want("a's waiter", a.batch(entry(2, 1, 2)).Counts[0], store.Count{Own: 1, Total: 1})
-	f.want("b asks again", b.batch(entry(2, 0, 1)).Counts[0].Own, 1)
+	f.want("a's waiter", a.batch(entry(2, 1, 2)).Counts[0], store.Count{Granted: 1, Total: 1})
+	f.want("b asks again", b.batch(entry(2, 0, 1)).Counts[0].Granted, 1)
 	f.want("a may hand over again", a.batch(entry(2, 1, 1)).Counts[0].Contended, false)
 }
 
 func fairnessOfRule(f *fixture) {
 	a, b := f.mature()
 	a.batch(keyedEntry("x", 2, 3, 2), keyedEntry("y", 2, 3, 1))
-	f.want("b is refused", b.batch(keyedEntry("z", 2, 3, 1)).Counts[0].Own, 0)
+	f.want("b is refused", b.batch(keyedEntry("z", 2, 3, 1)).Counts[0].Granted, 0)
 	reply := a.batch(keyedEntry("y", 2, 3, 2), keyedEntry("x", 2, 3, 1)) // all have ended, and others ask
-	f.want("taken back of y", reply.Counts[0].Own, 0)
-	f.want("taken back of x", reply.Counts[1].Own, 0)
-	f.want("b gets its share", b.batch(keyedEntry("z", 2, 3, 2)).Counts[0].Own, 2)
+	f.want("taken back of y", reply.Counts[0].Granted, 0)
+	f.want("taken back of x", reply.Counts[1].Granted, 0)
+	f.want("b gets its share", b.batch(keyedEntry("z", 2, 3, 2)).Counts[0].Granted, 2)
 }
 
 func twoNames(f *fixture) {
@@ -249,7 +249,7 @@ func twoNames(f *fixture) {
 	a.batch(entry(1, 1, 2)) // refused too, must not wipe b's name
 	f.want("contended", a.batch(entry(1, 1, 1)).Counts[0].Contended, true)
 	a.batch(entry(1, 0, 1))
-	f.want("b gets the slot", b.batch(entry(1, 0, 1)).Counts[0].Own, 1)
+	f.want("b gets the slot", b.batch(entry(1, 0, 1)).Counts[0].Granted, 1)
 }
 
 func reapToken(f *fixture) {
@@ -257,25 +257,25 @@ func reapToken(f *fixture) {
 	b.batch(entry(5, 0, 2))
 	seen := *b
 	b.batch()
-	reply, err := a.reap(&seen)
-	f.wantErr("Reap", err, nil)
-	f.want("reap of a token that moved on", reply, store.No)
-	reply, err = a.reap(b)
-	f.wantErr("Reap", err, nil)
-	f.want("reap", reply, store.Gone)
+	reply, err := a.expire(&seen)
+	f.wantErr("Expire", err, nil)
+	f.want("expire of a token that moved on", reply, store.Alive)
+	reply, err = a.expire(b)
+	f.wantErr("Expire", err, nil)
+	f.want("expire", reply, store.Gone)
 	f.want("total", f.observe("c1aaaa/s1").Totals["c1aaaa/s1"], 0)
-	reply, _ = a.reap(b)
-	f.want("reap again", reply, store.Gone)
+	reply, _ = a.expire(b)
+	f.want("expire again", reply, store.Gone)
 	_, err = f.conn.Batch(f.ctx, b.batchRequest())
-	f.wantErr("batch of a reaped holder", err, store.ErrLost)
-	f.want("kept after a reap", b.mustJoin(entry(5, 1, 1)).Kept, false)
+	f.wantErr("batch of a expired replica", err, store.ErrLost)
+	f.want("kept after a expire", b.mustJoin(entry(5, 1, 1)).Kept, false)
 }
 
-// many gives h more counters than one reap takes.
-func (h *holder) many() {
-	for done := 0; done < store.MaxReap+10; {
+// many gives h more counters than one expire takes.
+func (h *replica) many() {
+	for done := 0; done < store.MaxExpire+10; {
 		var entries []store.Entry
-		for len(entries) < store.MaxEntries && done < store.MaxReap+10 {
+		for len(entries) < store.MaxEntries && done < store.MaxExpire+10 {
 			entries = append(entries, keyedEntry(fmt.Sprint("k", done), 1, store.NoLimit, 1))
 			done++
 		}
@@ -286,29 +286,29 @@ func (h *holder) many() {
 func reapMany(f *fixture) {
 	a, b := f.mature()
 	b.many()
-	reply, err := a.reap(b)
+	reply, err := a.expire(b)
 	f.wantErr("first call", err, nil)
 	f.want("first call", reply, store.More)
 	f.want("left", f.observe("c1aaaa/s1").Totals["c1aaaa/s1"], 10)
-	reply, _ = a.reap(b)
+	reply, _ = a.expire(b)
 	f.want("second call", reply, store.Gone)
 	f.want("left", f.observe("c1aaaa/s1").Totals["c1aaaa/s1"], 0)
 }
 
-func dying(f *fixture) {
+func expiring(f *fixture) {
 	a, b := f.mature()
 	b.many()
-	if reply, err := a.reap(b); reply != store.More || err != nil {
-		f.Fatalf("Reap: %v, %v", reply, err)
+	if reply, err := a.expire(b); reply != store.More || err != nil {
+		f.Fatalf("Expire: %v, %v", reply, err)
 	}
 	_, err := f.conn.Batch(f.ctx, b.batchRequest())
-	f.wantErr("batch of a dying holder", err, store.ErrLost)
+	f.wantErr("batch of a expiring replica", err, store.ErrLost)
 	reply, err := f.conn.Join(f.ctx, b.joinRequest())
 	f.wantErr("Join", err, nil)
-	f.want("status", reply.Status, store.Dying)
-	f.want("token to reap", reply.Token, b.last)
-	done, _ := b.reap(b)
-	f.want("own reap", done, store.Gone)
+	f.want("status", reply.Status, store.Expiring)
+	f.want("token to expire", reply.Token, b.last)
+	done, _ := b.expire(b)
+	f.want("own expire", done, store.Gone)
 	f.want("joined anew", b.mustJoin().Kept, false)
 }
 
@@ -316,14 +316,14 @@ func tombstone(f *fixture) {
 	a, b := f.mature()
 	late := b.joinRequest(entry(5, 2, 2))
 	late.Stream = b.last.Stream
-	if reply, err := a.reap(b); reply != store.Gone || err != nil {
-		f.Fatalf("Reap: %v, %v", reply, err)
+	if reply, err := a.expire(b); reply != store.Gone || err != nil {
+		f.Fatalf("Expire: %v, %v", reply, err)
 	}
 	_, err := f.conn.Join(f.ctx, late)
 	f.wantErr("late join", err, store.ErrStale)
 	f.want("tombstone", f.observe().Tombstones[b.id], b.last.Stream)
-	if _, err := f.conn.Mature(f.ctx, store.Mature{Holder: a.id, Token: a.last, Gone: []string{b.id}}); err != nil {
-		f.Fatalf("Mature: %v", err)
+	if _, err := f.conn.EndRecovery(f.ctx, store.EndRecovery{Replica: a.id, Token: a.last, Gone: []string{b.id}}); err != nil {
+		f.Fatalf("EndRecovery: %v", err)
 	}
 	f.want("tombstones", len(f.observe().Tombstones), 0)
 }
@@ -331,18 +331,18 @@ func tombstone(f *fixture) {
 func leave(f *fixture) {
 	a, b := f.mature()
 	a.batch(entry(5, 0, 2))
-	for _, h := range []*holder{a, b} {
-		if reply, err := h.reap(h); reply != store.Gone || err != nil {
+	for _, h := range []*replica{a, b} {
+		if reply, err := h.expire(h); reply != store.Gone || err != nil {
 			f.Fatalf("leave: %v, %v", reply, err)
 		}
 	}
 	r := f.observe("c1aaaa/s1")
 	f.want("members", len(r.Members), 0)
 	f.want("total", r.Totals["c1aaaa/s1"], 0)
-	c := f.holder()
+	c := f.replica()
 	reply := c.mustJoin()
-	f.want("birth after a clean stop", reply.Birth, a.last.Birth)
-	f.want("young after a clean stop", reply.Young, false)
+	f.want("birth after a clean stop", reply.Epoch, a.last.Epoch)
+	f.want("young after a clean stop", reply.Recovering, false)
 }
 
 func numbers(f *fixture) {
@@ -357,27 +357,27 @@ func numbers(f *fixture) {
 	req.Space = "c1bbbb"
 	a.send(req)
 	f.want("a space that all have left", f.observe().Numbers, map[string]uint64{"c1bbbb": 2})
-	c := f.holder()
+	c := f.replica()
 	c.space = "c1cccc"
 	join := c.joinRequest()
 	join.Number = 7
 	reply, err := f.conn.Join(f.ctx, join)
 	f.wantErr("Join", err, nil)
 	f.want("number known before", reply.Number, 7)
-	c.last = store.Token{Birth: reply.Birth, Stream: c.stream}
-	if _, err := a.reap(c); err != nil {
-		f.Fatalf("Reap: %v", err)
+	c.last = store.Token{Epoch: reply.Epoch, Stream: c.stream}
+	if _, err := a.expire(c); err != nil {
+		f.Fatalf("Expire: %v", err)
 	}
-	f.want("a space whose holder is gone", f.observe().Numbers, map[string]uint64{"c1bbbb": 2})
+	f.want("a space whose replica is gone", f.observe().Numbers, map[string]uint64{"c1bbbb": 2})
 }
 
 func otherBirth(f *fixture) {
 	a, b := f.mature()
-	a.last.Birth = "another"
+	a.last.Epoch = "another"
 	_, err := f.conn.Batch(f.ctx, a.batchRequest())
 	f.wantErr("batch", err, store.ErrLost)
-	_, err = b.reap(a)
-	f.wantErr("reap", err, store.ErrLost)
-	_, err = f.conn.Mature(f.ctx, store.Mature{Holder: a.id, Token: a.last, Ripe: true})
+	_, err = b.expire(a)
+	f.wantErr("expire", err, store.ErrLost)
+	_, err = f.conn.EndRecovery(f.ctx, store.EndRecovery{Replica: a.id, Token: a.last, Ready: true})
 	f.wantErr("mature", err, store.ErrLost)
 }

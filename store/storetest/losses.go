@@ -2,20 +2,20 @@ package storetest
 
 import "usher/store"
 
-// loseAll drops all that two holders have.
-func loseAll(drop func(string), holders ...*holder) {
+// loseAll drops all that two replicas have.
+func loseAll(drop func(string), replicas ...*replica) {
 	drop("m")
 	drop("t")
-	for _, h := range holders {
+	for _, h := range replicas {
 		drop("r:" + h.id)
 	}
 }
 
 func copyOfTheFirstJoin(f *fixture, drop func(string)) {
 	for _, lost := range [][]string{{}, {"m"}, {"t"}} {
-		a, b := f.holder(), f.holder()
+		a, b := f.replica(), f.replica()
 		first := a.joinRequest(entry(5, 1, 1))
-		if reply, err := f.conn.Join(f.ctx, first); err != nil || reply.Birth != first.Candidate {
+		if reply, err := f.conn.Join(f.ctx, first); err != nil || reply.Epoch != first.Candidate {
 			f.Fatalf("the first join: %+v, %v", reply, err)
 		}
 		if _, err := f.conn.Join(f.ctx, b.joinRequest(entry(5, 1, 1))); err != nil {
@@ -32,60 +32,60 @@ func copyOfTheFirstJoin(f *fixture, drop func(string)) {
 }
 
 func countsWithoutAMember(f *fixture, drop func(string)) {
-	a, b := f.holder(), f.holder()
+	a, b := f.replica(), f.replica()
 	first, second := a.joinRequest(entry(5, 1, 1)), b.joinRequest(entry(5, 1, 1))
 	_, err := f.conn.Join(f.ctx, first)
 	f.wantErr("the first join", err, nil)
 	_, err = f.conn.Join(f.ctx, second)
 	f.wantErr("the second join", err, nil)
 	loseAll(drop, a)
-	_, err = f.conn.Join(f.ctx, first) // the same birth again, without b
+	_, err = f.conn.Join(f.ctx, first) // the same epoch again, without b
 	f.wantErr("a copy of the first join", err, nil)
 	again := b.joinRequest(entry(5, 1, 1))
-	again.Last = store.Token{Birth: first.Candidate, Stream: second.Stream}
+	again.Last = store.Token{Epoch: first.Candidate, Stream: second.Stream}
 	reply, err := f.conn.Join(f.ctx, again)
 	f.wantErr("the next join", err, nil)
-	f.want("birth", reply.Birth, again.Candidate)
+	f.want("birth", reply.Epoch, again.Candidate)
 	f.want("kept", reply.Kept, false)
 }
 
 func copyOfAMature(f *fixture, drop func(string)) {
-	a := f.holder()
+	a := f.replica()
 	first := a.joinRequest()
 	reply, err := f.conn.Join(f.ctx, first)
 	f.wantErr("the first join", err, nil)
-	a.last = store.Token{Birth: reply.Birth, Stream: first.Stream}
+	a.last = store.Token{Epoch: reply.Epoch, Stream: first.Stream}
 	a.batch()
-	mature := store.Mature{Holder: a.id, Token: a.last, Ripe: true}
-	_, err = f.conn.Mature(f.ctx, mature)
+	mature := store.EndRecovery{Replica: a.id, Token: a.last, Ready: true}
+	_, err = f.conn.EndRecovery(f.ctx, mature)
 	f.wantErr("mature", err, nil)
 	loseAll(drop, a)
 	_, err = f.conn.Join(f.ctx, first)
 	f.wantErr("a copy of the join", err, nil)
-	_, err = f.conn.Mature(f.ctx, mature)
+	_, err = f.conn.EndRecovery(f.ctx, mature)
 	f.wantErr("a copy of the mature", err, store.ErrLost)
-	f.want("young", f.observe().Young, true)
+	f.want("young", f.observe().Recovering, true)
 }
 
-// A sender that has not come as far as it says, is not on the roster, or has
+// A sender that has not come as far as it says, is not on the membership, or has
 // joined since: the data was lost, and born again by a copy of a join.
 func matureToken(f *fixture) {
-	a, b := f.holder(), f.holder()
+	a, b := f.replica(), f.replica()
 	a.mustJoin()
 	b.mustJoin()
 	joined := a.last
 	a.batch()
-	for _, m := range []store.Mature{
-		{Holder: a.id, Token: a.last.Next()},
-		{Holder: a.id, Token: store.Token{Birth: joined.Birth, Stream: joined.Stream + 1}},
-		{Holder: b.id, Token: b.last.Next()},
-		{Holder: "nobody", Token: joined},
+	for _, m := range []store.EndRecovery{
+		{Replica: a.id, Token: a.last.Next()},
+		{Replica: a.id, Token: store.Token{Epoch: joined.Epoch, Stream: joined.Stream + 1}},
+		{Replica: b.id, Token: b.last.Next()},
+		{Replica: "nobody", Token: joined},
 	} {
-		m.Ripe = true
-		_, err := f.conn.Mature(f.ctx, m)
+		m.Ready = true
+		_, err := f.conn.EndRecovery(f.ctx, m)
 		f.wantErr("mature", err, store.ErrLost)
 	}
-	young, err := f.conn.Mature(f.ctx, store.Mature{Holder: a.id, Token: joined, Ripe: true})
+	recovering, err := f.conn.EndRecovery(f.ctx, store.EndRecovery{Replica: a.id, Token: joined, Ready: true})
 	f.wantErr("mature by an earlier token", err, nil)
-	f.want("young", young, false)
+	f.want("young", recovering, false)
 }

@@ -25,9 +25,9 @@ func ratedKey(key string, n, ruleN, need int64) store.Entry {
 
 func rateOfAll(f *fixture) {
 	a, b := f.mature()
-	f.want("a", a.batch(rated(3, 9, 0, 2)).Counts[0], store.Count{Own: 2, Total: 2, Admitted: 2})
-	f.want("b", b.batch(rated(3, 9, 0, 4)).Counts[0], store.Count{Own: 1, Total: 3, Admitted: 1, Throttled: true})
-	f.want("b again", b.batch(rated(3, 9, 1, 2)).Counts[0], store.Count{Own: 1, Total: 3, Throttled: true})
+	f.want("a", a.batch(rated(3, 9, 0, 2)).Counts[0], store.Count{Granted: 2, Total: 2, Admitted: 2})
+	f.want("b", b.batch(rated(3, 9, 0, 4)).Counts[0], store.Count{Granted: 1, Total: 3, Admitted: 1, Throttled: true})
+	f.want("b again", b.batch(rated(3, 9, 1, 2)).Counts[0], store.Count{Granted: 1, Total: 3, Throttled: true})
 	f.want("a, whose sessions ended", a.batch(rated(3, 9, 0, 1)).Counts[0], store.Count{Total: 1, Throttled: true})
 	f.want("without waiters", a.batch(entry(9, 0, 0)).Counts[0], store.Count{Total: 1})
 }
@@ -39,7 +39,7 @@ func rateRefusals(f *fixture) {
 		f.want("full", b.batch(rated(3, 1, 0, 1)).Counts[0].Admitted, 0)
 	}
 	a.batch(entry(1, 0, 0))
-	f.want("two are left, and one slot", b.batch(rated(3, 1, 0, 2)).Counts[0], store.Count{Own: 1, Total: 1, Admitted: 1})
+	f.want("two are left, and one slot", b.batch(rated(3, 1, 0, 2)).Counts[0], store.Count{Granted: 1, Total: 1, Admitted: 1})
 }
 
 func rateBoth(f *fixture) {
@@ -64,20 +64,20 @@ func rateDuplicate(f *fixture) {
 	reply := b.batch(rated(5, 9, 0, 3), alone)
 	f.want("b's share of the rate", reply.Counts[0].Admitted, 3)
 	again := a.send(req)
-	f.want("the duplicate", again.Counts[0], store.Count{Own: 2, Total: 5, Admitted: 2, Throttled: true})
+	f.want("the duplicate", again.Counts[0], store.Count{Granted: 2, Total: 5, Admitted: 2, Throttled: true})
 	f.want("the duplicate of a rate alone", again.Counts[2], store.Count{Admitted: 2, Throttled: true, RuleThrottled: true})
 }
 
 func rateNothingInHand(f *fixture) {
 	a, b := f.mature()
 	a.batch(rated(9, 4, 0, 4))
-	f.want("three ended, one waits", a.batch(rated(9, 4, 1, 2)).Counts[0], store.Count{Own: 2, Total: 2, Admitted: 1})
-	f.want("b", b.batch(rated(6, 4, 0, 2)).Counts[0], store.Count{Own: 1, Total: 3, Admitted: 1, Throttled: true})
-	f.want("nothing left, one ended", a.batch(rated(6, 4, 1, 2)).Counts[0], store.Count{Own: 1, Total: 2, Throttled: true})
+	f.want("three ended, one waits", a.batch(rated(9, 4, 1, 2)).Counts[0], store.Count{Granted: 2, Total: 2, Admitted: 1})
+	f.want("b", b.batch(rated(6, 4, 0, 2)).Counts[0], store.Count{Granted: 1, Total: 3, Admitted: 1, Throttled: true})
+	f.want("nothing left, one ended", a.batch(rated(6, 4, 1, 2)).Counts[0], store.Count{Granted: 1, Total: 2, Throttled: true})
 }
 
 func rateAlone(f *fixture) {
-	a := f.holder()
+	a := f.replica()
 	a.mustJoin()
 	f.want("young, with a maximum", a.batch(rated(3, 9, 0, 2)).Counts[0], store.Count{})
 	f.want("young, without", a.batch(rated(3, store.NoLimit, 0, 2)).Counts[0], store.Count{Admitted: 2})
@@ -90,7 +90,7 @@ func rateClaims(f *fixture) {
 	a, _ := f.mature()
 	req := a.batchRequest(rated(3, 9, 1, 3))
 	req.More = true
-	f.want("claims", a.send(req).Counts[0], store.Count{Own: 1, Total: 1})
+	f.want("claims", a.send(req).Counts[0], store.Count{Granted: 1, Total: 1})
 	alone := rated(3, store.NoLimit, 0, 2)
 	alone.Counter = "c1aaaa/s2"
 	req = a.batchRequest(alone)

@@ -20,9 +20,9 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		name string
 		test func(*fixture)
 	}{
-		{"a first join bears young data", firstJoin},
-		{"young data gives out nothing new", youngGivesNothing},
-		{"young data takes claims", youngTakesClaims},
+		{"a first join bears recovering data", firstJoin},
+		{"a recovering store admits nothing new", recoveringAdmitsNothing},
+		{"a recovering store takes claims", recoveringTakesClaims},
 		{"data matures when ripe and nobody is claiming", maturing},
 		{"growth stops at the maximum, whoever asks", growthStops},
 		{"a maximum of 0 admits nobody", maximumZero},
@@ -32,30 +32,30 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"a join that was overtaken is stale", staleJoin},
 		{"a join with a known token keeps the counts", keptJoin},
 		{"a join that was never answered is not counted twice", unansweredJoin},
-		{"living holders refuse other settings", mismatch},
-		{"a reluctant join bears no data", reluctant},
-		{"a sole holder may change the settings", changeSettings},
+		{"living replicas refuse other settings", mismatch},
+		{"a mustNotCreate join bears no data", mustNotCreate},
+		{"a sole replica may change the settings", changeSettings},
 		{"what shrinks goes before what grows", shrinkFirst},
 		{"a rule is the sum of its keys, both limits or neither", keyed},
-		{"above the maximum a holder shrinks to its live sessions", overDrains},
+		{"above the maximum a replica shrinks to its live sessions", overDrains},
 		{"strict cuts claims above the maximum, keep does not", claimsAbove},
 		{"what is freed goes to who was refused", fairness},
 		{"so is what is freed of several keys at once, of their rule", fairnessOfRule},
 		{"two names are remembered", twoNames},
-		{"a reap names exactly one token", reapToken},
-		{"a reap gives everything back, 500 counters a call", reapMany},
-		{"a dying holder's batches are refused and it finishes its own reap", dying},
+		{"a expire names exactly one token", reapToken},
+		{"a expire gives everything back, 500 counters a call", reapMany},
+		{"a expiring replica's batches are refused and it finishes its own expire", expiring},
 		{"a tombstone refuses a late join until it is dropped", tombstone},
-		{"a holder that leaves keeps the birth", leave},
-		{"a space has a number while a holder is on it", numbers},
-		{"requests about another birth are refused", otherBirth},
+		{"a replica that leaves keeps the epoch", leave},
+		{"a space has a number while a replica is on it", numbers},
+		{"requests about another epoch are refused", otherBirth},
 		{"data matures for who has come as far as it says", matureToken},
-		{"a rate is one over all holders", rateOfAll},
+		{"a rate is one over all replicas", rateOfAll},
 		{"a refusal uses up nothing of a rate", rateRefusals},
 		{"rates of a key and of its rule, both or neither", rateBoth},
 		{"a duplicate admits what it did first, and uses up nothing more", rateDuplicate},
 		{"with a rate, what ended is given back, and begins nothing", rateNothingInHand},
-		{"a rate alone counts no sessions, and is there while data is young", rateAlone},
+		{"a rate alone counts no sessions, and is there while data is recovering", rateAlone},
 		{"claims begin nothing", rateClaims},
 		{"a window ends", rateWindowEnds},
 	}
@@ -73,12 +73,12 @@ func RunHistory(t *testing.T, s store.Store, turn func()) {
 
 // RunLosses runs the clauses about data of which parts are lost, as a server
 // may evict them. open returns an empty store, and what drops one of its keys:
-// m, t, or r of a holder (r:<holder>).
+// m, t, or r of a replica (r:<replica>).
 func RunLosses(t *testing.T, open func(t *testing.T) (s store.Store, drop func(key string))) {
 	t.Helper()
 	for name, test := range map[string]func(*fixture, func(string)){
 		"a copy of the join that bore the data, of which a part is lost, is stale": copyOfTheFirstJoin,
-		"who has counts in the data and is not on its roster bears it anew":        countsWithoutAMember,
+		"who has counts in the data and is not on its membership bears it anew":    countsWithoutAMember,
 		"a copy of a mature does not end the youth of data that is born again":     copyOfAMature,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -102,25 +102,25 @@ func newFixture(t *testing.T, s store.Store) *fixture {
 	return &fixture{T: t, conn: conn, ctx: t.Context(), seen: map[string]bool{}}
 }
 
-// fixture drives one shard in the place of several holders.
+// fixture drives one shard in the place of several replicas.
 type fixture struct {
 	*testing.T
 	ctx  context.Context
 	conn store.Conn
-	all  []*holder
+	all  []*replica
 	seen map[string]bool // counters that entries named
 }
 
-// holder is what a replica remembers of its stream.
-type holder struct {
-	f         *fixture
-	id        string
-	stream    uint64
-	last      store.Token
-	settings  store.Settings
-	space     string
-	reluctant bool
-	own       map[string]int64
+// replica is what a replica remembers of its stream.
+type replica struct {
+	f             *fixture
+	id            string
+	stream        uint64
+	last          store.Token
+	settings      store.Settings
+	space         string
+	mustNotCreate bool
+	own           map[string]int64
 }
 
 var keep = store.Settings{Protocol: 1, TTL: 10 * time.Second, Shards: 1}
@@ -131,48 +131,48 @@ func randomID() string {
 	return hex.EncodeToString(b[:])
 }
 
-func (f *fixture) holder() *holder {
-	h := &holder{f: f, id: randomID(), settings: keep, space: "c1aaaa", own: map[string]int64{}}
+func (f *fixture) replica() *replica {
+	h := &replica{f: f, id: randomID(), settings: keep, space: "c1aaaa", own: map[string]int64{}}
 	f.all = append(f.all, h)
 	return h
 }
 
-// mature returns two holders on mature, empty data.
-func (f *fixture) mature() (*holder, *holder) {
-	a, b := f.holder(), f.holder()
+// mature returns two replicas on mature, empty data.
+func (f *fixture) mature() (*replica, *replica) {
+	a, b := f.replica(), f.replica()
 	a.mustJoin()
 	b.mustJoin()
 	f.ripen(a)
 	return a, b
 }
 
-func (f *fixture) ripen(h *holder) {
+func (f *fixture) ripen(h *replica) {
 	f.Helper()
-	young, err := f.conn.Mature(f.ctx, store.Mature{Holder: h.id, Token: h.last, Ripe: true})
-	if err != nil || young {
-		f.Fatalf("Mature: young %v, %v", young, err)
+	recovering, err := f.conn.EndRecovery(f.ctx, store.EndRecovery{Replica: h.id, Token: h.last, Ready: true})
+	if err != nil || recovering {
+		f.Fatalf("EndRecovery: recovering %v, %v", recovering, err)
 	}
 }
 
-func (h *holder) joinRequest(entries ...store.Entry) store.Join {
+func (h *replica) joinRequest(entries ...store.Entry) store.Join {
 	h.stream++
 	return store.Join{
-		Holder: h.id, Candidate: randomID(), Stream: h.stream, Settings: h.settings,
-		Last: h.last, Space: h.space, Reluctant: h.reluctant, Entries: entries,
+		Replica: h.id, Candidate: randomID(), Stream: h.stream, Settings: h.settings,
+		Last: h.last, Space: h.space, MustNotCreate: h.mustNotCreate, Entries: entries,
 	}
 }
 
-func (h *holder) join(entries ...store.Entry) (store.JoinReply, error) {
+func (h *replica) join(entries ...store.Entry) (store.JoinReply, error) {
 	reply, err := h.f.conn.Join(h.f.ctx, h.joinRequest(entries...))
 	if err == nil && reply.Status == store.Joined {
-		h.last = store.Token{Birth: reply.Birth, Stream: h.stream}
+		h.last = store.Token{Epoch: reply.Epoch, Stream: h.stream}
 		h.learn(entries, reply.Counts)
 	}
 	h.f.checkSums()
 	return reply, err
 }
 
-func (h *holder) mustJoin(entries ...store.Entry) store.JoinReply {
+func (h *replica) mustJoin(entries ...store.Entry) store.JoinReply {
 	h.f.Helper()
 	reply, err := h.join(entries...)
 	if err != nil || reply.Status != store.Joined {
@@ -181,11 +181,11 @@ func (h *holder) mustJoin(entries ...store.Entry) store.JoinReply {
 	return reply
 }
 
-func (h *holder) batchRequest(entries ...store.Entry) store.Batch {
-	return store.Batch{Holder: h.id, Prev: h.last, New: h.last.Next(), Strict: h.settings.Strict, Entries: entries}
+func (h *replica) batchRequest(entries ...store.Entry) store.Batch {
+	return store.Batch{Replica: h.id, Prev: h.last, New: h.last.Next(), Strict: h.settings.Strict, Entries: entries}
 }
 
-func (h *holder) send(b store.Batch) store.BatchReply {
+func (h *replica) send(b store.Batch) store.BatchReply {
 	h.f.Helper()
 	reply, err := h.f.conn.Batch(h.f.ctx, b)
 	if err != nil {
@@ -197,20 +197,20 @@ func (h *holder) send(b store.Batch) store.BatchReply {
 	return reply
 }
 
-func (h *holder) batch(entries ...store.Entry) store.BatchReply {
+func (h *replica) batch(entries ...store.Entry) store.BatchReply {
 	h.f.Helper()
 	return h.send(h.batchRequest(entries...))
 }
 
-func (h *holder) learn(entries []store.Entry, counts []store.Count) {
+func (h *replica) learn(entries []store.Entry, counts []store.Count) {
 	for i, e := range entries {
-		h.own[e.Counter] = counts[i].Own
+		h.own[e.Counter] = counts[i].Granted
 		h.f.seen[e.Counter] = true
 	}
 }
 
-func (h *holder) reap(target *holder) (store.ReapReply, error) {
-	reply, err := h.f.conn.Reap(h.f.ctx, store.Reap{Target: target.id, Birth: target.last.Birth, Token: target.last, Most: store.MaxReap})
+func (h *replica) expire(target *replica) (store.ExpireReply, error) {
+	reply, err := h.f.conn.Expire(h.f.ctx, store.Expire{Target: target.id, Epoch: target.last.Epoch, Token: target.last, Max: store.MaxExpire})
 	if err == nil && reply == store.Gone {
 		clear(target.own)
 		h.f.checkSums()
@@ -218,7 +218,7 @@ func (h *holder) reap(target *holder) (store.ReapReply, error) {
 	return reply, err
 }
 
-func (f *fixture) observe(counters ...string) store.Roster {
+func (f *fixture) observe(counters ...string) store.Membership {
 	f.Helper()
 	r, err := f.conn.Observe(f.ctx, counters)
 	if err != nil {
@@ -227,7 +227,7 @@ func (f *fixture) observe(counters ...string) store.Roster {
 	return r
 }
 
-// checkSums holds the totals to the sum over the holders: invariant T.
+// checkSums holds the totals to the sum over the replicas: invariant T.
 func (f *fixture) checkSums() {
 	f.Helper()
 	want := map[string]int64{}
@@ -251,7 +251,7 @@ func (f *fixture) checkSums() {
 	totals := f.observe(names...).Totals
 	for name, n := range want {
 		if totals[name] != n {
-			f.Errorf("total of %s is %d, the holders have %d", name, totals[name], n)
+			f.Errorf("total of %s is %d, the replicas have %d", name, totals[name], n)
 		}
 	}
 }

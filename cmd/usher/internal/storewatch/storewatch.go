@@ -167,11 +167,11 @@ func (n *news) next(st limiter.Status, failure string, now time.Time) (lines []n
 	case st.Mismatch != "" && st.Mismatch != n.last.Mismatch:
 		say(slog.LevelError, "living replicas run with other lease settings: limited rules admit nobody here; "+
 			"set the same USHER_LEASE_TTL, USHER_LEASE_LOSS and shards in USHER_STORE everywhere", "theirs", st.Mismatch)
-	case st.Joined && st.Young && (!n.last.Joined || !n.last.Young):
-		say(slog.LevelInfo, "joined a store that was just born: sessions that exist are counted, nothing new is given out yet",
-			"replicas", len(st.Holders))
-	case st.Joined && !st.Young && (!n.last.Joined || n.last.Young):
-		say(slog.LevelInfo, "joined the store: limited rules admit", "replicas", len(st.Holders), "generation", st.Generation)
+	case st.Joined && st.Recovering && (!n.last.Joined || !n.last.Recovering):
+		say(slog.LevelInfo, "joined a new or reset store: recovering, no new limited sessions yet",
+			"replicas", len(st.Replicas))
+	case st.Joined && !st.Recovering && (!n.last.Joined || n.last.Recovering):
+		say(slog.LevelInfo, "joined the store: limited rules admit", "replicas", len(st.Replicas), "generation", st.Generation)
 	case !st.Joined && n.last.Joined:
 		var attrs []any
 		if failure != "" {
@@ -186,8 +186,8 @@ func (n *news) next(st limiter.Status, failure string, now time.Time) (lines []n
 // differences warns, once, of replicas that have had different rules for long.
 func (n *news) differences(st limiter.Status, now time.Time) []newsLine {
 	by := map[string][]string{}
-	for holder, digest := range st.Holders {
-		by[digest] = append(by[digest], holder[:min(8, len(holder))])
+	for replica, digest := range st.Replicas {
+		by[digest] = append(by[digest], replica[:min(8, len(replica))])
 	}
 	switch {
 	case len(by) < 2:

@@ -26,18 +26,18 @@ func TestStoreNews(t *testing.T) {
 		want string // in the only line, "" for none
 	}{
 		{0, limiter.Status{}, ""},
-		{1, limiter.Status{Joined: true, Young: true}, "just born"},
-		{2, limiter.Status{Joined: true, Young: true}, ""},
-		{3, limiter.Status{Joined: true, Holders: same}, "joined the store"},
-		{4, limiter.Status{Holders: same}, "lost the store"},
+		{1, limiter.Status{Joined: true, Recovering: true}, "recovering"},
+		{2, limiter.Status{Joined: true, Recovering: true}, ""},
+		{3, limiter.Status{Joined: true, Replicas: same}, "joined the store"},
+		{4, limiter.Status{Replicas: same}, "lost the store"},
 		{5, limiter.Status{Mismatch: "v1 ttl=1"}, "other lease settings"},
 		{6, limiter.Status{Mismatch: "v1 ttl=1"}, ""},
-		{7, limiter.Status{Joined: true, Holders: differ}, "joined the store"},
-		{8 + splitPatience - 2, limiter.Status{Joined: true, Holders: differ}, ""},
-		{7 + splitPatience, limiter.Status{Joined: true, Holders: differ}, "different rules"},
-		{8 + splitPatience, limiter.Status{Joined: true, Holders: differ}, ""},
-		{9 + splitPatience, limiter.Status{Joined: true, Holders: same, LeasesLost: 2}, "the lease was lost"}, // and back within a tick
-		{10 + splitPatience, limiter.Status{Joined: true, Holders: same, LeasesLost: 2}, ""},
+		{7, limiter.Status{Joined: true, Replicas: differ}, "joined the store"},
+		{8 + splitPatience - 2, limiter.Status{Joined: true, Replicas: differ}, ""},
+		{7 + splitPatience, limiter.Status{Joined: true, Replicas: differ}, "different rules"},
+		{8 + splitPatience, limiter.Status{Joined: true, Replicas: differ}, ""},
+		{9 + splitPatience, limiter.Status{Joined: true, Replicas: same, LeasesLost: 2}, "the lease was lost"}, // and back within a tick
+		{10 + splitPatience, limiter.Status{Joined: true, Replicas: same, LeasesLost: 2}, ""},
 	} {
 		lines := n.next(step.st, "dial: NOAUTH", time.Unix(1000, 0).Add(step.at))
 		switch {
