@@ -8,9 +8,9 @@ import (
 	"testing"
 )
 
-// TestReasonsAreDocumented holds the table of docs/operations.md to outcomes.
+// TestReasonsAreDocumented holds the table of docs/observability.md to outcomes.
 func TestReasonsAreDocumented(t *testing.T) {
-	doc, err := os.ReadFile("../docs/operations.md")
+	doc, err := os.ReadFile("../docs/observability.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,11 +29,11 @@ func TestReasonsAreDocumented(t *testing.T) {
 	}
 	for reason := range reasons {
 		if !documented[reason] {
-			t.Errorf("docs/operations.md does not tell what %s is", reason)
+			t.Errorf("docs/observability.md does not tell what %s is", reason)
 		}
 		delete(documented, reason)
 	}
 	for reason := range documented {
-		t.Errorf("docs/operations.md tells of %s, which no session ends for", reason)
+		t.Errorf("docs/observability.md tells of %s, which no session ends for", reason)
 	}
 }

@@ -61,7 +61,7 @@ func TestOutOfDescriptors(t *testing.T) {
 	}
 }
 
-// TestSoftLimitIsRaised holds what docs/operations.md says of the soft limit.
+// TestSoftLimitIsRaised holds what docs/deploy.md says of the soft limit.
 func TestSoftLimitIsRaised(t *testing.T) {
 	t.Parallel()
 	p := launchCommand(t, exec.Command("sh", "-c", "ulimit -Sn 64; ulimit -Hn 200; exec usher"))

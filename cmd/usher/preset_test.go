@@ -10,10 +10,10 @@ import (
 	"usher/proxy/rules"
 )
 
-// preset returns the rules that docs/operations.md gives for pasting.
+// preset returns the rules that docs/security.md gives for pasting.
 func preset(t *testing.T) string {
 	t.Helper()
-	doc, err := os.ReadFile("../../docs/operations.md")
+	doc, err := os.ReadFile("../../docs/security.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -21,7 +21,7 @@ func preset(t *testing.T) string {
 	_, section, fence := strings.Cut(section, "\n```\n")
 	text, _, end := strings.Cut(section, "\n```\n")
 	if !ok || !fence || !end {
-		t.Fatal("docs/operations.md has no rules for blocking private targets")
+		t.Fatal("docs/security.md has no rules for blocking private targets")
 	}
 	return text
 }

@@ -428,10 +428,10 @@ func TestLogFilesAreOpenedAnew(t *testing.T) {
 	}
 }
 
-// TestMetricsAreDocumented holds docs/operations.md to what /metrics says.
+// TestMetricsAreDocumented holds docs/observability.md to what /metrics says.
 func TestMetricsAreDocumented(t *testing.T) {
 	t.Parallel()
-	doc, err := os.ReadFile("../../docs/operations.md")
+	doc, err := os.ReadFile("../../docs/observability.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -446,13 +446,13 @@ func TestMetricsAreDocumented(t *testing.T) {
 		if name, _, _ = strings.Cut(name, " "); isHelp && strings.HasPrefix(name, "usher_") {
 			found++
 			if !strings.Contains(string(doc), "\n| `"+name+"` |") {
-				t.Errorf("docs/operations.md does not describe %s", name)
+				t.Errorf("docs/observability.md does not describe %s", name)
 			}
 		}
 	}
 	// Those that only failures of the store and refusals bring are not here.
 	if rows := strings.Count(string(doc), "\n| `usher_"); found < 15 || rows < found || rows > found+3 {
-		t.Errorf("docs/operations.md describes %d metrics, /metrics has %d", rows, found)
+		t.Errorf("docs/observability.md describes %d metrics, /metrics has %d", rows, found)
 	}
 }
 

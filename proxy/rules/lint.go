@@ -174,7 +174,7 @@ func (s *Set) lintReach(c coverage) []Diagnostic {
 		}
 		if len(reached) > 0 {
 			return []Diagnostic{r.warning("this rule lets clients reach "+strings.Join(reached, "; "),
-				`put rules before it that block these networks, as docs/operations.md has them under "Blocking private targets"`)}
+				`put rules before it that block these networks, as docs/security.md has them under "Blocking private targets"`)}
 		}
 	}
 	return nil

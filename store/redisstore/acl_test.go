@@ -18,29 +18,29 @@ import (
 // aclRules returns the rules of the user that the documentation shows.
 func aclRules(t *testing.T) []string {
 	t.Helper()
-	for line := range strings.Lines(operations(t)) {
+	for line := range strings.Lines(redisPage(t)) {
 		if rules, ok := strings.CutPrefix(line, "user usher "); ok {
 			return strings.Fields(rules)
 		}
 	}
-	t.Fatal("docs/operations.md shows no user")
+	t.Fatal("docs/redis.md shows no user")
 	return nil
 }
 
 // aclAddition returns the rights that the documentation names after these words.
 func aclAddition(t *testing.T, words string) []string {
 	t.Helper()
-	_, rest, ok := strings.Cut(operations(t), words+" `")
+	_, rest, ok := strings.Cut(redisPage(t), words+" `")
 	rights, _, closed := strings.Cut(rest, "`")
 	if !ok || !closed {
-		t.Fatalf("docs/operations.md names no rights after %q", words)
+		t.Fatalf("docs/redis.md names no rights after %q", words)
 	}
 	return strings.Fields(rights)
 }
 
-func operations(t *testing.T) string {
+func redisPage(t *testing.T) string {
 	t.Helper()
-	text, err := os.ReadFile("../../docs/operations.md")
+	text, err := os.ReadFile("../../docs/redis.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +117,7 @@ func minimalSentinelUser(t *testing.T, group *redistest.Sentinels) {
 	rules := aclRules(t)
 	setUser(t, "usher", rules, group.Servers...)
 	url := strings.Replace(group.URL(), "://", "://"+login(t, "usher", rules), 1) + "?sentinel_username=watcher&sentinel_password=geheim"
-	allNeeded(t, aclAddition(t, "Sentinels that know users need"), func(addition []string) {
+	allNeeded(t, aclAddition(t, "their user needs"), func(addition []string) {
 		setUser(t, "watcher", append([]string{"on", ">geheim"}, addition...), group.Watch...)
 		forget(t, group.Primary())
 	}, url)
@@ -159,7 +159,7 @@ func TestMinimalUser(t *testing.T) {
 		t.Errorf("only %d rights in %q", dropped, rules)
 	}
 	t.Run("another database", func(t *testing.T) {
-		allNeeded(t, aclAddition(t, "with a database other than 0"), func(addition []string) {
+		allNeeded(t, aclAddition(t, "For a database other than 0 add"), func(addition []string) {
 			become(slices.Concat(rules, addition))
 		}, address+"/1")
 	})

@@ -90,7 +90,7 @@ func checkSentinels(t *testing.T, group *redistest.Sentinels) {
 	rules := []string{"on", ">geheim", "+info"}
 	setUser(t, "bystander", rules, group.Primary())
 	warns(t, user, "min-replicas-max-lag cannot be read")
-	setUser(t, "bystander", append(rules, aclAddition(t, "+sentinel|master` for theirs.")...), group.Primary())
+	setUser(t, "bystander", append(rules, aclAddition(t, "For one more check of the settings add")...), group.Primary())
 	warns(t, user, "min-replicas-max-lag is 10")
 
 	set(map[string]string{"min-replicas-max-lag": "2"})

@@ -120,10 +120,10 @@ func TestAllMistakesAtOnce(t *testing.T) {
 	}
 }
 
-// TestDescribed holds the help and the README to the struct.
+// TestDescribed holds the help and docs/configuration.md to the struct.
 func TestDescribed(t *testing.T) {
 	help := Help()
-	readme, err := os.ReadFile("../../../../README.md")
+	page, err := os.ReadFile("../../../../docs/configuration.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,12 +141,12 @@ func TestDescribed(t *testing.T) {
 		if def != "none" {
 			def = "`" + def + "`"
 		}
-		if row := "| `" + v.name + "` | " + def + " |"; !strings.Contains(string(readme), row) {
-			t.Errorf("README.md lacks the row %q", row)
+		if row := "| `" + v.name + "` | " + def + " |"; !strings.Contains(string(page), row) {
+			t.Errorf("docs/configuration.md lacks the row %q", row)
 		}
 	}
-	inReadme := strings.Count(string(readme), "\n| `USHER_")
-	if inReadme != len(variables()) {
-		t.Errorf("README.md describes %d variables, there are %d", inReadme, len(variables()))
+	inPage := strings.Count(string(page), "\n| `USHER_")
+	if inPage != len(variables()) {
+		t.Errorf("docs/configuration.md describes %d variables, there are %d", inPage, len(variables()))
 	}
 }
