@@ -12,11 +12,6 @@ import (
 	"usher/proxy/socks"
 )
 
-// Resolver resolves names; *net.Resolver does. network is "ip".
-type Resolver interface {
-	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
-}
-
 // minAttempt is the least time that one of several addresses gets, so that
 // the first ones of a long list have a chance.
 const minAttempt = 2 * time.Second
@@ -41,7 +36,7 @@ func (s *session) addresses(ctx context.Context) (name string, addrs []netip.Add
 	if ip, ok := literal(asked); ok {
 		return "", []netip.Addr{ip}, nil
 	}
-	addrs, err = s.server.lookup(ctx, asked.Name)
+	addrs, err = s.server.names.Lookup(ctx, asked.Name)
 	switch {
 	case err != nil:
 		return "", nil, fmt.Errorf("%w: %w", errUnresolved, err)
@@ -61,60 +56,10 @@ func literal(asked socks.Addr) (ip netip.Addr, ok bool) {
 	return ip.WithZone("").Unmap(), err == nil
 }
 
-// DefaultResolver is Go's own, never the C library's, which takes "0x7f.1" for
-// an address.
-var DefaultResolver Resolver = withoutLoneDot{&net.Resolver{PreferGo: true}}
-
-// withoutLoneDot leaves a final dot out if it is the only one: Go's resolver
-// finds no "localhost." in /etc/hosts. Any other stays, as it keeps search
-// domains away.
-type withoutLoneDot struct{ Resolver }
-
-func (r withoutLoneDot) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
-	if label, rest, found := strings.Cut(host, "."); found && rest == "" {
-		host = label
-	}
-	return r.Resolver.LookupNetIP(ctx, network, host)
-}
-
-// lookup resolves a name, with what is remembered.
-func (s *Server) lookup(ctx context.Context, name string) ([]netip.Addr, error) {
-	return s.names.LookupNetIP(ctx, "ip", name)
-}
-
-// Lookup resolves a name as sessions do, but remembers nothing. Addresses that
-// mean "this machine" by being unspecified are left out.
-func Lookup(ctx context.Context, r Resolver, name string) ([]netip.Addr, error) {
-	found, err := r.LookupNetIP(ctx, "ip", name)
-	if err != nil {
-		return nil, err
-	}
-	return usable(found), nil
-}
-
-// cached returns what lookup would find without waiting: no addresses if the
-// name does not resolve. known is false if it would wait.
-func (s *Server) cached(name string) (addrs []netip.Addr, known bool) {
-	return s.names.cached("ip", name)
-}
-
-// usable returns the addresses that a connection can go to, each once.
-func usable(found []netip.Addr) []netip.Addr {
-	addrs := make([]netip.Addr, 0, len(found))
-	seen := make(map[netip.Addr]bool, len(found)) // an answer of DNS may have thousands
-	for _, a := range found {
-		if a = a.Unmap().WithZone(""); !a.IsUnspecified() && !seen[a] {
-			seen[a] = true
-			addrs = append(addrs, a)
-		}
-	}
-	return addrs
-}
-
 // lookup returns the function by which rules resolve names of their own.
 func (s *session) lookup(ctx context.Context) func(string) []netip.Addr {
 	return func(name string) []netip.Addr {
-		addrs, err := s.server.lookup(ctx, name)
+		addrs, err := s.server.names.Lookup(ctx, name)
 		if err != nil {
 			return nil // a rule whose name does not resolve matches no address
 		}

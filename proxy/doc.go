@@ -8,7 +8,7 @@
 //	client-rule   policy.go      block: closed without a byte
 //	admit         limiter        full or store away: closed without a byte
 //	negotiate     negotiate.go   method, user, request; one deadline from accept to the whole request
-//	resolve       dial.go        the name once, all its addresses; what is known of names: resolver.go
+//	resolve       dial.go        the name once, all its addresses; what is known of names: package resolve
 //	socks-rule    policy.go      block: reply 2 (SOCKS 4: 91)
 //	move          limiter        the slot moves to the socks-rule's limit; full: reply 2, store away: reply 1
 //	dial          dial.go        only addresses that the rule matched; errors become replies in outcome.go

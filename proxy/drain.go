@@ -16,6 +16,6 @@ func (s *Server) Drain(ctx context.Context) (cut int) {
 	cut = s.table.stop()
 	s.cut(errDrain)
 	s.table.running.Wait()
-	s.names.running.Wait()
+	s.names.Wait()
 	return cut
 }

@@ -133,15 +133,20 @@ func (m *Metrics) auth(result string) {
 	m.authAttempts.WithLabelValues("username", result).Inc()
 }
 
-// asked counts a name that need not be looked up: it is being looked up for
-// somebody else, or was.
-func (m *Metrics) asked(running bool) {
+// nameMetrics is what the cache of names counts.
+type nameMetrics struct{ *Metrics }
+
+// Answered implements resolve.Observer.
+func (m nameMetrics) Answered(joined bool) {
 	result := "hit"
-	if running {
+	if joined {
 		result = "joined"
 	}
 	m.nameCache.WithLabelValues(result).Inc()
 }
+
+// LookedUp implements resolve.Observer.
+func (m nameMetrics) LookedUp(took time.Duration) { m.lookups.Observe(took.Seconds()) }
 
 // finish counts the end of s.
 func (m *Metrics) finish(s *session, o outcome, took time.Duration) {

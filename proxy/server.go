@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"usher/limiter"
+	"usher/proxy/resolve"
 	"usher/proxy/rules"
 )
 
@@ -23,9 +24,9 @@ type Options struct {
 	// TrustedProxies are the balancers, which must send a PROXY header.
 	// Nobody else may.
 	TrustedProxies []netip.Prefix
-	// Resolver resolves the names that clients ask for. nil: DefaultResolver.
+	// Resolver resolves the names that clients ask for. nil: resolve.Default.
 	// Answers are remembered for half a minute, or until SetPolicy.
-	Resolver Resolver
+	Resolver resolve.Resolver
 	// MaxNegotiating is how many clients may be between accept and their
 	// complete request; for each one more another is closed. 0: any number.
 	MaxNegotiating int
@@ -60,7 +61,7 @@ type Options struct {
 type Server struct {
 	opts      Options
 	table     *table
-	names     *cachingResolver
+	names     *resolve.Cache
 	passwords *passwords
 	spare     *spare
 
@@ -96,9 +97,9 @@ func New(o Options, p *Policy) *Server {
 		o.BindTimeout = defaultBindTimeout
 	}
 	if o.Resolver == nil {
-		o.Resolver = DefaultResolver
+		o.Resolver = resolve.Default
 	}
-	names := newCachingResolver(o.Resolver, o.Metrics)
+	names := resolve.NewCache(o.Resolver, nameMetrics{o.Metrics})
 	s := &Server{
 		opts: o, names: names, passwords: newPasswords(o.MaxAuthFailures), spare: newSpare(),
 		negotiators: negotiators{most: o.MaxNegotiating},
@@ -115,7 +116,7 @@ func New(o Options, p *Policy) *Server {
 // none that has begun. The rules count in the space of their digest, so the
 // same rules go on counting where they were. Names are asked for anew.
 func (s *Server) SetPolicy(p *Policy) {
-	s.names.drop(p.Rules.HostNames())
+	s.names.Reset(p.Rules.HostNames())
 	s.table.setPolicy(p)
 }
 

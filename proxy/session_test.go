@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"usher/limiter"
+	"usher/proxy/resolve"
 	"usher/proxy/rules"
 	"usher/proxy/socks"
 	"usher/store/memstore"
@@ -113,8 +114,8 @@ client block { from: slow.test to: 0/0 }
 client pass { from: 0/0 to: 0/0 }
 socks pass { from: 0/0 to: 0/0 }
 `, time.Hour-100*time.Millisecond)
-	s.server.names = newCachingResolver(&counting{delay: time.Hour}, NewMetrics(nil))
-	t.Cleanup(s.server.names.running.Wait)
+	s.server.names = resolve.NewCache(slowResolver(time.Hour), nil)
+	t.Cleanup(s.server.names.Wait)
 	var lines bytes.Buffer
 	s.server.opts.Logger = slog.New(slog.NewTextHandler(&lines, nil))
 	ended := make(chan struct{})
@@ -140,6 +141,18 @@ func TestTurnedAwayForTwoReasons(t *testing.T) {
 		if n := strings.Count(lines.String(), want); n != 1 {
 			t.Errorf("%s: %d lines, want one", want, n)
 		}
+	}
+}
+
+// slowResolver is a resolver that answers after a while, unless it is cancelled.
+type slowResolver time.Duration
+
+func (r slowResolver) LookupNetIP(ctx context.Context, _, _ string) ([]netip.Addr, error) {
+	select {
+	case <-time.After(time.Duration(r)):
+		return []netip.Addr{netip.MustParseAddr("192.0.2.1")}, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 }
 
@@ -174,8 +187,8 @@ func TestLostLeaseBeforeTheReply(t *testing.T) {
 			t.Cleanup(func() { target.Close() })
 			s, client, ctx := newSession(t, "client pass { from: 0/0 to: 0/0 }\nsocks "+c.socksRule+" { from: 0/0 to: 0/0 }\n", 0)
 			resolver := &noting{addr: loopback}
-			s.server.names = newCachingResolver(resolver, NewMetrics(nil))
-			t.Cleanup(s.server.names.running.Wait)
+			s.server.names = resolve.NewCache(resolver, nil)
+			t.Cleanup(s.server.names.Wait)
 			s.valid = func() bool { return !c.early && !resolver.asked.Load() }
 			var said bytes.Buffer
 			to := socks.Addr{Name: "target.test", Port: uint16(target.Addr().(*net.TCPAddr).Port)}

@@ -28,13 +28,13 @@ func newAsker(get func(name string) ([]netip.Addr, bool)) *asker {
 }
 
 // quickAsker asks for nothing that takes time.
-func (s *Server) quickAsker() *asker { return newAsker(s.cached) }
+func (s *Server) quickAsker() *asker { return newAsker(s.names.Cached) }
 
 // patientAsker waits for names, nameWait in all. forget frees what it holds.
 func (s *Server) patientAsker(ctx context.Context) (k *asker, forget context.CancelFunc) {
 	ctx, forget = context.WithTimeout(ctx, nameWait)
 	return newAsker(func(name string) ([]netip.Addr, bool) {
-		addrs, err := s.lookup(ctx, name)
+		addrs, err := s.names.Lookup(ctx, name)
 		if err != nil {
 			return nil, ctx.Err() == nil // cut off is not without address: a rule that blocks must not be passed over
 		}

@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"usher/proxy/resolve"
 	"usher/proxy/rules"
 	"usher/proxy/socks"
 )
@@ -294,7 +295,7 @@ func TestPeersAreBounded(t *testing.T) {
 // A datagram does not wait for ever for a resolver that does not answer.
 func TestDatagramsWaitForNamesInVain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &Server{names: newCachingResolver(&counting{delay: time.Hour}, NewMetrics(nil))}
+		s := &Server{names: resolve.NewCache(slowResolver(time.Hour), nil)}
 		names, forget := s.patientAsker(t.Context())
 		defer forget()
 		began := time.Now()
@@ -304,7 +305,7 @@ func TestDatagramsWaitForNamesInVain(t *testing.T) {
 		if waited := time.Since(began); waited != nameWait {
 			t.Errorf("waited %v, want %v", waited, nameWait)
 		}
-		s.names.running.Wait()
+		s.names.Wait()
 	})
 }
 
@@ -312,7 +313,7 @@ func TestDatagramsWaitForNamesInVain(t *testing.T) {
 // its target's and those of rules.
 func TestDatagramsWaitForAllNames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &Server{names: newCachingResolver(&counting{delay: nameWait * 2 / 3}, NewMetrics(nil))}
+		s := &Server{names: resolve.NewCache(slowResolver(nameWait*2/3), nil)}
 		names, forget := s.patientAsker(t.Context())
 		defer forget()
 		began := time.Now()
@@ -324,7 +325,7 @@ func TestDatagramsWaitForAllNames(t *testing.T) {
 		if waited := time.Since(began); waited != nameWait {
 			t.Errorf("waited %v, want %v", waited, nameWait)
 		}
-		s.names.running.Wait()
+		s.names.Wait()
 	})
 }
 

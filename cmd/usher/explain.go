@@ -15,6 +15,7 @@ import (
 	"usher/cmd/usher/internal/listen"
 	"usher/cmd/usher/internal/policyfile"
 	"usher/proxy"
+	"usher/proxy/resolve"
 	"usher/proxy/rules"
 )
 
@@ -179,9 +180,10 @@ func unspecified(a netip.Addr) netip.Addr {
 	return netip.IPv6Unspecified()
 }
 
-// names resolves names, each once, and remembers what it was asked.
+// names resolves names as serve does, each once, and remembers what it was asked.
 type names struct {
 	ctx   context.Context
+	cache *resolve.Cache
 	known map[string][]netip.Addr
 	order []string
 }
@@ -190,7 +192,7 @@ func (n *names) lookup(name string) []netip.Addr {
 	if addrs, known := n.known[name]; known {
 		return addrs
 	}
-	addrs, err := proxy.Lookup(n.ctx, proxy.DefaultResolver, name)
+	addrs, err := n.cache.Lookup(n.ctx, name)
 	if err != nil {
 		addrs = nil // a name that does not resolve has no address, for rules too
 	}
@@ -202,7 +204,8 @@ func (n *names) lookup(name string) []netip.Addr {
 // judge goes the way of a session: client-rule, method, name, socks-rule, and
 // what is asked besides the rules.
 func (q question) judge(ctx context.Context, policy *proxy.Policy) *explanation {
-	dns := &names{ctx: ctx, known: map[string][]netip.Addr{}}
+	dns := &names{ctx: ctx, cache: resolve.NewCache(resolve.Default, nil), known: map[string][]netip.Addr{}}
+	dns.cache.Reset(policy.Rules.HostNames())
 	out := &explanation{From: q.from.String(), User: q.user,
 		Target: target(q.to), Command: q.command.String(), Names: []resolved{}}
 	if !q.isReply() {

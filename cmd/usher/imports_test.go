@@ -29,6 +29,8 @@ var forbidden = []struct{ from, to, why string }{
 	{"usher/proxy/rules", "os", "matching is pure: the text is handed in, and a file means the same on every machine"},
 	{"usher/proxy/rules", "log", "matching is pure: findings are results"},
 	{"usher/proxy/rules", "log/slog", "matching is pure: findings are results"},
+	{"usher/proxy/resolve", "usher/", "names are resolved without knowing who asks"},
+	{"usher/proxy/resolve", "log/slog", "leaves return errors, the session logs"},
 	{"usher/proxy/users", "usher/", "the users file is a leaf"},
 	{"usher/proxy/users", "log/slog", "leaves return errors, the session logs"},
 	{"usher/proxy/socks", "log", "leaves return errors, the session logs"},

@@ -1,4 +1,4 @@
-package proxy
+package resolve
 
 import (
 	"context"
@@ -11,8 +11,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 // counting is a resolver that counts what it is asked, and answers after
@@ -55,9 +53,9 @@ func (r *counting) times(host string) int {
 }
 
 // want asks for host and checks how often the resolver has been asked then.
-func (r *counting) want(t *testing.T, c *cachingResolver, host string, times int) {
+func (r *counting) want(t *testing.T, c *Cache, host string, times int) {
 	t.Helper()
-	addrs, err := c.LookupNetIP(t.Context(), "ip", host)
+	addrs, err := c.Lookup(t.Context(), host)
 	if fine := err == nil && len(addrs) == 1; fine == r.fails {
 		t.Errorf("%s: %v, %v", host, addrs, err)
 	}
@@ -66,47 +64,49 @@ func (r *counting) want(t *testing.T, c *cachingResolver, host string, times int
 	}
 }
 
-// counted returns the value of a counter.
-func counted(t *testing.T, c prometheus.Counter) float64 {
-	t.Helper()
-	r := prometheus.NewRegistry()
-	r.MustRegister(c)
-	families, err := r.Gather()
-	if err != nil {
-		t.Fatal(err)
+// tally is an observer.
+type tally struct{ hits, joined, lookups int }
+
+func (o *tally) Answered(joined bool) {
+	if joined {
+		o.joined++
+	} else {
+		o.hits++
 	}
-	return families[0].Metric[0].GetCounter().GetValue()
 }
+
+func (o *tally) LookedUp(time.Duration) { o.lookups++ }
 
 func TestNamesAreRememberedForAWhile(t *testing.T) {
 	for fails, keep := range map[bool]time.Duration{false: 30 * time.Second, true: 3 * time.Second} {
 		synctest.Test(t, func(t *testing.T) {
 			r := &counting{fails: fails}
-			c := newCachingResolver(r, NewMetrics(nil))
+			seen := new(tally)
+			c := NewCache(r, seen)
 			r.want(t, c, "a.test", 1)
 			time.Sleep(keep - time.Nanosecond)
 			r.want(t, c, "A.test", 1)
 			r.want(t, c, "b.test", 1)
 			time.Sleep(time.Nanosecond)
 			r.want(t, c, "a.test", 2)
-			c.drop(nil)
+			c.Reset(nil)
 			r.want(t, c, "a.test", 3)
-			if n := counted(t, c.metrics.nameCache.WithLabelValues("hit")); n != 1 {
-				t.Errorf("%v hits, want 1", n)
+			c.Wait()
+			if want := (tally{hits: 1, lookups: 4}); *seen != want {
+				t.Errorf("counted %+v, want %+v", *seen, want)
 			}
-			c.running.Wait()
 		})
 	}
 }
 
-// What is asked without waiting is told as long as LookupNetIP would know it.
+// What is asked without waiting is told as long as Lookup would know it.
 func TestCachedNames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &counting{}
-		c := newCachingResolver(r, NewMetrics(nil))
+		c := NewCache(r, nil)
 		is := func(host string, addrs int, known bool) {
 			t.Helper()
-			if a, ok := c.cached("ip", host); len(a) != addrs || ok != known {
+			if a, ok := c.Cached(host); len(a) != addrs || ok != known {
 				t.Errorf("%s: %v, %v; want %d addresses, known: %v", host, a, ok, addrs, known)
 			}
 		}
@@ -130,7 +130,7 @@ func TestCachedNames(t *testing.T) {
 
 func TestNamesAreBounded(t *testing.T) {
 	r := &counting{}
-	c := newCachingResolver(r, NewMetrics(nil))
+	c := NewCache(r, nil)
 	r.want(t, c, "first.test", 1)
 	for i := range maxNames - 1 {
 		r.want(t, c, fmt.Sprintf("n%d.test", i), 1)
@@ -139,10 +139,10 @@ func TestNamesAreBounded(t *testing.T) {
 	r.want(t, c, "more.test", 1)
 	r.want(t, c, "first.test", 1) // it was asked for just now
 	r.want(t, c, "n0.test", 2)    // the oldest had to go
-	if n := c.known.Len(); n != maxNames {
+	if n := c.answers.Len(); n != maxNames {
 		t.Errorf("%d names known, want %d", n, maxNames)
 	}
-	c.running.Wait()
+	c.Wait()
 }
 
 // many is a resolver whose names all have so many addresses, each said twice.
@@ -160,14 +160,14 @@ func (m many) LookupNetIP(context.Context, string, string) (addrs []netip.Addr, 
 // thousands of addresses. Rules are asked about all that theirs have, as one that
 // blocks must not miss any.
 func TestAddressesAreBounded(t *testing.T) {
-	c := newCachingResolver(many(4000), NewMetrics(nil))
-	c.drop([]string{"Ruled.test"})
+	c := NewCache(many(4000), nil)
+	c.Reset([]string{"Ruled.test"})
 	for host, want := range map[string]int{"client.test": maxAddrs, "ruled.test": 4000} {
-		addrs, err := c.LookupNetIP(t.Context(), "ip", host)
+		addrs, err := c.Lookup(t.Context(), host)
 		if err != nil || len(addrs) != want {
 			t.Errorf("%s: %d addresses, %v; want %d", host, len(addrs), err, want)
 		}
-		kept, known := c.cached("ip", host)
+		kept, known := c.Cached(host)
 		if len(kept) != want || cap(kept) > 2*want || !known {
 			t.Errorf("%s: %d of %d addresses are remembered (%v), want %d", host, len(kept), cap(kept), known, want)
 		}
@@ -175,14 +175,15 @@ func TestAddressesAreBounded(t *testing.T) {
 			t.Errorf("%s: only %d of %d are distinct", host, len(distinct), len(addrs))
 		}
 	}
-	c.running.Wait()
+	c.Wait()
 }
 
 // A burst asks once, and each caller has patience of its own.
 func TestBurstAsksOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &counting{delay: 2 * time.Second}
-		c := newCachingResolver(r, NewMetrics(nil))
+		seen := new(tally)
+		c := NewCache(r, seen)
 		late := errors.New("too late")
 		var group sync.WaitGroup
 		for i := range 10 {
@@ -193,7 +194,7 @@ func TestBurstAsksOnce(t *testing.T) {
 			ctx, cancel := context.WithTimeoutCause(t.Context(), patience, late)
 			defer cancel()
 			group.Go(func() {
-				_, err := c.LookupNetIP(ctx, "ip", "a.test")
+				_, err := c.Lookup(ctx, "a.test")
 				if i < 5 && err != nil || i >= 5 && !errors.Is(err, late) {
 					t.Errorf("%d: %v", i, err)
 				}
@@ -203,10 +204,10 @@ func TestBurstAsksOnce(t *testing.T) {
 		if n := r.times("a.test"); n != 1 || r.stopped != 0 {
 			t.Errorf("looked up %d times, %d stopped; want 1 and 0", n, r.stopped)
 		}
-		if n := counted(t, c.metrics.nameCache.WithLabelValues("joined")); n != 9 {
-			t.Errorf("%v joined, want 9", n)
+		c.Wait()
+		if want := (tally{joined: 9, lookups: 1}); *seen != want {
+			t.Errorf("counted %+v, want %+v", *seen, want)
 		}
-		c.running.Wait()
 	})
 }
 
@@ -214,33 +215,33 @@ func TestBurstAsksOnce(t *testing.T) {
 func TestLookupEndsWhenNobodyWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &counting{delay: time.Hour}
-		c := newCachingResolver(r, NewMetrics(nil))
+		c := NewCache(r, nil)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if _, err := c.LookupNetIP(ctx, "ip", "a.test"); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := c.Lookup(ctx, "a.test"); !errors.Is(err, context.DeadlineExceeded) {
 			t.Error(err)
 		}
-		c.running.Wait()
+		c.Wait()
 		if r.stopped != 1 {
 			t.Errorf("%d lookups stopped, want 1", r.stopped)
 		}
 		r.delay = 0
 		r.want(t, c, "a.test", 2)
-		c.running.Wait()
+		c.Wait()
 	})
 }
 
 func TestWhatIsNoName(t *testing.T) {
 	r := &counting{}
-	c := newCachingResolver(r, NewMetrics(nil))
+	c := NewCache(r, nil)
 	label := strings.Repeat("a", 63)
 	long := label + "." + label + "." + label + "." // 192
 	for host, want := range map[string]error{
 		"a.test": nil, "a.test.": nil, "_a.b-c.test": nil, label + ".test": nil, long + label[:61]: nil, long + label[:61] + ".": nil,
-		"": errName, ".": errName, "a..test": errName, ".a": errName, label + "a.test": errName, long + label[:62]: errName,
-		"a\x00.test": errName, "a\n.test": errName, "a b": errName, "a\x7f": errName, "a\u0085": errName, "a\u00a0": errName,
+		"": ErrName, ".": ErrName, "a..test": ErrName, ".a": ErrName, label + "a.test": ErrName, long + label[:62]: ErrName,
+		"a\x00.test": ErrName, "a\n.test": ErrName, "a b": ErrName, "a\x7f": ErrName, "a\u0085": ErrName, "a\u00a0": ErrName,
 	} {
-		_, err := c.LookupNetIP(t.Context(), "ip", host)
+		_, err := c.Lookup(t.Context(), host)
 		if !errors.Is(err, want) {
 			t.Errorf("%q: %v, want %v", host, err, want)
 		}
@@ -248,25 +249,23 @@ func TestWhatIsNoName(t *testing.T) {
 			t.Errorf("%q: looked up: %v", host, asked)
 		}
 	}
-	c.running.Wait()
+	c.Wait()
 }
 
 // The names of the rules have places of their own: walking over them again and
 // again pushes out neither them nor what clients ask for.
 func TestNamesOfRulesHavePlaces(t *testing.T) {
-	s, _, ctx := newSession(t, "client pass { from: 0/0 to: 0/0 }\n"+
-		"socks block { from: 0/0 to: a.test }\nsocks block { from: b.test to: a.test }\n", 0)
-	s.server.names.resolver = &counting{}
+	c := NewCache(&counting{}, nil)
+	c.Reset([]string{"a.test", "B.test", "a.test"})
 	for i := range maxNames + 5 {
-		if _, err := s.server.names.LookupNetIP(ctx, "ip", fmt.Sprintf("n%d.test", i)); err != nil {
+		if _, err := c.Lookup(t.Context(), fmt.Sprintf("n%d.test", i)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if n := s.server.names.known.Len(); n != maxNames+2 {
+	if n := c.answers.Len(); n != maxNames+2 {
 		t.Errorf("%d names known, want %d", n, maxNames+2)
 	}
-	s.uncouple = func() bool { return true }
-	s.finish(nil)
+	c.Wait()
 }
 
 func TestLoneDot(t *testing.T) {

@@ -1,0 +1,184 @@
+package resolve
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+)
+
+// Bounds of a Cache. Answers are kept for fixed times because Go's resolver
+// does not tell the TTL of a DNS record.
+const (
+	maxNames  = 4096 // apart from the rules' names; the least recently used go first
+	maxAddrs  = 64   // of a name that is not in the rules; the rest is neither judged nor connected to
+	keepFound = 30 * time.Second
+	keepFail  = 3 * time.Second // names without an address, and errors of the resolver
+)
+
+// Observer counts what a Cache does. Its methods are called concurrently.
+type Observer interface {
+	// Answered counts a name that needed no lookup of its own: its answer was
+	// known, or joined says that another caller's lookup was under way.
+	Answered(joined bool)
+	// LookedUp counts a lookup that has ended.
+	LookedUp(took time.Duration)
+}
+
+// Cache asks a Resolver and remembers its answers for a while. There is at
+// most one lookup of a name at a time. It is safe for concurrent use.
+//
+// A singleflight library would replace join and leave, but the ones that end a
+// lookup without callers start goroutines that Wait could not wait for.
+type Cache struct {
+	resolver Resolver
+	observer Observer
+	lookups  sync.WaitGroup
+
+	mu      sync.Mutex
+	answers *simplelru.LRU[string, *answer] // by name in lower case
+	ruled   map[string]bool                 // the rules' names, in lower case
+}
+
+// answer is the answer to one lookup, which may still be under way.
+type answer struct {
+	done  chan struct{} // closed when addrs and err are set
+	addrs []netip.Addr
+	err   error
+
+	// Guarded by Cache.mu:
+	until   time.Time // zero while the lookup runs
+	callers int       // waiting for done
+	abandon context.CancelFunc
+}
+
+// NewCache returns an empty cache. o may be nil.
+func NewCache(r Resolver, o Observer) *Cache {
+	if o == nil {
+		o = unobserved{}
+	}
+	c := &Cache{resolver: r, observer: o}
+	c.Reset(nil)
+	return c
+}
+
+// Lookup returns the usable addresses of a name: each once, at most 64 unless
+// the name is one of the rules', and none that is unspecified. The caller must
+// not change them. The error is ErrName, the resolver's, or the cause of ctx,
+// which ends the waiting of this caller alone. A lookup that has no caller left
+// is cancelled.
+func (c *Cache) Lookup(ctx context.Context, name string) ([]netip.Addr, error) {
+	if err := checkName(name); err != nil {
+		return nil, err
+	}
+	a := c.join(strings.ToLower(name))
+	defer c.leave(a)
+	select {
+	case <-a.done:
+		return a.addrs, a.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// Cached returns what Lookup would return without waiting, and no addresses
+// where that is an error. known is false if Lookup would have to wait.
+func (c *Cache) Cached(name string) (addrs []netip.Addr, known bool) {
+	if checkName(name) != nil {
+		return nil, true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	a, ok := c.answers.Get(strings.ToLower(name))
+	if !ok || !time.Now().Before(a.until) {
+		return nil, false
+	}
+	c.observer.Answered(false)
+	if a.err != nil {
+		return nil, true
+	}
+	return a.addrs, true
+}
+
+// Reset forgets all answers and adds room for the names of new rules, so that
+// a walk over the rules does not push out the names that the next walk begins
+// with. Lookups that are under way reach their callers and nobody else.
+func (c *Cache) Reset(ruleNames []string) {
+	ruled := make(map[string]bool, len(ruleNames))
+	for _, name := range ruleNames {
+		ruled[strings.ToLower(name)] = true
+	}
+	answers, err := simplelru.NewLRU[string, *answer](maxNames+len(ruled), nil)
+	if err != nil {
+		panic(err) // the size is not positive
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.answers, c.ruled = answers, ruled
+}
+
+// Wait returns when no lookup is under way. Lookup must not be called
+// meanwhile.
+func (c *Cache) Wait() { c.lookups.Wait() }
+
+// join returns the answer to wait for, and begins a lookup if there is none.
+func (c *Cache) join(name string) *answer {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if a, ok := c.answers.Get(name); ok {
+		running := a.until.IsZero() && a.callers > 0
+		if running || time.Now().Before(a.until) {
+			a.callers++
+			c.observer.Answered(running)
+			return a
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background()) // not the caller's: others may join
+	a := &answer{done: make(chan struct{}), callers: 1, abandon: cancel}
+	c.answers.Add(name, a)
+	c.lookups.Go(func() { c.ask(ctx, a, name) })
+	return a
+}
+
+// leave takes one caller away, and cancels the lookup after the last one.
+func (c *Cache) leave(a *answer) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	a.callers--
+	if a.callers == 0 {
+		a.abandon() // no effect if the answer is there
+	}
+}
+
+// ask looks a name up.
+func (c *Cache) ask(ctx context.Context, a *answer, name string) {
+	defer a.abandon()
+	began := time.Now()
+	a.addrs, a.err = c.resolver.LookupNetIP(ctx, "ip", name)
+	a.addrs = usable(a.addrs)
+	c.observer.LookedUp(time.Since(began))
+	keep := keepFound
+	if a.err != nil || len(a.addrs) == 0 {
+		keep = keepFail
+	}
+	if ctx.Err() != nil {
+		keep = 0 // the error may come from the cancellation alone
+	}
+	c.mu.Lock()
+	a.until = time.Now().Add(keep)
+	if len(a.addrs) > maxAddrs && !c.ruled[name] {
+		a.addrs = slices.Clone(a.addrs[:maxAddrs])
+	}
+	c.mu.Unlock()
+	close(a.done)
+}
+
+// unobserved is the observer that counts nothing.
+type unobserved struct{}
+
+func (unobserved) Answered(bool)          {}
+func (unobserved) LookedUp(time.Duration) {}

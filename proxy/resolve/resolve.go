@@ -1,0 +1,68 @@
+// Package resolve turns host names into the addresses that a session may
+// connect to. Cache is what a server asks: it remembers answers, bounds them,
+// and lets callers that want the same name share one lookup.
+package resolve
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"strings"
+	"unicode"
+)
+
+// Resolver resolves names; *net.Resolver does. network is always "ip".
+type Resolver interface {
+	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
+}
+
+// Default is Go's own resolver. The C library's would take "0x7f.1" for an
+// address.
+var Default Resolver = withoutLoneDot{&net.Resolver{PreferGo: true}}
+
+// ErrName says that a text is not a host name, so that nobody is asked for it.
+var ErrName = errors.New("invalid host name")
+
+// withoutLoneDot removes a final dot if the name has no other one: Go's
+// resolver does not find "localhost." in /etc/hosts. In any other name the
+// final dot stays, as it keeps search domains away.
+type withoutLoneDot struct{ Resolver }
+
+func (r withoutLoneDot) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
+	if label, rest, found := strings.Cut(host, "."); found && rest == "" {
+		host = label
+	}
+	return r.Resolver.LookupNetIP(ctx, network, host)
+}
+
+// usable returns the addresses that a connection can go to, each once and
+// without a zone. The system would take an unspecified address for itself.
+func usable(found []netip.Addr) []netip.Addr {
+	addrs := make([]netip.Addr, 0, len(found))
+	seen := make(map[netip.Addr]bool, len(found)) // a DNS answer may have thousands
+	for _, a := range found {
+		if a = a.Unmap().WithZone(""); !a.IsUnspecified() && !seen[a] {
+			seen[a] = true
+			addrs = append(addrs, a)
+		}
+	}
+	return addrs
+}
+
+// checkName returns ErrName unless host can be a host name (RFC 1035 section
+// 2.3.4): labels of 1 to 63 bytes, at most 253 bytes before an optional final
+// dot, and neither blanks nor control characters. The resolver judges all
+// other characters.
+func checkName(host string) error {
+	host = strings.TrimSuffix(host, ".")
+	if len(host) > 253 || strings.ContainsFunc(host, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }) {
+		return ErrName
+	}
+	for label := range strings.SplitSeq(host, ".") {
+		if label == "" || len(label) > 63 {
+			return ErrName
+		}
+	}
+	return nil
+}
