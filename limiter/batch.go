@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"usher/store"
+	"usher/store/limit"
 )
 
 // stated is what an entry was made of when it was sent.
@@ -234,12 +235,12 @@ func (h *replica) refuse(c *counter, upTo uint64, n store.Count) {
 }
 
 func above(n store.Count, c *counter) bool {
-	return c.max != store.NoLimit && n.Total > c.max || c.ruleMax != store.NoLimit && n.RuleTotal > c.ruleMax
+	return c.max != limit.None && n.Total > c.max || c.ruleMax != limit.None && n.RuleTotal > c.ruleMax
 }
 
 // nearFull: nine tenths are in use.
 func nearFull(n store.Count, c *counter) bool {
-	return c.max != store.NoLimit && 10*n.Total >= 9*c.max || c.ruleMax != store.NoLimit && 10*n.RuleTotal >= 9*c.ruleMax
+	return c.max != limit.None && 10*n.Total >= 9*c.max || c.ruleMax != limit.None && 10*n.RuleTotal >= 9*c.ruleMax
 }
 
 // reason says which limit stands against another session, nil if none does. If
@@ -247,7 +248,7 @@ func nearFull(n store.Count, c *counter) bool {
 // its maximum, the key's maximum, the key's rate.
 func reason(n store.Count, c *counter) error {
 	keyed := store.RuleOf(c.name) != ""
-	full := c.max != store.NoLimit && n.Total >= c.max || c.ruleMax != store.NoLimit && n.RuleTotal >= c.ruleMax
+	full := c.max != limit.None && n.Total >= c.max || c.ruleMax != limit.None && n.RuleTotal >= c.ruleMax
 	switch {
 	case n.RuleThrottled, !keyed && n.Throttled:
 		return ErrThrottled

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"usher/store"
+	"usher/store/limit"
 )
 
 // counter is a row of the replica's table: the truth about live sessions, and
@@ -16,7 +17,7 @@ type counter struct {
 	name           string
 	rule           string // whose key it counts, "" if it counts no key
 	max, ruleMax   int64
-	rate, ruleRate store.Rate
+	rate, ruleRate limit.Rate
 	throttled      bool // there is a rate: nothing begins without the store's word
 	counted        bool // the store keeps the number of sessions; else live and own stay 0
 

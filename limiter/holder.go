@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"usher/store"
+	"usher/store/limit"
 )
 
 // replica is the protocol of one replica for one shard of the store, as a
@@ -47,7 +48,7 @@ type replica struct {
 	lazy       []*counter // of ended sessions, for a batch at lazyAt
 	lazyAt     time.Duration
 	ruleLive   map[string]int64 // live sessions of each rule that counts by key
-	windows    store.Windows    // of what was admitted without the store
+	windows    limit.Windows    // of what was admitted without the store
 	claims     []*counter       // live sessions still to be re-stated after a join
 
 	beatAt     time.Duration // when the next heartbeat is due

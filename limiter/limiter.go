@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"usher/store"
+	"usher/store/limit"
 )
 
 // Reasons for which an admission fails, told apart by errors.Is.
@@ -42,41 +43,33 @@ var (
 
 // Limit says what a session is counted by. The zero Limit counts nothing and
 // never touches the store.
+//
+// A Limit with rates and no maximum counts no sessions: its grants are always
+// valid, and their release tells the store nothing.
 type Limit struct {
 	// Rule is the rule's counter, <space>/<rule>; "" means no limit.
 	Rule string
 	// Max is how many sessions the rule admits at a time, over all keys;
-	// store.NoLimit is none, 0 admits nobody.
+	// limit.None is any number, 0 admits nobody.
 	Max int64
-	// Throttle is how many sessions may begin in a window of time, over all keys.
-	Throttle Rate
-	// Key is what the rule counts separately (a client address, a user), ""
-	// if nothing; KeyMax how many sessions of one key it admits at a time,
-	// store.NoLimit if any number; KeyThrottle how many may begin in a window.
+	// Throttle is how many sessions may begin in a window of time, over all
+	// keys, in whole seconds.
+	Throttle limit.Rate
+	// Key is what the rule counts separately (a client address, a user), "" if
+	// it counts no keys. KeyMax is how many sessions of one key it admits at a
+	// time, limit.None for any number; KeyThrottle how many may begin in a window.
 	Key         string
 	KeyMax      int64
-	KeyThrottle Rate
-}
-
-// Rate is N sessions in a window of length Per, which is whole seconds. The
-// window is fixed, as Dante's: the first session begins it, and the next one
-// after its end begins another. What is refused uses up nothing, and a session
-// that ends gives nothing back. The zero Rate is no limit.
-//
-// A Limit with rates and no maximum counts no sessions: its grants are always
-// valid, and their release tells the store nothing.
-type Rate struct {
-	N   int64
-	Per time.Duration
+	KeyThrottle limit.Rate
 }
 
 func (l Limit) entry() store.Entry {
 	if l.Key == "" {
-		return store.Entry{Counter: l.Rule, Max: l.Max, RuleMax: store.NoLimit, Rate: store.Rate(l.Throttle)}
+		return store.Entry{Counter: l.Rule, Max: l.Max, RuleMax: limit.None, Rate: l.Throttle}
 	}
 	return store.Entry{
 		Counter: l.Rule + "/" + l.Key, Max: l.KeyMax, RuleMax: l.Max,
-		Rate: store.Rate(l.KeyThrottle), RuleRate: store.Rate(l.Throttle),
+		Rate: l.KeyThrottle, RuleRate: l.Throttle,
 	}
 }
 
@@ -128,6 +121,10 @@ func New(o Options) *Limiter {
 	}
 	return l
 }
+
+// Strict reports whether limited sessions end at the lease deadline, before
+// anybody else can be given their slots. Ask Grant.Valid before every write then.
+func (l *Limiter) Strict() bool { return l.options.Strict }
 
 // protocol is the version of what replicas say to each other through the store.
 const protocol = 1

@@ -10,6 +10,7 @@ import (
 
 	"usher/limiter"
 	"usher/store"
+	"usher/store/limit"
 	"usher/store/memstore"
 )
 
@@ -195,7 +196,7 @@ func TestCutClaimEndsItsSession(t *testing.T) {
 		}
 		reply, err := conn.Join(t.Context(), store.Join{
 			Replica: "x", Candidate: "bx", Stream: 1, Settings: store.Settings{Protocol: 1, TTL: ttl, Strict: true, Shards: 1}, Space: "c1aaaa",
-			Entries: []store.Entry{{Counter: "c1aaaa/s1", Max: 1, RuleMax: store.NoLimit, Live: 1, Need: 1}},
+			Entries: []store.Entry{{Counter: "c1aaaa/s1", Max: 1, RuleMax: limit.None, Live: 1, Need: 1}},
 		})
 		if err != nil || reply.Counts[0].Granted != 1 {
 			t.Fatalf("%+v, %v", reply, err)

@@ -123,7 +123,7 @@ var mutations = []mutation{
 	{"a refusal uses up the rate", entriesGo, "s.begin(levels, admitted, how)", "s.begin(levels, tokens, how)", "TestSimulation/rates_and_everything/keep", ""},
 	{"the rule's rate is not used up", entriesGo, "for _, l := range levels {\n\t\tif l.rate.N > 0 && n > 0 {", "for _, l := range levels[:1] {\n\t\tif l.rate.N > 0 && n > 0 {", "TestSimulation/rates_and_everything/keep", ""},
 	{"slots in hand begin sessions of a throttled counter", entriesGo, "max(floor, own+free), e.Live+tokens)", "max(floor, own+free), max(own, e.Live+tokens))", "TestSimulation/rates_and_everything/keep", ""},
-	{"a window that every use prolongs", "store/window.go", "o.used += n", "o.used, o.end = o.used+n, now+per", "TestSimulation/rates_and_everything/keep", ""},
+	{"a window that every use prolongs", "store/limit/windows.go", "o.used += n", "o.used, o.end = o.used+n, now+per", "TestSimulation/rates_and_everything/keep", ""},
 	{"what is freed is not held", entriesGo, "held[l.name] += freed", "_ = freed", "TestSimulation/moves/keep", ""},
 }
 

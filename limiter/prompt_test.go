@@ -13,6 +13,7 @@ import (
 
 	"usher/limiter"
 	"usher/store"
+	"usher/store/limit"
 	"usher/store/memstore"
 )
 
@@ -284,7 +285,7 @@ func TestMaturesUnderLoad(t *testing.T) {
 		limit limiter.Limit
 		alone bool
 	}{
-		"rates":         {limiter.Limit{Rule: "c1aaaa/s1", Max: store.NoLimit, Throttle: limiter.Rate{N: 1 << 40, Per: time.Second}}, false},
+		"rates":         {limiter.Limit{Rule: "c1aaaa/s1", Max: limit.None, Throttle: limit.Rate{N: 1 << 40, Per: time.Second}}, false},
 		"without store": {limiter.Limit{Rule: "c1aaaa/s1", Max: 1000}, true},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -5,12 +5,13 @@ import (
 	"testing"
 
 	"usher/store"
+	"usher/store/limit"
 )
 
 // TestReasonOrder: where several limits stand against a session, Dante names
 // the rule's rate, then the maxima, then the key's rate.
 func TestReasonOrder(t *testing.T) {
-	rule := &counter{name: "c1a/s1", max: 2, ruleMax: store.NoLimit}
+	rule := &counter{name: "c1a/s1", max: 2, ruleMax: limit.None}
 	key := &counter{name: "c1a/s1/x", max: 2, ruleMax: 5}
 	for _, c := range []struct {
 		what string

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"usher/store"
+	"usher/store/limit"
 )
 
 type appliedToken struct {
@@ -33,10 +34,10 @@ func (w *world) check() {
 		}
 	}
 	for i, l := range simLimits {
-		if l.Key != "" && l.KeyMax != store.NoLimit && count[i] > l.KeyMax {
+		if l.Key != "" && l.KeyMax != limit.None && count[i] > l.KeyMax {
 			w.fail("L/K: %d sessions of key %s of %s, limit %d", count[i], l.Key, l.Rule, l.KeyMax)
 		}
-		if n := ofRule[simRule[i]]; l.Max != store.NoLimit && n > l.Max {
+		if n := ofRule[simRule[i]]; l.Max != limit.None && n > l.Max {
 			w.fail("L/K: %d sessions of %s, limit %d", n, l.Rule, l.Max)
 		}
 	}

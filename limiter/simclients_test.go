@@ -3,7 +3,7 @@ package limiter
 import (
 	"slices"
 
-	"usher/store"
+	"usher/store/limit"
 )
 
 // arrive is the next client of a node.
@@ -22,9 +22,9 @@ var simLimits = [...]Limit{
 	{Rule: "c1aaaa/s2", Max: 3, Key: "x", KeyMax: 2},
 	{Rule: "c1aaaa/s2", Max: 3, Key: "y", KeyMax: 2},
 	{Rule: "c1aaaa/s3", Max: 3, Throttle: simRate(2)},
-	{Rule: "c1aaaa/s4", Max: store.NoLimit, Throttle: simRate(3), Key: "x", KeyMax: store.NoLimit, KeyThrottle: simRate(2)},
-	{Rule: "c1aaaa/s4", Max: store.NoLimit, Throttle: simRate(3), Key: "y", KeyMax: store.NoLimit, KeyThrottle: simRate(2)},
-	{Rule: "c1aaaa/s5", Max: 2, Key: "x", KeyMax: store.NoLimit, KeyThrottle: simRate(2)},
+	{Rule: "c1aaaa/s4", Max: limit.None, Throttle: simRate(3), Key: "x", KeyMax: limit.None, KeyThrottle: simRate(2)},
+	{Rule: "c1aaaa/s4", Max: limit.None, Throttle: simRate(3), Key: "y", KeyMax: limit.None, KeyThrottle: simRate(2)},
+	{Rule: "c1aaaa/s5", Max: 2, Key: "x", KeyMax: limit.None, KeyThrottle: simRate(2)},
 }
 
 // simRule is the place of the rule of each, and withoutRates how many of the
@@ -33,7 +33,7 @@ var simRule = [len(simLimits)]int{0, 1, 1, 2, 3, 3, 4}
 
 const withoutRates = 3
 
-func simRate(n int64) Rate { return Rate{N: n, Per: simTTL / 2} }
+func simRate(n int64) limit.Rate { return limit.Rate{N: n, Per: simTTL / 2} }
 
 // ask is a client, or one whose session was of another limit until now.
 func (n *node) ask(old *simSession) {

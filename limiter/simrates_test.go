@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"usher/store"
+	"usher/store/limit"
 )
 
 // ratesTruth is what rates are held to: H. A session begins only if a batch,
@@ -43,7 +44,7 @@ func (w *world) countRates(b store.Batch, reply store.BatchReply) {
 	}
 }
 
-func (w *world) useWindow(name string, rate store.Rate, n int64) {
+func (w *world) useWindow(name string, rate limit.Rate, n int64) {
 	if rate.N == 0 {
 		return
 	}

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"usher/store"
+	"usher/store/limit"
 )
 
 // totals returns the totals and notes before a batch, where checkShares needs them.
@@ -44,7 +45,7 @@ func (w *world) checkShares(b store.Batch, reply store.BatchReply, had map[strin
 }
 
 func full(e store.Entry, k store.Count) bool {
-	return e.Max != store.NoLimit && k.Total >= e.Max || e.RuleMax != store.NoLimit && k.RuleTotal >= e.RuleMax
+	return e.Max != limit.None && k.Total >= e.Max || e.RuleMax != limit.None && k.RuleTotal >= e.RuleMax
 }
 
 func notesAnother(totals map[string]string, name, replica string) bool {

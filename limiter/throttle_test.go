@@ -7,12 +7,12 @@ import (
 	"time"
 
 	"usher/limiter"
-	"usher/store"
+	"usher/store/limit"
 )
 
 // rateOf is n in 20 s, and at most limit at a time.
-func rateOf(n, limit int64) limiter.Limit {
-	return limiter.Limit{Rule: "c1aaaa/s1", Max: limit, Throttle: limiter.Rate{N: n, Per: 2 * ttl}}
+func rateOf(n, most int64) limiter.Limit {
+	return limiter.Limit{Rule: "c1aaaa/s1", Max: most, Throttle: limit.Rate{N: n, Per: 2 * ttl}}
 }
 
 // wants admits by limit, or is refused.
@@ -26,7 +26,7 @@ func wants(t *testing.T, l *limiter.Limiter, limit limiter.Limit, want error) *l
 }
 
 func TestThrottleOverReplicas(t *testing.T) {
-	for name, limit := range map[string]limiter.Limit{"with a maximum": rateOf(3, 5), "alone": rateOf(3, store.NoLimit)} {
+	for name, limit := range map[string]limiter.Limit{"with a maximum": rateOf(3, 5), "alone": rateOf(3, limit.None)} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newLink()
@@ -65,9 +65,9 @@ func TestThrottleLostReply(t *testing.T) {
 				}
 				return nil, nil
 			})
-			wants(t, l, rateOf(3, store.NoLimit), nil)
+			wants(t, l, rateOf(3, limit.None), nil)
 		}
-		wants(t, l, rateOf(3, store.NoLimit), limiter.ErrThrottled)
+		wants(t, l, rateOf(3, limit.None), limiter.ErrThrottled)
 	})
 }
 
@@ -81,8 +81,8 @@ func TestThrottleAloneCountsNothing(t *testing.T) {
 		if !l.Status().Recovering {
 			t.Fatalf("not recovering: %+v", l.Status())
 		}
-		g := wants(t, l, rateOf(1, store.NoLimit), nil)
-		wants(t, l, rateOf(1, store.NoLimit), limiter.ErrThrottled)
+		g := wants(t, l, rateOf(1, limit.None), nil)
+		wants(t, l, rateOf(1, limit.None), limiter.ErrThrottled)
 		counted := rateOf(1, 5)
 		counted.Rule = "c1aaaa/s2"
 		wants(t, l, counted, limiter.ErrRecovering)
@@ -104,7 +104,7 @@ func TestThrottleAloneCountsNothing(t *testing.T) {
 		}
 		g.Release()
 		g.Release()
-		wants(t, l, rateOf(1, store.NoLimit), limiter.ErrUnavailable)
+		wants(t, l, rateOf(1, limit.None), limiter.ErrUnavailable)
 		s.up()
 	})
 }
@@ -115,8 +115,8 @@ func TestThrottleByKey(t *testing.T) {
 		a, b := start(t, s), start(t, s)
 		mature(t, a, b)
 		of := func(key string) limiter.Limit {
-			l := rateOf(3, store.NoLimit)
-			l.Key, l.KeyMax, l.KeyThrottle = key, 1, limiter.Rate{N: 2, Per: 2 * ttl}
+			l := rateOf(3, limit.None)
+			l.Key, l.KeyMax, l.KeyThrottle = key, 1, limit.Rate{N: 2, Per: 2 * ttl}
 			return l
 		}
 		first := wants(t, a, of("x"), nil)
@@ -141,14 +141,14 @@ func TestThrottleStoreDownAdmit(t *testing.T) {
 		s.down()
 		for _, l := range []*limiter.Limiter{a, b} {
 			for range 2 {
-				if wants(t, l, rateOf(2, store.NoLimit), nil).Confirmed() {
+				if wants(t, l, rateOf(2, limit.None), nil).Confirmed() {
 					t.Error("confirmed without the store")
 				}
 			}
-			wants(t, l, rateOf(2, store.NoLimit), limiter.ErrThrottled)
+			wants(t, l, rateOf(2, limit.None), limiter.ErrThrottled)
 		}
 		time.Sleep(2 * ttl)
-		wants(t, a, rateOf(2, store.NoLimit), nil)
+		wants(t, a, rateOf(2, limit.None), nil)
 		counted := rateOf(2, 1)
 		counted.Rule = "c1aaaa/s2"
 		wants(t, a, counted, nil)
@@ -166,8 +166,8 @@ func TestKeysStoreDownAdmit(t *testing.T) {
 		l := start(t, s, func(o *limiter.Options) { o.StoreWait, o.AdmitLocally = 0, true })
 		of := func(rule, key string) limiter.Limit {
 			return limiter.Limit{
-				Rule: "c1aaaa/" + rule, Max: 3, Throttle: limiter.Rate{N: 5, Per: ttl},
-				Key: key, KeyMax: 2, KeyThrottle: limiter.Rate{N: 3, Per: ttl},
+				Rule: "c1aaaa/" + rule, Max: 3, Throttle: limit.Rate{N: 5, Per: ttl},
+				Key: key, KeyMax: 2, KeyThrottle: limit.Rate{N: 3, Per: ttl},
 			}
 		}
 		wants(t, l, of("s2", "x"), nil) // another rule, which counts apart

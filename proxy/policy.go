@@ -13,6 +13,7 @@ import (
 	"usher/proxy/rules"
 	"usher/proxy/socks"
 	"usher/proxy/users"
+	"usher/store/limit"
 )
 
 // Policy is everything that a reload replaces. It is a value: nobody changes
@@ -60,8 +61,8 @@ func (g *generation) limit(r *rules.Rule, client netip.Addr, user string) limite
 	}
 	limit := limiter.Limit{
 		Rule: Counter(g.digest, r), Max: r.Session.Max,
-		Throttle: limiter.Rate(r.Session.Throttle), KeyThrottle: limiter.Rate(r.Session.KeyThrottle),
-		KeyMax: cmp.Or(r.Session.KeyMax, rules.NoMax),
+		Throttle: r.Session.Throttle, KeyThrottle: r.Session.KeyThrottle,
+		KeyMax: cmp.Or(r.Session.KeyMax, limit.None),
 	}
 	switch r.Session.Key {
 	case rules.KeyFrom:

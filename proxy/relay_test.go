@@ -180,7 +180,7 @@ func losable(t *testing.T) (*leased, setup) {
 		cancel()
 		_ = strict.Close(over) // it cannot: the store is cut off
 	})
-	return st, func(o *proxy.Options, _ *proxy.Policy) { o.Limiter, o.StrictLease = strict, true }
+	return st, func(o *proxy.Options, _ *proxy.Policy) { o.Limiter = strict }
 }
 
 // In strict mode a limited session whose lease is lost ends, though nothing
@@ -251,7 +251,7 @@ func TestIdleSessionIsSmall(t *testing.T) {
 		}
 	})
 	w := newWorld(t, "timeout.io: 3600\nclient pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0\n session.max: 99 }\n",
-		func(o *proxy.Options, _ *proxy.Policy) { o.Limiter, o.StrictLease = strict, true })
+		func(o *proxy.Options, _ *proxy.Policy) { o.Limiter = strict })
 	const sessions = 20
 	running, open := goroutines(), descriptors(t)
 	for range sessions {

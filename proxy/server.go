@@ -48,9 +48,6 @@ type Options struct {
 	// UDPPorts are the ports that clients send datagrams to, unless their rule
 	// says which (udp.portrange). The zero value is any port.
 	UDPPorts rules.PortRange
-	// StrictLease ends limited sessions whose lease is lost. Set it as in
-	// limiter.Options.
-	StrictLease bool
 	// BindTimeout is how long BIND waits for its peer. 0: three minutes.
 	BindTimeout time.Duration
 }

@@ -221,7 +221,7 @@ func (s *session) admit(ctx context.Context) error {
 
 // fence lets the session end with the lease of the slot that it has now.
 func (s *session) fence() {
-	if s.server.opts.StrictLease {
+	if s.server.opts.Limiter.Strict() {
 		s.valid = s.grant.Valid
 		s.grant.WhenLost(func() { s.end(errLeaseLost) })
 	}

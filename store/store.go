@@ -22,6 +22,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"usher/store/limit"
 )
 
 // MaxEntries is the most entries that one Join or Batch may carry: beyond it
@@ -30,9 +32,6 @@ const MaxEntries = 64
 
 // MaxExpire is the most counters that one Expire gives back before it answers More.
 const MaxExpire = 500
-
-// NoLimit as a maximum says that a level has no limit.
-const NoLimit int64 = -1
 
 // Errors of the contract. Any other error means that the outcome is unknown:
 // the request may or may not have been executed, now or later.
@@ -155,12 +154,12 @@ type Entry struct {
 	// with keys is the sum over its keys.
 	Counter string
 	// Max is the counter's own maximum, RuleMax, for a counter with a key,
-	// that of its rule. NoLimit is none.
+	// that of its rule. limit.None is none.
 	Max, RuleMax int64
 	// Rate is the counter's own rate, RuleRate, for a counter with a key, that
 	// of its rule. They matter only where Need is above Live: nothing else
 	// uses a rate up. A Join has none.
-	Rate, RuleRate Rate
+	Rate, RuleRate limit.Rate
 	// Live sessions exist; Need is Live and those that wait to be admitted.
 	Live, Need int64
 }
@@ -173,7 +172,7 @@ func (e Entry) Throttled() bool { return e.Rate.N > 0 || e.RuleRate.N > 0 }
 // and no maximum it does not: only beginnings count, Live is 0, and the
 // answer's Granted and Total are 0.
 func (e Entry) Counted() bool {
-	return e.Max != NoLimit || e.RuleMax != NoLimit || !e.Throttled()
+	return e.Max != limit.None || e.RuleMax != limit.None || !e.Throttled()
 }
 
 // RuleOf returns the rule's counter of a counter with a key, else "".

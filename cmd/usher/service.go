@@ -128,7 +128,7 @@ func (s *service) assemble(policy *proxy.Policy, adminListener []net.Listener) {
 		Limiter: s.limiter, Logger: s.log.Logger, Metrics: proxy.NewMetrics(reg),
 		TrustedProxies: s.cfg.ProxyFrom,
 		UDPRelayFrom:   s.cfg.UDPRelayFrom, UDPAdvertise: s.cfg.UDPAdvertise, UDPPorts: rules.PortRange(s.cfg.UDPPorts),
-		StrictLease: s.cfg.LeaseLoss == "close", Own: own,
+		Own:            own,
 		MaxNegotiating: s.cfg.MaxNegotiating(), MaxAuthFailures: s.cfg.AuthFailures,
 		BindTimeout: s.cfg.BindTimeout,
 	}, policy)

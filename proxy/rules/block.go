@@ -1,6 +1,10 @@
 package rules
 
-import "slices"
+import (
+	"slices"
+
+	"usher/store/limit"
+)
 
 // header is what the first word or words of a block mean.
 type header struct {
@@ -76,7 +80,7 @@ func (p *parser) block() {
 	p.seen = map[string]token{}
 	p.draft = draft{
 		rule:    &Rule{Pos: first.pos, Client: h.client, Pass: h.pass, Timeouts: p.set.Settings.Timeouts, KeepAlives: p.set.Settings.KeepAlives.inherited()},
-		session: Session{Max: NoMax, Inheritable: true},
+		session: Session{Max: limit.None, Inheritable: true},
 	}
 	p.body(words)
 	p.finishRule()

@@ -183,9 +183,6 @@ func number(b *strings.Builder, indent, keyword string, value int64) {
 	line(b, indent, keyword, strconv.FormatInt(value, 10))
 }
 
-// String returns n/s, as session.throttle: takes it.
-func (r Rate) String() string { return fmt.Sprintf("%d/%d", r.N, r.Per/time.Second) }
-
 func (e endpoint) String() string {
 	if ports := e.ports.String(); ports != "" {
 		return e.address.String() + " " + ports

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"usher/store/limit"
 )
 
 // Lint returns warnings about rules that are correct one by one and together
@@ -93,7 +95,7 @@ func (s *Set) lintInheritance(c coverage) (found []Diagnostic) {
 	// What BIND inherits may go when its peer comes.
 	leaveLater, bind := newSources(c.limitedReplies(live)), newSources(only(inheriting, func(r *Rule) bool { return r.cond.commands.has(Bind) }))
 	for _, r := range s.Client {
-		if !r.Session.Inheritable || r.Session.Max == NoMax && r.Session.KeyMax == 0 || c.by(r, r) != nil {
+		if !r.Session.Inheritable || r.Session.Max == limit.None && r.Session.KeyMax == 0 || c.by(r, r) != nil {
 			continue
 		}
 		from := &r.cond.from.address

@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"strconv"
 	"time"
+
+	"usher/store/limit"
 )
 
 // Pos is a place in the rule file. Line and Col count from 1.
@@ -108,21 +110,12 @@ type Session struct {
 	// Limited says that any keyword below was given, in a rule that passes: a
 	// socks-rule then has a slot of its own and inherits none.
 	Limited     bool
-	Max         int64 // maxsessions, session.max: sessions at a time, >= 0; NoMax if not given
-	Throttle    Rate  // session.throttle
-	Key         Key   // session.state.key: what KeyMax and KeyThrottle count one by one
-	KeyMax      int64 // session.state.max; 0 if not given
-	KeyThrottle Rate  // session.state.throttle
-	Inheritable bool  // client-rule: the slot may stay for the session's life
-}
-
-// NoMax stands for a maximum that was not given.
-const NoMax int64 = -1
-
-// Rate is N new sessions in any window of length Per. The zero Rate is none.
-type Rate struct {
-	N   int64
-	Per time.Duration // whole seconds
+	Max         int64      // maxsessions, session.max: sessions at a time, >= 0; limit.None if not given
+	Throttle    limit.Rate // session.throttle
+	Key         Key        // session.state.key: what KeyMax and KeyThrottle count one by one
+	KeyMax      int64      // session.state.max; 0 if not given
+	KeyThrottle limit.Rate // session.state.throttle
+	Inheritable bool       // client-rule: the slot may stay for the session's life
 }
 
 // Key is what a rule counts one by one.

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"usher/store/limit"
 )
 
 // A digest is a promise between replicas of different versions: a change here
@@ -100,7 +102,7 @@ func TestDigestWithoutInterface(t *testing.T) {
 }
 
 func TestSessions(t *testing.T) {
-	rate := func(n, s int64) Rate { return Rate{N: n, Per: time.Duration(s) * time.Second} }
+	rate := func(n, s int64) limit.Rate { return limit.Rate{N: n, Per: time.Duration(s) * time.Second} }
 	for text, want := range map[string]Session{
 		"client pass { from: 0/0 to: 0/0 }":                                                {},
 		"client pass { from: 0/0 to: 0/0 maxsessions: 5 }":                                 {Limited: true, Max: 5},
@@ -115,11 +117,11 @@ func TestSessions(t *testing.T) {
 		"socks pass { from: 0/0 to: 0/0 session.max: 5 }":                                  {Limited: true, Max: 5},
 		"client pass { from: 0/0 to: 0/0 session.inheritable: no }":                        {},
 		"client pass { from: 0/0 to: 0/0 session.throttle: 5/60 }": {
-			Limited: true, Max: NoMax, Throttle: rate(5, 60), Inheritable: true},
+			Limited: true, Max: limit.None, Throttle: rate(5, 60), Inheritable: true},
 		"client pass { from: 0/0 to: 0/0 session.throttle: 5 / 60 session.inheritable: no }": {
-			Limited: true, Max: NoMax, Throttle: rate(5, 60)},
+			Limited: true, Max: limit.None, Throttle: rate(5, 60)},
 		"client pass { from: 0/0 to: 0/0 session.state.key: from session.state.max: 3 }": {
-			Limited: true, Max: NoMax, Key: KeyFrom, KeyMax: 3, Inheritable: true},
+			Limited: true, Max: limit.None, Key: KeyFrom, KeyMax: 3, Inheritable: true},
 		"client pass { from: 0/0 to: 0/0 maxsessions: 5 session.state.key: from session.state.throttle: 2147483647/2147483647 }": {
 			Limited: true, Max: 5, Key: KeyFrom, KeyThrottle: rate(1<<31-1, 1<<31-1)},
 		"client block { from: 0/0 to: 0/0 session.throttle: 5/1 session.state.key: from session.state.max: 3 }": {},

@@ -4,6 +4,8 @@ import (
 	"math"
 	"strings"
 	"time"
+
+	"usher/store/limit"
 )
 
 // maxSessions bounds a limit, far above what a process can hold, and the
@@ -64,7 +66,7 @@ func (p *parser) sessionKeyword(k token) {
 
 // rate reads n/s: n sessions in s seconds. Blanks around the / are free. A
 // rate that is wrong is reported, and none.
-func (p *parser) rate(k token) Rate {
+func (p *parser) rate(k token) limit.Rate {
 	t := p.take()
 	text := p.joined(t, '/')
 	first, second, _ := strings.Cut(text, "/")
@@ -76,9 +78,9 @@ func (p *parser) rate(k token) Rate {
 	case n < 1 || s < 1 || n > maxSessions || s > maxSessions:
 		p.fail(t.pos, "%s: %s is out of range; write two numbers from 1 to %d", k.text, text, maxSessions)
 	default:
-		return Rate{N: n, Per: time.Duration(s) * time.Second}
+		return limit.Rate{N: n, Per: time.Duration(s) * time.Second}
 	}
-	return Rate{}
+	return limit.Rate{}
 }
 
 // limits are the keywords by which a rule counts its sessions.
@@ -140,7 +142,7 @@ func (p *parser) checkState() {
 	if counted && !keyed {
 		p.fail(byKey.pos, "%s: has no key to count by; add session.state.key: from", byKey.text)
 	}
-	if s.Max != NoMax && s.KeyMax > s.Max {
+	if s.Max != limit.None && s.KeyMax > s.Max {
 		p.fail(p.seen["session.state.max"].pos, "session.state.max: %d is more than the %d of %s: in line %d, which all keys share; "+
 			"make it smaller, or the other larger", s.KeyMax, s.Max, max.text, max.pos.Line)
 	}
@@ -156,7 +158,7 @@ func (s Session) print(b *strings.Builder, indent string, client bool) {
 		return
 	}
 	switch s.Max {
-	case NoMax:
+	case limit.None:
 	case 0: // which session.max refuses
 		number(b, indent, "maxsessions", 0)
 	default:

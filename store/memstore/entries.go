@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"usher/store"
+	"usher/store/limit"
 )
 
 // terms are what a join or batch says for all of its entries.
@@ -19,7 +20,7 @@ type terms struct {
 type level struct {
 	name string
 	max  int64
-	rate store.Rate
+	rate limit.Rate
 }
 
 func levelsOf(e store.Entry) []level {
@@ -85,7 +86,7 @@ func (s *shard) grow(replica string, e store.Entry, held map[string]int64, how t
 	}
 	free, room := unlimited, s.room(levels)
 	for _, l := range levels {
-		if l.max != store.NoLimit {
+		if l.max != limit.None {
 			free = min(free, l.max-s.t.count[l.name]-held[l.name])
 		}
 	}
@@ -107,7 +108,7 @@ func (s *shard) grow(replica string, e store.Entry, held map[string]int64, how t
 		switch {
 		case to == e.Need:
 			s.t.dropNotes(l.name, func(h string) bool { return h == replica })
-		case l.max != store.NoLimit && s.t.count[l.name] >= max(l.max, 1): // at 0 nobody frees anything
+		case l.max != limit.None && s.t.count[l.name] >= max(l.max, 1): // at 0 nobody frees anything
 			s.t.note(l.name, replica)
 		}
 	}
@@ -177,7 +178,7 @@ const unlimited int64 = 1 << 52
 func (s *shard) room(levels []level) int64 {
 	room := unlimited
 	for _, l := range levels {
-		if l.max != store.NoLimit {
+		if l.max != limit.None {
 			room = min(room, l.max-s.t.count[l.name])
 		}
 	}

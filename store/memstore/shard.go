@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"usher/store"
+	"usher/store/limit"
 )
 
 // shard is the data of one shard. Each part can be missing on its own, as a
@@ -17,7 +18,7 @@ type shard struct {
 	m       *membership
 	t       *totals
 	r       map[string]*ledger // by replica
-	w       store.Windows      // of rates
+	w       limit.Windows      // of rates
 }
 
 // membership is m: who there is.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"usher/store"
+	"usher/store/limit"
 	"usher/store/redisstore/redistest"
 	"usher/store/storetest"
 )
@@ -197,7 +198,7 @@ func exercise(ctx context.Context, s store.Store) (err error) {
 		return fmt.Errorf("end recovery: %w", err)
 	}
 	last := store.Token{Epoch: joined.Epoch, Stream: 1}
-	entry.Need, entry.Rate = 2, store.Rate{N: 5, Per: time.Hour}
+	entry.Need, entry.Rate = 2, limit.Rate{N: 5, Per: time.Hour}
 	if _, err := c.Batch(ctx, store.Batch{Replica: "a", Prev: last, New: last.Next(), Entries: []store.Entry{entry}}); err != nil {
 		return fmt.Errorf("batch: %w", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"usher/store"
+	"usher/store/limit"
 	"usher/store/redisstore"
 	"usher/store/redisstore/redistest"
 )
@@ -143,7 +144,7 @@ func (m *meter) cost(times int, do func(i int)) time.Duration {
 func BenchmarkBatch(b *testing.B) {
 	m := newMeter(b)
 	entry := func(name string, live int64) store.Entry {
-		return store.Entry{Counter: "c1a/" + name, Max: 9, RuleMax: store.NoLimit, Live: live, Need: live}
+		return store.Entry{Counter: "c1a/" + name, Max: 9, RuleMax: limit.None, Live: live, Need: live}
 	}
 	several := func(n int, live int64) (list []store.Entry) {
 		for i := range n {
@@ -167,7 +168,7 @@ func BenchmarkBatch(b *testing.B) {
 		}},
 		{"rate", func(live int64) []store.Entry {
 			e := entry("s1", 0)
-			e.Need, e.Rate = live, store.Rate{N: 1 << 40, Per: time.Hour}
+			e.Need, e.Rate = live, limit.Rate{N: 1 << 40, Per: time.Hour}
 			return []store.Entry{e}
 		}},
 	} {

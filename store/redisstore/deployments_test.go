@@ -14,6 +14,7 @@ import (
 
 	"usher/limiter"
 	"usher/store"
+	"usher/store/limit"
 	"usher/store/redisstore"
 	"usher/store/redisstore/redistest"
 	"usher/store/storetest"
@@ -57,7 +58,7 @@ func TestLosses(t *testing.T) {
 func TestNothingIsLeft(t *testing.T) {
 	for _, name := range []string{"s1", "s1/from=192.0.2.1"} {
 		m := newMeter(t)
-		e := store.Entry{Counter: "c1a/" + name, Max: 3, RuleMax: store.NoLimit, Need: 2}
+		e := store.Entry{Counter: "c1a/" + name, Max: 3, RuleMax: limit.None, Need: 2}
 		m.batch(e)
 		e.Need = 0
 		m.batch(e)

@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"usher/store"
+	"usher/store/limit"
 	"usher/store/memstore"
 	"usher/store/redisstore"
 	"usher/store/redisstore/redistest"
@@ -129,23 +130,23 @@ func pairSettings(strict bool) store.Settings {
 }
 
 // pairRate is n in a window that does not end by itself while a test runs.
-func pairRate(n int64) store.Rate { return store.Rate{N: n, Per: time.Hour} }
+func pairRate(n int64) limit.Rate { return limit.Rate{N: n, Per: time.Hour} }
 
 // entries draws entries; a join's are without rates.
 func (p *pair) entries(t *rapid.T, rates bool) []store.Entry {
 	var out []store.Entry
 	counters := []store.Entry{
-		{Counter: "c1a/s1", Max: 3, RuleMax: store.NoLimit},
+		{Counter: "c1a/s1", Max: 3, RuleMax: limit.None},
 		{Counter: "c1a/s2/x", Max: 2, RuleMax: 3},
-		{Counter: "c1a/s2/y/z", Max: store.NoLimit, RuleMax: 3},
-		{Counter: "c1a/s3/x", Max: 1, RuleMax: store.NoLimit},
-		{Counter: "c1a/s4", Max: 0, RuleMax: store.NoLimit},
-		{Counter: "c1a/s5", Max: store.NoLimit, RuleMax: store.NoLimit},
-		{Counter: "c1a/s6", Max: 3, RuleMax: store.NoLimit, Rate: pairRate(4)},
+		{Counter: "c1a/s2/y/z", Max: limit.None, RuleMax: 3},
+		{Counter: "c1a/s3/x", Max: 1, RuleMax: limit.None},
+		{Counter: "c1a/s4", Max: 0, RuleMax: limit.None},
+		{Counter: "c1a/s5", Max: limit.None, RuleMax: limit.None},
+		{Counter: "c1a/s6", Max: 3, RuleMax: limit.None, Rate: pairRate(4)},
 		{Counter: "c1a/s7/x", Max: 2, RuleMax: 3, Rate: pairRate(2), RuleRate: pairRate(3)},
-		{Counter: "c1a/s7/y", Max: store.NoLimit, RuleMax: 3, RuleRate: pairRate(3)},
-		{Counter: "c1a/s8/x", Max: store.NoLimit, RuleMax: store.NoLimit, Rate: pairRate(2), RuleRate: pairRate(3)},
-		{Counter: "c1a/s8/y", Max: store.NoLimit, RuleMax: store.NoLimit, Rate: pairRate(2), RuleRate: pairRate(3)},
+		{Counter: "c1a/s7/y", Max: limit.None, RuleMax: 3, RuleRate: pairRate(3)},
+		{Counter: "c1a/s8/x", Max: limit.None, RuleMax: limit.None, Rate: pairRate(2), RuleRate: pairRate(3)},
+		{Counter: "c1a/s8/y", Max: limit.None, RuleMax: limit.None, Rate: pairRate(2), RuleRate: pairRate(3)},
 	}
 	for _, i := range rapid.SliceOfNDistinct(rapid.IntRange(0, len(counters)-1), 0, 3, rapid.ID[int]).Draw(t, "counters") {
 		e := counters[i]
@@ -158,7 +159,7 @@ func (p *pair) entries(t *rapid.T, rates bool) []store.Entry {
 			if !e.Counted() {
 				e.Need = 0
 			}
-			e.Rate, e.RuleRate = store.Rate{}, store.Rate{}
+			e.Rate, e.RuleRate = limit.Rate{}, limit.Rate{}
 		}
 		out = append(out, e)
 	}

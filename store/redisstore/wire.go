@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"usher/store"
+	"usher/store/limit"
 )
 
 // bit is a flag as scripts take it.
@@ -32,7 +33,7 @@ func (k keys) appendWindows(keys []string, args []any, entries []store.Entry) ([
 		return keys, args
 	}
 	done := map[string]bool{}
-	add := func(level string, r store.Rate) {
+	add := func(level string, r limit.Rate) {
 		if r.N > 0 && !done[level] {
 			done[level] = true
 			keys = append(keys, k.window(level))

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"usher/store"
+	"usher/store/limit"
 )
 
 func firstJoin(f *fixture) {
@@ -62,7 +63,7 @@ func growthStops(f *fixture) {
 	f.want("a", a.batch(entry(5, 0, 3)).Counts[0], store.Count{Granted: 3, Total: 3})
 	f.want("b", b.batch(entry(5, 0, 4)).Counts[0], store.Count{Granted: 2, Total: 5})
 	f.want("a again", a.batch(entry(5, 3, 4)).Counts[0].Granted, 3)
-	f.want("no limit", a.batch(entry(store.NoLimit, 3, 4000)).Counts[0].Granted, 4000)
+	f.want("no limit", a.batch(entry(limit.None, 3, 4000)).Counts[0].Granted, 4000)
 }
 
 func maximumZero(f *fixture) {
@@ -196,7 +197,7 @@ func keyed(f *fixture) {
 	f.want("x", reply.Counts[0], store.Count{Granted: 2, Total: 2, RuleTotal: 3})
 	f.want("y", reply.Counts[1], store.Count{Granted: 1, Total: 1, RuleTotal: 3})
 	f.want("z at b", b.batch(keyedEntry("z", 2, 3, 1)).Counts[0].Granted, 0)
-	f.want("key with a slash", b.batch(keyedEntry("a/b", 1, store.NoLimit, 3)).Counts[0].Granted, 1)
+	f.want("key with a slash", b.batch(keyedEntry("a/b", 1, limit.None, 3)).Counts[0].Granted, 1)
 }
 
 func overDrains(f *fixture) {
@@ -276,7 +277,7 @@ func (h *replica) many() {
 	for done := 0; done < store.MaxExpire+10; {
 		var entries []store.Entry
 		for len(entries) < store.MaxEntries && done < store.MaxExpire+10 {
-			entries = append(entries, keyedEntry(fmt.Sprint("k", done), 1, store.NoLimit, 1))
+			entries = append(entries, keyedEntry(fmt.Sprint("k", done), 1, limit.None, 1))
 			done++
 		}
 		h.send(h.batchRequest(entries...))

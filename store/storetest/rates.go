@@ -4,21 +4,22 @@ import (
 	"time"
 
 	"usher/store"
+	"usher/store/limit"
 )
 
 // perHour is n in a window that does not end while a test runs.
-func perHour(n int64) store.Rate { return store.Rate{N: n, Per: time.Hour} }
+func perHour(n int64) limit.Rate { return limit.Rate{N: n, Per: time.Hour} }
 
 // rated speaks of a counter without keys that has a rate.
-func rated(n, limit, live, need int64) store.Entry {
-	e := entry(limit, live, need)
+func rated(n, most, live, need int64) store.Entry {
+	e := entry(most, live, need)
 	e.Rate = perHour(n)
 	return e
 }
 
 // ratedKey speaks of a key that has a rate under its rule's.
 func ratedKey(key string, n, ruleN, need int64) store.Entry {
-	e := keyedEntry(key, store.NoLimit, store.NoLimit, need)
+	e := keyedEntry(key, limit.None, limit.None, need)
 	e.Rate, e.RuleRate = perHour(n), perHour(ruleN)
 	return e
 }
@@ -80,10 +81,10 @@ func rateAlone(f *fixture) {
 	a := f.replica()
 	a.mustJoin()
 	f.want("young, with a maximum", a.batch(rated(3, 9, 0, 2)).Counts[0], store.Count{})
-	f.want("young, without", a.batch(rated(3, store.NoLimit, 0, 2)).Counts[0], store.Count{Admitted: 2})
-	f.want("again", a.batch(rated(3, store.NoLimit, 0, 2)).Counts[0], store.Count{Admitted: 1, Throttled: true})
+	f.want("young, without", a.batch(rated(3, limit.None, 0, 2)).Counts[0], store.Count{Admitted: 2})
+	f.want("again", a.batch(rated(3, limit.None, 0, 2)).Counts[0], store.Count{Admitted: 1, Throttled: true})
 	f.ripen(a)
-	f.want("mature", a.batch(rated(4, store.NoLimit, 0, 2)).Counts[0], store.Count{Admitted: 1, Throttled: true})
+	f.want("mature", a.batch(rated(4, limit.None, 0, 2)).Counts[0], store.Count{Admitted: 1, Throttled: true})
 }
 
 func rateClaims(f *fixture) {
@@ -91,7 +92,7 @@ func rateClaims(f *fixture) {
 	req := a.batchRequest(rated(3, 9, 1, 3))
 	req.More = true
 	f.want("claims", a.send(req).Counts[0], store.Count{Granted: 1, Total: 1})
-	alone := rated(3, store.NoLimit, 0, 2)
+	alone := rated(3, limit.None, 0, 2)
 	alone.Counter = "c1aaaa/s2"
 	req = a.batchRequest(alone)
 	req.More = true
@@ -100,7 +101,7 @@ func rateClaims(f *fixture) {
 
 func rateWindowEnds(f *fixture) {
 	a, _ := f.mature()
-	e := rated(2, store.NoLimit, 0, 5)
+	e := rated(2, limit.None, 0, 5)
 	e.Rate.Per = 50 * time.Millisecond
 	f.want("first window", a.batch(e).Counts[0].Admitted, 2)
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"usher/store"
+	"usher/store/limit"
 )
 
 // Run runs the suite. open returns an empty store, closed by the suite.
@@ -257,12 +258,12 @@ func (f *fixture) checkSums() {
 }
 
 // entry speaks of a counter without keys.
-func entry(limit, live, need int64) store.Entry {
-	return store.Entry{Counter: "c1aaaa/s1", Max: limit, RuleMax: store.NoLimit, Live: live, Need: need}
+func entry(most, live, need int64) store.Entry {
+	return store.Entry{Counter: "c1aaaa/s1", Max: most, RuleMax: limit.None, Live: live, Need: need}
 }
 
-func keyedEntry(key string, limit, ruleMax, need int64) store.Entry {
-	return store.Entry{Counter: "c1aaaa/s1/" + key, Max: limit, RuleMax: ruleMax, Need: need}
+func keyedEntry(key string, most, ruleMax, need int64) store.Entry {
+	return store.Entry{Counter: "c1aaaa/s1/" + key, Max: most, RuleMax: ruleMax, Need: need}
 }
 
 func (f *fixture) want(what string, got, want any) {

@@ -1,24 +1,16 @@
-package store
+package limit
 
 import (
 	"maps"
 	"time"
 )
 
-// Rate is how many sessions may begin in a window of time. The window is
-// fixed: the first session begins it, N may begin in it, and the next one
-// after its end begins another. The zero Rate is no limit.
-type Rate struct {
-	N   int64
-	Per time.Duration // whole milliseconds
-}
-
-// Windows counts what began in fixed windows, in the memory of one process.
-// It has no clock: callers say what time it is, on any clock that does not go
-// back. The zero value is empty. It is not safe for concurrent use.
+// Windows counts the sessions that began in fixed windows, in the memory of
+// one process. It has no clock: callers pass the time, on any clock that does
+// not go back. The zero value is empty. It is not safe for concurrent use.
 type Windows struct {
 	open    map[string]window
-	sweepAt int // how many windows there are when those that ended are dropped
+	sweepAt int // number of windows at which those that ended are dropped
 }
 
 type window struct {
@@ -26,7 +18,7 @@ type window struct {
 	used int64
 }
 
-// Used returns how many have begun in the window of name that runs now.
+// Used returns how many sessions have begun in the current window of name.
 func (w *Windows) Used(now time.Duration, name string) int64 {
 	if o, ok := w.open[name]; ok && now < o.end {
 		return o.used
@@ -34,7 +26,7 @@ func (w *Windows) Used(now time.Duration, name string) int64 {
 	return 0
 }
 
-// Use counts n more; the first of them begin a window of length per.
+// Use counts n more sessions. If no window is open, they open one of length per.
 func (w *Windows) Use(now time.Duration, name string, per time.Duration, n int64) {
 	o, ok := w.open[name]
 	if !ok || now >= o.end {
@@ -45,7 +37,7 @@ func (w *Windows) Use(now time.Duration, name string, per time.Duration, n int64
 	w.open[name] = o
 }
 
-// sweep drops windows that have ended: most keys never come back.
+// sweep drops windows that have ended, because most keys never come back.
 func (w *Windows) sweep(now time.Duration) {
 	if w.open == nil {
 		w.open = map[string]window{}
@@ -57,7 +49,7 @@ func (w *Windows) sweep(now time.Duration) {
 	w.sweepAt = 64 + 2*len(w.open)
 }
 
-// Open returns how much of each window that runs now is used, by name.
+// Open returns how much of each open window is used, by name.
 func (w *Windows) Open(now time.Duration) map[string]int64 {
 	out := map[string]int64{}
 	for name, o := range w.open {
