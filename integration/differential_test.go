@@ -72,13 +72,13 @@ func TestDifferentialReasons(t *testing.T) {
 			t.Errorf("%s: no reason is called %q", where, name)
 		}
 	}
-	docs := readFile(t, "../docs/rules.md")
+	docs := readFile(t, "../docs/migrating-from-dante.md")
 	for name, words := range reasons {
 		if used[name] == "" {
 			t.Errorf("nothing differs because of %q", name)
 		}
 		if !strings.Contains(docs, words) {
-			t.Errorf("%s: docs/rules.md does not say %q", name, words)
+			t.Errorf("%s: docs/migrating-from-dante.md does not say %q", name, words)
 		}
 	}
 }

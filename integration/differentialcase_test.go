@@ -12,7 +12,7 @@ import (
 // why some answers differ.
 type casebook struct {
 	files   []*caseFile
-	reasons map[string]string // by name, in the words of docs/rules.md
+	reasons map[string]string // by name, in the words of docs/migrating-from-dante.md
 }
 
 type caseFile struct {

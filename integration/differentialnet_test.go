@@ -51,6 +51,8 @@ var etc = map[string]string{
 127.0.1.1 both.test
 127.0.1.2 both.test
 ::1 six.test
+2001:db8::7 far6.test
+192.0.2.7 far4.test
 127.1.0.1 client.test
 127.0.9.9 nobody.test
 `,

@@ -42,7 +42,7 @@ type keyword struct {
 }
 
 // keywords is the whole language, Dante 1.4's and the older one's. What a keyword
-// becomes here is all that decides its fate; docs/rules.md says it in words, and a test
+// becomes here is all that decides its fate; docs/rules-reference.md says it in words, and a test
 // compares the two.
 var keywords = []keyword{
 	// addresses and limits of a rule

@@ -248,9 +248,9 @@ func TestImportsNoNetwork(t *testing.T) {
 	}
 }
 
-// The table in docs/rules.md and the one in the code name the same keywords, with the same fate.
+// The table in docs/rules-reference.md and the one in the code name the same keywords, with the same fate.
 func TestDocumentedKeywords(t *testing.T) {
-	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "rules.md"))
+	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "rules-reference.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -282,12 +282,12 @@ func TestDocumentedKeywords(t *testing.T) {
 		}
 		key := k.name + " in " + written[k.in]
 		if documented[key] != fate {
-			t.Errorf("docs/rules.md says of %q: %q, the code says %s", key, documented[key], fate)
+			t.Errorf("docs/rules-reference.md says of %q: %q, the code says %s", key, documented[key], fate)
 		}
 		delete(documented, key)
 	}
 	for key := range documented {
-		t.Errorf("docs/rules.md names %q, which the code does not know", key)
+		t.Errorf("docs/rules-reference.md names %q, which the code does not know", key)
 	}
 }
 
