@@ -11,6 +11,7 @@ import (
 
 	"usher/limiter"
 	"usher/store/memstore"
+	"usher/store/storetest"
 )
 
 func TestMemoryIsExactUnderLoad(t *testing.T) {
@@ -325,7 +326,7 @@ func TestOtherNumberOfShards(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		one := newLink()
 		two := one.fork()
-		two.more = []*memstore.Store{memstore.New()}
+		two.more = []*storetest.Model{storetest.NewModelInRealTime()}
 		a := start(t, one)
 		mature(t, a)
 		b := start(t, two)
@@ -341,7 +342,7 @@ func TestOtherNumberOfShards(t *testing.T) {
 func TestTwoShards(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
-		s.more = []*memstore.Store{memstore.New()}
+		s.more = []*storetest.Model{storetest.NewModelInRealTime()}
 		l := start(t, s)
 		mature(t, l)
 		for i := range 8 {

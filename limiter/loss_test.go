@@ -11,7 +11,7 @@ import (
 	"usher/limiter"
 	"usher/store"
 	"usher/store/limit"
-	"usher/store/memstore"
+	"usher/store/storetest"
 )
 
 // spied keeps the last join that was sent.
@@ -36,7 +36,7 @@ func (c spiedConn) Join(ctx context.Context, j store.Join) (store.JoinReply, err
 }
 
 // again sends a copy of a join that bears the data.
-func again(t *testing.T, data *memstore.Store, j store.Join) {
+func again(t *testing.T, data *storetest.Model, j store.Join) {
 	t.Helper()
 	conn, err := data.Dial(t.Context(), 0)
 	if err != nil {
@@ -77,7 +77,7 @@ func TestDataBornTwiceIsNotTheSame(t *testing.T) {
 		g := admit(t, b, 1)
 		// The first loss: a is back first, but its first batch gets lost. Then b.
 		wayB.down()
-		data.Restart(memstore.Snapshot{})
+		data.Restart(storetest.Snapshot{})
 		wayA.set(func(op string) (error, error) {
 			if op == "batch" && borneByA() {
 				return errCut, nil
@@ -91,7 +91,7 @@ func TestDataBornTwiceIsNotTheSame(t *testing.T) {
 		time.Sleep(ttl * 22 / 100)
 		// The second loss: a copy of a's join is there first, and b is cut off.
 		wayB.down()
-		data.Restart(memstore.Snapshot{})
+		data.Restart(storetest.Snapshot{})
 		again(t, data, *wayA.join.Load())
 		wayA.up()
 		notBoth(t, a, g)
@@ -159,7 +159,7 @@ func TestDeadOfLostDataAreForgotten(t *testing.T) {
 		for !expired.Load() {
 			time.Sleep(ttl / 100)
 		}
-		fresh := memstore.New()
+		fresh := storetest.NewModelInRealTime()
 		for _, w := range ways {
 			w.mu.Lock()
 			w.data = fresh

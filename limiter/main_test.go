@@ -14,7 +14,7 @@ import (
 
 	"usher/limiter"
 	"usher/store"
-	"usher/store/memstore"
+	"usher/store/storetest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -23,9 +23,9 @@ const ttl = 10 * time.Second
 
 // link is a store with a lease behind a network that fails as it is told to.
 type link struct {
-	more  []*memstore.Store // further shards
+	more  []*storetest.Model // further shards
 	mu    sync.Mutex
-	data  *memstore.Store
+	data  *storetest.Model
 	fault func(op string) (before, after error)
 	joins atomic.Int64
 	slow  atomic.Int64 // nanoseconds that each request takes longer
@@ -43,7 +43,7 @@ func lost(g *limiter.Grant) <-chan struct{} {
 	return gone
 }
 
-func newLink() *link { return &link{data: memstore.New()} }
+func newLink() *link { return &link{data: storetest.NewModelInRealTime()} }
 
 func (l *link) set(fault func(op string) (before, after error)) {
 	l.mu.Lock()
@@ -55,13 +55,13 @@ func (l *link) set(fault func(op string) (before, after error)) {
 func (l *link) restart() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.data = memstore.New()
+	l.data = storetest.NewModelInRealTime()
 }
 
 func (l *link) down() { l.set(func(string) (error, error) { return errCut, nil }) }
 func (l *link) up()   { l.set(nil) }
 
-func (l *link) state(op string) (*memstore.Store, error, error) {
+func (l *link) state(op string) (*storetest.Model, error, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.fault == nil {
@@ -89,7 +89,7 @@ func (l *link) Dial(ctx context.Context, shard int) (store.Conn, error) {
 
 type linkConn struct {
 	link *link
-	data *memstore.Store
+	data *storetest.Model
 	conn store.Conn
 }
 

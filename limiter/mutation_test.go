@@ -23,14 +23,14 @@ type mutation struct {
 }
 
 const (
-	replicaGo  = "limiter/replica.go"
+	replicaGo  = "limiter/holder.go"
 	batchGo    = "limiter/batch.go"
 	counterGo  = "limiter/counter.go"
 	observerGo = "limiter/observer.go"
 	driverGo   = "limiter/shard.go"
 	restGo     = "limiter/rest.go"
-	shardGo    = "store/memstore/shard.go"
-	entriesGo  = "store/memstore/entries.go"
+	shardGo    = "store/internal/model/shard.go"
+	entriesGo  = "store/internal/model/entries.go"
 )
 
 const (
@@ -67,7 +67,7 @@ var mutations = []mutation{
 	{"duplicates take effect", shardGo, "if r.token == b.New {", "if false {", "TestSimulation/rollbacks/strict", ""},
 	{"late join accepted", shardGo, "if s.m != nil && s.m.tombstones[j.Replica] >= j.Stream || r != nil && r.token.Stream >= j.Stream {", "if r != nil && false {", "TestSimulation/rollbacks/strict", ""},
 	{"no tombstone", shardGo, "s.m != nil && s.m.tombstones[j.Replica] >= j.Stream || ", "", "TestSimulation/stops_and_restarts/strict", ""},
-	{"no grace", shardGo, "young: true,", "young: false,", "TestSimulation/rollbacks/strict", ""},
+	{"no grace", shardGo, "recovering: true,", "recovering: false,", "TestSimulation/rollbacks/strict", ""},
 	{"a epoch is proved by its join", observerGo, "!h.leased || h.acked.Seq > 0", "true", "TestDataBornTwiceIsNotTheSame", "takes two losses at once, and a copy of one join between them"},
 	{"others' lost data is borne", batchGo, "MustNotCreate: h.rivals.mayReturn(now, h.timing)", "MustNotCreate: false", "TestOtherSettingsBearNoLostData", "their limits hold all the same: recovering data is watched for their time"},
 	{"housekeeping before all else", replicaGo, "case opBatch:\n\t\t\th.tidied = false", "default:\n\t\t\th.tidied = false", "TestHousekeepingThatFailsStarvesNobody", "no store refuses it for ever"},
@@ -108,7 +108,7 @@ var mutations = []mutation{
 	{"counts without a member are kept", shardGo, " || me == nil && r != nil && r.token.Epoch == s.m.epoch {", " {", "TestContract", "the same, and two keys more"},
 	{"no settings check", shardGo, "s.m.settings != j.Settings && s.m.hasOther(j.Replica)", "false", "TestSimulation/settings/keep", ""},
 	{"a recovering store grows", entriesGo, "if s.m.recovering || how.more {\n\t\tfree = min(free, 0)", "if how.more {\n\t\tfree = min(free, 0)", "TestContract", "a second line: who knows that it is recovering asks for nothing"},
-	{"strict claims above the maximum", entriesGo, "floor = min(e.Live, own+max(0, room))", "floor = e.Live + 0*room", "TestContract", "a second line: the fence has ended what would be cut"},
+	{"strict claims above the maximum", entriesGo, "floor = min(e.Live, granted+max(0, room))", "floor = e.Live + 0*room", "TestContract", "a second line: the fence has ended what would be cut"},
 	{"one pass", entriesGo, "\t\ts.shrink(replica, e, held)\n\t}\n\tfor _, e := range entries {\n", "\t\ts.shrink(replica, e, held)\n", "TestSimulation/moves/keep", ""},
 	{"the rule's total is not moved", entriesGo, "[]string{counter, store.RuleOf(counter)}", "[]string{counter}", "TestSimulation/calm/strict", ""},
 	{"no note", entriesGo, "s.t.note(l.name, replica)", "_ = l", "TestFairness", ""},
@@ -118,11 +118,11 @@ var mutations = []mutation{
 	{"a counter in flight is dropped", counterGo, " && !c.inFlight && !c.unsure {", " && !c.unsure {", "TestSimulation/rollbacks/keep", ""},
 	{"a counter that the store may have is dropped", counterGo, " && !c.inFlight && !c.unsure {", " && !c.inFlight {", "TestSimulation/rates_and_everything/strict", ""},
 	{"a rate alone is counted", counterGo, "counted: e.Counted()", "counted: true", "TestThrottleAloneCountsNothing", "what is counted for nothing is dropped with its session"},
-	{"a duplicate is answered anew", shardGo, "s.answerRates(now, b.Entries, r.admitted, counts) // as",
-		"counts = s.apply(b.Replica, b.Entries, terms{now: now, strict: b.Strict, more: b.More})\n\t\ts.answerRates(now, b.Entries, r.admitted, counts) // as", "TestSimulation/rollbacks/strict", ""},
+	{"a duplicate is answered anew", shardGo, "s.answerRates(now, b.Entries, r.admitted, counts) // the first",
+		"counts = s.apply(b.Replica, b.Entries, terms{now: now, strict: b.Strict, more: b.More})\n\t\ts.answerRates(now, b.Entries, r.admitted, counts) // the first", "TestSimulation/rollbacks/strict", ""},
 	{"a refusal uses up the rate", entriesGo, "s.begin(levels, admitted, how)", "s.begin(levels, tokens, how)", "TestSimulation/rates_and_everything/keep", ""},
 	{"the rule's rate is not used up", entriesGo, "for _, l := range levels {\n\t\tif l.rate.N > 0 && n > 0 {", "for _, l := range levels[:1] {\n\t\tif l.rate.N > 0 && n > 0 {", "TestSimulation/rates_and_everything/keep", ""},
-	{"slots in hand begin sessions of a throttled counter", entriesGo, "max(floor, own+free), e.Live+tokens)", "max(floor, own+free), max(own, e.Live+tokens))", "TestSimulation/rates_and_everything/keep", ""},
+	{"slots in hand begin sessions of a throttled counter", entriesGo, "max(floor, granted+free), e.Live+tokens)", "max(floor, granted+free), max(granted, e.Live+tokens))", "TestSimulation/rates_and_everything/keep", ""},
 	{"a window that every use prolongs", "store/limit/windows.go", "o.used += n", "o.used, o.end = o.used+n, now+per", "TestSimulation/rates_and_everything/keep", ""},
 	{"what is freed is not held", entriesGo, "held[l.name] += freed", "_ = freed", "TestSimulation/moves/keep", ""},
 }

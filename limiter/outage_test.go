@@ -10,7 +10,7 @@ import (
 
 	"usher/limiter"
 	"usher/store"
-	"usher/store/memstore"
+	"usher/store/storetest"
 )
 
 func TestLostReplyIsNotCountedTwice(t *testing.T) {
@@ -278,7 +278,7 @@ func TestNothingIsRefilledAfterTheFence(t *testing.T) {
 		admit(t, b, 2)
 		admit(t, b, 2)
 		sb.down()
-		sa.data.Restart(memstore.Snapshot{})
+		sa.data.Restart(storetest.Snapshot{})
 		sa.up()
 		time.Sleep(ttl / 5)
 		if !a.Status().Recovering || total(a) != 2 {

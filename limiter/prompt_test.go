@@ -14,7 +14,7 @@ import (
 	"usher/limiter"
 	"usher/store"
 	"usher/store/limit"
-	"usher/store/memstore"
+	"usher/store/storetest"
 )
 
 // inStore returns what the store counts of a counter, for all replicas.
@@ -172,7 +172,7 @@ func TestMoveWhileInFlight(t *testing.T) {
 // sharded returns a link to four shards, and limits that lie in all of them.
 func sharded() (*link, []limiter.Limit) {
 	s := newLink()
-	s.more = []*memstore.Store{memstore.New(), memstore.New(), memstore.New()}
+	s.more = []*storetest.Model{storetest.NewModelInRealTime(), storetest.NewModelInRealTime(), storetest.NewModelInRealTime()}
 	var limits []limiter.Limit
 	for i := range 8 {
 		limits = append(limits, limiter.Limit{Rule: fmt.Sprintf("c1aaaa/s%d", i), Max: 5})

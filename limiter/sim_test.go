@@ -6,7 +6,7 @@ import (
 	"math/rand/v2"
 	"time"
 
-	"usher/store/memstore"
+	"usher/store/storetest"
 )
 
 // The simulation runs several replicas against the store's model in virtual
@@ -72,8 +72,8 @@ type world struct {
 	now     time.Duration
 	events  events
 	order   uint64
-	data    *memstore.Store
-	saved   memstore.Snapshot
+	data    *storetest.Model
+	saved   storetest.Snapshot
 	rates   *ratesTruth
 	corrupt bool // a part of the data was dropped: T waits for the next epoch
 	epoch   string
@@ -121,8 +121,8 @@ func newWorld(seed uint64, m mix, strict bool) *world {
 	if m.rates {
 		w.limits = len(simLimits)
 	}
-	w.data = memstore.NewOn(func() time.Duration { return w.now })
-	w.restart(memstore.Snapshot{})
+	w.data = storetest.NewModel(func() time.Duration { return w.now })
+	w.restart(storetest.Snapshot{})
 	for range 3 {
 		w.nodes = append(w.nodes, w.newNode())
 	}

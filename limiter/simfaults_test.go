@@ -5,7 +5,7 @@ import (
 	"slices"
 	"time"
 
-	"usher/store/memstore"
+	"usher/store/storetest"
 )
 
 // storm begins the faults.
@@ -21,7 +21,7 @@ func (w *world) storm() {
 	w.fault(m.stop, w.stop)
 	w.fault(m.space, w.space)
 	w.fault(m.restart, func() {
-		w.restart(memstore.Snapshot{})
+		w.restart(storetest.Snapshot{})
 		w.bornAgain()
 		w.rates.forget()
 	})
@@ -149,7 +149,7 @@ func (w *world) drop() {
 	w.corrupt = true
 }
 
-func (w *world) restart(from memstore.Snapshot) {
+func (w *world) restart(from storetest.Snapshot) {
 	w.data.Restart(from)
 	for _, n := range slices.Concat(w.nodes, w.stopped) {
 		n.severed = true

@@ -11,12 +11,12 @@ import (
 func TestContract(t *testing.T) {
 	storetest.Run(t, func(*testing.T) store.Store { return memstore.New() })
 	storetest.RunLosses(t, func(*testing.T) (store.Store, func(string)) {
-		s := memstore.New()
+		s := storetest.NewModelInRealTime()
 		return s, s.Drop
 	})
 }
 
 func TestHistory(t *testing.T) {
-	s := memstore.New()
+	s := storetest.NewModelInRealTime()
 	storetest.RunHistory(t, s, func() { s.Restart(s.Snapshot()) })
 }

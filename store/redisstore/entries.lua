@@ -1,7 +1,7 @@
 -- Prepended to join.lua and batch.lua: what a holder's entries do to the counts,
 -- in two passes, all that shrinks before all that grows. What they speak of is
 -- read whole before they are worked, and written once at the end, in finish.
--- store/memstore/entries.go is the same in Go.
+-- store/internal/model/entries.go is the same in Go.
 --
 -- A row is a counter or a rule with keys: name, own (a counter's), count, note
 -- (the two names, or false), held (freed here, but for the next holder that

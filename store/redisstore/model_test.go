@@ -14,9 +14,9 @@ import (
 
 	"usher/store"
 	"usher/store/limit"
-	"usher/store/memstore"
 	"usher/store/redisstore"
 	"usher/store/redisstore/redistest"
+	"usher/store/storetest"
 )
 
 // TestScriptsEqualModel does the same random operations on the scripts and on
@@ -52,7 +52,7 @@ type pair struct {
 	raw      *redis.Client
 	begin    func() // another history in Redis
 	prefix   string
-	model    *memstore.Store
+	model    *storetest.Model
 	conns    []store.Conn // the model's, then Redis'
 	replicas []*pairReplica
 	epochs   int
@@ -68,7 +68,7 @@ type pairReplica struct {
 
 func newPair(t *rapid.T, raw *redis.Client, begin func(), url, cluster string) *pair {
 	p := &pair{ctx: context.Background(), raw: raw, begin: begin, prefix: "usher:{" + cluster + ":0}:", ends: map[string]time.Duration{}}
-	p.model = memstore.NewOn(func() time.Duration { return 0 }) // windows end by expire alone
+	p.model = storetest.NewModel(func() time.Duration { return 0 }) // windows end by expire alone
 	s, err := redisstore.Open(url, cluster)
 	if err != nil {
 		t.Fatal(err)

@@ -1,4 +1,4 @@
-package memstore
+package model
 
 import (
 	"fmt"
@@ -11,8 +11,8 @@ import (
 )
 
 // Dump returns the data as redisstore keeps it: by key (m, t, r:<replica>,
-// w:<counter>), field and value; the field of a window is "". What Redis would
-// not hold, because it is empty, is not there.
+// w:<counter>), field and value. The field of a window is "". Empty hashes are
+// left out, as Redis does not keep them.
 func (s *Store) Dump() map[string]map[string]string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -32,7 +32,7 @@ func (s *Store) Dump() map[string]map[string]string {
 	}
 	for h, r := range s.r {
 		fields := map[string]string{".t": r.token.String()}
-		for c, n := range r.own {
+		for c, n := range r.granted {
 			fields[c] = strconv.FormatInt(n, 10)
 		}
 		if len(r.admitted) > 0 {
@@ -71,14 +71,14 @@ func (s *Store) Ledger(replica string) (store.Token, map[string]int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if r := s.r[replica]; r != nil {
-		return r.token, maps.Clone(r.own)
+		return r.token, maps.Clone(r.granted)
 	}
 	return store.Token{}, nil
 }
 
-// Audit compares every total with the sum over the replicas of this epoch, and
-// names the first that differs. The epoch is "" if there is no data, or if a
-// part of it is missing.
+// Audit compares the totals with the sums over the replicas of this epoch, and
+// returns an error if they differ. The epoch is "" if there is no data, or if
+// a part of it is missing.
 func (s *Store) Audit() (epoch string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -91,7 +91,7 @@ func (s *Store) Audit() (epoch string, err error) {
 		if r == nil || r.token.Epoch != s.m.epoch {
 			return "", nil
 		}
-		for c, n := range r.own {
+		for c, n := range r.granted {
 			sum[c] += n
 			if rule := store.RuleOf(c); rule != "" {
 				sum[rule] += n
@@ -104,10 +104,10 @@ func (s *Store) Audit() (epoch string, err error) {
 	return s.m.epoch, fmt.Errorf("totals are %v, the replicas have %v", s.t.count, sum)
 }
 
-// What can befall the data of a store, so that what is built on the contract
-// can be tested against it.
+// The methods below do what can befall the data of a store, so that code that is
+// built on the contract can be tested against it.
 
-// Flush loses all data while the server goes on.
+// Flush loses all data, as FLUSHALL does: the server goes on.
 func (s *Store) Flush() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -140,9 +140,9 @@ func (s *Store) Snapshot() Snapshot {
 	return Snapshot{s.shard.clone()}
 }
 
-// Restart puts the data of a snapshot in the place of what there is, under
-// another history; the zero Snapshot is none. So does a server that starts
-// anew, and one that has followed another for a while, and lives on.
+// Restart replaces the data with a snapshot, the zero Snapshot with nothing, and
+// begins another history. A server does so when it restarts, and when it has
+// followed another server and becomes a primary again.
 func (s *Store) Restart(from Snapshot) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -168,7 +168,7 @@ func (s *shard) clone() shard {
 		}
 	}
 	for h, r := range s.r {
-		out.r[h] = &ledger{token: r.token, own: maps.Clone(r.own), admitted: slices.Clone(r.admitted)}
+		out.r[h] = &ledger{token: r.token, granted: maps.Clone(r.granted), admitted: slices.Clone(r.admitted)}
 	}
 	out.w = s.w.Clone()
 	return out

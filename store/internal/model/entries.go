@@ -1,4 +1,4 @@
-package memstore
+package model
 
 import (
 	"slices"
@@ -8,15 +8,15 @@ import (
 	"usher/store/limit"
 )
 
-// terms are what a join or batch says for all of its entries.
+// terms are what a join or a batch says for all of its entries.
 type terms struct {
 	now    time.Duration
 	strict bool // claims do not go above the maximum
-	more   bool // claims only: nothing grows
+	more   bool // these are claims: nothing grows
 }
 
-// level is one counter of an entry with its maximum and rate: the entry's own,
-// or its rule's.
+// level is a counter of an entry with its maximum and rate: the entry's own
+// counter, or its rule's.
 type level struct {
 	name string
 	max  int64
@@ -30,10 +30,10 @@ func levelsOf(e store.Entry) []level {
 	return []level{{e.Counter, e.Max, e.Rate}}
 }
 
-// apply works the entries of a replica in two passes, all that shrinks before
-// all that grows, and answers them.
+// apply works a replica's entries in two passes, everything that shrinks before
+// everything that grows, and answers them.
 func (s *shard) apply(replica string, entries []store.Entry, how terms) []store.Count {
-	held := map[string]int64{} // freed here, but for the next replica that asks
+	held := map[string]int64{} // freed by this batch, and kept for the next replica that asks
 	var admitted []int64
 	for _, e := range entries {
 		s.shrink(replica, e, held)
@@ -51,18 +51,19 @@ func (s *shard) apply(replica string, entries []store.Entry, how terms) []store.
 }
 
 func (s *shard) shrink(replica string, e store.Entry, held map[string]int64) {
-	own := s.r[replica].own[e.Counter]
+	granted := s.r[replica].granted[e.Counter]
 	levels := levelsOf(e)
-	// Another was refused there. What this batch frees first takes the note away.
+	// wanted: another replica was refused there. The first entry that frees a
+	// slot removes the note, so what is held says it to the entries after it.
 	wanted := func(l level) bool { return held[l.name] > 0 || s.t.notesAnother(l.name, replica) }
-	to := min(own, e.Need)
-	if own > e.Live && slices.ContainsFunc(levels, wanted) {
+	to := min(granted, e.Need)
+	if granted > e.Live && slices.ContainsFunc(levels, wanted) {
 		to = min(to, e.Live)
 	}
-	if room := s.room(levels) + own - to; room < 0 {
+	if room := s.room(levels) + granted - to; room < 0 {
 		to = max(min(to, e.Live), to+room)
 	}
-	freed := own - to
+	freed := granted - to
 	if freed == 0 {
 		return
 	}
@@ -75,9 +76,9 @@ func (s *shard) shrink(replica string, e store.Entry, held map[string]int64) {
 	s.set(replica, e.Counter, to)
 }
 
-// grow returns how many of the waiting were admitted, of an entry with rates.
+// grow returns how many waiting sessions an entry with rates admitted.
 func (s *shard) grow(replica string, e store.Entry, held map[string]int64, how terms) int64 {
-	own := s.r[replica].own[e.Counter]
+	granted := s.r[replica].granted[e.Counter]
 	levels := levelsOf(e)
 	tokens := s.tokens(e, levels, how)
 	if !e.Counted() {
@@ -95,9 +96,9 @@ func (s *shard) grow(replica string, e store.Entry, held map[string]int64, how t
 	}
 	floor := e.Live
 	if how.strict {
-		floor = min(e.Live, own+max(0, room))
+		floor = min(e.Live, granted+max(0, room))
 	}
-	to := min(e.Need, max(floor, own+free), e.Live+tokens)
+	to := min(e.Need, max(floor, granted+free), e.Live+tokens)
 	s.set(replica, e.Counter, to)
 	admitted := max(0, to-e.Live)
 	s.begin(levels, admitted, how)
@@ -108,14 +109,14 @@ func (s *shard) grow(replica string, e store.Entry, held map[string]int64, how t
 		switch {
 		case to == e.Need:
 			s.t.dropNotes(l.name, func(h string) bool { return h == replica })
-		case l.max != limit.None && s.t.count[l.name] >= max(l.max, 1): // at 0 nobody frees anything
+		case l.max != limit.None && s.t.count[l.name] >= max(l.max, 1): // at a maximum of 0 nobody ever frees a slot
 			s.t.note(l.name, replica)
 		}
 	}
 	return admitted
 }
 
-// tokens is how many of the waiting the rates let begin.
+// tokens is how many of the waiting sessions the rates let begin.
 func (s *shard) tokens(e store.Entry, levels []level, how terms) int64 {
 	n := e.Need - e.Live
 	if how.more && e.Throttled() {
@@ -129,7 +130,7 @@ func (s *shard) tokens(e store.Entry, levels []level, how terms) int64 {
 	return n
 }
 
-// begin uses up the windows of both levels.
+// begin uses up n places in the windows of both levels.
 func (s *shard) begin(levels []level, n int64, how terms) {
 	for _, l := range levels {
 		if l.rate.N > 0 && n > 0 {
@@ -138,11 +139,11 @@ func (s *shard) begin(levels []level, n int64, how terms) {
 	}
 }
 
-// answer reads what the replica has now of each entry.
+// answer reads what the replica holds now of each entry.
 func (s *shard) answer(replica string, entries []store.Entry) []store.Count {
 	counts := make([]store.Count, len(entries))
 	for i, e := range entries {
-		counts[i] = store.Count{Granted: s.r[replica].own[e.Counter], Total: s.t.count[e.Counter]}
+		counts[i] = store.Count{Granted: s.r[replica].granted[e.Counter], Total: s.t.count[e.Counter]}
 		if rule := store.RuleOf(e.Counter); rule != "" {
 			counts[i].RuleTotal = s.t.count[rule]
 		}
@@ -153,14 +154,14 @@ func (s *shard) answer(replica string, entries []store.Entry) []store.Count {
 	return counts
 }
 
-// answerRates adds to an answer what a batch admitted under rates, when it
-// took effect, and how the windows are now.
+// answerRates adds to an answer what the batch admitted under rates when it
+// took effect, and which windows are used up now.
 func (s *shard) answerRates(now time.Duration, entries []store.Entry, admitted []int64, counts []store.Count) {
 	for i, e := range entries {
 		if !e.Throttled() {
 			continue
 		}
-		if len(admitted) > 0 { // fewer: not a copy, but a stream that was used twice
+		if len(admitted) > 0 { // fewer than entries: another batch under the same token, not a copy
 			counts[i].Admitted, admitted = admitted[0], admitted[1:]
 		}
 		levels := levelsOf(e)
@@ -170,11 +171,11 @@ func (s *shard) answerRates(now time.Duration, entries []store.Entry, admitted [
 	}
 }
 
-// unlimited is far above any count and far below overflow; redisstore's
-// scripts use the same number.
+// unlimited is far above any count and far below overflow. The scripts of
+// redisstore use the same number.
 const unlimited int64 = 1 << 52
 
-// room is what is left under the maxima; below zero the counter is over.
+// room is what is left under the maxima; below zero the counter is over its limit.
 func (s *shard) room(levels []level) int64 {
 	room := unlimited
 	for _, l := range levels {
@@ -187,14 +188,15 @@ func (s *shard) room(levels []level) int64 {
 
 // set writes a replica's count and moves the totals by the difference.
 func (s *shard) set(replica, counter string, to int64) {
-	own := s.r[replica].own
-	s.t.add(counter, to-own[counter])
-	if own[counter] = to; to == 0 {
-		delete(own, counter)
+	granted := s.r[replica].granted
+	s.t.add(counter, to-granted[counter])
+	if granted[counter] = to; to == 0 {
+		delete(granted, counter)
 	}
 }
 
-// add moves the totals of a counter and of its rule. A note goes with its total.
+// add moves the totals of a counter and of its rule. At 0 the notes go with
+// the total.
 func (t *totals) add(counter string, n int64) {
 	for _, name := range []string{counter, store.RuleOf(counter)} {
 		if name == "" {
@@ -212,7 +214,7 @@ func (t *totals) notesAnother(name, replica string) bool {
 }
 
 // note puts the replica first and keeps the newest other name. With one name
-// only, a busy replica would overwrite a quiet one's before it was ever read.
+// only, a busy replica would overwrite that of a quiet one before anybody read it.
 func (t *totals) note(name, replica string) {
 	names := []string{replica}
 	for _, h := range t.notes[name] {

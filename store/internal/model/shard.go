@@ -1,4 +1,4 @@
-package memstore
+package model
 
 import (
 	"cmp"
@@ -10,18 +10,18 @@ import (
 	"usher/store/limit"
 )
 
-// shard is the data of one shard. Each part can be missing on its own, as a
-// key of Redis can be evicted on its own; a epoch counts only where m, t and
-// the replica's ledger agree on it.
+// shard is the data of one shard. Each part can be missing on its own, because
+// Redis can evict a key on its own. An epoch counts only where m, t and the
+// replica's ledger agree on it.
 type shard struct {
-	history string // another one whenever the data may have gone back
+	history string // changes whenever the data may have gone back in time
 	m       *membership
 	t       *totals
 	r       map[string]*ledger // by replica
-	w       limit.Windows      // of rates
+	w       limit.Windows
 }
 
-// membership is m: who there is.
+// membership is m: which replicas are there.
 type membership struct {
 	epoch, history string
 	recovering     bool
@@ -32,17 +32,17 @@ type membership struct {
 	lastNumber     uint64
 }
 
-// totals is t: what all replicas have together.
+// totals is t: what all replicas hold together.
 type totals struct {
 	epoch string
-	count map[string]int64    // by counter and by rule with keys, never 0
+	count map[string]int64    // by counter, and by rule with keys; never 0
 	notes map[string][]string // up to two replicas last refused there, newest first
 }
 
-// ledger is r: what one replica has.
+// ledger is r: what one replica holds.
 type ledger struct {
 	token    store.Token
-	own      map[string]int64 // never 0
+	granted  map[string]int64 // never 0
 	admitted []int64          // of the last batch with rates, by entry with a rate
 }
 
@@ -52,16 +52,16 @@ func (s *shard) join(j store.Join) (store.JoinReply, error) {
 		return store.JoinReply{}, store.ErrStale
 	}
 	if s.m != nil && s.m.epoch == j.Candidate || s.t != nil && s.t.epoch == j.Candidate {
-		return store.JoinReply{}, store.ErrStale // a copy of the join that bore this data, of which a part is lost
+		return store.JoinReply{}, store.ErrStale // a copy of the join that created this epoch, of which a part is lost
 	}
 	if s.m != nil && s.m.settings != j.Settings && s.m.hasOther(j.Replica) {
 		return store.JoinReply{Status: store.Mismatch, Settings: s.m.settings}, nil
 	}
-	switch fresh := s.mustBeBornAnew(j); {
-	case fresh && j.MustNotCreate:
+	switch needed := s.needsNewEpoch(j); {
+	case needed && j.MustNotCreate:
 		return store.JoinReply{Status: store.NoData}, nil
-	case fresh:
-		s.bear(j)
+	case needed:
+		s.create(j)
 	default:
 		if me := s.m.members[j.Replica]; me != nil && me.State == store.MemberExpiring {
 			return store.JoinReply{Status: store.Expiring, Epoch: s.m.epoch, Token: me.Token}, nil
@@ -71,15 +71,15 @@ func (s *shard) join(j store.Join) (store.JoinReply, error) {
 	s.m.settings = j.Settings
 	s.m.number(j.Replica, j.Space, j.Number)
 	counts := s.apply(j.Replica, j.Entries, terms{strict: j.Settings.Strict, more: true})
-	s.seat(j.Replica, store.Token{Epoch: s.m.epoch, Stream: j.Stream}, j.More, j.Space)
+	s.setMember(j.Replica, store.Token{Epoch: s.m.epoch, Stream: j.Stream}, j.More, j.Space)
 	return store.JoinReply{
 		Status: store.Joined, Epoch: s.m.epoch, Recovering: s.m.recovering, Kept: kept,
 		Number: s.m.numbers[j.Space], Counts: counts,
 	}, nil
 }
 
-// mustBeBornAnew reports whether the data that is here cannot be built on.
-func (s *shard) mustBeBornAnew(j store.Join) bool {
+// needsNewEpoch reports whether the joining replica cannot build on the data.
+func (s *shard) needsNewEpoch(j store.Join) bool {
 	if s.m == nil || s.t == nil || s.t.epoch != s.m.epoch || s.m.history != s.history {
 		return true
 	}
@@ -87,7 +87,7 @@ func (s *shard) mustBeBornAnew(j store.Join) bool {
 	if me != nil && (r == nil || r.token != me.Token) || me == nil && r != nil && r.token.Epoch == s.m.epoch {
 		return true
 	}
-	// The replica was told of a later state than the data shows: it went back.
+	// The data went back: it shows an earlier state than the replica was told of.
 	return r != nil && r.token.Epoch == j.Last.Epoch && older(r.token, j.Last)
 }
 
@@ -95,8 +95,8 @@ func older(a, b store.Token) bool {
 	return cmp.Or(cmp.Compare(a.Stream, b.Stream), cmp.Compare(a.Seq, b.Seq)) < 0
 }
 
-// bear begins new data: it is recovering, and knows nobody yet.
-func (s *shard) bear(j store.Join) {
+// create starts an epoch: the data is recovering, and has no members yet.
+func (s *shard) create(j store.Join) {
 	s.t = &totals{epoch: j.Candidate, count: map[string]int64{}, notes: map[string][]string{}}
 	s.m = &membership{
 		epoch: j.Candidate, history: s.history, recovering: true, settings: j.Settings,
@@ -104,26 +104,27 @@ func (s *shard) bear(j store.Join) {
 	}
 }
 
-// openLedger makes the replica's ledger ready for its claims and reports
-// whether its counts stayed. Clearing them before claims that come in chunks
-// would give away the slots of live sessions.
+// openLedger prepares the replica's ledger for its claims and reports whether
+// its counts were kept. If they were cleared before claims that come in several
+// requests, the slots of live sessions would be given away in between.
 func (s *shard) openLedger(j store.Join) (kept bool) {
 	r := s.r[j.Replica]
 	if r != nil && r.token.Epoch == s.m.epoch {
 		if j.Last.Epoch == s.m.epoch {
 			return true
 		}
-		// A join of its own that was never answered: at most MaxEntries counters.
-		for c, n := range r.own {
+		// An earlier join of this replica that was never answered: it counted at
+		// most MaxEntries counters.
+		for c, n := range r.granted {
 			s.t.add(c, -n)
 		}
 	}
-	s.r[j.Replica] = &ledger{own: map[string]int64{}}
+	s.r[j.Replica] = &ledger{granted: map[string]int64{}}
 	return false
 }
 
-// seat writes the replica's token where the membership and its ledger keep it.
-func (s *shard) seat(replica string, t store.Token, more bool, space string) {
+// setMember writes the replica's token into the membership and its ledger.
+func (s *shard) setMember(replica string, t store.Token, more bool, space string) {
 	state := store.MemberOK
 	if more {
 		state = store.MemberClaiming
@@ -138,7 +139,7 @@ func (s *shard) batch(now time.Duration, b store.Batch) (store.BatchReply, error
 		return store.BatchReply{}, store.ErrLost
 	}
 	if s.m.history != s.history {
-		return store.BatchReply{}, store.ErrLost // who acted in the meantime may be missing here
+		return store.BatchReply{}, store.ErrLost // what other replicas did since then may be missing
 	}
 	me := s.m.members[b.Replica]
 	if me == nil || me.State == store.MemberExpiring || r.token != b.Prev && r.token != b.New {
@@ -146,7 +147,7 @@ func (s *shard) batch(now time.Duration, b store.Batch) (store.BatchReply, error
 	}
 	if r.token == b.New {
 		counts := s.answer(b.Replica, b.Entries)
-		s.answerRates(now, b.Entries, r.admitted, counts) // as it was: a copy must not use up more
+		s.answerRates(now, b.Entries, r.admitted, counts) // the first answer again: a copy must not use up more
 		return store.BatchReply{Recovering: s.m.recovering, Number: s.m.numbers[b.Space], Counts: counts}, nil
 	}
 	space := me.Space
@@ -156,7 +157,7 @@ func (s *shard) batch(now time.Duration, b store.Batch) (store.BatchReply, error
 	}
 	counts := s.apply(b.Replica, b.Entries, terms{now: now, strict: b.Strict, more: b.More})
 	s.answerRates(now, b.Entries, r.admitted, counts)
-	s.seat(b.Replica, b.New, b.More, space)
+	s.setMember(b.Replica, b.New, b.More, space)
 	return store.BatchReply{Recovering: s.m.recovering, Number: s.m.numbers[b.Space], Counts: counts}, nil
 }
 
@@ -173,16 +174,16 @@ func (s *shard) expire(q store.Expire) (store.ExpireReply, error) {
 	}
 	r := s.r[q.Target]
 	if s.t == nil || s.t.epoch != q.Epoch || r == nil || r.token != q.Token {
-		s.m = nil // corrupt: the next join bears new data
+		s.m = nil // corrupt: the next join creates a new epoch
 		return 0, store.ErrLost
 	}
-	for i, c := range slices.Sorted(maps.Keys(r.own)) {
+	for i, c := range slices.Sorted(maps.Keys(r.granted)) {
 		if i == q.Max {
 			target.State = store.MemberExpiring
 			return store.More, nil
 		}
-		s.t.add(c, -r.own[c])
-		delete(r.own, c)
+		s.t.add(c, -r.granted[c])
+		delete(r.granted, c)
 	}
 	delete(s.r, q.Target)
 	delete(s.m.members, q.Target)
@@ -191,7 +192,7 @@ func (s *shard) expire(q store.Expire) (store.ExpireReply, error) {
 	return store.Gone, nil
 }
 
-func (s *shard) mature(q store.EndRecovery) (bool, error) {
+func (s *shard) endRecovery(q store.EndRecovery) (recovering bool, err error) {
 	if s.m == nil || s.m.epoch != q.Token.Epoch {
 		return false, store.ErrLost
 	}
@@ -239,16 +240,17 @@ func (m *membership) hasOther(replica string) bool {
 	return false
 }
 
-// number gives the space a number if it has none, the replica's own if that is
-// free, and forgets the space that the replica leaves if nobody else is on it.
-func (m *membership) number(replica, space string, hint uint64) {
+// number gives the space a number if it has none, preferably the one that the
+// replica knows it by. It forgets the space that the replica leaves if no other
+// member is on it.
+func (m *membership) number(replica, space string, known uint64) {
 	left := ""
 	if me := m.members[replica]; me != nil && me.Space != space {
 		left = me.Space
 		me.Space = space
 	}
 	if space != "" && m.numbers[space] == 0 {
-		m.lastNumber = max(m.lastNumber+1, hint)
+		m.lastNumber = max(m.lastNumber+1, known)
 		m.numbers[space] = m.lastNumber
 	}
 	if left != "" {
