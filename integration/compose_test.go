@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"os/exec"
@@ -32,6 +33,7 @@ func TestComposeDemo(t *testing.T) {
 	needDocker(t, "redis:7-alpine", "haproxy:3.0-alpine", "busybox:1.36")
 	d := startDemo(t)
 	t.Run("only loopback is open", d.onlyLoopback)
+	t.Run("nobody but HAProxy is trusted", d.onlyBalancerTrusted)
 	t.Run("fetch", d.fetch)
 	t.Run("the sixth session is refused", d.sixthRefused)
 	t.Run("a replica is killed", d.replicaKilled)
@@ -52,7 +54,8 @@ func startDemo(t *testing.T) *demo {
 	d.proxy = fmt.Sprintf("127.0.0.1:%d", port)
 	d.stats = &balancer{stats: fmt.Sprintf("http://127.0.0.1:%d/metrics", stats)}
 	d.env = append(os.Environ(), "USHER_IMAGE="+testImage,
-		fmt.Sprintf("USHER_PORT=%d", port), fmt.Sprintf("USHER_STATS_PORT=%d", stats))
+		fmt.Sprintf("USHER_PORT=%d", port), fmt.Sprintf("USHER_STATS_PORT=%d", stats),
+		fmt.Sprintf("USHER_EDGE_NET=10.%d.%d", 64+rand.IntN(64), rand.IntN(256))) // beside a demo that runs
 
 	writeFile(t, filepath.Join(d.dir, "docker-compose.yml"), readFile(t, "../docker-compose.yml"))
 	if err := os.CopyFS(filepath.Join(d.dir, "deploy/compose"), os.DirFS("../deploy/compose")); err != nil {
@@ -215,6 +218,36 @@ func (d *demo) onlyLoopback(t *testing.T) {
 	}
 	if ports := mustDocker(t, "ps", "-q", "--filter", "publish=6379", "--filter", "label=com.docker.compose.project="+d.project); ports != "" {
 		t.Error("Redis has a port on the host")
+	}
+}
+
+// onlyBalancerTrusted checks that replicas take PROXY headers from HAProxy's
+// address and from no other container, LOCAL included.
+func (d *demo) onlyBalancerTrusted(t *testing.T) {
+	const addresses = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+	haproxy := mustDocker(t, "inspect", "-f", addresses, strings.TrimSpace(d.must("ps", "-q", "haproxy")))
+	for _, id := range strings.Fields(d.must("ps", "-q", "usher")) {
+		if env := mustDocker(t, "inspect", "-f", "{{.Config.Env}}", id); !strings.Contains(env, "USHER_PROXY_PROTOCOL_FROM="+haproxy+" ") {
+			t.Errorf("a replica has %s, want HAProxy's address %s alone to be trusted", env, haproxy)
+		}
+	}
+	const (
+		local = `\r\n\r\n\0\r\nQUIT\n\040\0\0\0`
+		hello = `\005\001\000`
+	)
+	ask := func(sent string) (answer string) {
+		said, err := docker("exec", strings.TrimSpace(d.must("ps", "-q", "target")),
+			"sh", "-c", "printf '"+sent+"' | nc -w 3 usher 1080 | od -An -tx1")
+		if err != nil {
+			t.Fatalf("asking from another container: %v: %s", err, said)
+		}
+		return strings.TrimSpace(said)
+	}
+	if got := ask(hello); got != "05 00" {
+		t.Fatalf("a greeting is answered with %q, want 05 00", got)
+	}
+	if got := ask(local + hello); got != "" {
+		t.Errorf("a header of another container is answered with %q", got)
 	}
 }
 

@@ -4,7 +4,8 @@
 // The way of one session, in the order of session.go:
 //
 //	accept        listen.go      the policy in force is taken and kept: a reload never touches a session
-//	PROXY header  header.go      required from trusted balancers, refused from anybody else
+//	PROXY header  header.go      required from trusted balancers, refused from anybody else; LOCAL may be
+//	                             a health check, which the next two steps skip while it sends no more than a greeting
 //	client-rule   policy.go      block: closed without a byte
 //	admit         limiter        full or store away: closed without a byte
 //	negotiate     negotiate.go   method, user, request; one deadline from accept to the whole request

@@ -27,11 +27,14 @@ const (
 // identify finds out who the client is and what it dialled: from a trusted
 // balancer's PROXY header, else from the connection itself.
 //
-// LOCAL, of version 2, says that the balancer speaks for itself, to see whether
-// we are well. Version 1 has no such word: its UNKNOWN stands for a client of
-// another family as well (PROXY protocol, section 2.1), so its connection is
-// taken for what it is, a client at the balancer's own address. Were it a health
-// check, it would be a way past client-rules and limits.
+// LOCAL, of version 2, says that the balancer speaks for itself, and that the
+// receiver must use the real addresses of the connection (PROXY protocol,
+// section 2.2). It is a health check for as long as it asks for nothing, see
+// isCheck, and a client at the balancer's own address from then on.
+//
+// Version 1 has no such word: its UNKNOWN stands for a client of another family
+// as well (section 2.1). Its connection is a client at the balancer's own
+// address from the beginning.
 func (s *session) identify() error {
 	s.from, s.to = addrPort(s.client.RemoteAddr()), addrPort(s.client.LocalAddr())
 	if !s.server.trusted(s.from.Addr()) {
@@ -41,11 +44,12 @@ func (s *session) identify() error {
 	h, err := readHeader(s.client)
 	switch {
 	case errors.Is(err, io.EOF):
-		return errNoGreeting // connected and closed: a balancer's way to see a port
+		s.check = true // connected and closed: a balancer's way to see a port
+		return errNoGreeting
 	case err != nil:
 		return fmt.Errorf("%w: %w", errHeader, err)
 	case h.Command.IsLocal(): // the library calls UNKNOWN so, too
-		s.probe = h.Version == 2
+		s.check = h.Version == 2
 		return nil
 	}
 	source, destination, ok := h.TCPAddrs()

@@ -71,46 +71,6 @@ func TestHeaderSaysWhoTheClientIs(t *testing.T) {
 	w.left("c1", 1)
 }
 
-// A balancer's own connections are no sessions: they take no slot, need no
-// client-rule and are not logged, but the socks-rules still judge them.
-func TestHealthChecks(t *testing.T) {
-	to := echo(t)
-	w := newWorld(t, `
-client block { from: 0/0 to: 0/0 }
-socks block { from: 0/0 to: 127.0.0.9/32 }
-socks pass { from: 127.0.0.0/8 to: 0/0
-	session.max: 1 }
-`, trusting)
-	w.client().Close()                              // plain connect and close
-	withAddresses := header(t, 2, proxyproto.PROXY) // which LOCAL may carry, and nobody may use
-	withAddresses[12] = byte(proxyproto.LOCAL)
-	for _, head := range [][]byte{header(t, 2, proxyproto.LOCAL), withAddresses} {
-		only := w.client()
-		only.send(head)
-		only.Close()
-		greeted := w.client()
-		greeted.send(append(head[:len(head):len(head)], 5, 1, 0))
-		greeted.expect([]byte{5, 0})
-		greeted.Close()
-		first, second := w.client(), w.client()
-		for _, c := range []*client{first, second} { // more than the rule has slots
-			c.send(head)
-			c.connect(to, socks.Succeeded)
-			c.echoes("hello")
-		}
-		if n := w.slots("s1", 1); n != 1 || w.server.Sessions() != 0 {
-			t.Errorf("health checks took %d of 1 slots, %d sessions", 1-n, w.server.Sessions())
-		}
-		blocked := w.client()
-		blocked.send(head)
-		blocked.connect(socks.Addr{IP: netip.MustParseAddr("127.0.0.9"), Port: 80}, socks.NotAllowed)
-		first.Close()
-		second.Close()
-	}
-	w.left("s1", 1)
-	w.log.wait(t, 0)
-}
-
 // UNKNOWN is no health check but a client whom the balancer cannot describe:
 // rules and limits see it at the balancer's address.
 func TestUnknownIsAClient(t *testing.T) {

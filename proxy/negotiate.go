@@ -16,20 +16,25 @@ import (
 
 // negotiate reads up to and including the request, within the deadline. On
 // return the request's Version says whether the client awaits a reply.
-func (s *session) negotiate(ctx context.Context) error {
-	if err := s.readRequest(ctx); err != nil {
+func (s *session) negotiate(ctx context.Context, v rules.Verdict) error {
+	if err := s.readRequest(ctx, v); err != nil {
 		return s.negotiationError(err)
 	}
 	s.setDeadline(time.Time{})
 	return nil
 }
 
-func (s *session) readRequest(ctx context.Context) error {
+func (s *session) readRequest(ctx context.Context, v rules.Verdict) error {
 	opening, err := socks.ReadOpening(s.client)
 	if errors.Is(err, io.EOF) {
 		return errNoGreeting
 	}
-	methods := s.gen.policy.Methods(s.clientRule)
+	if s.check && (opening.Version == socks.V4 || errors.Is(err, socks.ErrVersion)) { // more than a greeting
+		if err := s.letIn(ctx, v); err != nil {
+			return err
+		}
+	}
+	methods := s.methods(v)
 	if opening.Version == socks.V4 {
 		s.request = opening.Request
 		s.request.Version = socks.V4 // also if it could not be read, as the reply has its form
@@ -44,6 +49,11 @@ func (s *session) readRequest(ctx context.Context) error {
 	if err := s.chooseMethod(methods, opening.Methods); err != nil {
 		return err
 	}
+	if s.check {
+		if err := s.awaitMore(ctx, v); err != nil {
+			return err
+		}
+	}
 	if s.method == rules.Username {
 		if err := s.authenticate(ctx); err != nil {
 			return err
@@ -51,6 +61,24 @@ func (s *session) readRequest(ctx context.Context) error {
 	}
 	s.request, err = socks.ReadRequest(s.client)
 	return err
+}
+
+// methods returns the methods that the client may use: by its client-rule, or by
+// the settings for a health check that the rules would not let in as a client.
+func (s *session) methods(v rules.Verdict) []rules.Method {
+	if !v.Pass() {
+		return s.gen.policy.Methods(nil)
+	}
+	return s.gen.policy.Methods(v.Rule)
+}
+
+// awaitMore waits for what follows the greeting of a health check. Nothing may,
+// and then the error is io.EOF; with the first byte it becomes a client.
+func (s *session) awaitMore(ctx context.Context, v rules.Verdict) error {
+	if err := awaitByte(s.client); err != nil {
+		return err
+	}
+	return s.letIn(ctx, v)
 }
 
 // chooseMethod takes the first of our methods that the client offers too.

@@ -56,7 +56,7 @@ func (g *generation) label() string {
 
 // limit returns what a session of r is counted by.
 func (g *generation) limit(r *rules.Rule, client netip.Addr, user string) limiter.Limit {
-	if r == nil || !r.Session.Limited {
+	if !r.Session.Limited {
 		return limiter.Limit{}
 	}
 	limit := limiter.Limit{

@@ -6,6 +6,8 @@ import (
 	"net"
 	"sync"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // bufferSize is what one read may take. Buffers are shared by all sessions:
@@ -117,6 +119,32 @@ func retry(call func() (int, error)) (int, error) {
 			return max(n, 0), err
 		}
 	}
+}
+
+// awaitByte waits for a byte from c, and leaves it unread. The error is io.EOF if
+// the peer has ended its direction.
+func awaitByte(c *net.TCPConn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var n int
+	var failed error
+	err = raw.Read(func(fd uintptr) (done bool) {
+		var b [1]byte
+		n, failed = retry(func() (int, error) {
+			n, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+			return n, err
+		})
+		return !errors.Is(failed, syscall.EAGAIN)
+	})
+	switch {
+	case err != nil:
+		return err
+	case failed == nil && n == 0:
+		return io.EOF
+	}
+	return failed
 }
 
 // maxDiscard is the most that is taken from a client that is closed.

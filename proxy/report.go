@@ -44,18 +44,19 @@ func (s *session) report(err error) {
 	log.LogAttrs(context.Background(), slog.LevelInfo, message, attrs...)
 }
 
-// isCheck reports whether a session that ended with err was a balancer looking
-// whether we are well: it said so, or connected and left, as it does to see a
-// port. Anybody else who does the latter may be scanning.
+// isCheck reports whether a session that ended with err was a health check: the
+// balancer's own connection, which sent at most a greeting and was closed. One
+// that does more has become a client by then, see letIn. One that is held open
+// until a deadline ends it is no check either.
 func (s *session) isCheck(err error) bool {
-	return s.probe || errors.Is(err, errNoGreeting) && s.server.trusted(s.from.Addr())
+	return s.check && (errors.Is(err, errNoGreeting) || errors.Is(err, errGone) || errors.Is(err, errMethod))
 }
 
 // reportConnected logs that the client was told that it is connected, if one
 // of its rules has log: connect, with BIND that for its peer as well.
 func (s *session) reportConnected() {
 	log := s.server.opts.Logger
-	wanted := !s.probe && (s.clientRule.Log.Connect || s.socksRule.Log.Connect || s.peerRule != nil && s.peerRule.Log.Connect)
+	wanted := s.clientRule.Log.Connect || s.socksRule.Log.Connect || s.peerRule != nil && s.peerRule.Log.Connect
 	if !wanted || !log.Enabled(context.Background(), slog.LevelInfo) {
 		return
 	}

@@ -30,8 +30,8 @@ type session struct {
 	deadline   time.Time       // in force on client
 	keptAlive  rules.KeepAlive // the same
 	from, to   netip.AddrPort  // who the client is and what it dialled, by the PROXY header if there is one
-	probe      bool            // a balancer's health check: charged to nothing, not logged
-	clientRule *rules.Rule     // nil: health check, or none matched
+	check      bool            // the balancer's own connection, which has asked for nothing so far: see isCheck
+	clientRule *rules.Rule     // nil: not judged yet, or none matched
 	method     rules.Method
 	user       string        // as claimed until the password is checked
 	request    socks.Request // Version 0 until it was read
@@ -123,13 +123,16 @@ func (s *session) receive(ctx context.Context) error {
 	if err := s.identify(); err != nil {
 		return err
 	}
-	if err := s.judgeClient(ctx); err != nil {
+	verdict, err := s.judgeClient(ctx)
+	if err != nil {
 		return err
 	}
-	if err := s.admit(ctx); err != nil {
-		return err
+	if !s.check { // a balancer that only looks whether we are well is no client
+		if err := s.letIn(ctx, verdict); err != nil {
+			return err
+		}
 	}
-	if err := s.negotiate(ctx); err != nil {
+	if err := s.negotiate(ctx, verdict); err != nil {
 		return err
 	}
 	return s.leased()
@@ -169,25 +172,29 @@ func (s *session) finish(err error) {
 	s.server.table.running.Done()
 }
 
-// judgeClient asks the client-rules, and sets the deadline of the negotiation:
-// the server's while they look names up, then that of the rule.
-func (s *session) judgeClient(ctx context.Context) error {
+// judgeClient asks the client-rules, within the server's deadline of the
+// negotiation: they may look names up. It takes nothing and tells nobody.
+func (s *session) judgeClient(ctx context.Context) (rules.Verdict, error) {
 	s.negotiateWithin(s.gen.policy.Rules.Settings.Timeouts.Negotiate)
-	if s.probe {
-		return nil
-	}
 	v, err := s.askClient(ctx)
 	if err != nil {
-		return err
+		return v, err
 	}
 	s.clientRule = v.Rule
+	return v, nil
+}
+
+// letIn does what the client-rules have decided. From here on the connection is
+// a client's: counted, charged to the rule's limit, and logged.
+func (s *session) letIn(ctx context.Context, v rules.Verdict) error {
+	s.check = false
 	if !v.Pass() {
 		return errBlocked
 	}
 	s.server.table.move(s, v.Rule, "negotiate")
 	s.negotiateWithin(v.Rule.Timeouts.Negotiate)
 	s.keepClientAlive(v.Rule.KeepAlives.Internal)
-	return nil
+	return s.admit(ctx)
 }
 
 // negotiateWithin sets the deadline of the negotiation; 0 is none.
@@ -213,9 +220,7 @@ func (s *session) admit(ctx context.Context) error {
 	}
 	s.grant = grant
 	s.fence()
-	if !s.probe {
-		s.server.opts.Metrics.admit(s.clientRule, "negotiate", grant)
-	}
+	s.server.opts.Metrics.admit(s.clientRule, "negotiate", grant)
 	return nil
 }
 
@@ -296,9 +301,6 @@ func (s *session) judge(ctx context.Context, q rules.Query) (rules.Verdict, erro
 // own inherits the client-rule's slot, which then is held to the session's
 // end, unless the client-rule says otherwise.
 func (s *session) move(ctx context.Context) error {
-	if s.probe {
-		return nil
-	}
 	if !Inherits(s.clientRule, s.socksRule) {
 		if err := s.grant.Move(ctx, s.gen.limit(s.socksRule, s.from.Addr(), s.user)); err != nil {
 			return causeOf(ctx, err)

@@ -1,7 +1,7 @@
 package proxy
 
 import (
-	"errors"
+	"context"
 	"net"
 	"net/netip"
 	"testing"
@@ -86,7 +86,7 @@ socks pass { from: 0/0 to: 0/0 port = 2
 	t.Cleanup(func() { s.finish(nil) })
 	s.from, s.to = addrPort(s.client.RemoteAddr()), addrPort(s.client.LocalAddr())
 	s.request.Version, s.request.Command = socks.V5, socks.Connect
-	if err := errors.Join(s.judgeClient(ctx), s.admit(ctx)); err != nil {
+	if err := enter(ctx, s); err != nil {
 		t.Fatal(err)
 	}
 	wantKept(t, "client, by its client-rule", s.client, 1, 31, 7, 4)
@@ -115,6 +115,15 @@ socks pass { from: 0/0 to: 0/0 port = 2
 	}
 }
 
+// enter lets a client in as its client-rule says.
+func enter(ctx context.Context, s *session) error {
+	v, err := s.judgeClient(ctx)
+	if err != nil {
+		return err
+	}
+	return s.letIn(ctx, v)
+}
+
 // With BIND, it is the rule for its peer that says how the peer is watched, and
 // in what it says of that, the client.
 func TestKeepAliveByReplyRule(t *testing.T) {
@@ -134,7 +143,7 @@ socks pass { from: 0/0 to: 0/0
 	t.Cleanup(func() { s.finish(nil) })
 	s.from, s.to = addrPort(s.client.RemoteAddr()), addrPort(s.client.LocalAddr())
 	s.request = socks.Request{Version: socks.V5, Command: socks.Bind, Addr: unspecified}
-	if err := errors.Join(s.judgeClient(ctx), s.admit(ctx)); err != nil {
+	if err := enter(ctx, s); err != nil {
 		t.Fatal(err)
 	}
 	far := make(chan net.Conn, 1)
