@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"usher/deploy/need"
 )
 
 // balancerSource is the address from which the balancer of the tests reaches
@@ -27,7 +29,7 @@ type balancer struct {
 // ports of their addresses, and waits until it has found all of them up.
 func startBalancer(t testing.TB, hosts []string, socksPort, adminPort int) *balancer {
 	t.Helper()
-	program := tool(t, "haproxy")
+	program := need.Program(t, "haproxy")
 	b := &balancer{addr: fmt.Sprintf("127.0.0.1:%d", freePort(t))}
 	statsAddr := fmt.Sprintf("127.0.0.1:%d", freePort(t))
 	b.stats = "http://" + statsAddr + "/metrics"

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"usher/deploy/need"
 )
 
 // compatibility is the page whose table TestClients runs.
@@ -199,14 +201,14 @@ func needClient(t *testing.T, row clientRow) {
 	t.Helper()
 	for _, word := range strings.Fields(row.shell) {
 		for _, program := range clientPrograms[word] {
-			tool(t, program)
+			need.Program(t, program)
 		}
 	}
 	if help, _ := exec.Command("nc", "-h").CombinedOutput(); strings.Contains(row.shell, "nc ") && !strings.Contains(string(help), "OpenBSD") {
-		missing(t, "nc is not OpenBSD's")
+		need.Missing(t, "OpenBSD's nc")
 	}
 	if strings.Contains(row.shell, "python3 ") && exec.Command("/usr/bin/python3", "-c", "import socks").Run() != nil {
-		missing(t, "python3-socks is not installed")
+		need.Missing(t, "python3-socks")
 	}
 	release, err := os.ReadFile("/etc/debian_version")
 	if err != nil || !strings.HasPrefix(string(release), "12.") {
@@ -215,7 +217,7 @@ func needClient(t *testing.T, row clientRow) {
 	name, version, _ := strings.Cut(row.pkg, " ")
 	installed, err := exec.Command("dpkg-query", "-W", "-f", "${Version}", name).Output()
 	if err != nil {
-		missing(t, name+" is not installed")
+		need.Missing(t, "Debian package "+name)
 	}
 	if !strings.Contains(string(installed), version) {
 		t.Errorf("%s says %s, installed is %s", compatibility, row.pkg, installed)
@@ -247,7 +249,8 @@ func startWeb(t *testing.T) string {
 	for _, host := range []string{"127.0.0.1", "::1"} {
 		ln, err := net.Listen("tcp", net.JoinHostPort(host, port))
 		if err != nil {
-			missing(t, "a port on both loopback addresses: "+err.Error())
+			t.Log(err)
+			need.Missing(t, "a port on both loopback addresses")
 		}
 		serving.Go(func() { server.Serve(ln) }) //nolint:errcheck // it ends with the test
 	}
@@ -262,12 +265,12 @@ func startSSH(t *testing.T, dir string) string {
 	if !installed("sshd", "ssh-keygen") {
 		return ""
 	}
-	program, port := tool(t, "sshd"), strconv.Itoa(freePort(t))
+	program, port := need.Program(t, "sshd"), strconv.Itoa(freePort(t))
 	if err := os.Mkdir("/run/sshd", 0o755); err == nil { // as root it wants this one
 		t.Cleanup(func() { os.Remove("/run/sshd") })
 	}
 	for _, key := range []string{"host_key", "client_key"} {
-		out, err := exec.Command(tool(t, "ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(dir, key)).CombinedOutput()
+		out, err := exec.Command(need.Program(t, "ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(dir, key)).CombinedOutput()
 		if err != nil {
 			t.Fatalf("ssh-keygen: %v: %s", err, out)
 		}
@@ -288,7 +291,7 @@ func startFTP(t *testing.T, dir string) string {
 	if !installed("vsftpd") {
 		return ""
 	}
-	program, port := tool(t, "vsftpd"), strconv.Itoa(freePort(t))
+	program, port := need.Program(t, "vsftpd"), strconv.Itoa(freePort(t))
 	files := filepath.Join(dir, "ftp")
 	for _, d := range []string{files, filepath.Join(dir, "empty")} {
 		if err := os.Mkdir(d, 0o755); err != nil {
@@ -324,7 +327,7 @@ func startDNS(t *testing.T) string {
 	if !installed("dnsmasq") {
 		return ""
 	}
-	program, port := tool(t, "dnsmasq"), strconv.Itoa(freePort(t))
+	program, port := need.Program(t, "dnsmasq"), strconv.Itoa(freePort(t))
 	start(t, "dnsmasq", nil, program, "--keep-in-foreground", "--conf-file=/dev/null", "--pid-file=", "--user=",
 		"--no-resolv", "--no-hosts", "--listen-address=127.0.0.1", "--bind-interfaces", "--port="+port,
 		"--address=/www.usher.test/192.0.2.7").waitListens("127.0.0.1:" + port)

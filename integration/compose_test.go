@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"usher/deploy/need"
 )
 
 // demo is the shipped compose file, running from a copy of it and of what it
@@ -48,7 +50,7 @@ func startDemo(t *testing.T) *demo {
 	if _, err := docker("compose", "version"); err == nil {
 		d.command = []string{"docker", "compose"}
 	} else {
-		d.command = []string{tool(t, "docker-compose")}
+		d.command = []string{need.Program(t, "docker-compose")}
 	}
 	port, stats := freePort(t), freePort(t)
 	d.proxy = fmt.Sprintf("127.0.0.1:%d", port)
@@ -97,7 +99,7 @@ func (d *demo) must(args ...string) string {
 // printed.
 func (d *demo) curl(url string, args ...string) (string, error) {
 	args = append([]string{"-sS", "--max-time", "15", "--proxy", "socks5h://" + d.proxy, url}, args...)
-	out, err := exec.Command(tool(d.t, "curl"), args...).CombinedOutput()
+	out, err := exec.Command(need.Program(d.t, "curl"), args...).CombinedOutput()
 	return string(out), err
 }
 

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"usher/deploy/need"
 )
 
 var differentialRecord = flag.Bool("differential.record", false, "write what danted answers into the cases")
@@ -135,7 +137,7 @@ func (tr *ruleCase) onlyLate(expected func(step int) bool) bool {
 // order of the trials.
 func contest(t *testing.T, trials []*ruleCase) []answers {
 	t.Helper()
-	tool(t, "danted")
+	need.Program(t, "danted")
 	all := make([]answers, len(trials))
 	next := map[string]chan int{}
 	for _, kind := range []string{"danted", "usher"} {

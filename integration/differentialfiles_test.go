@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"usher/deploy/need"
 )
 
 // fileCase is a line of testdata/differential/files: a file, and what becomes
@@ -26,7 +28,7 @@ func TestDifferentialFiles(t *testing.T) {
 	cases := readFileCases(t)
 	lines := strings.Split(readFile(t, filesTable), "\n")
 	l := newLaboratory(t)
-	danted := tool(t, "danted")
+	danted := need.Program(t, "danted")
 	differ := 0
 	for _, c := range cases {
 		config := filepath.Join(l.dir, "sockd.conf")

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"usher/deploy/need"
 )
 
 // The differential tests give danted and Usher the same file, the same
@@ -79,7 +81,7 @@ func newLaboratory(t testing.TB) *laboratory {
 	t.Helper()
 	runtime.LockOSThread()
 	if err := unix.Unshare(unix.CLONE_NEWNET); errors.Is(err, unix.EPERM) {
-		missing(t, "the right to make a network namespace (root, or CAP_SYS_ADMIN)")
+		need.Missing(t, "the right to make a network namespace (root or CAP_SYS_ADMIN)")
 	} else if err != nil {
 		t.Fatal(err)
 	}
@@ -197,7 +199,7 @@ type contender struct {
 // startDanted starts danted on a file; nil if it does not take it.
 func (l *laboratory) startDanted(config string) *contender {
 	l.t.Helper()
-	return l.start("v1.4.2 running", 1, nil, tool(l.t, "danted"), "-f", config)
+	return l.start("v1.4.2 running", 1, nil, need.Program(l.t, "danted"), "-f", config)
 }
 
 // startUsher starts Usher on a file; nil if it does not take it.

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"usher/deploy/need"
 )
 
 // testImage is the shipped image as the tests build it.
@@ -42,13 +44,14 @@ func needDocker(t testing.TB, images ...string) {
 	if testing.Short() {
 		t.Skip("containers take their time: left out with -short")
 	}
-	tool(t, "docker")
+	need.Program(t, "docker")
 	if out, err := docker("info", "--format", "{{.ServerVersion}}"); err != nil {
-		missing(t, "no Docker engine answers: "+out)
+		t.Log(out)
+		need.Missing(t, "a Docker engine")
 	}
 	for _, image := range append(images, "golang:1.26-alpine") {
 		if _, err := docker("image", "inspect", image); err != nil {
-			missing(t, "no image "+image+" here: docker pull "+image)
+			need.Missing(t, "docker image "+image)
 		}
 	}
 	if out, err := buildImage(); err != nil {

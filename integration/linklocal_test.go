@@ -8,13 +8,15 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"usher/deploy/need"
 )
 
 // TestLinkLocalClient serves a client on the link, whose addresses mean nothing
 // without an interface: SOCKS has no room for that, the system wants it.
 func TestLinkLocalClient(t *testing.T) {
 	l := newLaboratory(t)
-	if out, err := exec.Command(tool(t, "busybox"), "ip", "address", "add", "fe80::1/64", "dev", "lo").CombinedOutput(); err != nil {
+	if out, err := exec.Command(need.Program(t, "busybox"), "ip", "address", "add", "fe80::1/64", "dev", "lo").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	config := filepath.Join(l.dir, "sockd.conf")

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -8,12 +9,26 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"usher/deploy/need"
 )
 
 // usher is the path of the binary under test, built once by TestMain.
 var usher string
 
-func TestMain(m *testing.M) { os.Exit(buildAndRun(m)) }
+// smoke are the tests that -short runs if -run asks for no others: one limit
+// over replicas behind HAProxy, and the tests of the tests' own judges.
+const smoke = "^(TestTenOnTheWeb|TestMost|TestLimitModel)$"
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if run := flag.Lookup("test.run"); testing.Short() && run.Value.String() == "" {
+		if err := run.Value.Set(smoke); err != nil {
+			panic(err)
+		}
+	}
+	os.Exit(buildAndRun(m))
+}
 
 func buildAndRun(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "usher-integration")
@@ -27,7 +42,8 @@ func buildAndRun(m *testing.M) int {
 	if raceEnabled {
 		args = append(args, "-race")
 	}
-	build := exec.Command("go", append(args, "usher/cmd/usher")...)
+	build := exec.Command("go", append(args, "./cmd/usher")...)
+	build.Dir = ".." // its module has the versions that it is built with
 	build.Stdout, build.Stderr = os.Stdout, os.Stderr
 	if err := build.Run(); err != nil {
 		fmt.Fprintf(os.Stderr, "building usher: %v\n", err)
@@ -38,32 +54,10 @@ func buildAndRun(m *testing.M) int {
 	// image of its own for cleaning up, which our tests do themselves.
 	os.Setenv("TESTCONTAINERS_HOST_OVERRIDE", "127.0.0.1")
 	os.Setenv("TESTCONTAINERS_RYUK_DISABLED", "true")
-	code := m.Run()
+	code := need.Summary(m).Run()
 	if err := goleak.Find(); err != nil && code == 0 {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return code
-}
-
-// inCI reports whether a missing tool is a failure.
-func inCI() bool { return os.Getenv("CI") == "true" }
-
-// missing ends a test that lacks what names.
-func missing(t testing.TB, what string) {
-	t.Helper()
-	if inCI() {
-		t.Fatalf("%s: needed in CI", what)
-	}
-	t.Skip(what)
-}
-
-// tool returns the path of a program that the test needs.
-func tool(t testing.TB, name string) string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil {
-		missing(t, name+" is not installed")
-	}
-	return path
 }

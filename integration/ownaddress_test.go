@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"usher/deploy/need"
 )
 
 // TestOwnListenersByAnyRoute asks for Usher's own listeners at addresses that no
@@ -17,7 +19,7 @@ func TestOwnListenersByAnyRoute(t *testing.T) {
 		"route add local 192.0.2.0/24 dev lo",
 		"-6 route add local 2001:db8:1::/64 dev lo",
 	} {
-		if out, err := exec.Command(tool(t, "busybox"), append([]string{"ip"}, strings.Fields(args)...)...).CombinedOutput(); err != nil {
+		if out, err := exec.Command(need.Program(t, "busybox"), append([]string{"ip"}, strings.Fields(args)...)...).CombinedOutput(); err != nil {
 			t.Fatalf("ip %s: %v: %s", args, err, out)
 		}
 	}

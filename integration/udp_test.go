@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"usher/deploy/need"
 )
 
 // TestUDPBesideTheBalancer is the layout of the redundancy page: TCP passes a
@@ -115,7 +117,7 @@ listen socks
     bind %s
     balance roundrobin
 %s`, addr, servers))
-	start(t, "haproxy", nil, tool(t, "haproxy"), "-db", "-f", file)
+	start(t, "haproxy", nil, need.Program(t, "haproxy"), "-db", "-f", file)
 	eventually(t, patience, func() string {
 		conn, err := net.Dial("tcp", addr)
 		if err != nil {

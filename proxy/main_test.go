@@ -19,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/crypto/bcrypt"
 
+	"usher/deploy/need"
 	"usher/limiter"
 	"usher/proxy"
 	"usher/proxy/rules"
@@ -26,7 +27,7 @@ import (
 	"usher/store/memstore"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(need.Summary(m)) }
 
 // patience bounds every wait of these tests.
 const patience = time.Minute

@@ -6,12 +6,14 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"usher/deploy/need"
 )
 
 // TestMain makes this test binary the command usher for those tests that run
 // it as a process of its own.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"usher": func() { os.Exit(program()) }})
+	testscript.Main(need.Summary(m), map[string]func(){"usher": func() { os.Exit(program()) }})
 }
 
 // TestScripts runs the files in testdata: what each verb prints, and its exit code.

@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"usher/deploy/need"
 	"usher/limiter"
 	"usher/store"
 	"usher/store/limit"
@@ -20,7 +21,7 @@ import (
 	"usher/store/storetest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(need.Summary(m)) }
 
 // open returns a store of the test's own cluster name; the test closes it.
 func open(t *testing.T, url, cluster string) *redisstore.Store {

@@ -137,8 +137,12 @@ func measure(rounds int, only string) error {
 
 // prepare builds what is measured, and leaves out what this machine cannot do.
 func prepare(dir string) error {
-	build := exec.Command("go", "build", "-o", filepath.Join(dir, "usher"), "usher/cmd/usher")
-	build.Stderr = os.Stderr
+	module, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "usher").Output()
+	if err != nil {
+		return fmt.Errorf("looking for the sources of usher: %w", err)
+	}
+	build := exec.Command("go", "build", "-o", filepath.Join(dir, "usher"), "./cmd/usher")
+	build.Dir, build.Stderr = strings.TrimSpace(string(module)), os.Stderr
 	if err := build.Run(); err != nil {
 		return fmt.Errorf("building usher: %w", err)
 	}

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"usher/deploy/need"
 )
 
 // Server is a redis-server or redis-sentinel process of the test's own.
@@ -30,17 +32,6 @@ type Server struct {
 	cmd     *exec.Cmd
 	log     bytes.Buffer
 	client  *redis.Client
-}
-
-// need skips the test if a command is not installed; in CI it fails.
-func need(t testing.TB, command string) {
-	t.Helper()
-	if _, err := exec.LookPath(command); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("%s is needed in CI: %v", command, err)
-		}
-		t.Skipf("%s is not installed", command)
-	}
 }
 
 // Start starts a server without persistence that ends with the test. Without
@@ -60,7 +51,7 @@ func launch(s *Server) *Server {
 		s.args = append(s.args, "--dir", s.t.TempDir(), "--save", "", "--appendonly", "no",
 			"--enable-protected-configs", "yes")
 	}
-	need(s.t, s.command)
+	need.Program(s.t, s.command)
 	s.Start()
 	s.t.Cleanup(s.Kill)
 	return s

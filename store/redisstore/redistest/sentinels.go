@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"usher/deploy/need"
 )
 
 // Sentinels are a primary with two replicas, watched by three sentinels.
@@ -35,7 +37,7 @@ func StartSentinels(t testing.TB, files ...Certificates) *Sentinels {
 			return StartTLS(t, files[0], append(args, "--tls-replication", "yes")...)
 		}
 	}
-	need(t, "redis-sentinel")
+	need.Program(t, "redis-sentinel")
 	s := &Sentinels{t: t}
 	s.Servers = append(s.Servers, start(t, "--repl-diskless-sync-delay", "0"))
 	host, port, _ := net.SplitHostPort(s.Servers[0].Addr)
