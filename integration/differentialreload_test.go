@@ -30,7 +30,7 @@ func (c *contender) hangUp(children []string) string {
 		switch said := c.said.String()[before:]; {
 		case strings.Contains(said, `"msg":"reloaded"`), saidByAll(said, children):
 			became = "reloaded"
-		case strings.Contains(said, "the old rules serve on"):
+		case strings.Contains(said, "keeping the old rules"):
 			became = "kept the old rules"
 		case errors.Is(syscall.Kill(c.cmd.Process.Pid, 0), syscall.ESRCH):
 			became = "ended"

@@ -399,7 +399,7 @@ func TestAcceptGoesOnAfterExhaustion(t *testing.T) {
 	go func() { served <- w.server.Serve(&exhausted{ln, 4}) }()
 	w.addr = ln.Addr().String()
 	w.client().connect(refused(t), socks.ConnectionRefused)
-	if line := w.log.wait(t, 2)[0]; line["msg"] != "accepting pauses" || line["level"] != "WARN" {
+	if line := w.log.wait(t, 2)[0]; line["msg"] != "cannot accept clients, retrying" || line["level"] != "WARN" {
 		t.Errorf("log %v, want one line for the pause", line)
 	}
 	if err := ln.Close(); err != nil {

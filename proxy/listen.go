@@ -44,7 +44,7 @@ func (s *Server) Serve(ln net.Listener) error {
 			continue
 		case passes(err):
 			if backOff == 0 {
-				s.opts.Logger.Warn("accepting pauses", slog.String("listen", ln.Addr().String()), slog.Any("error", err))
+				s.opts.Logger.Warn("cannot accept clients, retrying", slog.String("listen", ln.Addr().String()), slog.Any("error", err))
 			}
 			backOff = min(max(2*backOff, minBackOff), maxBackOff)
 			time.Sleep(backOff)

@@ -33,9 +33,9 @@ type Metrics struct {
 
 var (
 	sessionsDesc = prometheus.NewDesc("usher_sessions",
-		"Sessions on this replica, by the rule that let them in last.", []string{"rule", "generation", "command"}, nil)
+		"Sessions on this replica, by the last rule that passed them.", []string{"rule", "generation", "command"}, nil)
 	bytesDesc = prometheus.NewDesc("usher_transferred_bytes_total",
-		"Bytes relayed, up from clients to targets and down.", []string{"direction", "protocol"}, nil)
+		"Bytes relayed: up to targets, down to clients.", []string{"direction", "protocol"}, nil)
 )
 
 // NewMetrics returns the metrics of one Server, registered with r unless it
@@ -45,22 +45,22 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
 	}
 	m := &Metrics{
-		admitted: counter("usher_sessions_admitted_total", "Sessions that a rule let in and that got its slot.", "rule", "command"),
+		admitted: counter("usher_sessions_admitted_total", "Sessions that a rule passed and that got a slot.", "rule", "command"),
 		unconfirmed: prometheus.NewCounter(prometheus.CounterOpts{Name: "usher_sessions_unconfirmed_total",
-			Help: "Admissions by this replica's own count because the store gave no answer (USHER_STORE_DOWN=admit)."}),
-		rejected:      counter("usher_sessions_rejected_total", "Sessions refused or ended before they were connected, by the last rule that matched.", "rule", "reason"),
-		connectErrors: counter("usher_connect_errors_total", "Admitted sessions whose target could not be reached.", "type"),
-		authAttempts:  counter("usher_auth_attempts_total", "Passwords that clients gave.", "method", "result"),
-		turnedAway:    counter("usher_clients_turned_away_total", "Clients closed because too many negotiate, or descriptors are used up.", "reason"),
-		nameCache:     counter("usher_dns_cache_total", "Names whose answer was known (hit), being looked up for somebody else (joined).", "result"),
+			Help: "Sessions admitted by this replica's own count while the store did not answer (USHER_STORE_DOWN=admit)."}),
+		rejected:      counter("usher_sessions_rejected_total", "Sessions that ended before they were connected, by the last rule that matched.", "rule", "reason"),
+		connectErrors: counter("usher_connect_errors_total", "Sessions whose target could not be reached.", "type"),
+		authAttempts:  counter("usher_auth_attempts_total", "Logins, by result.", "method", "result"),
+		turnedAway:    counter("usher_clients_turned_away_total", "Clients closed because too many are negotiating or no descriptors are left.", "reason"),
+		nameCache:     counter("usher_dns_cache_total", "Names that needed no lookup: the answer was cached (hit), or another session was looking it up (joined).", "result"),
 		lookups: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "usher_dns_lookup_duration_seconds",
-			Help:    "How long names took that had to be looked up.",
+			Help:    "Duration of DNS lookups.",
 			Buckets: []float64{0.001, 0.005, 0.02, 0.1, 0.5, 1, 5, 10},
 		}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "usher_session_duration_seconds",
-			Help:    "How long connected sessions lasted, from accept to close.",
+			Help:    "Duration of connected sessions, from accept to close.",
 			Buckets: []float64{0.01, 0.1, 1, 10, 60, 600, 3600, 6 * 3600, 24 * 3600},
 		}),
 	}
@@ -84,10 +84,10 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 // countDatagrams makes the counters of datagrams.
 func (m *Metrics) countDatagrams() (relayed, dropped *prometheus.CounterVec) {
 	relayed = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "usher_udp_datagrams_total",
-		Help: "Datagrams relayed, up from clients to targets and down."}, []string{"direction"})
+		Help: "Datagrams relayed: up to targets, down to clients."}, []string{"direction"})
 	m.datagramsUp, m.datagramsDown = relayed.WithLabelValues("up"), relayed.WithLabelValues("down")
 	dropped = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "usher_udp_datagrams_dropped_total",
-		Help: "Datagrams that were not relayed."}, []string{"reason"})
+		Help: "Datagrams dropped, by reason."}, []string{"reason"})
 	for d, reason := range dropReasons {
 		if reason != "" {
 			m.datagramsDropped[d] = dropped.WithLabelValues(reason)

@@ -11,9 +11,8 @@ import (
 	"time"
 )
 
-// adminGet asks an admin listener for path. where is the address given on the
-// command line, "" for the one that the environment names. The body is at
-// most 1 MiB.
+// adminGet requests path from an admin listener. where is the address given on
+// the command line; "" means USHER_ADMIN_LISTEN. The body is cut at 1 MiB.
 func adminGet(ctx context.Context, sys system, where, path string, timeout time.Duration) (code int, body []byte, err error) {
 	if where == "" {
 		cfg, err := sys.config()
@@ -23,7 +22,7 @@ func adminGet(ctx context.Context, sys system, where, path string, timeout time.
 		where = string(cfg.AdminListen)
 	}
 	if where == "" {
-		return 0, nil, usageError{errors.New("USHER_ADMIN_LISTEN is off; name an address with --admin")}
+		return 0, nil, usageError{errors.New("USHER_ADMIN_LISTEN is off; give an address with --admin")}
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -31,18 +30,18 @@ func adminGet(ctx context.Context, sys system, where, path string, timeout time.
 	if err != nil {
 		return 0, nil, usageError{fmt.Errorf("admin address %q: %w", where, err)}
 	}
-	// A proxy of the environment must not stand between a health check and its process.
+	// Without a Transport of its own the client would use HTTP_PROXY.
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	resp, err := client.Do(req)
 	if err != nil {
-		return 0, nil, fmt.Errorf("admin listener %s: %w; is usher running there?", where, err)
+		return 0, nil, fmt.Errorf("cannot reach the admin listener at %s: %w; check that usher runs and listens there", where, err)
 	}
 	defer resp.Body.Close()
 	body, err = io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 	return resp.StatusCode, body, err
 }
 
-// reachable turns an address to listen at into one to connect to.
+// reachable returns an address to connect to for a listen address.
 func reachable(where string) string {
 	host, port, err := net.SplitHostPort(where)
 	if err != nil {

@@ -1,5 +1,5 @@
-// Command usher is a SOCKS proxy with Dante's rule file whose session limits
-// hold over all its replicas.
+// Command usher is a SOCKS proxy that reads Dante's rule file. Its session limits
+// hold across all replicas.
 package main
 
 import (
@@ -16,9 +16,9 @@ import (
 
 func main() { os.Exit(program()) }
 
-// program runs the command with what the system gives a process, and returns
-// its exit code: 0 fine, 1 failure, 2 wrong usage or configuration; explain has
-// a 3 of its own.
+// program runs the command with the arguments, environment and streams of this
+// process. It returns the exit code: 0 success, 1 failure, 2 wrong arguments or
+// configuration. explain also returns 3.
 func program() int {
 	err := run(context.Background(), os.Args[1:], system{
 		environ: settings.Environ(os.Environ()), stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
@@ -38,15 +38,15 @@ func program() int {
 	return 1
 }
 
-// system is what a command may use of the process that it runs in.
+// system is the part of the process that a command may use.
 type system struct {
 	environ        map[string]string
 	stdin          io.Reader
 	stdout, stderr io.Writer
 }
 
-// config reads the configuration, for commands other than serve: they do not
-// warn about unknown variables, serve does.
+// config reads the configuration for commands other than serve. Only serve warns
+// about unknown variables.
 func (s system) config() (settings.Config, error) {
 	cfg, _, err := settings.Load(s.environ)
 	if err != nil {
@@ -55,7 +55,7 @@ func (s system) config() (settings.Config, error) {
 	return cfg, nil
 }
 
-// exitError is an exit code without words: what there is to say was said.
+// exitError is an exit code without a message, as the command printed it.
 type exitError int
 
 func (e exitError) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
@@ -65,16 +65,16 @@ type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
-// cli is the command line. Each verb has a file of its own.
+// cli is the command line. Each verb has its own file.
 type cli struct {
 	VersionFlag kong.VersionFlag `name:"version" help:"Print the version."`
 
-	Serve    serveCmd    `cmd:"" default:"1" help:"Run the proxy (also without any argument)."`
-	Validate validateCmd `cmd:"" help:"Check a rule file: exit code 0 if it can be served, else 1."`
-	Explain  explainCmd  `cmd:"" help:"Tell which rules decide about a request, why those before them do not, and what limits it: exit code 0 if it passes, 3 if not."`
-	Probe    probeCmd    `cmd:"" help:"Ask a running usher whether it is ready: exit code 0 if so, else 1. For container health checks."`
-	Status   statusCmd   `cmd:"" help:"Show what a running usher does."`
-	Version  versionCmd  `cmd:"" name:"version" help:"Print the version."`
+	Serve    serveCmd    `cmd:"" default:"1" help:"Run the proxy. This is the default command."`
+	Validate validateCmd `cmd:"" help:"Check a rule file. Exit code 0: serve can load it, 1: it cannot."`
+	Explain  explainCmd  `cmd:"" help:"Show which rule decides about a request, why earlier rules do not match, and which limits apply. Exit code 0: it passes, 3: it is refused."`
+	Probe    probeCmd    `cmd:"" help:"Ask a running usher whether it is ready, for container health checks. Exit code 0: ready, 1: not ready."`
+	Status   statusCmd   `cmd:"" help:"Show the rules, limits in use and store of a running usher."`
+	Version  versionCmd  `cmd:"" name:"version" help:"Print version, commit, build date and Go version."`
 }
 
 // run parses args and runs one verb. Only main exits.
@@ -82,22 +82,22 @@ func run(ctx context.Context, args []string, sys system) error {
 	answered := false
 	parser, err := kong.New(&cli{},
 		kong.Name("usher"),
-		kong.Description("SOCKS proxy with Dante's rule file. Session limits hold over all replicas."),
+		kong.Description("SOCKS proxy that reads Dante's rule file. Its session limits hold across all replicas."),
 		kong.Writers(sys.stdout, sys.stderr),
 		kong.Vars{"version": versionLine()},
-		kong.Exit(func(int) { answered = true }), // --help and --version are all that exit
+		kong.Exit(func(int) { answered = true }), // only --help and --version exit
 		kong.BindTo(ctx, (*context.Context)(nil)),
 		kong.Bind(sys),
 	)
 	if err != nil {
-		return fmt.Errorf("command line: %w", err) // a mistake in the tags above
+		return fmt.Errorf("command line: %w", err) // a mistake in the tags of cli
 	}
 	verb, err := parser.Parse(args)
 	if answered {
 		return nil
 	}
 	if err != nil {
-		return usageError{fmt.Errorf("%w; usher --help shows what can be asked", err)}
+		return usageError{fmt.Errorf("%w; see usher --help", err)}
 	}
 	return verb.Run()
 }

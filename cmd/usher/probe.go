@@ -11,13 +11,13 @@ import (
 )
 
 type probeCmd struct {
-	Admin   string        `help:"Address of the admin listener; by default that of USHER_ADMIN_LISTEN." placeholder:"HOST:PORT"`
+	Admin   string        `help:"Address of the admin listener. Default: USHER_ADMIN_LISTEN." placeholder:"HOST:PORT"`
 	Timeout time.Duration `help:"How long to wait for the answer." default:"2s"`
-	Strict  bool          `help:"Not ready while limited rules cannot admit anybody because of the store."`
-	Relayd  bool          `help:"Exit codes as relayd wants them from its check scripts: 1 if ready, 0 if not."`
+	Strict  bool          `help:"Also require a store that lets limited rules admit sessions."`
+	Relayd  bool          `help:"Invert the exit codes for relayd check scripts: 1 if ready, 0 if not."`
 }
 
-// Run asks /readyz. A process that does not answer is not ready.
+// Run requests /readyz. A process that does not answer is not ready.
 func (p probeCmd) Run(ctx context.Context, sys system) error {
 	path := "/readyz"
 	if p.Strict {
@@ -39,7 +39,7 @@ func (p probeCmd) Run(ctx context.Context, sys system) error {
 	return exitError(1)
 }
 
-// reasonIn reads why a replica is not ready.
+// reasonIn returns the reason in the body of /readyz, else the HTTP status.
 func reasonIn(code int, body []byte) string {
 	var r admin.Ready
 	if err := json.Unmarshal(body, &r); err != nil || r.Reason == "" {

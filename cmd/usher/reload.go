@@ -10,10 +10,9 @@ import (
 	"usher/proxy/rules"
 )
 
-// reload loads the rule file, the users file and the groups file as a complete
-// new policy and puts it in force for new connections. Any mistake in them keeps the old one.
-// Listening addresses and log destinations stay as they are until a restart;
-// log files are opened anew.
+// reload loads the rule, users and groups files into a new policy for new
+// connections. If a file has a mistake, the old policy stays in force. Log files
+// are reopened. Listen addresses and log destinations change only at a restart.
 func (s *service) reload() {
 	s.log.Reopen()
 	old := s.history.inForce()
@@ -21,11 +20,11 @@ func (s *service) reload() {
 	logging.Findings(s.log.Logger, found)
 	if err != nil {
 		s.history.failed(err)
-		s.log.Error("reload failed, the old rules serve on", "error", err.Error(), "digest", old.Digest())
+		s.log.Error("reload failed, keeping the old rules", "error", err.Error(), "digest", old.Digest())
 		return
 	}
 	for _, name := range fixedChanges(old.Settings, policy.Rules.Settings) {
-		s.log.Warn("changed in the rule file, but takes effect at a restart only", "setting", name)
+		s.log.Warn("setting takes effect only at a restart", "setting", name)
 	}
 	s.proxy.SetPolicy(policy)
 	s.history.use(policy.Rules)
@@ -51,11 +50,11 @@ func (s *service) startLint(policy *proxy.Policy) {
 	})
 }
 
-// fixedChanges names the settings that differ and that a reload does not touch.
+// fixedChanges names the settings that differ but take effect only at a restart.
 func fixedChanges(old, now rules.Settings) (names []string) {
 	addresses := func(list []rules.Endpoint) (out []rules.Endpoint) {
 		for _, e := range list {
-			e.Pos = rules.Pos{} // where it stands does not matter
+			e.Pos = rules.Pos{} // its place in the file does not matter
 			out = append(out, e)
 		}
 		return out

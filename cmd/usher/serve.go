@@ -3,26 +3,26 @@ package main
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"usher/cmd/usher/internal/settings"
 )
 
 type serveCmd struct{}
 
-// Help lists every variable under usher serve --help.
+// Help adds the variables to usher serve --help.
 func (serveCmd) Help() string { return settings.Help() }
 
-// Run serves until a signal or ctx ends it.
+// Run serves until a signal, the end of ctx or a failure.
 func (serveCmd) Run(ctx context.Context, sys system) error {
 	cfg, unknown, err := settings.Load(sys.environ)
 	if err != nil {
 		return usageError{err}
 	}
-	// From here on a signal waits for us rather than killing the process.
+	// From here on a signal does not kill the process; wait handles it.
 	signals := notifySignals()
 	defer signals.release()
 
@@ -31,18 +31,24 @@ func (serveCmd) Run(ctx context.Context, sys system) error {
 		return err
 	}
 	for _, name := range unknown {
-		s.log.Warn("unknown variable; usher serve --help lists all", "variable", name)
+		s.log.Warn("unknown variable", "variable", name, "remedy", "see usher serve --help for all variables")
 	}
 	return s.wait(ctx, signals)
 }
 
-// signals are those that serve heeds. What does not fit into a channel is
-// dropped, so many of one kind must not take the place of the other.
+// signals are the signals that serve handles. The kinds have separate channels, as
+// a full channel drops signals: many SIGHUPs must not displace a SIGTERM.
 type signals struct {
-	reload chan os.Signal // SIGHUP: one that waits is as good as many
-	stop   chan os.Signal // SIGTERM, SIGINT: the second counts, a third does not
+	reload chan os.Signal // SIGHUP; many are one reload
+	stop   chan os.Signal // SIGTERM, SIGINT
 }
 
+// repeatWindow is how long after the first SIGTERM or SIGINT further ones count
+// as the same request. Programs such as timeout signal a process and its group,
+// so that one request arrives twice.
+const repeatWindow = time.Second
+
+// notifySignals begins to receive signals until release.
 func notifySignals() signals {
 	s := signals{make(chan os.Signal, 1), make(chan os.Signal, 2)}
 	signal.Notify(s.reload, syscall.SIGHUP)
@@ -55,7 +61,8 @@ func (s signals) release() {
 	signal.Stop(s.stop)
 }
 
-// wait reloads on SIGHUP, and drains on SIGTERM, SIGINT or the end of ctx.
+// wait reloads on SIGHUP, and drains on SIGTERM, SIGINT or the end of ctx. It
+// returns when the service has stopped.
 func (s *service) wait(ctx context.Context, signals signals) error {
 	for {
 		select {
@@ -65,7 +72,7 @@ func (s *service) wait(ctx context.Context, signals signals) error {
 			return s.drain("context", signals)
 		case <-signals.reload:
 			select {
-			case sig := <-signals.stop: // both came, and rules may take a while to load
+			case sig := <-signals.stop: // do not load rules for a process that is to stop
 				return s.drain(sig.String(), signals)
 			default:
 				s.reload()
@@ -76,12 +83,13 @@ func (s *service) wait(ctx context.Context, signals signals) error {
 	}
 }
 
-// drain stops gracefully, unless a second signal says that there is no time
-// for that: then it returns at once and leaves the rest to the kernel. What
-// the process held in the store is then freed by its lease.
+// drain stops gracefully. A second signal after repeatWindow makes it return at
+// once: the kernel then closes all connections, and slots are freed when the lease
+// ends.
 func (s *service) drain(why string, signals signals) error {
 	s.log.Info("draining", "why", why, "grace", s.cfg.DrainGrace.String(), "timeout", s.cfg.DrainTimeout.String(),
 		"sessions", s.proxy.Sessions())
+	began := time.Now()
 	stopped := make(chan error, 1)
 	go func() { stopped <- s.stop(context.Background()) }()
 	for {
@@ -89,16 +97,19 @@ func (s *service) drain(why string, signals signals) error {
 		case err := <-stopped:
 			return err
 		case <-signals.reload:
-			s.log.Warn("not reloading: the process is about to stop")
+			s.log.Warn("reload ignored while draining")
 		case sig := <-signals.stop:
-			s.log.Log(context.Background(), slog.LevelWarn, "second signal: exiting at once", "signal", sig.String(),
-				"sessions", s.proxy.Sessions())
+			if time.Since(began) < repeatWindow {
+				s.log.Info("repeated signal ignored", "signal", sig.String())
+				continue
+			}
+			s.log.Warn("second signal, exiting at once", "signal", sig.String(), "sessions", s.proxy.Sessions())
 			return exitError(1)
 		}
 	}
 }
 
-// alreadyDone returns a context for stopping without patience.
+// alreadyDone returns a context that has ended, to stop without waiting.
 func alreadyDone() context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()

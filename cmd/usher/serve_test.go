@@ -98,7 +98,7 @@ func TestReload(t *testing.T) {
 
 	write(t, file, passLoopback+"socks pass { from: }\n")
 	p.signal(syscall.SIGHUP)
-	failed := p.logged("reload failed, the old rules serve on")
+	failed := p.logged("reload failed, keeping the old rules")
 	if text := failed["error"].(string); !strings.Contains(text, file+":4:") || failed["digest"] != before {
 		t.Error(failed)
 	}
@@ -154,7 +154,7 @@ func TestReloadOfUsers(t *testing.T) {
 	}
 	write(t, users, "monica:plain\n")
 	p.signal(syscall.SIGHUP)
-	if text := p.logged("reload failed, the old rules serve on")["error"].(string); !strings.Contains(text, users+":1") {
+	if text := p.logged("reload failed, keeping the old rules")["error"].(string); !strings.Contains(text, users+":1") {
 		t.Error(text)
 	}
 	p.eventually("/metrics", "usher_config_last_reload_successful 0\n")
@@ -182,7 +182,7 @@ func TestReloadOfGroups(t *testing.T) {
 
 	write(t, groups, "guests: fred\nfred\n")
 	p.signal(syscall.SIGHUP)
-	if text := p.logged("reload failed, the old rules serve on")["error"].(string); !strings.Contains(text, groups+":2: ") {
+	if text := p.logged("reload failed, keeping the old rules")["error"].(string); !strings.Contains(text, groups+":2: ") {
 		t.Error(text)
 	}
 	ask("fred", 0)
@@ -212,7 +212,7 @@ func TestSecretsAreNotLogged(t *testing.T) {
 	p.logged("session refused")
 	write(t, users, "monica:"+hash+"\nfred:plain-sesame\n")
 	p.signal(syscall.SIGHUP)
-	p.logged("reload failed, the old rules serve on")
+	p.logged("reload failed, keeping the old rules")
 	_, status := p.get("/status")
 	_, metrics := p.get("/metrics")
 	p.signal(syscall.SIGTERM)
@@ -321,9 +321,40 @@ func TestSecondSignalExitsAtOnce(t *testing.T) {
 	p := launch(t, "USHER_DRAIN_GRACE=10m")
 	p.signal(syscall.SIGTERM)
 	p.logged("draining")
-	p.signal(syscall.SIGINT)
+	tick := time.NewTicker(50 * time.Millisecond) // some of these are repeats
+	defer tick.Stop()
+	for ended := false; !ended; {
+		select {
+		case <-p.ended:
+			ended = true
+		case <-tick.C:
+			_ = p.cmd.Process.Signal(syscall.SIGINT) // it may have ended
+		}
+	}
 	if code := p.exit(); code != 1 {
 		t.Error("exit code", code)
+	}
+	p.logged("second signal, exiting at once")
+}
+
+// One request to stop may arrive as several signals, in any order.
+func TestRepeatedSignalsAreOneStop(t *testing.T) {
+	t.Parallel()
+	for _, order := range [][]syscall.Signal{{syscall.SIGTERM, syscall.SIGTERM}, {syscall.SIGTERM, syscall.SIGINT, syscall.SIGTERM}, {syscall.SIGINT, syscall.SIGTERM}} {
+		p := launch(t)
+		c, _ := connect(t, p, webServer(t)) // so that the drain lasts
+		for _, sig := range order {
+			p.signal(sig)
+		}
+		p.logged("draining")
+		if order[0] != order[1] { // two pending signals of one kind are one
+			p.logged("repeated signal ignored")
+		}
+		c.Close()
+		if code := p.exit(); code != 0 {
+			t.Errorf("%v: exit code %d", order, code)
+		}
+		p.logged("stopped")
 	}
 }
 
@@ -331,7 +362,7 @@ func TestEnvironmentWinsOverInternal(t *testing.T) {
 	t.Parallel()
 	file := ruleFile(t, "internal: 127.0.0.1 port = 1\nexternal: 127.0.0.1\n"+passLoopback)
 	p := launch(t, "USHER_CONFIG="+file)
-	if line := p.logged("USHER_LISTEN wins over internal: in the rule file"); line["internal"] != file+":1:11" {
+	if line := p.logged("USHER_LISTEN overrides internal: in the rule file"); line["internal"] != file+":1:11" {
 		t.Error(line)
 	}
 }
@@ -413,7 +444,7 @@ func TestLogFilesAreOpenedAnew(t *testing.T) {
 	write(t, file, "nonsense\n")
 	p.signal(syscall.SIGHUP)
 	p.eventually("/metrics", "usher_config_last_reload_successful 0\n")
-	p.logged("reload failed, the old rules serve on")
+	p.logged("reload failed, keeping the old rules")
 	p.signal(syscall.SIGTERM)
 	p.exit()
 	for name, want := range map[string][2]string{ // what is in it, and what is not

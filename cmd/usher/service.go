@@ -26,11 +26,11 @@ import (
 	"usher/store/redisstore"
 )
 
-// leaveTimeout bounds how long a stopping process tries to give its slots
-// back to a store that does not answer; the lease frees them otherwise.
+// leaveTimeout bounds how long a stopping process waits for the store to free its
+// slots. After that, they are freed when the lease ends.
 const leaveTimeout = 5 * time.Second
 
-// service is a running usher: everything that start opened and stop closes.
+// service is a running usher: everything that start opens and stop closes.
 type service struct {
 	cfg     settings.Config
 	started time.Time
@@ -42,7 +42,7 @@ type service struct {
 	proxy   *proxy.Server
 	admin   *admin.Server
 	socks   []net.Listener
-	broken  chan error     // a listener that ended by itself
+	broken  chan error     // the failure of a listener
 	serving sync.WaitGroup // listeners, the store watch, and lints
 
 	cancelLint context.CancelFunc // ends the last lint of a policy
@@ -52,8 +52,8 @@ type service struct {
 	unwatch context.CancelFunc
 }
 
-// start checks everything that can be checked, then opens the listeners, then
-// serves. If it fails nothing is left open.
+// start checks the configuration and all files, then opens the listeners, then
+// serves. If it fails, it leaves nothing open.
 func start(cfg settings.Config, sys system) (_ *service, err error) {
 	s := &service{cfg: cfg, started: time.Now(), broken: make(chan error, 8), cancelLint: func() {}}
 	defer func() {
@@ -91,7 +91,7 @@ func start(cfg settings.Config, sys system) (_ *service, err error) {
 	return s, nil
 }
 
-// openStore returns the store that the environment names; it connects later.
+// openStore returns the store of USHER_STORE. It connects later.
 func openStore(cfg settings.Config) (store.Store, error) {
 	if cfg.Store == settings.Memory {
 		return memstore.New(), nil
@@ -103,7 +103,7 @@ func openStore(cfg settings.Config) (store.Store, error) {
 	return st, nil
 }
 
-// assemble puts the parts together and sets them going; it cannot fail.
+// assemble builds the parts and starts them. It cannot fail.
 func (s *service) assemble(policy *proxy.Policy, adminListener []net.Listener) {
 	reg := admin.NewRegistry(version(), runtime.Version())
 	s.history.use(policy.Rules)
@@ -144,37 +144,36 @@ func (s *service) assemble(policy *proxy.Policy, adminListener []net.Listener) {
 	s.ready.Listening()
 }
 
-// serve runs one listener until it is closed.
+// serve runs a listener until it is closed.
 func (s *service) serve(ln net.Listener, serve func(net.Listener) error) {
 	s.serving.Go(func() {
 		if err := serve(ln); err != nil {
 			select {
 			case s.broken <- err:
-			default: // the first failure ends the process; nobody reads more
+			default: // the first failure ends the process
 			}
 		}
 	})
 }
 
-// announce writes the first lines of the log: what this process does, and how
-// to change it.
+// announce writes the first lines of the log: what this process does, and which
+// setting changes that.
 func (s *service) announce(policy *proxy.Policy, found []rules.Diagnostic, source string) {
 	s.log.Info("usher starts", "version", version(), "go", runtime.Version(), "descriptors", settings.Descriptors(), "max_negotiating", s.cfg.MaxNegotiating())
 	logging.Findings(s.log.Logger, found)
 	if s.cfg.RuleFile == "" {
-		s.log.Info("no rule file: clients on loopback addresses may go anywhere, nobody else gets in; " +
-			"set USHER_CONFIG to a file with rules to change that")
+		s.log.Info("no rule file, using built-in rules", "effect", "clients on loopback addresses may connect anywhere, nobody else may",
+			"to_change", "set USHER_CONFIG to a rule file")
 	}
 	s.log.Info("rules loaded", describe(policy, s.cfg)...)
 	if s.cfg.Store == settings.Memory {
-		s.log.Info("counting sessions in memory: limits hold for this process alone; " +
-			"set USHER_STORE=redis://host:port/0 on every replica to hold them over all")
+		s.log.Info("counting sessions in memory", "effect", "limits hold for this process alone",
+			"to_change", "set USHER_STORE=redis://host:port/0 on all replicas")
 	} else {
-		s.log.Info("counting sessions in a shared store: limits hold over all replicas of the cluster",
-			"store", s.cfg.Store.String(), "cluster", s.cfg.Cluster, "lease_ttl", s.cfg.LeaseTTL.String(), "lease_loss", s.cfg.LeaseLoss)
+		s.log.Info("counting sessions in a shared store", "effect", "limits hold across all replicas of the cluster", "store", s.cfg.Store.String(), "cluster", s.cfg.Cluster, "lease_ttl", s.cfg.LeaseTTL.String(), "lease_loss", s.cfg.LeaseLoss)
 	}
 	if internal := policy.Rules.Settings.Internal; s.cfg.ListenSet && len(internal) > 0 {
-		s.log.Warn("USHER_LISTEN wins over internal: in the rule file", "internal", internal[0].Pos.String())
+		s.log.Warn("USHER_LISTEN overrides internal: in the rule file", "internal", internal[0].Pos.String())
 	}
 	for _, ln := range s.socks {
 		s.log.Info("listening for SOCKS clients", "address", ln.Addr().String(), "decided_by", source,
@@ -182,7 +181,7 @@ func (s *service) announce(policy *proxy.Policy, found []rules.Diagnostic, sourc
 	}
 }
 
-// describe returns attributes that sum up a policy.
+// describe returns log attributes that sum up a policy.
 func describe(policy *proxy.Policy, cfg settings.Config) []any {
 	attrs := []any{"file", policyfile.Name(cfg.RuleFile), "client_rules", len(policy.Rules.Client), "socks_rules", len(policy.Rules.Socks),
 		"limited", len(policyfile.Limited(policy.Rules)), "digest", policy.Rules.Digest()}
@@ -192,7 +191,7 @@ func describe(policy *proxy.Policy, cfg settings.Config) []any {
 	if cfg.GroupsFile != "" {
 		attrs = append(attrs, "groups_file", cfg.GroupsFile)
 	}
-	if len(policy.Rules.Settings.Methods) == 0 { // the rules do not say it
+	if len(policy.Rules.Settings.Methods) == 0 { // the rule file does not set it
 		method := "none"
 		if cfg.UsersFile != "" {
 			method = "username"
@@ -202,7 +201,7 @@ func describe(policy *proxy.Policy, cfg settings.Config) []any {
 	return attrs
 }
 
-// snapshot is what the admin listener shows.
+// snapshot returns what the admin listener shows.
 func (s *service) snapshot() admin.Snapshot {
 	st := s.limiter.Status()
 	now := admin.Snapshot{
@@ -217,8 +216,9 @@ func (s *service) snapshot() admin.Snapshot {
 	return now
 }
 
-// stop drains: not ready at once, the grace, listeners closed, sessions given
-// their time and then cut, slots given back. ctx ends every wait early.
+// stop drains: it reports not ready, waits for the grace, closes the listeners,
+// waits for sessions, cuts the rest and frees the slots. When ctx ends, every wait
+// ends.
 func (s *service) stop(ctx context.Context) error {
 	s.ready.Draining()
 	s.cancelLint()
@@ -227,7 +227,7 @@ func (s *service) stop(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	if err := s.proxy.CloseListeners(); err != nil {
-		s.log.Warn("a listener did not close", "error", err.Error())
+		s.log.Warn("cannot close a listener", "error", err.Error())
 	}
 	patience, cancel := context.WithTimeout(ctx, s.cfg.DrainTimeout)
 	defer cancel()
@@ -236,7 +236,7 @@ func (s *service) stop(ctx context.Context) error {
 	leaving, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
 	defer cancel()
 	if err := s.limiter.Close(leaving); err != nil {
-		s.log.Warn("the store was not told that this replica leaves; its lease ends by itself", "error", err.Error())
+		s.log.Warn("cannot leave the store", "error", err.Error(), "effect", "slots are freed when the lease ends")
 	}
 	s.unwatch()
 	err := errors.Join(s.admin.Shutdown(leaving), s.store.Close())
@@ -245,7 +245,7 @@ func (s *service) stop(ctx context.Context) error {
 	return errors.Join(err, s.log.Close())
 }
 
-// abandon closes what a failed start has opened.
+// abandon closes what a failed start opened.
 func (s *service) abandon() error {
 	var all []error
 	for _, ln := range s.socks {

@@ -11,22 +11,23 @@ import (
 	"usher/proxy/rules"
 )
 
-// history is how loading policies went. It is safe for concurrent use.
+// history is the outcome of the last loads of a policy. It is safe for concurrent
+// use.
 type history struct {
 	mu      sync.Mutex
 	current *rules.Set
-	loaded  time.Time // when current was
+	loaded  time.Time // when current was loaded
 	failure error     // of the last attempt
 }
 
-// use notes that set is in force from now on.
+// use records that set is now in force.
 func (h *history) use(set *rules.Set) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.current, h.loaded, h.failure = set, time.Now(), nil
 }
 
-// failed notes that an attempt to load a policy failed.
+// failed records a failed attempt to load a policy.
 func (h *history) failed(err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -40,7 +41,7 @@ func (h *history) inForce() *rules.Set {
 	return h.current
 }
 
-// show adds to what is known of the rules how loading them went.
+// show adds the outcome of the last loads to r.
 func (h *history) show(r *admin.Rules) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -50,9 +51,9 @@ func (h *history) show(r *admin.Rules) {
 	}
 }
 
-// showRules returns the generation in force and the limits of all generations
-// that have sessions here, the one in force first. Reloads of an unchanged
-// file are one generation.
+// showRules returns the generation in force, and the limits of all generations
+// with sessions on this replica, current ones first. Reloads of an unchanged file
+// are one generation.
 func showRules(file string, gens []proxy.Generation, st limiter.Status) admin.Rules {
 	out := admin.Rules{File: policyfile.Name(file), Limits: []admin.RuleLimit{}}
 	shown := map[string]bool{}

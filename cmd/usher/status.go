@@ -14,12 +14,12 @@ import (
 )
 
 type statusCmd struct {
-	Admin   string        `help:"Address of the admin listener; by default that of USHER_ADMIN_LISTEN." placeholder:"HOST:PORT"`
+	Admin   string        `help:"Address of the admin listener. Default: USHER_ADMIN_LISTEN." placeholder:"HOST:PORT"`
 	Timeout time.Duration `help:"How long to wait for the answer." default:"2s"`
-	JSON    bool          `name:"json" help:"Print the answer as it came."`
+	JSON    bool          `name:"json" help:"Print the raw JSON answer."`
 }
 
-// Run asks /status and prints it for people.
+// Run requests /status and prints it as text or JSON.
 func (s statusCmd) Run(ctx context.Context, sys system) error {
 	code, body, err := adminGet(ctx, sys, s.Admin, "/status", s.Timeout)
 	if err != nil {
@@ -27,7 +27,7 @@ func (s statusCmd) Run(ctx context.Context, sys system) error {
 	}
 	var st admin.Status
 	if err := json.Unmarshal(body, &st); err != nil || code != http.StatusOK {
-		return fmt.Errorf("the admin listener answered status %d with something else than usher's; is it an usher of another version?", code)
+		return fmt.Errorf("the admin listener answered with HTTP status %d and a body that is not usher's status; check the address and the version of that usher", code)
 	}
 	if s.JSON {
 		_, err = sys.stdout.Write(body)
@@ -43,7 +43,7 @@ func printStatus(w io.Writer, st admin.Status) error {
 	}
 	rules := fmt.Sprintf("%s, generation %s, loaded %s", st.Rules.File, st.Rules.Generation, st.Rules.Loaded.Format(time.RFC3339))
 	if !st.Rules.ReloadOK {
-		rules += "\n\tTHE LAST RELOAD FAILED: " + st.Rules.ReloadErr
+		rules += "\n\tLAST RELOAD FAILED: " + st.Rules.ReloadErr
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, row := range [][2]string{
@@ -74,7 +74,7 @@ func storeLine(s admin.Store) string {
 	state := "not joined"
 	switch {
 	case s.Mismatch != "":
-		state = "refused, other replicas run with " + s.Mismatch
+		state = "refused, other replicas have conflicting lease settings: " + s.Mismatch
 	case s.Joined && s.Recovering:
 		state = "joined, recovering: no new limited sessions yet"
 	case s.Joined:

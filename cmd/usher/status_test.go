@@ -32,7 +32,7 @@ func TestStatusOfAStoreThatFails(t *testing.T) {
 		t.Error(line)
 	}
 	st.Failure, st.FailingSince = "batch: MISCONF", time.Unix(1e9, 0).UTC()
-	if line := storeLine(st); !strings.HasSuffix(line, "\n\tfailing since 2001-09-09T01:46:40Z, last batch: MISCONF") {
+	if line := storeLine(st); !strings.HasSuffix(line, "\n\tfailing since 2001-09-09T01:46:40Z, last error: batch: MISCONF") {
 		t.Error(line)
 	}
 }

@@ -1,6 +1,5 @@
-// Package admin is the HTTP listener for operators and their machines: is the
-// process alive, should a balancer send it clients, what are its numbers. It
-// only shows; nothing can be changed through it.
+// Package admin is the HTTP listener for operators and their tools: health,
+// readiness, metrics and status. It is read-only.
 package admin
 
 import (
@@ -17,13 +16,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Options are what a Server shows. All fields are required.
+// Options configure a Server. All fields are required.
 type Options struct {
 	Readiness *Readiness
-	// Snapshot is called for each request, from several goroutines at once.
+	// Snapshot is called for each request, concurrently.
 	Snapshot func() Snapshot
 	Gatherer prometheus.Gatherer
-	Logger   *slog.Logger // of the HTTP server's own errors
+	Logger   *slog.Logger // for errors of the HTTP server
 }
 
 // Server answers GET and HEAD of /healthz, /readyz, /metrics and /status.
@@ -47,7 +46,7 @@ func New(o Options) *Server {
 	return s
 }
 
-// Serve answers requests of ln until Shutdown; then it returns nil.
+// Serve answers requests on ln until Shutdown, then returns nil.
 func (s *Server) Serve(ln net.Listener) error {
 	if err := s.http.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("admin listener %s: %w", ln.Addr(), err)
@@ -55,8 +54,8 @@ func (s *Server) Serve(ln net.Listener) error {
 	return nil
 }
 
-// Shutdown closes the listener, waits for requests under way until ctx is
-// done, and cuts those that are left.
+// Shutdown closes the listener and waits for running requests. When ctx is done,
+// it cuts the rest.
 func (s *Server) Shutdown(ctx context.Context) error {
 	if err := s.http.Shutdown(ctx); err != nil {
 		return s.http.Close()
@@ -64,8 +63,8 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return nil
 }
 
-// routes relies on the mux: a pattern with GET takes HEAD too, and every other
-// method is answered 405.
+// routes relies on the mux: a pattern with GET also matches HEAD, and any other
+// method gets 405.
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", index)
@@ -86,14 +85,14 @@ func (s *Server) routes() http.Handler {
 func index(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	fmt.Fprint(w, "usher admin listener\n"+
-		"/healthz  the process is alive\n"+
-		"/readyz   send clients here (?strict=1: and limited rules can admit now)\n"+
-		"/metrics  for Prometheus\n"+
+		"/healthz  200 while the process is alive\n"+
+		"/readyz   200 if balancers should send clients here (?strict=1: and limited rules can admit now)\n"+
+		"/metrics  metrics for Prometheus\n"+
 		"/status   JSON; usher status prints it\n")
 }
 
-// healthz answers as long as the process can answer: it depends on nothing
-// outside, or the loss of a store would get healthy processes killed.
+// healthz depends on nothing outside the process. Otherwise an outage of the store
+// would make supervisors kill healthy processes.
 func healthz(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	fmt.Fprintln(w, "ok")
@@ -102,7 +101,7 @@ func healthz(w http.ResponseWriter, _ *http.Request) {
 // Ready is the body of /readyz.
 type Ready struct {
 	Ready      bool   `json:"ready"`
-	Reason     string `json:"reason,omitempty"` // why not
+	Reason     string `json:"reason,omitempty"` // why it is not ready
 	Limited    bool   `json:"limited"`          // a rule in force has a limit
 	Generation string `json:"generation"`
 	Store      Store  `json:"store"`
@@ -132,7 +131,7 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// unready says why a balancer should send nobody here, "" if it should.
+// unready returns why a balancer should send no clients here, "" if it should.
 func (s *Server) unready(now Snapshot) string {
 	reason := s.o.Readiness.Check(time.Now(), now.Rules.Limited(), now.Store.WasReady)
 	if reason == StorePending {
@@ -152,5 +151,5 @@ func writeJSON(w http.ResponseWriter, code int, body any) {
 	w.WriteHeader(code)
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
-	enc.Encode(body) //nolint:errcheck // the client is gone, and nobody else is to be told
+	enc.Encode(body) //nolint:errcheck // it fails only if the client is gone
 }

@@ -148,7 +148,7 @@ func TestLosingTheStoreKeepsReadyButNotStrict(t *testing.T) {
 func TestReasonsNameTheFailure(t *testing.T) {
 	w := serve(t)
 	w.ready.Listening()
-	const failing = "; failing since 2001-09-09T01:46:40Z, last dial: NOAUTH"
+	const failing = "; failing since 2001-09-09T01:46:40Z, last error: dial: NOAUTH"
 	fail := func(store admin.Store) {
 		store.Failure, store.FailingSince = "dial: NOAUTH", time.Unix(1e9, 0).UTC()
 		w.set(func(s *admin.Snapshot) { s.Store = store })
@@ -160,7 +160,7 @@ func TestReasonsNameTheFailure(t *testing.T) {
 	w.want(t, "GET", "/readyz", 200, `"failure": "dial: NOAUTH"`)
 	w.want(t, "GET", "/readyz?strict=1", 503, "the store is not joined"+failing)
 	fail(admin.Store{Joined: true, Recovering: true, WasReady: true})
-	w.want(t, "GET", "/readyz?strict=1", 503, "admits no new limited sessions yet"+failing)
+	w.want(t, "GET", "/readyz?strict=1", 503, "no new limited sessions yet"+failing)
 	w.set(func(s *admin.Snapshot) { s.Store = admin.Store{Joined: true, WasReady: true} })
 	if _, body := w.ask(t, "GET", "/status"); strings.Contains(body, "fail") {
 		t.Errorf("nothing fails, and the status says\n%s", body)

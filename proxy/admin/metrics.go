@@ -12,7 +12,7 @@ import (
 func NewRegistry(version, goVersion string) *prometheus.Registry {
 	reg := prometheus.NewRegistry()
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "usher_build_info", Help: "Always 1; the labels say what runs.",
+		Name: "usher_build_info", Help: "Always 1. The labels are the version of usher and of Go.",
 	}, []string{"version", "goversion"})
 	build.WithLabelValues(version, goVersion).Set(1)
 	reg.MustRegister(build,
@@ -21,7 +21,7 @@ func NewRegistry(version, goVersion string) *prometheus.Registry {
 	return reg
 }
 
-// StoreMetrics count what the limiter asks of the store.
+// StoreMetrics measure the requests of the limiter to the store.
 type StoreMetrics struct {
 	duration *prometheus.HistogramVec
 	errors   *prometheus.CounterVec
@@ -32,19 +32,19 @@ func NewStoreMetrics(reg prometheus.Registerer) *StoreMetrics {
 	m := &StoreMetrics{
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "usher_store_operation_duration_seconds",
-			Help:    "Time that an operation of the store took, failed ones included.",
+			Help:    "Duration of operations of the store, including failed ones.",
 			Buckets: prometheus.ExponentialBuckets(0.000125, 2, 16), // 125 µs to 4 s
 		}, []string{"op"}),
 		errors: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "usher_store_errors_total",
-			Help: "Operations of the store that failed.",
+			Help: "Failed operations of the store.",
 		}, []string{"op"}),
 	}
 	reg.MustRegister(m.duration, m.errors)
 	return m
 }
 
-// Observe takes note of one operation. Its signature is that of
+// Observe counts one operation. Its signature is that of
 // limiter.Options.Observe; it is safe for concurrent use.
 func (m *StoreMetrics) Observe(op string, took time.Duration, err error) {
 	m.duration.WithLabelValues(op).Observe(took.Seconds())
@@ -53,8 +53,8 @@ func (m *StoreMetrics) Observe(op string, took time.Duration, err error) {
 	}
 }
 
-// CollectSnapshot registers the metrics that are read from a snapshot when
-// somebody asks for them, so that they cannot differ from /status.
+// CollectSnapshot registers the metrics that are read from a snapshot at each
+// scrape, so that they agree with /status.
 func CollectSnapshot(reg prometheus.Registerer, snapshot func() Snapshot) {
 	reg.MustRegister(&snapshotCollector{snapshot})
 }
@@ -67,27 +67,27 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 
 var (
 	generation = desc("config_generation",
-		"Number of the generation of the rules in force, 0 while the store has not told it.")
+		"Number of the generation of the rules in force. 0 until the store has returned it.")
 	reloadOK = desc("config_last_reload_successful",
-		"1 if the last attempt to load the rules went well, 0 if the old ones serve on.")
+		"1 if the last load of the rules succeeded, 0 if it failed and the old rules stay in force.")
 	reloadTime = desc("config_last_reload_success_timestamp_seconds",
-		"When the rules in force were loaded, in seconds since 1970.")
+		"Unix time at which the rules in force were loaded.")
 	ruleSessions = desc("rule_sessions",
-		"Sessions of a limited rule over all replicas, as last heard from the store.", "rule", "generation")
+		"Sessions of a limited rule across all replicas, as last read from the store.", "rule", "generation")
 	ruleLimit = desc("rule_sessions_limit",
-		"The limit that usher_rule_sessions is held to.", "rule", "generation")
+		"Limit of usher_rule_sessions.", "rule", "generation")
 	storeJoined = desc("store_joined",
-		"1 while the store counts with this replica.")
+		"1 while this replica is a member in the store.")
 	storeRecovering = desc("store_recovering",
-		"1 while the store is recovering: its data is new, and it only takes back sessions that exist.")
+		"1 while the store is recovering: it takes back live sessions and admits no new limited ones.")
 	storeMismatch = desc("store_settings_mismatch",
-		"1 while this replica is refused because living ones run with other lease settings.")
+		"1 while the store refuses this replica because live ones have conflicting lease settings.")
 	storeReplicas = desc("store_replicas",
-		"Replicas that are members of the store.")
+		"Replicas that are members in the store.")
 	storeGenerations = desc("store_generations",
-		"Distinct generations of rules among the members of the store; above 1 for long is a mistake.")
+		"Different generations of rules among the members. Above 1 is normal during a rolling change only.")
 	storeLeasesLost = desc("store_leases_lost_total",
-		"Leases, one for each shard of the store, that ended with sessions of limited rules that relied on them.")
+		"Leases (one for each shard) that ended while limited sessions relied on them.")
 )
 
 // Describe implements prometheus.Collector.

@@ -7,14 +7,17 @@ import (
 
 // Readiness decides whether a balancer should send clients here.
 //
-// The process is ready when its listeners are open, it is not draining, and
-// one of three things holds: no rule has a limit, the store was joined and
-// ready once since the process started, or two lease TTL have passed since
-// the start. The third part latches: a store that is lost later never makes
-// the process unready, for all replicas lose it together, and a balancer
-// without servers would stop the rules that need no store as well.
+// The process is ready when its listeners are open, it is not draining, and one
+// of these has been true once:
+//   - no rule has a limit
+//   - the store was joined and ready
+//   - two lease TTL have passed since the start
 //
-// It is safe for concurrent use.
+// Losing the store later does not make the process unready: all replicas would
+// lose it together, and a balancer without servers would also stop rules that
+// need no store.
+//
+// A Readiness is safe for concurrent use.
 type Readiness struct {
 	deadline time.Time // two TTL after the start
 
@@ -22,36 +25,36 @@ type Readiness struct {
 	listening, draining, met bool
 }
 
-// NewReadiness returns the readiness of a process that started at start and
-// whose lease lives for ttl.
+// NewReadiness returns the readiness of a process that started at start, with the
+// lease TTL ttl.
 func NewReadiness(start time.Time, ttl time.Duration) *Readiness {
 	return &Readiness{deadline: start.Add(2 * ttl)}
 }
 
-// Listening says that clients can connect.
+// Listening records that the listeners are open.
 func (r *Readiness) Listening() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.listening = true
 }
 
-// Draining says that the process is about to stop. It is never taken back.
+// Draining records that the process is draining. It cannot be undone.
 func (r *Readiness) Draining() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.draining = true
 }
 
-// Reasons for which a process is not ready.
+// Reasons why a process is not ready.
 const (
 	Starting     = "starting: the listeners are not open yet"
-	Draining     = "draining: the process is about to stop"
-	StorePending = "waiting for the store: it was not joined and ready yet"
+	Draining     = "draining: the process will stop"
+	StorePending = "waiting for the store: not joined and ready yet"
 )
 
-// Check returns "" if the process is ready at now, else the reason. limited
-// says that a rule in force has a limit, ready that the store was joined and
-// ready once since the process started.
+// Check returns "" if the process is ready at now, else the reason. limited says
+// that a rule in force has a limit, ready that the store was joined and ready
+// at least once.
 func (r *Readiness) Check(now time.Time, limited, ready bool) (reason string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -6,8 +6,8 @@ import (
 	"usher/limiter"
 )
 
-// Snapshot is what the admin listener shows of the process at one moment. The
-// caller fills it in; field names in JSON are an interface for scripts.
+// Snapshot is the state of the process that the admin listener shows. The caller
+// fills it in. The JSON field names are an interface for scripts.
 type Snapshot struct {
 	Version  string    `json:"version"`
 	Started  time.Time `json:"started"`
@@ -17,16 +17,16 @@ type Snapshot struct {
 	Store    Store     `json:"store"`
 }
 
-// Rules are the rules in force and how the last attempt to load them went.
+// Rules are the rules in force and the outcome of the last load.
 type Rules struct {
 	File       string      `json:"file"`
 	Digest     string      `json:"digest"`
 	Generation string      `json:"generation"` // label such as g5-9f31c2ab
-	Number     uint64      `json:"number"`     // of the generation, 0 if not known yet
+	Number     uint64      `json:"number"`     // of the generation, 0 until the store has returned it
 	Loaded     time.Time   `json:"loaded"`     // when the rules in force were loaded
-	ReloadOK   bool        `json:"reload_ok"`  // of the last attempt
+	ReloadOK   bool        `json:"reload_ok"`  // the last load succeeded
 	ReloadErr  string      `json:"reload_error,omitempty"`
-	Limits     []RuleLimit `json:"limits"` // generation in force first, then older ones with sessions
+	Limits     []RuleLimit `json:"limits"` // current generation first, then older ones with sessions
 }
 
 // Limited reports whether a rule in force has a limit.
@@ -39,19 +39,19 @@ func (r Rules) Limited() bool {
 	return false
 }
 
-// RuleLimit is a limit and how much of it is used over all replicas.
+// RuleLimit is a limit and its use across all replicas.
 type RuleLimit struct {
 	Rule       string `json:"rule"`  // c1, s2
 	Place      string `json:"place"` // file:line:col
 	Generation string `json:"generation"`
-	Current    bool   `json:"current"`  // of the rules in force
-	Max        int64  `json:"max"`      // -1: none, the rule limits rates or each key only
-	Sessions   int64  `json:"sessions"` // over all replicas, as last heard
+	Current    bool   `json:"current"`  // belongs to the rules in force
+	Max        int64  `json:"max"`      // -1: no limit for all sessions, only rates or limits by key
+	Sessions   int64  `json:"sessions"` // across all replicas, as last read from the store
 }
 
-// Store is how this replica stands with the place where all replicas count.
+// Store is the state of this replica in the store.
 type Store struct {
-	Address      string `json:"address"` // without its password
+	Address      string `json:"address"` // without password
 	Joined       bool   `json:"joined"`
 	WasReady     bool   `json:"was_ready"`
 	Recovering   bool   `json:"recovering"`
@@ -60,15 +60,15 @@ type Store struct {
 	Generations  int    `json:"generations"`   // distinct ones among them
 	// Replicas are the members of the store: id of the replica -> digest of its rules.
 	Replicas map[string]string `json:"replicas,omitempty"`
-	// LeasesLost is how often a lease ended with sessions that relied on it.
+	// LeasesLost counts leases that ended while sessions relied on them.
 	LeasesLost uint64 `json:"leases_lost"`
-	// Failure is what failed last, and FailingSince when it began to; both are
-	// zero if nothing does. A store may be joined and fail.
+	// Failure is the last failure of the current outage, and FailingSince when the
+	// outage began; both are zero without one. A joined store may fail as well.
 	Failure      string    `json:"failure,omitempty"`
 	FailingSince time.Time `json:"failing_since,omitzero"`
 }
 
-// StoreOf returns what st says about the store at address.
+// StoreOf returns the state that st holds about the store at address.
 func StoreOf(address string, st limiter.Status) Store {
 	distinct := map[string]bool{}
 	for _, digest := range st.Replicas {
@@ -80,20 +80,20 @@ func StoreOf(address string, st limiter.Status) Store {
 	}
 }
 
-// trouble says why limited rules cannot admit anybody now, "" if they can.
+// trouble returns why limited rules can admit nobody now, "" if they can.
 func (s Store) trouble() string {
 	switch {
 	case s.Mismatch != "":
-		return "other replicas run with other lease settings: " + s.Mismatch
+		return "other replicas have conflicting lease settings: " + s.Mismatch
 	case !s.Joined:
 		return s.because("the store is not joined")
 	case s.Recovering:
-		return s.because("the store is recovering: it admits no new limited sessions yet")
+		return s.because("the store is recovering: no new limited sessions yet")
 	}
 	return ""
 }
 
-// because adds to a reason what failed last, if something does.
+// because adds the last failure of the store, if there is one, to a reason.
 func (s Store) because(reason string) string {
 	if s.Failure == "" {
 		return reason
@@ -101,7 +101,7 @@ func (s Store) because(reason string) string {
 	return reason + "; " + s.Failing()
 }
 
-// Failing says of a store that fails since when and how.
+// Failing describes the outage: its begin and last failure.
 func (s Store) Failing() string {
-	return "failing since " + s.FailingSince.Format(time.RFC3339) + ", last " + s.Failure
+	return "failing since " + s.FailingSince.Format(time.RFC3339) + ", last error: " + s.Failure
 }

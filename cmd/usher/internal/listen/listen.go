@@ -14,7 +14,8 @@ import (
 	"usher/proxy/rules"
 )
 
-// InterfaceAddrs returns the addresses of a network interface as they are now.
+// InterfaceAddrs returns the current addresses of a network interface, and
+// whether that interface exists.
 func InterfaceAddrs(name string) ([]netip.Addr, bool) {
 	ifi, err := net.InterfaceByName(name)
 	if err != nil {
@@ -34,8 +35,8 @@ func InterfaceAddrs(name string) ([]netip.Addr, bool) {
 }
 
 // Endpoints returns the addresses of internal: or external: lines. An
-// interface stands for all its addresses of the families asked for, without those that are link-local
-// and say nothing without a zone.
+// interface stands for all its addresses of the requested families, except
+// link-local ones, which are ambiguous without a zone.
 func Endpoints(list []rules.Endpoint) ([]netip.AddrPort, error) {
 	var out []netip.AddrPort
 	for _, e := range list {
@@ -45,7 +46,7 @@ func Endpoints(list []rules.Endpoint) ([]netip.AddrPort, error) {
 		}
 		addrs, ok := InterfaceAddrs(e.Interface)
 		if !ok {
-			return nil, fmt.Errorf("%s: no interface %q here; name one that exists, or an address", e.Pos, e.Interface)
+			return nil, fmt.Errorf("%s: this machine has no interface %q; name an existing interface or an address", e.Pos, e.Interface)
 		}
 		before := len(out)
 		for _, a := range addrs {
@@ -54,14 +55,14 @@ func Endpoints(list []rules.Endpoint) ([]netip.AddrPort, error) {
 			}
 		}
 		if len(out) == before { // an empty list would mean any address
-			return nil, fmt.Errorf("%s: interface %q has no address that can be used here; give it one, or name an address", e.Pos, e.Interface)
+			return nil, fmt.Errorf("%s: interface %q has no usable address; give it one, or name an address", e.Pos, e.Interface)
 		}
 	}
 	return out, nil
 }
 
-// Addresses decides where to listen, and says what decided: the
-// environment, else the rule file, else the default.
+// Addresses returns the addresses to listen at, and their source: USHER_LISTEN,
+// a place in the rule file, or "default".
 func Addresses(cfg settings.Config, set rules.Settings) (addrs []string, source string, err error) {
 	if len(set.Internal) == 0 || cfg.ListenSet {
 		source = "USHER_LISTEN"
@@ -80,9 +81,8 @@ func Addresses(cfg settings.Config, set rules.Settings) (addrs []string, source 
 	return addrs, set.Internal[0].Pos.String(), err
 }
 
-// BoundTo returns what proxy.BoundTo will tell of listeners at addrs. Those of
-// which it is known only when they are open are left out: the system chooses
-// their port.
+// BoundTo returns what proxy.BoundTo will return for listeners at addrs, without
+// opening them. It leaves out addresses whose port the system chooses.
 func BoundTo(addrs []string) (bound []netip.AddrPort) {
 	for _, a := range addrs {
 		tcp, err := net.ResolveTCPAddr("tcp", a)
@@ -99,7 +99,7 @@ func BoundTo(addrs []string) (bound []netip.AddrPort) {
 	return bound
 }
 
-// All opens all addresses or none.
+// All opens listeners at all addrs, or none if one fails.
 func All(addrs []string) (lns []net.Listener, err error) {
 	for _, a := range addrs {
 		ln, err := proxy.Listen(context.Background(), a)
@@ -117,15 +117,15 @@ func All(addrs []string) (lns []net.Listener, err error) {
 func listenError(addr string, err error) error {
 	var op *net.OpError
 	if errors.As(err, &op) {
-		err = op.Err // it names the address a second time
+		err = op.Err // the OpError would repeat the address
 	}
 	host, port, _ := net.SplitHostPort(addr)
-	remedy := "stop what listens there, or choose another address"
+	remedy := "stop the program that listens there, or choose another address"
 	if n, perr := strconv.Atoi(port); perr == nil && n > 0 && n < 1024 {
 		remedy += " (ports below 1024 may need a privilege)"
 	}
 	if host == "" {
 		host = "*"
 	}
-	return fmt.Errorf("listen at %s: %w; %s", net.JoinHostPort(host, port), err, remedy)
+	return fmt.Errorf("cannot listen at %s: %w; %s", net.JoinHostPort(host, port), err, remedy)
 }

@@ -1,5 +1,5 @@
 // Package policyfile loads the rule file, the users file and the groups file
-// into a policy, and returns what is to be said about them as findings.
+// into a policy. It reports mistakes and doubts as findings with their places.
 package policyfile
 
 import (
@@ -13,9 +13,9 @@ import (
 	"usher/proxy/users"
 )
 
-// Load builds a complete policy from the rule file, the users file and
-// the groups file, or says all that is wrong with them. The diagnostics are the
-// findings about the rule file, warnings and errors.
+// Load builds a policy from the files that cfg names. The diagnostics are the
+// errors and warnings about the rule file. If there is no policy, the error
+// joins all mistakes in all files.
 func Load(cfg settings.Config) (*proxy.Policy, []rules.Diagnostic, error) {
 	known, accountsErr := loadAccounts(cfg)
 	set, found, err := read(cfg.RuleFile, known)
@@ -36,15 +36,15 @@ func Load(cfg settings.Config) (*proxy.Policy, []rules.Diagnostic, error) {
 	return p, found, nil
 }
 
-// Accounts is how clients can prove their names, and who is in which group.
+// Accounts says how clients can log in, and which groups they are in.
 type Accounts struct {
 	UsersFile, GroupsFile bool           // the environment names one
 	Users                 *users.Checker // nil: none was read
 	Groups                *users.Groups  // nil: none was read
 }
 
-// loadAccounts reads the files that the environment names, or says all that
-// is wrong with them.
+// loadAccounts reads the users and groups files that cfg names. The error joins
+// all mistakes in them.
 func loadAccounts(cfg settings.Config) (known Accounts, err error) {
 	var errs []error
 	if known.UsersFile = cfg.UsersFile != ""; known.UsersFile {

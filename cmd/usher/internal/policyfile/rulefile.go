@@ -10,7 +10,7 @@ import (
 	"usher/proxy/rules"
 )
 
-// builtin are the rules of an usher without a rule file.
+// builtin are the rules that apply without a rule file.
 const builtin = `
 client pass { from: 127.0.0.0/8 to: 0/0 }
 client pass { from: ::1/128 to: 0/0 }
@@ -18,12 +18,12 @@ socks pass { from: 127.0.0.0/8 to: 0/0 }
 socks pass { from: ::1/128 to: 0/0 }
 `
 
+// BuiltinName stands for the rule file where there is none.
 const BuiltinName = "built-in rules"
 
-// read reads and parses the rule file, or the built-in rules if name is
-// empty. An error says that there is no text; what is wrong with the text is
-// in the diagnostics, and then the set is nil. known is what names can be proved
-// here, on which rules depend.
+// read reads and parses the rule file, or the built-in rules if name is empty.
+// The error is for a file that cannot be read. Mistakes in its text are in the
+// diagnostics, and then the set is nil.
 func read(name string, known Accounts) (*rules.Set, []rules.Diagnostic, error) {
 	if name == "" {
 		set, found := Parse(BuiltinName, []byte(builtin), known)
@@ -31,14 +31,15 @@ func read(name string, known Accounts) (*rules.Set, []rules.Diagnostic, error) {
 	}
 	text, err := os.ReadFile(name)
 	if err != nil {
-		return nil, nil, fmt.Errorf("rule file: %w; USHER_CONFIG names it", err)
+		return nil, nil, fmt.Errorf("rule file: %w; correct USHER_CONFIG", err)
 	}
 	set, found := Parse(name, text, known)
 	return set, found, nil
 }
 
-// Parse returns the findings in the order of their places, and no set if
-// one of them is an error.
+// Parse parses the text of a rule file. It returns the findings in the order of
+// their places, and a nil set if one of them is an error. known decides what
+// rules about users and groups mean.
 func Parse(name string, text []byte, known Accounts) (*rules.Set, []rules.Diagnostic) {
 	set, found := rules.Parse(name, text, rules.Env{Interface: listen.InterfaceAddrs})
 	if set != nil {
@@ -51,7 +52,7 @@ func Parse(name string, text []byte, known Accounts) (*rules.Set, []rules.Diagno
 	return set, found
 }
 
-// AsError returns what is wrong with a rule file, a line for each mistake.
+// AsError joins the errors among findings, one line each; nil if there are none.
 func AsError(found []rules.Diagnostic) error {
 	var all []error
 	for _, d := range found {
@@ -62,7 +63,7 @@ func AsError(found []rules.Diagnostic) error {
 	return errors.Join(all...)
 }
 
-// Limited returns the rules whose sessions are counted, client-rules first.
+// Limited returns the rules that have a limit, client-rules first.
 func Limited(set *rules.Set) (list []*rules.Rule) {
 	for _, r := range slices.Concat(set.Client, set.Socks) {
 		if r.Pass && r.Session.Limited {
@@ -72,7 +73,7 @@ func Limited(set *rules.Set) (list []*rules.Rule) {
 	return list
 }
 
-// Name returns what to call the rule file that the configuration names.
+// Name returns the name to show for the rule file: the built-in rules have one too.
 func Name(name string) string {
 	if name == "" {
 		return BuiltinName

@@ -14,35 +14,35 @@ import (
 	"github.com/caarlos0/env/v11"
 )
 
-// Config is everything that the environment says. The tags are the one place
-// where a variable is described: parsing, checking and the help read them.
+// Config holds every setting. Its tags are the only description of a variable:
+// parsing, checks, help and man page read them.
 //
 //	env, envDefault   name and default
-//	enum, min, max    what is accepted
+//	enum, min, max    accepted values
 //	help              its meaning
 type Config struct {
-	Listen       []HostPort    `env:"USHER_LISTEN" envDefault:"127.0.0.1:1080" help:"Addresses for SOCKS clients, separated by commas. 0.0.0.0:1080 is every address of IPv4, [::]:1080 every one of IPv6, and :1080 both. When it is set, it wins over the internal: lines of the rule file."`
-	RuleFile     string        `env:"USHER_CONFIG" help:"The rule file, in Dante's language. Without one, built-in rules let clients on the loopback addresses through and nobody else."`
-	UsersFile    string        `env:"USHER_USERS_FILE" help:"Names and passwords in htpasswd format. With it, and without a socksmethod line, clients must give a name and a password."`
-	GroupsFile   string        `env:"USHER_GROUPS_FILE" help:"Who is in the groups that group: in a rule names, in htgroup format (group: user user). Needs USHER_USERS_FILE."`
-	Store        StoreURL      `env:"USHER_STORE" envDefault:"memory" help:"Where sessions are counted: memory (limits hold for this process), or a Redis that all replicas use (limits hold over them): redis://[user:password@]host:port/db, unix:///socket, redis+sentinel://host:port,host:port/name, redis+cluster://host:port,host:port; rediss instead of redis for TLS. docs/redis.md has the options."`
-	Cluster      string        `env:"USHER_CLUSTER" envDefault:"default" help:"Name of this set of replicas in the store. Sets with different names do not see each other's sessions."`
-	LeaseTTL     time.Duration `env:"USHER_LEASE_TTL" envDefault:"10s" min:"1s" max:"10m" help:"How long a replica that died keeps its slots. The same on all replicas. At least 50 times the worst round trip to the store that is usual: a request may take a tenth of it."`
-	LeaseLoss    string        `env:"USHER_LEASE_LOSS" envDefault:"keep" enum:"keep,close" help:"What becomes of limited sessions on a replica that is cut off from the store: keep lets them live, close ends them before their slots can be given to others. The same on all replicas."`
-	StoreWait    time.Duration `env:"USHER_STORE_WAIT" envDefault:"3s" min:"0s" max:"1m" help:"How long a limited session may wait for a store that is slow or away before it is refused. While the store answers, one question may take a tenth of the lease in any case."`
-	StoreDown    string        `env:"USHER_STORE_DOWN" envDefault:"refuse" enum:"refuse,admit" help:"What becomes of a limited session when that wait is over: refuse, or admit it if this replica's own sessions are below the limit, so that each replica then holds the limit by itself. admit needs USHER_LEASE_LOSS=keep."`
-	ProxyFrom    Prefixes      `env:"USHER_PROXY_PROTOCOL_FROM" help:"Networks of the balancers, separated by commas. They must send a PROXY protocol header (version 1 or 2); nobody else may. Every host in these networks can claim any client address, so name only the balancers' own addresses."`
-	BindTimeout  time.Duration `env:"USHER_BIND_TIMEOUT" envDefault:"3m" min:"1s" max:"24h" help:"How long a BIND request waits for its peer to connect."`
-	Negotiating  int           `env:"USHER_MAX_NEGOTIATING" envDefault:"0" min:"0" max:"10000000" help:"How many clients may be between their connection and their complete request; for each one more, one of them is closed. 0: a quarter of the descriptors that the process may open."`
-	AuthFailures int           `env:"USHER_AUTH_FAILURES" envDefault:"10" min:"0" max:"1000000" help:"How many wrong passwords an address (of IPv6: a /64) may give in a minute; then its passwords are refused for a minute, unseen. 0: any number. Choose 0 if all clients come from one address, as behind a balancer that hides them."`
-	UDPAdvertise Addresses     `env:"USHER_UDP_ADVERTISE" help:"The address that clients are told to send their datagrams to, at most one of IPv4 and one of IPv6, separated by a comma: that of this replica, never that of a balancer. Without it, it is the address that the client's connection came in on."`
-	UDPPorts     PortRange     `env:"USHER_UDP_PORTS" help:"The ports that clients are told to send their datagrams to, such as 20000-20999; one for each association, so at least as many as there are associations at a time. udp.portrange in a rule wins for the clients of that rule. Without it, the system chooses."`
-	UDPRelayFrom Prefixes      `env:"USHER_UDP_RELAY_FROM" help:"Networks of balancers that hide the client and send no PROXY header, such as relayd, separated by commas. Behind them a client's datagrams are taken from the address that it announced, if that was complete (an address and a port), else from the first one that the rules pass."`
-	AdminListen  AdminAddr     `env:"USHER_ADMIN_LISTEN" envDefault:"127.0.0.1:9090" help:"Address for health checks, metrics and status over HTTP, without a password: keep it private. off opens none."`
-	DrainGrace   time.Duration `env:"USHER_DRAIN_GRACE" envDefault:"3s" min:"0s" max:"10m" help:"After SIGTERM: how long to report not ready and still accept, so that balancers look elsewhere first. At least their check interval times the failures they wait for."`
-	DrainTimeout time.Duration `env:"USHER_DRAIN_TIMEOUT" envDefault:"30s" min:"0s" max:"24h" help:"After the grace: how long sessions may go on before they are cut."`
-	LogFormat    string        `env:"USHER_LOG_FORMAT" envDefault:"auto" enum:"auto,text,json" help:"auto is text on a terminal and JSON elsewhere."`
-	LogLevel     string        `env:"USHER_LOG_LEVEL" envDefault:"info" enum:"debug,info,warn,error" help:"The least severe lines that are logged."`
+	Listen       []HostPort    `env:"USHER_LISTEN" envDefault:"127.0.0.1:1080" help:"Addresses for SOCKS clients, separated by commas. 0.0.0.0:1080 is every IPv4 address, [::]:1080 every IPv6 address, :1080 both. If set, it overrides the internal: lines of the rule file."`
+	AdminListen  AdminAddr     `env:"USHER_ADMIN_LISTEN" envDefault:"127.0.0.1:9090" help:"Address for health checks, metrics and status over HTTP. It has no password: keep it private. off disables it."`
+	RuleFile     string        `env:"USHER_CONFIG" help:"The rule file. Without it, built-in rules admit clients on loopback addresses and nobody else."`
+	UsersFile    string        `env:"USHER_USERS_FILE" help:"User names and password hashes in htpasswd format. With it, and without a socksmethod: line, clients must log in."`
+	GroupsFile   string        `env:"USHER_GROUPS_FILE" help:"Members of the groups that group: in a rule names, in htgroup format. Requires USHER_USERS_FILE."`
+	Store        StoreURL      `env:"USHER_STORE" envDefault:"memory" help:"Where sessions are counted: memory for this process alone, or the URL of a Redis that all replicas share, such as redis://host:6379/0. docs/redis.md lists the URLs and their options."`
+	Cluster      string        `env:"USHER_CLUSTER" envDefault:"default" help:"Name of this set of replicas. Sets with different names can share a Redis and are counted apart."`
+	LeaseTTL     time.Duration `env:"USHER_LEASE_TTL" envDefault:"10s" min:"1s" max:"10m" help:"How long a dead replica keeps its slots, from 1s to 10m. Must be the same on all replicas. Use at least 50 times the typical worst-case round trip to Redis."`
+	LeaseLoss    string        `env:"USHER_LEASE_LOSS" envDefault:"keep" enum:"keep,close" help:"What happens to limited sessions on a replica that loses contact with the store. keep: they continue. close: they end before another replica can be given their slots. Must be the same on all replicas."`
+	StoreWait    time.Duration `env:"USHER_STORE_WAIT" envDefault:"3s" min:"0s" max:"1m" help:"How long a new limited session waits for a store that is slow or unreachable, up to 1m. While the store answers, a single request always gets at least a tenth of the lease TTL."`
+	StoreDown    string        `env:"USHER_STORE_DOWN" envDefault:"refuse" enum:"refuse,admit" help:"What happens to a new limited session after that wait. refuse: it is refused. admit: this replica admits up to the limit by its own count. admit requires USHER_LEASE_LOSS=keep."`
+	ProxyFrom    Prefixes      `env:"USHER_PROXY_PROTOCOL_FROM" help:"Networks of balancers that send a PROXY header (version 1 or 2), separated by commas. From there the header is required. From everywhere else it is refused. Every host in these networks can claim any client address: name only the balancers' own addresses."`
+	Negotiating  int           `env:"USHER_MAX_NEGOTIATING" envDefault:"0" min:"0" max:"10000000" help:"Maximum number of clients that have not sent their complete request. Above it, Usher closes a randomly chosen one. 0: a quarter of the descriptors that the process may open."`
+	AuthFailures int           `env:"USHER_AUTH_FAILURES" envDefault:"10" min:"0" max:"1000000" help:"Wrong passwords that a client address (IPv6: a /64) may send in a minute. After that, its logins are rejected for a minute without checking the password. 0: no bound. Use 0 if all clients share one address."`
+	BindTimeout  time.Duration `env:"USHER_BIND_TIMEOUT" envDefault:"3m" min:"1s" max:"24h" help:"How long a BIND request waits for its peer, from 1s to 24h."`
+	UDPAdvertise Addresses     `env:"USHER_UDP_ADVERTISE" help:"The address that clients are told to send datagrams to: at most one IPv4 and one IPv6 address, separated by a comma. It must be the address of this replica, never that of a balancer. Unset: the address on which the client's connection arrived."`
+	UDPPorts     PortRange     `env:"USHER_UDP_PORTS" help:"The ports that clients are told to send datagrams to, such as 20000-20999. Each association uses one. udp.portrange in a rule overrides it. Unset: the system chooses."`
+	UDPRelayFrom Prefixes      `env:"USHER_UDP_RELAY_FROM" help:"Networks of balancers that hide the client's address and send no PROXY header, such as relayd, separated by commas. docs/udp-and-bind.md says what this allows."`
+	DrainGrace   time.Duration `env:"USHER_DRAIN_GRACE" envDefault:"3s" min:"0s" max:"10m" help:"After SIGTERM: how long /readyz answers 503 while clients are still accepted, up to 10m. Use at least the balancer's check interval times the failures it waits for."`
+	DrainTimeout time.Duration `env:"USHER_DRAIN_TIMEOUT" envDefault:"30s" min:"0s" max:"24h" help:"After the grace: how long running sessions may continue, up to 24h. Then they are cut."`
+	LogFormat    string        `env:"USHER_LOG_FORMAT" envDefault:"auto" enum:"auto,text,json" help:"text, json, or auto: text on a terminal and JSON elsewhere."`
+	LogLevel     string        `env:"USHER_LOG_LEVEL" envDefault:"info" enum:"debug,info,warn,error" help:"Lowest level that is logged: debug, info, warn or error."`
 
 	ListenSet bool // USHER_LISTEN was given
 }
@@ -81,7 +81,7 @@ func variables() []variable {
 	return list
 }
 
-// mustDuration panics on a malformed tag, which any test that starts finds.
+// mustDuration panics on a malformed tag; every test would show it.
 func mustDuration(tag string) int64 {
 	d, err := time.ParseDuration(tag)
 	if err != nil {
@@ -90,7 +90,7 @@ func mustDuration(tag string) int64 {
 	return int64(d)
 }
 
-// mustNumber panics on a malformed tag, too.
+// mustNumber panics on a malformed tag.
 func mustNumber(tag string) int64 {
 	n, err := strconv.ParseInt(tag, 10, 64)
 	if err != nil {
@@ -99,7 +99,7 @@ func mustNumber(tag string) int64 {
 	return n
 }
 
-// kindOf names a type for people.
+// kindOf names the form of a value for the help.
 func kindOf(t reflect.Type, enum []string) string {
 	switch {
 	case enum != nil:
@@ -124,9 +124,9 @@ func kindOf(t reflect.Type, enum []string) string {
 	return "text"
 }
 
-// Load reads the environment, given as a map. The warnings name
-// variables that look like Usher's and are not. Every mistake is reported, as
-// one error that names the variable, its value and the remedy.
+// Load reads the configuration from environ. The warnings are the names of
+// unknown variables that begin with USHER_. The error joins all mistakes; each
+// names the variable, its value (unless it may hold a password) and the remedy.
 func Load(environ map[string]string) (cfg Config, warnings []string, err error) {
 	vars := variables()
 	byField := map[string]variable{}
@@ -149,10 +149,10 @@ func Load(environ map[string]string) (cfg Config, warnings []string, err error) 
 		problems = outOfRange(cfg, vars, environ)
 	}
 	if cfg.StoreDown == "admit" && cfg.LeaseLoss == "close" {
-		problems = append(problems, errors.New("USHER_STORE_DOWN=admit: it breaks what USHER_LEASE_LOSS=close promises; leave one of them out"))
+		problems = append(problems, errors.New("USHER_STORE_DOWN=admit contradicts USHER_LEASE_LOSS=close; remove one of them"))
 	}
 	if cfg.GroupsFile != "" && cfg.UsersFile == "" {
-		problems = append(problems, errors.New("USHER_GROUPS_FILE: nobody can prove a name without USHER_USERS_FILE; set that, too"))
+		problems = append(problems, errors.New("USHER_GROUPS_FILE needs USHER_USERS_FILE, as only users who log in can be in a group; set both"))
 	}
 	for name := range environ {
 		if strings.HasPrefix(name, "USHER_") && !known[name] {
@@ -164,8 +164,8 @@ func Load(environ map[string]string) (cfg Config, warnings []string, err error) 
 	return cfg, warnings, errors.Join(problems...)
 }
 
-// readable turns an error of the env library, which names a field and a Go
-// type, into one that names a variable.
+// readable turns an error of the env library, which names a Go field and type,
+// into one that names the variable.
 func readable(err error, byField map[string]variable, environ map[string]string) error {
 	var parse env.ParseError
 	if !errors.As(err, &parse) {
@@ -187,7 +187,7 @@ func (v variable) problem(environ map[string]string, what string) error {
 	return fmt.Errorf("%s=%q: %s", v.name, environ[v.name], what)
 }
 
-// outOfRange checks what the tags enum, min and max say.
+// outOfRange checks values against the tags enum, min and max.
 func outOfRange(cfg Config, vars []variable, environ map[string]string) (problems []error) {
 	values := reflect.ValueOf(cfg)
 	for _, v := range vars {
@@ -211,7 +211,7 @@ func outOfRange(cfg Config, vars []variable, environ map[string]string) (problem
 	return problems
 }
 
-// Environ turns the form of os.Environ into a map.
+// Environ turns the result of os.Environ into a map.
 func Environ(environ []string) map[string]string {
 	m := make(map[string]string, len(environ))
 	for _, e := range environ {

@@ -2,6 +2,7 @@ package settings
 
 import (
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -69,12 +70,12 @@ func TestBadValues(t *testing.T) {
 		{"USHER_STORE_DOWN", "close", `USHER_STORE_DOWN="close": unknown value; choose one of refuse | admit`},
 		{"USHER_LOG_LEVEL", "loud", "choose one of debug | info | warn | error"},
 		{"USHER_PROXY_PROTOCOL_FROM", "balancer", `"balancer" is not a network`},
-		{"USHER_UDP_ADVERTISE", "usher.example.org", "is not an address to send to; write it like"},
-		{"USHER_UDP_ADVERTISE", "0.0.0.0", "is not an address to send to"},
-		{"USHER_UDP_ADVERTISE", "192.0.2.7,192.0.2.8", "192.0.2.7 and 192.0.2.8 are of one family; choose one of them"},
-		{"USHER_UDP_PORTS", "20999-20000", `USHER_UDP_PORTS="20999-20000": "20999-20000" is not a range of ports; write it like`},
-		{"USHER_UDP_PORTS", "0-9", "is not a range"},
-		{"USHER_UDP_PORTS", "1-65536", "is not a range"},
+		{"USHER_UDP_ADVERTISE", "usher.example.org", "is not an IP address that clients can send to; write it like"},
+		{"USHER_UDP_ADVERTISE", "0.0.0.0", "is not an IP address that clients can send to"},
+		{"USHER_UDP_ADVERTISE", "192.0.2.7,192.0.2.8", "192.0.2.7 and 192.0.2.8 are of the same family; remove one of them"},
+		{"USHER_UDP_PORTS", "20999-20000", `USHER_UDP_PORTS="20999-20000": "20999-20000" is not a port range; write it like`},
+		{"USHER_UDP_PORTS", "0-9", "is not a port range"},
+		{"USHER_UDP_PORTS", "1-65536", "is not a port range"},
 		{"USHER_UDP_RELAY_FROM", "relayd", `"relayd" is not a network`},
 		{"USHER_STORE", "etcd://geheim@host", `USHER_STORE: unknown kind of store "etcd"`},
 		{"USHER_STORE", "redis://:ge%heim@host", "USHER_STORE: not a URL (not shown"},
@@ -95,7 +96,7 @@ func TestBadValues(t *testing.T) {
 func TestAdmitNeedsKeep(t *testing.T) {
 	for loss, want := range map[string]string{
 		"keep":  "",
-		"close": "USHER_STORE_DOWN=admit: it breaks what USHER_LEASE_LOSS=close promises; leave one of them out",
+		"close": "USHER_STORE_DOWN=admit contradicts USHER_LEASE_LOSS=close; remove one of them",
 	} {
 		_, _, err := Load(map[string]string{"USHER_STORE_DOWN": "admit", "USHER_LEASE_LOSS": loss})
 		if (err == nil) != (want == "") || err != nil && err.Error() != want {
@@ -120,7 +121,7 @@ func TestAllMistakesAtOnce(t *testing.T) {
 	}
 }
 
-// TestDescribed holds the help and docs/configuration.md to the struct.
+// The help and docs/configuration.md describe each variable in the same words.
 func TestDescribed(t *testing.T) {
 	help := Help()
 	page, err := os.ReadFile("../../../../docs/configuration.md")
@@ -141,12 +142,20 @@ func TestDescribed(t *testing.T) {
 		if def != "none" {
 			def = "`" + def + "`"
 		}
-		if row := "| `" + v.name + "` | " + def + " |"; !strings.Contains(string(page), row) {
-			t.Errorf("docs/configuration.md lacks the row %q", row)
+		_, row, found := strings.Cut(string(page), "\n| `"+v.name+"` | "+def+" | ")
+		text, _, _ := strings.Cut(row, " |\n")
+		if !found || plain(text) != v.help {
+			t.Errorf("docs/configuration.md says of %s, by default %s:\n%s\nthe help says:\n%s", v.name, def, plain(text), v.help)
 		}
 	}
 	inPage := strings.Count(string(page), "\n| `USHER_")
 	if inPage != len(variables()) {
 		t.Errorf("docs/configuration.md describes %d variables, there are %d", inPage, len(variables()))
 	}
+}
+
+// plain returns a line of a page without its marks: a link to a page is its path.
+func plain(markdown string) string {
+	links := regexp.MustCompile(`\[([a-z-]+\.md)\]\([^)]*\)`)
+	return strings.ReplaceAll(links.ReplaceAllString(markdown, "docs/$1"), "`", "")
 }

@@ -5,19 +5,19 @@ import (
 	"syscall"
 )
 
-// Descriptors returns how many descriptors the process may open. Go has raised
-// the soft limit to the hard one before main began.
+// Descriptors returns how many file descriptors the process may open. The Go
+// runtime raises the soft limit to the hard one before main starts.
 func Descriptors() int {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil || limit.Cur > math.MaxInt32 {
-		return math.MaxInt32 // as good as none
+		return math.MaxInt32 // no limit that matters
 	}
 	return int(limit.Cur)
 }
 
-// MaxNegotiating returns how many clients may negotiate at a time. A session
-// takes two descriptors at least; a quarter leaves room for as many sessions
-// as clients that have not shown yet what they want.
+// MaxNegotiating returns how many clients may negotiate at a time. By default
+// that is a quarter of the descriptors: a session takes at least two, so as
+// many sessions as negotiating clients still fit.
 func (cfg Config) MaxNegotiating() int {
 	if cfg.Negotiating > 0 {
 		return cfg.Negotiating

@@ -5,11 +5,11 @@ import (
 	"strings"
 )
 
-// Help describes every variable: name, kind, default, meaning. The
-// indentation makes it a preformatted block in kong's help.
+// Help describes every variable: name, form, default and meaning. The
+// indentation makes kong print it as it is.
 func Help() string {
 	var b strings.Builder
-	b.WriteString("Everything is set by environment variables:\n\n")
+	b.WriteString("Environment variables configure the proxy:\n\n")
 	for _, v := range variables() {
 		def := v.def
 		if def == "" {
@@ -20,12 +20,13 @@ func Help() string {
 			fmt.Fprintf(&b, "        %s\n", line)
 		}
 	}
-	b.WriteString("\nSIGHUP loads the rule file and the files of users and groups anew; a mistake in them keeps the old ones.\n\n" +
-		"SIGTERM or SIGINT drains and exits with 0; a second one exits at once.")
+	b.WriteString("\nSIGHUP reloads the rule file, the users file and the groups file. If one of them has a mistake, the old ones stay in force.\n\n" +
+		"SIGTERM or SIGINT drains and exits with 0. A second signal, at least a second later, exits at once with 1.")
 	return b.String()
 }
 
-// wrap breaks text at blanks into lines of at most width bytes, where it can.
+// wrap breaks text at blanks into lines of at most width bytes; a longer word
+// gets a line of its own.
 func wrap(text string, width int) (lines []string) {
 	line := ""
 	for _, word := range strings.Fields(text) {

@@ -11,7 +11,7 @@ import (
 	"usher/store/redisstore"
 )
 
-// HostPort is where to listen. An empty host is every address.
+// HostPort is an address to listen at. An empty host means every address.
 type HostPort string
 
 // UnmarshalText implements encoding.TextUnmarshaler.
@@ -28,7 +28,7 @@ func (h *HostPort) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// AdminAddr is a HostPort, or "" for no listener.
+// AdminAddr is a HostPort, or "" to disable the admin listener.
 type AdminAddr string
 
 // UnmarshalText implements encoding.TextUnmarshaler.
@@ -40,7 +40,7 @@ func (a *AdminAddr) UnmarshalText(text []byte) error {
 	return (*HostPort)(a).UnmarshalText(text)
 }
 
-// Prefixes are networks; a bare address is the network of itself.
+// Prefixes are networks. A bare address is a network of one address.
 type Prefixes []netip.Prefix
 
 // UnmarshalText implements encoding.TextUnmarshaler.
@@ -61,7 +61,7 @@ func (p *Prefixes) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Addresses are those of this machine, at most one of each family.
+// Addresses are the addresses to advertise, at most one of each family.
 type Addresses []netip.Addr
 
 // UnmarshalText implements encoding.TextUnmarshaler.
@@ -72,11 +72,11 @@ func (a *Addresses) UnmarshalText(text []byte) error {
 		addr, err := netip.ParseAddr(part)
 		addr = addr.Unmap()
 		if err != nil || addr.Zone() != "" || addr.IsUnspecified() || addr.IsMulticast() {
-			return fmt.Errorf("%q is not an address to send to; write it like 192.0.2.7 or 2001:db8::7", part)
+			return fmt.Errorf("%q is not an IP address that clients can send to; write it like 192.0.2.7 or 2001:db8::7", part)
 		}
 		for _, other := range *a {
 			if other.Is4() == addr.Is4() {
-				return fmt.Errorf("%v and %v are of one family; choose one of them", other, addr)
+				return fmt.Errorf("%v and %v are of the same family; remove one of them", other, addr)
 			}
 		}
 		*a = append(*a, addr)
@@ -84,7 +84,7 @@ func (a *Addresses) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// PortRange is ports, the first and the last one included.
+// PortRange is a range of ports, both ends included.
 type PortRange rules.PortRange
 
 // UnmarshalText implements encoding.TextUnmarshaler.
@@ -96,7 +96,7 @@ func (p *PortRange) UnmarshalText(text []byte) error {
 	a, errA := strconv.ParseUint(strings.TrimSpace(lo), 10, 16)
 	b, errB := strconv.ParseUint(strings.TrimSpace(hi), 10, 16)
 	if errA != nil || errB != nil || a == 0 || a > b {
-		return fmt.Errorf("%q is not a range of ports; write it like 20000-20999", text)
+		return fmt.Errorf("%q is not a port range; write it like 20000-20999", text)
 	}
 	*p = PortRange{Lo: uint16(a), Hi: uint16(b)}
 	return nil
@@ -105,17 +105,17 @@ func (p *PortRange) UnmarshalText(text []byte) error {
 // Memory counts in this process alone.
 const Memory StoreURL = "memory"
 
-// StoreURL says where to count. It may hold a password: String leaves it out,
-// and nothing but the opening of the store uses the text itself.
+// StoreURL is the address of the store. It may hold a password: print it with
+// String, which leaves the password out.
 type StoreURL string
 
 // UnmarshalText implements encoding.TextUnmarshaler. Its errors do not quote
-// the text.
+// the text, as it may hold a password.
 func (s *StoreURL) UnmarshalText(text []byte) error {
 	value := strings.TrimSpace(string(text))
 	if value != string(Memory) {
 		if _, err := redisstore.Address(value); err != nil {
-			return fmt.Errorf("%w (or write memory, to count in this process alone)", err)
+			return fmt.Errorf("%w (or write memory to count in this process alone)", err)
 		}
 	}
 	*s = StoreURL(value)
@@ -125,7 +125,7 @@ func (s *StoreURL) UnmarshalText(text []byte) error {
 // String returns the address without user, password and options.
 func (s StoreURL) String() string {
 	address, err := redisstore.Address(string(s))
-	if err != nil { // it was checked: this is memory
+	if err != nil { // the URL was checked, so this is memory
 		return string(Memory)
 	}
 	return address

@@ -6,40 +6,41 @@ import (
 	"unicode"
 )
 
-// outage is a time in which the store fails. The zero outage is none.
+// outage is a period in which requests to the store fail. The zero outage is none.
 type outage struct {
 	since, last time.Time // the first failure, and the last
 	op, err     string    // of the last
 
-	told     time.Time // when the log had its last line
-	toldKind string    // and of what kind of failure
+	logged     time.Time // when it was logged last
+	loggedKind string    // the kind of failure in that line
 }
 
-// What fails first is rarely the cause that lasts, as when a server that ended
-// is back and wants a password: a failure of another kind has a line of its
-// own, but not each time where kinds take turns.
+// The first failure is often not the lasting cause: a server may go down, come
+// back and then demand a password. So a failure of another kind is logged too,
+// but not at every change when two kinds alternate.
 const (
-	tellChange = 10 * time.Second
-	tellAgain  = time.Minute
+	logChange = 10 * time.Second
+	logAgain  = time.Minute
 )
 
-// failed takes a failure and reports whether the log is to tell of it.
-func (o *outage) failed(now time.Time, op, err string) (tell bool) {
+// failed takes note of a failure and reports whether to log it.
+func (o *outage) failed(now time.Time, op, err string) (log bool) {
 	if !o.lasts() {
 		o.since = now
 	}
 	o.last, o.op, o.err = now, op, err
-	kind, silent := kindOfFailure(op, err), now.Sub(o.told)
-	tell = o.told.IsZero() || silent >= tellAgain || kind != o.toldKind && silent >= tellChange
-	if tell {
-		o.told, o.toldKind = now, kind
+	kind, silent := kindOfFailure(op, err), now.Sub(o.logged)
+	log = o.logged.IsZero() || silent >= logAgain || kind != o.loggedKind && silent >= logChange
+	if log {
+		o.logged, o.loggedKind = now, kind
 	}
-	return tell
+	return log
 }
 
 func (o *outage) lasts() bool { return !o.since.IsZero() }
 
-// lasted is how long it does, in a form for the log; "" at its first failure.
+// lasted returns how long the outage has lasted, for the log; "" at its first
+// failure.
 func (o *outage) lasted() string {
 	if o.last.Equal(o.since) {
 		return ""
@@ -47,8 +48,8 @@ func (o *outage) lasted() string {
 	return o.last.Sub(o.since).Round(time.Second).String()
 }
 
-// kindOfFailure is what is alike in failures that differ in their numbers
-// alone: each connection has a port of its own.
+// kindOfFailure returns the failure without its digits, because each connection
+// has another port number.
 func kindOfFailure(op, err string) string {
 	return op + " " + strings.Map(func(r rune) rune {
 		if unicode.IsDigit(r) {

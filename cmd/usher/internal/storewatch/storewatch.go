@@ -16,60 +16,61 @@ import (
 	"usher/limiter"
 )
 
-// Watch tells the log how this replica stands with its store. The limiter
-// itself does not log.
+// Watch logs failures of the store and changes of this replica's state in it.
+// The limiter itself does not log. A Watch is safe for concurrent use.
 type Watch struct {
-	log   *slog.Logger
-	ttl   time.Duration
-	texts lossTexts
+	log     *slog.Logger
+	ttl     time.Duration
+	effects effects
 
 	mu     sync.Mutex
 	outage outage
 }
 
-// New returns a watch that writes to log, in the words that cfg calls for.
+// New returns a Watch that writes to log. What a failure means for sessions
+// depends on cfg.
 func New(log *slog.Logger, cfg settings.Config) *Watch {
-	return &Watch{log: log, ttl: cfg.LeaseTTL, texts: textsOf(cfg)}
+	return &Watch{log: log, ttl: cfg.LeaseTTL, effects: effectsOf(cfg)}
 }
 
-// lossTexts say what it means for sessions that the store fails or is lost,
-// which the settings decide.
-type lossTexts struct{ fails, lost, lease string }
+// effects say what happens to sessions in each situation, under the settings.
+type effects struct{ failing, lost, lease string }
 
-func textsOf(cfg settings.Config) lossTexts {
-	const goOn = "the lease was lost: limited sessions here go on while others may be given their slots; " +
-		"what is then above a limit is not refilled"
+func effectsOf(cfg settings.Config) effects {
+	const unlimited = "rules without a limit are not affected"
+	const lease = "sessions continue; limits may be exceeded until they end"
 	switch {
 	case cfg.LeaseLoss == "close":
-		return lossTexts{
-			fails: "the store fails; rules without a limit go on, limited sessions end if it lasts for 0.7 USHER_LEASE_TTL",
-			lost:  "lost the store: new limited sessions wait and are then refused, those that run end with their lease",
-			lease: "the lease was lost: limited sessions that relied on it have ended",
+		return effects{
+			failing: unlimited + "; limited sessions end after 0.7 USHER_LEASE_TTL without the store",
+			lost:    "new limited sessions wait for USHER_STORE_WAIT, then are refused; running ones end with their lease",
+			lease:   "limited sessions that relied on it have ended",
 		}
 	case cfg.StoreDown == "admit":
-		return lossTexts{
-			fails: "the store fails; rules without a limit go on",
-			lost:  "lost the store: new limited sessions wait and are then admitted by this replica's own count",
-			lease: goOn,
+		return effects{
+			failing: unlimited,
+			lost:    "new limited sessions wait for USHER_STORE_WAIT, then are admitted by this replica's own count",
+			lease:   lease,
 		}
 	}
-	return lossTexts{
-		fails: "the store fails; rules without a limit go on",
-		lost:  "lost the store: new limited sessions wait and are then refused",
-		lease: goOn,
+	return effects{
+		failing: unlimited,
+		lost:    "new limited sessions wait for USHER_STORE_WAIT, then are refused",
+		lease:   lease,
 	}
 }
 
-// calm is how long nothing must have failed before the store is said to answer
-// again. A store that can be reached may refuse what it is then sent, again and
-// again, and one of several servers may be away.
-const calm = 5 * time.Second
+// quietPeriod is how long no request may fail before an outage is over. A store
+// that accepts connections may still refuse every request, and one of several
+// servers may be down.
+const quietPeriod = 5 * time.Second
 
-// Observe logs that the store fails, as far as that is news, and that it serves
-// again: by a join or a batch, which write.
+// Observe takes note of one request to the store; its signature is that of
+// limiter.Options.Observe. It logs new failures, and the end of an outage: a join
+// or batch that succeeds, as these write.
 func (w *Watch) Observe(op string, took time.Duration, err error) {
 	if errors.Is(err, context.Canceled) {
-		return // we are stopping
+		return // the process is stopping
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -77,16 +78,16 @@ func (w *Watch) Observe(op string, took time.Duration, err error) {
 	switch {
 	case err != nil:
 		if w.outage.failed(now, op, w.describe(op, took, err)) {
-			w.tellFailure()
+			w.logFailure()
 		}
-	case w.outage.lasts() && (op == "join" || op == "batch") && now.Sub(w.outage.last) >= calm:
+	case w.outage.lasts() && (op == "join" || op == "batch") && now.Sub(w.outage.last) >= quietPeriod:
 		w.outage = outage{}
-		w.log.Info("the store answers again", "no_failure_for", calm.String())
+		w.log.Info("the store answers again", "no_failure_for", quietPeriod.String())
 	}
 }
 
-// describe returns the text of a failure. Of a request that has used up its time
-// the error itself says neither how long that was nor what sets it.
+// describe returns the text of a failure. For a request that timed out it adds
+// the time limit and the setting behind it, which the error does not name.
 func (w *Watch) describe(op string, took time.Duration, err error) string {
 	limit, share := w.ttl/10, "a tenth"
 	if op == "dial" {
@@ -99,17 +100,17 @@ func (w *Watch) describe(op string, took time.Duration, err error) string {
 	return fmt.Sprintf("no answer within %v, %s of USHER_LEASE_TTL: %v", limit, share, err)
 }
 
-// tellFailure logs the last failure. w.mu is held.
-func (w *Watch) tellFailure() {
+// logFailure logs the last failure. w.mu is held.
+func (w *Watch) logFailure() {
 	attrs := []any{"op", w.outage.op, "error", w.outage.err}
 	if lasted := w.outage.lasted(); lasted != "" {
 		attrs = append(attrs, "for", lasted)
 	}
-	w.log.Warn(w.texts.fails, attrs...)
+	w.log.Warn("the store fails", append(attrs, "effect", w.effects.failing)...)
 }
 
-// Trouble returns the last failure of an outage, and since when it lasts; ""
-// if there is none.
+// Trouble returns the last failure of the current outage and when the outage
+// began; "" if there is none.
 func (w *Watch) Trouble() (failure string, since time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -119,9 +120,9 @@ func (w *Watch) Trouble() (failure string, since time.Time) {
 	return w.outage.op + ": " + w.outage.err, w.outage.since
 }
 
-// Run logs what changes in the limiter's status until ctx is done.
+// Run logs changes of the limiter's status until ctx is done.
 func (w *Watch) Run(ctx context.Context, status func() limiter.Status) {
-	n := news{texts: w.texts}
+	n := news{effects: w.effects}
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -137,15 +138,15 @@ func (w *Watch) Run(ctx context.Context, status func() limiter.Status) {
 	}
 }
 
-// splitPatience is how long replicas may differ in their rules before that is
-// no longer a rolling change but a mistake.
+// splitPatience is how long replicas may have different rules: less is a rolling
+// change, more is probably a mistake.
 const splitPatience = 5 * time.Minute
 
-// news finds what is worth a line in successive statuses.
+// news compares successive statuses and returns what is worth a log line.
 type news struct {
-	texts     lossTexts
+	effects   effects
 	last      limiter.Status
-	split     time.Time // since when replicas differ in their rules; zero: they do not
+	split     time.Time // when replicas began to have different rules; zero: they have the same
 	splitTold bool
 }
 
@@ -155,35 +156,37 @@ type newsLine struct {
 	attrs []any
 }
 
-// next takes the status at now, and what failed last, "" if nothing does.
+// next takes the status at now and the last failure, "" if there is none.
 func (n *news) next(st limiter.Status, failure string, now time.Time) (lines []newsLine) {
 	say := func(level slog.Level, text string, attrs ...any) {
 		lines = append(lines, newsLine{level, text, attrs})
 	}
 	if lapsed := st.LeasesLost - n.last.LeasesLost; lapsed > 0 {
-		say(slog.LevelWarn, n.texts.lease, "leases", lapsed)
+		say(slog.LevelWarn, "lease lost", "leases", lapsed, "effect", n.effects.lease)
 	}
 	switch {
 	case st.Mismatch != "" && st.Mismatch != n.last.Mismatch:
-		say(slog.LevelError, "living replicas run with other lease settings: limited rules admit nobody here; "+
-			"set the same USHER_LEASE_TTL, USHER_LEASE_LOSS and shards in USHER_STORE everywhere", "theirs", st.Mismatch)
+		say(slog.LevelError, "other replicas have conflicting lease settings", "theirs", st.Mismatch,
+			"effect", "limited rules admit nobody on this replica",
+			"remedy", "set the same USHER_LEASE_TTL, USHER_LEASE_LOSS and shards in USHER_STORE on all replicas")
 	case st.Joined && st.Recovering && (!n.last.Joined || !n.last.Recovering):
-		say(slog.LevelInfo, "joined a new or reset store: recovering, no new limited sessions yet",
-			"replicas", len(st.Replicas))
+		say(slog.LevelInfo, "joined a recovering store", "replicas", len(st.Replicas),
+			"effect", "no new limited sessions until the store is ready")
 	case st.Joined && !st.Recovering && (!n.last.Joined || n.last.Recovering):
-		say(slog.LevelInfo, "joined the store: limited rules admit", "replicas", len(st.Replicas), "generation", st.Generation)
+		say(slog.LevelInfo, "joined the store", "replicas", len(st.Replicas), "generation", st.Generation)
 	case !st.Joined && n.last.Joined:
-		var attrs []any
+		attrs := []any{"effect", n.effects.lost}
 		if failure != "" {
-			attrs = []any{"error", failure}
+			attrs = append(attrs, "error", failure)
 		}
-		say(slog.LevelWarn, n.texts.lost, attrs...)
+		say(slog.LevelWarn, "lost the store", attrs...)
 	}
 	n.last = st
 	return append(lines, n.differences(st, now)...)
 }
 
-// differences warns, once, of replicas that have had different rules for long.
+// differences warns, once, when replicas have had different rules for longer than
+// splitPatience.
 func (n *news) differences(st limiter.Status, now time.Time) []newsLine {
 	by := map[string][]string{}
 	for replica, digest := range st.Replicas {
@@ -196,33 +199,31 @@ func (n *news) differences(st limiter.Status, now time.Time) []newsLine {
 		n.split = now
 	case !n.splitTold && now.Sub(n.split) >= splitPatience:
 		n.splitTold = true
-		var attrs []any
+		attrs := []any{"for", splitPatience.String(), "remedy", "give all replicas the same rule file; each set of rules is counted separately"}
 		for _, digest := range slices.Sorted(maps.Keys(by)) {
 			slices.Sort(by[digest])
 			attrs = append(attrs, digest, by[digest])
 		}
-		return []newsLine{{slog.LevelWarn, "replicas have had different rules for " + splitPatience.String() +
-			": each set of rules is counted on its own; give all of them the same file", attrs}}
+		return []newsLine{{slog.LevelWarn, "replicas have different rules", attrs}}
 	}
 	return nil
 }
 
-// redisLog sends what the Redis client says to the log, at level debug: what
-// matters of it comes back as an error.
-// RedisLog hands what the Redis client says to log, at level debug.
+// RedisLog logs messages of the Redis client at level debug. Failures that matter
+// are also returned as errors.
 type RedisLog struct{ Logger *slog.Logger }
 
 // Printf implements the client's logging interface.
 func (r RedisLog) Printf(ctx context.Context, format string, v ...any) {
-	r.Logger.DebugContext(ctx, "redis client", "says", fmt.Sprintf(format, v...))
+	r.Logger.DebugContext(ctx, "redis client", "message", fmt.Sprintf(format, v...))
 }
 
-// checkPause is between two attempts to look at the settings of the store's
-// servers, and bounds each.
+// checkPause is the pause between two attempts to read the settings of the
+// store's servers, and the time limit of each.
 const checkPause = 5 * time.Second
 
-// Check looks, once the store can be reached, at the settings of its servers
-// and logs what is to be said of them.
+// Check reads the settings of the store's servers once they can be reached, and
+// logs a warning for each finding.
 func (w *Watch) Check(ctx context.Context, check func(context.Context) ([]string, error)) {
 	for ctx.Err() == nil {
 		bounded, cancel := context.WithTimeout(ctx, checkPause)
@@ -230,11 +231,11 @@ func (w *Watch) Check(ctx context.Context, check func(context.Context) ([]string
 		cancel()
 		if err == nil {
 			for _, f := range findings {
-				w.log.Warn("the store's server is not set up as it should be", "finding", f)
+				w.log.Warn("a store server is misconfigured", "finding", f)
 			}
 			return
 		}
-		w.log.Debug("the settings of the store's servers cannot be read yet", "error", err.Error())
+		w.log.Debug("cannot read the settings of the store servers yet", "error", err.Error())
 		select {
 		case <-ctx.Done():
 		case <-time.After(checkPause):

@@ -19,24 +19,24 @@ import (
 func TestStoreNews(t *testing.T) {
 	same := map[string]string{"aaaaaaaaaaaa": "c1x", "bbbbbbbbbbbb": "c1x"}
 	differ := map[string]string{"aaaaaaaaaaaa": "c1x", "bbbbbbbbbbbb": "c1y"}
-	n := news{texts: textsOf(settings.Config{})}
+	n := news{effects: effectsOf(settings.Config{})}
 	for i, step := range []struct {
 		at   time.Duration
 		st   limiter.Status
 		want string // in the only line, "" for none
 	}{
 		{0, limiter.Status{}, ""},
-		{1, limiter.Status{Joined: true, Recovering: true}, "recovering"},
+		{1, limiter.Status{Joined: true, Recovering: true}, "joined a recovering store"},
 		{2, limiter.Status{Joined: true, Recovering: true}, ""},
 		{3, limiter.Status{Joined: true, Replicas: same}, "joined the store"},
 		{4, limiter.Status{Replicas: same}, "lost the store"},
-		{5, limiter.Status{Mismatch: "v1 ttl=1"}, "other lease settings"},
+		{5, limiter.Status{Mismatch: "v1 ttl=1"}, "conflicting lease settings"},
 		{6, limiter.Status{Mismatch: "v1 ttl=1"}, ""},
 		{7, limiter.Status{Joined: true, Replicas: differ}, "joined the store"},
 		{8 + splitPatience - 2, limiter.Status{Joined: true, Replicas: differ}, ""},
 		{7 + splitPatience, limiter.Status{Joined: true, Replicas: differ}, "different rules"},
 		{8 + splitPatience, limiter.Status{Joined: true, Replicas: differ}, ""},
-		{9 + splitPatience, limiter.Status{Joined: true, Replicas: same, LeasesLost: 2}, "the lease was lost"}, // and back within a tick
+		{9 + splitPatience, limiter.Status{Joined: true, Replicas: same, LeasesLost: 2}, "lease lost"}, // and back within a tick
 		{10 + splitPatience, limiter.Status{Joined: true, Replicas: same, LeasesLost: 2}, ""},
 	} {
 		lines := n.next(step.st, "dial: NOAUTH", time.Unix(1000, 0).Add(step.at))
@@ -45,12 +45,13 @@ func TestStoreNews(t *testing.T) {
 			t.Errorf("step %d: %v", i, lines)
 		case step.want != "" && (len(lines) != 1 || !strings.Contains(lines[0].text, step.want)):
 			t.Errorf("step %d: %v, want %q", i, lines, step.want)
-		case step.want == "lost the store" && fmt.Sprint(lines[0].attrs) != "[error dial: NOAUTH]":
+		case step.want == "lost the store" && !strings.HasSuffix(fmt.Sprint(lines[0].attrs), " error dial: NOAUTH]"):
 			t.Errorf("step %d: %v names no cause", i, lines)
 		}
 	}
 }
 
+// A request that ends by its own limit is told with that and what sets it.
 func TestFailureOfALateAnswer(t *testing.T) {
 	w := Watch{ttl: 2 * time.Second}
 	late := fmt.Errorf("read: %w", os.ErrDeadlineExceeded)
@@ -72,27 +73,37 @@ func TestFailureOfALateAnswer(t *testing.T) {
 	}
 }
 
-func TestLossIsToldByMode(t *testing.T) {
+// The effect on sessions is logged as the settings have it.
+func TestEffectsDependOnTheSettings(t *testing.T) {
+	const unlimited = "rules without a limit are not affected"
 	for _, c := range []struct {
-		cfg                settings.Config
-		fails, lost, lease string // with which the lines end
+		cfg                  settings.Config
+		failing, lost, lease string // the ends of the effects
 	}{
-		{settings.Config{LeaseLoss: "keep", StoreDown: "refuse"}, "; rules without a limit go on", "wait and are then refused", "is not refilled"},
-		{settings.Config{LeaseLoss: "keep", StoreDown: "admit"}, "; rules without a limit go on", "wait and are then admitted by this replica's own count", "is not refilled"},
-		{settings.Config{LeaseLoss: "close", StoreDown: "refuse"}, "limited sessions end if it lasts for 0.7 USHER_LEASE_TTL", "those that run end with their lease", "have ended"},
+		{settings.Config{LeaseLoss: "keep", StoreDown: "refuse"}, unlimited, "USHER_STORE_WAIT, then are refused", "may be exceeded until they end"},
+		{settings.Config{LeaseLoss: "keep", StoreDown: "admit"}, unlimited, "USHER_STORE_WAIT, then are admitted by this replica's own count", "may be exceeded until they end"},
+		{settings.Config{LeaseLoss: "close", StoreDown: "refuse"}, "limited sessions end after 0.7 USHER_LEASE_TTL without the store", "then are refused; running ones end with their lease", "have ended"},
 	} {
 		var out told
-		w := Watch{log: slog.New(slog.NewTextHandler(&out, nil)), texts: textsOf(c.cfg)}
+		w := New(slog.New(slog.NewTextHandler(&out, nil)), c.cfg)
 		w.Observe("batch", 0, errors.New("EOF"))
-		out.want(t, 1, c.fails+"\"")
-		n := news{texts: w.texts, last: limiter.Status{Joined: true}}
+		out.want(t, 1, "msg=\"the store fails\"", c.failing+"\"")
+		n := news{effects: w.effects, last: limiter.Status{Joined: true}}
 		lines := n.next(limiter.Status{LeasesLost: 1}, "", time.Now())
-		if len(lines) != 2 || !strings.HasSuffix(lines[0].text, c.lease) || !strings.HasSuffix(lines[1].text, c.lost) {
-			t.Errorf("%+v: %v, want %q and %q", c.cfg, lines, c.lease, c.lost)
+		if len(lines) != 2 {
+			t.Errorf("%+v: %d lines: %v", c.cfg, len(lines), lines)
+			continue
+		}
+		for i, want := range []struct{ text, effect string }{{"lease lost", c.lease}, {"lost the store", c.lost}} {
+			if attrs := fmt.Sprint(lines[i].attrs); lines[i].text != want.text || !strings.HasSuffix(attrs, want.effect+"]") {
+				t.Errorf("%+v: %q %s, want %q with an effect that ends in %q", c.cfg, lines[i].text, attrs, want.text, want.effect)
+			}
 		}
 	}
 }
 
+// told is a log, of which it can be said how many lines it has and what the
+// last one says.
 type told struct{ bytes.Buffer }
 
 func (o *told) want(t *testing.T, lines int, last ...string) {
@@ -109,10 +120,12 @@ func (o *told) want(t *testing.T, lines int, last ...string) {
 	}
 }
 
+// A store that fails is told of once, and once more when nothing has failed for
+// a while and something was written.
 func TestStoreFailureIsToldOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out told
-		w := Watch{log: slog.New(slog.NewTextHandler(&out, nil)), texts: textsOf(settings.Config{})}
+		w := Watch{log: slog.New(slog.NewTextHandler(&out, nil)), effects: effectsOf(settings.Config{})}
 		refused := errors.New("MISCONF")
 		w.Observe("batch", 0, nil)
 		out.want(t, 0)
@@ -121,10 +134,10 @@ func TestStoreFailureIsToldOnce(t *testing.T) {
 			w.Observe("dial", 0, nil)
 			w.Observe("join", 0, nil)
 			w.Observe("batch", 0, nil)
-			time.Sleep(calm / 50)
+			time.Sleep(quietPeriod / 50)
 		}
 		out.want(t, 1, "the store fails")
-		time.Sleep(calm)
+		time.Sleep(quietPeriod)
 		w.Observe("dial", 0, nil)
 		w.Observe("observe", 0, nil)
 		out.want(t, 1, "the store fails")
@@ -136,6 +149,9 @@ func TestStoreFailureIsToldOnce(t *testing.T) {
 	})
 }
 
+// The first failure may be another one than that which lasts. What changes is
+// told, but not at each change where failures take turns; what lasts is
+// repeated.
 func TestStoreFailureThatChangesIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out told
@@ -168,7 +184,7 @@ func TestStoreFailureThatChangesIsTold(t *testing.T) {
 		if text, since := w.Trouble(); text != "dial: NOAUTH at port 4716" || !since.Equal(began) {
 			t.Error("trouble is", text, "since", since)
 		}
-		time.Sleep(calm)
+		time.Sleep(quietPeriod)
 		w.Observe("join", 0, nil)
 		out.want(t, 4, "the store answers again")
 		if text, _ := w.Trouble(); text != "" {
