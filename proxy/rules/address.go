@@ -70,6 +70,11 @@ func (p *parser) address(word string) (a address, message string) {
 		return address{kind: interfaceAddress, name: word, addrs: addrs}, ""
 	}
 	name := strings.ToLower(strings.TrimSuffix(word, "."))
+	if _, ok := p.interfaceAddrs(name); ok {
+		// The canonical text of the name would be that of the interface.
+		return a, word + " is spelled like the interface " + name + ", but means a name; " +
+			"write " + name + " for the interface, or the addresses that are meant"
+	}
 	if rest, found := strings.CutPrefix(name, "."); found {
 		return address{kind: suffixAddress, name: rest}, badName(word, rest)
 	}
