@@ -30,7 +30,7 @@ type demo struct {
 	stats   *balancer
 }
 
-// TestComposeDemo walks through the demo of README.md.
+// TestComposeDemo counts exactly what the demo of README.md shows.
 func TestComposeDemo(t *testing.T) {
 	needDocker(t, "redis:7-alpine", "haproxy:3.0-alpine", "busybox:1.36")
 	d := startDemo(t)
@@ -45,6 +45,15 @@ func TestComposeDemo(t *testing.T) {
 }
 
 func startDemo(t *testing.T) *demo {
+	t.Helper()
+	d := newDemo(t)
+	d.must("up", "-d", "--no-build")
+	d.stats.waitUp(t, 3)
+	return d
+}
+
+// newDemo copies what the demo needs, and clears up what the test starts of it.
+func newDemo(t *testing.T) *demo {
 	t.Helper()
 	d := &demo{t: t, dir: shared(t, "demo"), project: "ushertest" + testRun}
 	if _, err := docker("compose", "version"); err == nil {
@@ -72,8 +81,6 @@ func startDemo(t *testing.T) *demo {
 			t.Errorf("docker-compose down: %v: %s", err, out)
 		}
 	})
-	d.must("up", "-d", "--no-build")
-	d.stats.waitUp(t, 3)
 	return d
 }
 
