@@ -1,104 +1,190 @@
 package main
 
 import (
-	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+	"unicode"
 )
 
-// TestDocumentedExamples runs what pages show: a fenced block whose first line is
-// "# NAME.conf" is a file, and a block of the language console has commands and
-// their output, in which "..." stands for any text. Each file must be asked about.
-func TestDocumentedExamples(t *testing.T) {
-	for _, c := range []struct {
-		page  string
-		files int // at least
-	}{{"rules.md", 12}, {"migrating-from-dante.md", 1}} {
-		t.Run(c.page, func(t *testing.T) {
-			page, err := filepath.Abs(filepath.Join("../../docs", c.page))
+const top = "../.."
+
+// pages returns the texts of the documentation by their paths below the top.
+func pages(t *testing.T) map[string]string {
+	t.Helper()
+	found := map[string]string{}
+	for _, pattern := range []string{"*.md", "docs/*.md"} {
+		paths, err := filepath.Glob(filepath.Join(top, pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range paths {
+			text, err := os.ReadFile(p)
 			if err != nil {
 				t.Fatal(err)
 			}
-			text, err := os.ReadFile(page)
+			name, err := filepath.Rel(top, p)
 			if err != nil {
 				t.Fatal(err)
 			}
-			t.Chdir(t.TempDir())
-			const hash = "$2b$05$abcdefghijklmnopqrstuutXu9KzOt.1yBoZUeFWoT/914/JfszCO"
-			write(t, "users", "monica:"+hash+"\nada:"+hash+"\nbob:"+hash+"\n")
-			write(t, "groups", "staff: monica ada\nguests: bob\n")
-			asked := runExamples(t, string(text))
-			if len(asked) < c.files {
-				t.Errorf("%d files with questions, want %d; has the page another form?", len(asked), c.files)
-			}
-		})
+			found[filepath.ToSlash(name)] = string(text)
+		}
 	}
+	if len(found) < 10 {
+		t.Fatalf("only %d pages", len(found))
+	}
+	return found
 }
 
 var (
-	fences   = regexp.MustCompile("(?ms)^```(\\w*)\n(.*?)^```$")
-	fileName = regexp.MustCompile(`\A# (\w+\.conf)\n`)
+	fence   = regexp.MustCompile("(?ms)^```.*?^```")
+	heading = regexp.MustCompile(`(?m)^#+ +(.*)$`)
+	link    = regexp.MustCompile(`\]\(([^)\s]+)\)`)
 )
 
-// runExamples runs the blocks of a page and returns the files that were asked about.
-func runExamples(t *testing.T, page string) map[string]bool {
-	t.Helper()
-	asked := map[string]bool{}
-	var files []string
-	for _, block := range fences.FindAllStringSubmatch(page, -1) {
-		language, text := block[1], block[2]
-		if name := fileName.FindStringSubmatch(text); name != nil {
-			if err := os.WriteFile(name[1], []byte(text), 0o600); err != nil {
-				t.Fatal(err)
+// anchors returns what links to headings of a page may name, as GitHub makes
+// them: lower case, blanks as hyphens, a number from the second of its name on.
+func anchors(page string) map[string]bool {
+	found := map[string]bool{}
+	for _, h := range heading.FindAllStringSubmatch(fence.ReplaceAllString(page, ""), -1) {
+		text := regexp.MustCompile(`\[([^]]*)\]\([^)]*\)`).ReplaceAllString(h[1], "$1")
+		a := strings.Map(func(r rune) rune {
+			switch {
+			case r == ' ':
+				return '-'
+			case unicode.IsLetter(r), unicode.IsDigit(r), r == '-', r == '_':
+				return unicode.ToLower(r)
 			}
-			files = append(files, name[1])
+			return -1
+		}, strings.TrimSpace(text))
+		name := a
+		for n := 1; found[name]; n++ {
+			name = a + "-" + string(rune('0'+n))
 		}
-		if language != "console" {
-			continue
-		}
-		env := map[string]string{}
-		for _, command := range strings.Split("\n"+text, "\n$ ")[1:] {
-			line, want, _ := strings.Cut(command, "\n")
-			if settings, ok := strings.CutPrefix(line, "export "); ok {
-				for _, setting := range strings.Fields(settings) {
-					name, value, _ := strings.Cut(setting, "=")
-					env[name] = value
-				}
-				asked[env["USHER_CONFIG"]] = true
-				continue
-			}
-			words := strings.Fields(line)
-			asked[words[len(words)-1]] = true
-			runExample(t, env, words, strings.TrimSpace(want))
-		}
+		found[name] = true
 	}
-	for _, name := range files {
-		if !asked[name] {
-			t.Errorf("%s: no question follows", name)
-		}
-	}
-	for name := range asked {
-		if !strings.HasSuffix(name, ".conf") {
-			delete(asked, name)
-		}
-	}
-	return asked
+	return found
 }
 
-// runExample compares what a command prints with what the page shows.
-func runExample(t *testing.T, env map[string]string, words []string, want string) {
-	t.Helper()
-	var out strings.Builder
-	err := run(t.Context(), words[1:], system{environ: env, stdin: strings.NewReader(""), stdout: &out, stderr: &out})
-	if quiet := exitError(0); err != nil && !errors.As(err, &quiet) {
-		t.Errorf("%q: %v", words, err)
-		return
+// TestLinksResolve follows every relative link of the documentation, to the
+// file and to the heading.
+func TestLinksResolve(t *testing.T) {
+	all := pages(t)
+	checked := 0
+	for name, page := range all {
+		for _, m := range link.FindAllStringSubmatch(fence.ReplaceAllString(page, ""), -1) {
+			if strings.Contains(m[1], "://") || strings.HasPrefix(m[1], "mailto:") {
+				continue
+			}
+			checked++
+			file, anchor, hasAnchor := strings.Cut(m[1], "#")
+			target := name
+			if file != "" {
+				target = filepath.ToSlash(filepath.Join(filepath.Dir(name), file))
+			}
+			if _, err := os.Stat(filepath.Join(top, target)); err != nil {
+				t.Errorf("%s: %s: there is no %s", name, m[1], target)
+			} else if hasAnchor && !anchors(all[target])[anchor] {
+				t.Errorf("%s: %s: no heading of %s has this name", name, m[1], target)
+			}
+		}
 	}
-	pattern := strings.ReplaceAll(regexp.QuoteMeta(want), `\.\.\.`, `(?s:.*)`)
-	if got := strings.TrimSpace(out.String()); !regexp.MustCompile(`\A` + pattern + `\z`).MatchString(got) {
-		t.Errorf("$ %s\ngot\n%s\nthe page has\n%s", strings.Join(words, " "), got, want)
+	if checked < 30 {
+		t.Errorf("only %d links", checked)
+	}
+}
+
+// goPackages returns the folders with Go files below a folder.
+func goPackages(t *testing.T, root string) (found []string) {
+	t.Helper()
+	err := filepath.WalkDir(filepath.Join(top, root), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.Contains(path, "testdata") {
+			return err
+		}
+		name, err := filepath.Rel(top, filepath.Dir(path))
+		if name = filepath.ToSlash(name); !slices.Contains(found, name) {
+			found = append(found, name)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+// TestArchitectureIsTrue holds docs/architecture.md to the tree: its map has
+// every package, and every file that it names is there.
+func TestArchitectureIsTrue(t *testing.T) {
+	page := pages(t)["docs/architecture.md"]
+	_, chart, _ := strings.Cut(page, "\n## Packages\n")
+	chart, _, _ = strings.Cut(chart, "\n## ")
+	mapped := map[string]bool{}
+	for line := range strings.Lines(fence.FindString(chart)) {
+		if words := strings.Fields(line); len(words) > 1 {
+			mapped[words[0]] = true
+		}
+	}
+	for _, root := range []string{"cmd", "proxy", "limiter", "store", "deploy"} {
+		for _, p := range goPackages(t, root) {
+			if !mapped[p] {
+				t.Errorf("the map of packages lacks %s", p)
+			}
+		}
+	}
+	named := regexp.MustCompile("`((?:cmd|proxy|limiter|store|deploy|integration)(?:/[A-Za-z0-9_./]+)?)`").FindAllStringSubmatch(page, -1)
+	if len(named) < 30 {
+		t.Errorf("only %d files are named", len(named))
+	}
+	for p := range mapped {
+		named = append(named, []string{"", p})
+	}
+	for _, m := range named {
+		if _, err := os.Stat(filepath.Join(top, m[1])); err != nil {
+			t.Errorf("docs/architecture.md names %s, which is not there", m[1])
+		}
+	}
+}
+
+// TestNamedTestsExist holds the pages to the tests that they name.
+func TestNamedTestsExist(t *testing.T) {
+	var source strings.Builder
+	for _, root := range []string{"cmd", "proxy", "limiter", "store", "integration"} {
+		for _, dir := range goPackages(t, root) {
+			files, err := filepath.Glob(filepath.Join(top, dir, "*.go"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range files {
+				text, err := os.ReadFile(f)
+				if err != nil {
+					t.Fatal(err)
+				}
+				source.Write(text)
+			}
+		}
+	}
+	for name, page := range pages(t) {
+		for _, m := range regexp.MustCompile(`\bTest[A-Z][A-Za-z0-9]+\*?`).FindAllString(page, -1) {
+			function := "func " + strings.TrimSuffix(m, "*")
+			if !strings.HasSuffix(m, "*") {
+				function += "("
+			}
+			if !strings.Contains(source.String(), function) {
+				t.Errorf("%s names %s, which is no test", name, m)
+			}
+		}
+	}
+	guarantees := pages(t)["docs/guarantees.md"]
+	_, table, _ := strings.Cut(guarantees, "\n## Promises\n")
+	table, _, _ = strings.Cut(table, "\n## ")
+	for _, m := range regexp.MustCompile(`"([^"]+)"`).FindAllStringSubmatch(table, -1) {
+		if !strings.Contains(source.String(), `"`+m[1]+`"`) {
+			t.Errorf("docs/guarantees.md names the case %q, which is no test", m[1])
+		}
 	}
 }
