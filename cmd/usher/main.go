@@ -84,7 +84,7 @@ func run(ctx context.Context, args []string, sys system) error {
 		kong.Name("usher"),
 		kong.Description("SOCKS proxy that reads Dante's rule file. Its session limits hold across all replicas."),
 		kong.Writers(sys.stdout, sys.stderr),
-		kong.Vars{"version": versionLine()},
+		kong.Vars{"version": built().String()},
 		kong.Exit(func(int) { answered = true }), // only --help and --version exit
 		kong.BindTo(ctx, (*context.Context)(nil)),
 		kong.Bind(sys),

@@ -105,7 +105,7 @@ func openStore(cfg settings.Config) (store.Store, error) {
 
 // assemble builds the parts and starts them. It cannot fail.
 func (s *service) assemble(policy *proxy.Policy, adminListener []net.Listener) {
-	reg := admin.NewRegistry(version(), runtime.Version())
+	reg := admin.NewRegistry(built().Version, runtime.Version())
 	s.history.use(policy.Rules)
 	s.ready = admin.NewReadiness(s.started, s.cfg.LeaseTTL)
 	s.watch = storewatch.New(s.log.Logger, s.cfg)
@@ -159,7 +159,7 @@ func (s *service) serve(ln net.Listener, serve func(net.Listener) error) {
 // announce writes the first lines of the log: what this process does, and which
 // setting changes that.
 func (s *service) announce(policy *proxy.Policy, found []rules.Diagnostic, source string) {
-	s.log.Info("usher starts", "version", version(), "go", runtime.Version(), "descriptors", settings.Descriptors(), "max_negotiating", s.cfg.MaxNegotiating())
+	s.log.Info("usher starts", "version", built().Version, "commit", built().Commit, "go", runtime.Version(), "descriptors", settings.Descriptors(), "max_negotiating", s.cfg.MaxNegotiating())
 	logging.Findings(s.log.Logger, found)
 	if s.cfg.RuleFile == "" {
 		s.log.Info("no rule file, using built-in rules", "effect", "clients on loopback addresses may connect anywhere, nobody else may",
@@ -205,7 +205,7 @@ func describe(policy *proxy.Policy, cfg settings.Config) []any {
 func (s *service) snapshot() admin.Snapshot {
 	st := s.limiter.Status()
 	now := admin.Snapshot{
-		Version: version(), Started: s.started, Sessions: s.proxy.Sessions(),
+		Version: built().Version, Started: s.started, Sessions: s.proxy.Sessions(),
 		Rules: showRules(s.cfg.RuleFile, s.proxy.Generations(), st), Store: admin.StoreOf(s.cfg.Store.String(), st),
 	}
 	now.Store.Failure, now.Store.FailingSince = s.watch.Trouble()

@@ -1,30 +1,68 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"runtime"
 	"runtime/debug"
 )
 
-type versionCmd struct{}
+// Release builds set these with the linker flag -X. Without them, built reads
+// what the Go toolchain recorded.
+var version, commit, date string
 
-// Run prints what usher --version prints too.
-func (versionCmd) Run(sys system) error {
-	_, err := fmt.Fprintln(sys.stdout, versionLine())
+type versionCmd struct {
+	JSON bool `name:"json" help:"Print JSON."`
+}
+
+// Run prints the same line as usher --version, or JSON.
+func (v versionCmd) Run(sys system) error {
+	if v.JSON {
+		return printJSON(sys.stdout, built())
+	}
+	_, err := fmt.Fprintln(sys.stdout, built())
 	return err
 }
 
-// versionLine returns the version, the Go version and the platform.
-func versionLine() string {
-	return fmt.Sprintf("usher %s %s %s/%s", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+// build describes this binary. Its JSON form is the output of usher version --json.
+type build struct {
+	Version  string `json:"version"` // a tag, a pseudo-version, or devel
+	Commit   string `json:"commit"`  // unknown outside a repository
+	Date     string `json:"date"`    // of the build, else of the commit
+	Go       string `json:"go"`
+	Platform string `json:"platform"`
 }
 
-// version returns what the Go toolchain stamped into the binary: a tag, a
-// pseudo-version with the revision, or "devel" outside a repository.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" || info.Main.Version == "(devel)" {
-		return "devel"
+func (b build) String() string {
+	return fmt.Sprintf("usher %s (commit %s, %s) %s %s", b.Version, b.Commit, b.Date, b.Go, b.Platform)
+}
+
+// built returns the linker's values, else those of version control, else the
+// version of the module, as in a binary of go install.
+func built() build {
+	b := build{version, commit, date, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		b = b.or(info)
 	}
-	return info.Main.Version
+	b.Version, b.Commit, b.Date = cmp.Or(b.Version, "devel"), cmp.Or(b.Commit, "unknown"), cmp.Or(b.Date, "unknown")
+	return b
+}
+
+// or fills in what b lacks from info.
+func (b build) or(info *debug.BuildInfo) build {
+	vcs := map[string]string{}
+	for _, s := range info.Settings {
+		vcs[s.Key] = s.Value
+	}
+	if info.Main.Version != "(devel)" {
+		b.Version = cmp.Or(b.Version, info.Main.Version)
+	}
+	if revision := vcs["vcs.revision"]; b.Commit == "" && revision != "" {
+		b.Commit = revision
+		if vcs["vcs.modified"] == "true" {
+			b.Commit += "-dirty"
+		}
+	}
+	b.Date = cmp.Or(b.Date, vcs["vcs.time"])
+	return b
 }
