@@ -3,6 +3,7 @@ package main
 import (
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -150,10 +151,11 @@ func TestArchitectureIsTrue(t *testing.T) {
 	}
 }
 
-// TestNamedTestsExist holds the pages to the tests that they name.
-func TestNamedTestsExist(t *testing.T) {
-	var source strings.Builder
-	for _, root := range []string{"cmd", "proxy", "limiter", "store", "integration"} {
+// source returns the text of all Go files below these folders.
+func source(t *testing.T, roots ...string) string {
+	t.Helper()
+	var all strings.Builder
+	for _, root := range roots {
 		for _, dir := range goPackages(t, root) {
 			files, err := filepath.Glob(filepath.Join(top, dir, "*.go"))
 			if err != nil {
@@ -164,17 +166,57 @@ func TestNamedTestsExist(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				source.Write(text)
+				all.Write(text)
 			}
 		}
 	}
+	return all.String()
+}
+
+// TestLogMessagesExist holds the table of log lines in docs/observability.md
+// to the source.
+func TestLogMessagesExist(t *testing.T) {
+	_, table, _ := strings.Cut(pages(t)["docs/observability.md"], "\n| message | when |\n|---|---|\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	code := source(t, "cmd", "proxy")
+	found := 0
+	for line := range strings.Lines(table) {
+		cell, _, _ := strings.Cut(strings.TrimPrefix(line, "|"), "|")
+		for _, message := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(cell, -1) {
+			found++
+			if !strings.Contains(code, `"`+message[1]+`"`) {
+				t.Errorf("docs/observability.md has a log line %q, the source has none", message[1])
+			}
+		}
+	}
+	if found < 5 {
+		t.Errorf("only %d log lines", found)
+	}
+}
+
+// TestReadmeRules validates the rule file that README.md shows.
+func TestReadmeRules(t *testing.T) {
+	_, file, ok := strings.Cut(pages(t)["README.md"], "\n```\n# sockd.conf\n")
+	file, _, closed := strings.Cut(file, "```\n")
+	if !ok || !closed {
+		t.Fatal("README.md shows no sockd.conf")
+	}
+	out, err := exec.Command("usher", "validate", ruleFile(t, file)).CombinedOutput()
+	if err != nil || strings.Contains(string(out), "warning") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// TestNamedTestsExist holds the pages to the tests that they name.
+func TestNamedTestsExist(t *testing.T) {
+	code := source(t, "cmd", "proxy", "limiter", "store", "integration")
 	for name, page := range pages(t) {
 		for _, m := range regexp.MustCompile(`\bTest[A-Z][A-Za-z0-9]+\*?`).FindAllString(page, -1) {
 			function := "func " + strings.TrimSuffix(m, "*")
 			if !strings.HasSuffix(m, "*") {
 				function += "("
 			}
-			if !strings.Contains(source.String(), function) {
+			if !strings.Contains(code, function) {
 				t.Errorf("%s names %s, which is no test", name, m)
 			}
 		}
@@ -183,7 +225,7 @@ func TestNamedTestsExist(t *testing.T) {
 	_, table, _ := strings.Cut(guarantees, "\n## Promises\n")
 	table, _, _ = strings.Cut(table, "\n## ")
 	for _, m := range regexp.MustCompile(`"([^"]+)"`).FindAllStringSubmatch(table, -1) {
-		if !strings.Contains(source.String(), `"`+m[1]+`"`) {
+		if !strings.Contains(code, `"`+m[1]+`"`) {
 			t.Errorf("docs/guarantees.md names the case %q, which is no test", m[1])
 		}
 	}
