@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"regexp"
 	"strings"
@@ -54,6 +55,57 @@ func TestStoreThatRefuses(t *testing.T) {
 	defer p.mu.Unlock()
 	if log := p.raw.String(); strings.Count(log, "the store answers again") != 1 {
 		t.Error("the end of the store's failure is told of more than once")
+	}
+}
+
+// A Redis, or somebody on the way to it, that announces more than a reply may
+// have is a store that fails: the process lives, and rules without a limit
+// serve. Its words reach no terminal as they are.
+func TestHostileStore(t *testing.T) {
+	t.Parallel()
+	rules := ruleFile(t, "client pass { from: 127.0.0.0/8 to: 0/0 }\nsocks pass { from: 127.0.0.0/8 to: 0/0 }\n")
+	for command, reply := range map[string]string{
+		"INFO": "$4611686018427387904\r\n", "EVALSHA": "*4611686018427387904\r\n", "HELLO": "%2000000000\r\n",
+		"SCRIPT": "-ERR \x1b[2J" + strings.Repeat("\u202e", 20000) + "\r\n",
+	} {
+		l := redistest.Loopback(t)
+		redistest.Fake(t, l, func(got []string) string {
+			switch word := strings.ToUpper(got[0]); {
+			case word == command:
+				return reply
+			case word == "EVALSHA":
+				return "-NOSCRIPT no such script\r\n"
+			}
+			return redistest.Ordinary(got)
+		})
+		p := launch(t, "USHER_STORE=redis://"+l.Addr().String(), "USHER_LEASE_TTL=2s", "USHER_CONFIG="+rules)
+		want := "protocol: reply exceeds 1048576 bytes"
+		if command == "SCRIPT" {
+			want = `ERR \x1b[2J\u202e`
+		}
+		failed := fmt.Sprint(p.logged("the store fails")["error"])
+		if !strings.Contains(failed, want) || len(failed) > 700 {
+			t.Errorf("%s: the log says %q, want %q", command, failed, want)
+		}
+		c, code := connect(t, p, webServer(t))
+		if code != 0 {
+			t.Errorf("%s: reply %d where no limit is", command, code)
+		}
+		redistest.Eventually(t, patience, "several attempts", func() bool {
+			_, metrics := p.get("/metrics")
+			return regexp.MustCompile(`usher_store_errors_total{op="(dial|join)"} ([3-9]|\d\d)`).MatchString(metrics)
+		})
+		if _, err := io.WriteString(c, "GET / HTTP/1.0\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		if body, err := io.ReadAll(c); err != nil || !strings.HasSuffix(string(body), "hello") {
+			t.Errorf("%s: the session that ran: %v %q", command, err, body)
+		}
+		p.mu.Lock()
+		if n := strings.Count(p.raw.String(), `"the store fails"`); n != 1 {
+			t.Errorf("%s: %d lines for one failure", command, n)
+		}
+		p.mu.Unlock()
 	}
 }
 

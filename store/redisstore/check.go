@@ -15,6 +15,7 @@ import (
 // a person should know of them, one sentence each. It connects, and fails if
 // a server cannot be reached.
 func (s *Store) Check(ctx context.Context) (warnings []string, err error) {
+	defer show(&err)
 	var asked []string
 	for shard := range s.Shards() {
 		at, err := s.locator.locate(ctx, keysOf(s.cluster, shard).membership())
@@ -30,7 +31,7 @@ func (s *Store) Check(ctx context.Context) (warnings []string, err error) {
 			return nil, fmt.Errorf("redisstore: looking at %s: %w", at.addr, err)
 		}
 		for _, w := range found {
-			warnings = append(warnings, at.addr+": "+w)
+			warnings = append(warnings, OneLine(at.addr+": "+w))
 		}
 	}
 	return warnings, nil

@@ -60,13 +60,18 @@ func (l *location) connect(ctx context.Context, addr string, who login, db int) 
 	if err != nil {
 		return nil, err
 	}
+	return l.over(raw, addr, who, db), nil
+}
+
+// over puts the client onto a connection, with the bounds in between.
+func (l *location) over(raw net.Conn, addr string, who login, db int) *link {
 	var taken atomic.Bool
 	client := redis.NewClient(&redis.Options{
 		Dialer: func(context.Context, string, string) (net.Conn, error) {
 			if taken.Swap(true) {
 				return nil, errBroken
 			}
-			return raw, nil
+			return &boundedConn{Conn: raw}, nil
 		},
 		Addr: addr, Username: who.user, Password: who.password, DB: db, ClientName: l.client, Protocol: l.protocol,
 		MaxRetries:      -1, // a silent retry would hide an unknown outcome
@@ -79,7 +84,7 @@ func (l *location) connect(ctx context.Context, addr string, who login, db int) 
 		ContextTimeoutEnabled:    true, // the caller's time limit is the only one
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	})
-	return &link{net: raw, client: client, redis: client.Conn()}, nil
+	return &link{net: raw, client: client, redis: client.Conn()}
 }
 
 func (l *location) dial(ctx context.Context, addr string) (net.Conn, error) {

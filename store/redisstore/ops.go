@@ -2,6 +2,7 @@ package redisstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -13,7 +14,8 @@ import (
 )
 
 // Join implements store.Conn.
-func (c *conn) Join(ctx context.Context, j store.Join) (store.JoinReply, error) {
+func (c *conn) Join(ctx context.Context, j store.Join) (_ store.JoinReply, err error) {
+	defer show(&err)
 	args := appendEntries([]any{
 		j.Replica, j.Candidate, j.Stream, j.Settings.String(), j.Last.String(),
 		bit(j.Settings.Strict), bit(j.More), j.Space, j.Number, bit(j.MustNotCreate),
@@ -43,7 +45,8 @@ func (c *conn) Join(ctx context.Context, j store.Join) (store.JoinReply, error) 
 }
 
 // Batch implements store.Conn.
-func (c *conn) Batch(ctx context.Context, b store.Batch) (store.BatchReply, error) {
+func (c *conn) Batch(ctx context.Context, b store.Batch) (_ store.BatchReply, err error) {
+	defer show(&err)
 	args := appendEntries([]any{
 		b.Replica, b.New.Epoch, b.Prev.String(), b.New.String(),
 		bit(b.Strict), bit(b.More), b.Space, b.Number,
@@ -67,7 +70,8 @@ func (c *conn) Batch(ctx context.Context, b store.Batch) (store.BatchReply, erro
 }
 
 // Expire implements store.Conn.
-func (c *conn) Expire(ctx context.Context, q store.Expire) (store.ExpireReply, error) {
+func (c *conn) Expire(ctx context.Context, q store.Expire) (_ store.ExpireReply, err error) {
+	defer show(&err)
 	args := []any{q.Target, q.Epoch, q.Token.String(), q.Max}
 	reply, err := c.send(ctx, c.scripts.expire, c.keys.all(q.Target), args)
 	if err != nil {
@@ -87,7 +91,8 @@ func (c *conn) Expire(ctx context.Context, q store.Expire) (store.ExpireReply, e
 }
 
 // EndRecovery implements store.Conn.
-func (c *conn) EndRecovery(ctx context.Context, q store.EndRecovery) (bool, error) {
+func (c *conn) EndRecovery(ctx context.Context, q store.EndRecovery) (recovering bool, err error) {
+	defer show(&err)
 	args := []any{q.Token.Epoch, bit(q.Ready), q.Replica, q.Token.String()}
 	for _, h := range q.Gone {
 		args = append(args, h)
@@ -108,13 +113,14 @@ func (c *conn) EndRecovery(ctx context.Context, q store.EndRecovery) (bool, erro
 }
 
 // Observe implements store.Conn: one round trip, no script.
-func (c *conn) Observe(ctx context.Context, counters []string) (store.Membership, error) {
+func (c *conn) Observe(ctx context.Context, counters []string) (_ store.Membership, err error) {
+	defer show(&err)
 	if err := c.inPlace(); err != nil {
 		return store.Membership{}, err
 	}
 	var m *redis.MapStringStringCmd
 	var t *redis.SliceCmd
-	_, err := c.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
+	_, err = c.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
 		m = p.HGetAll(ctx, c.keys.membership())
 		if len(counters) > 0 {
 			t = p.HMGet(ctx, c.keys.totals(), counters...)
@@ -152,6 +158,9 @@ func parseRoster(fields map[string]string) (store.Membership, error) {
 			continue
 		}
 		name := field[1:]
+		if !isName(name) {
+			return out, errors.New("redisstore: the members' key holds a name that is none of Usher's")
+		}
 		switch field[0] {
 		case '-':
 			out.Tombstones[name] = parseUint(value)
@@ -160,6 +169,9 @@ func parseRoster(fields map[string]string) (store.Membership, error) {
 		case '@':
 			token, rest, _ := strings.Cut(value, " ")
 			state, space, _ := strings.Cut(rest, " ")
+			if !isName(space) {
+				return out, errors.New("redisstore: the members' key holds a counter space that is none of Usher's")
+			}
 			m := store.Member{Replica: name, State: store.MemberState(state), Space: space}
 			if m.Token, err = store.ParseToken(token); err != nil {
 				return out, err
@@ -169,4 +181,10 @@ func parseRoster(fields map[string]string) (store.Membership, error) {
 	}
 	slices.SortFunc(out.Members, func(a, b store.Member) int { return strings.Compare(a.Replica, b.Replica) })
 	return out, nil
+}
+
+// isName reports whether a replica or a counter space can be called so. They
+// are shown to people.
+func isName(s string) bool {
+	return len(s) <= 128 && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
 }

@@ -41,6 +41,10 @@ var _ store.Store = (*Store)(nil)
 // cert and key name PEM files, skip_verify=true trusts anybody. Other options:
 // shards (default 1, on a Redis Cluster 16; the same on all replicas), db,
 // protocol (2 or 3), client_name, sentinel_username, sentinel_password.
+//
+// No reply of a server may exceed 1 MiB, its lines 64 KiB, its nesting 8
+// levels: what goes beyond is an error of its request like any other. The
+// errors of all methods are one line of printable text, cut after 500 bytes.
 func Open(rawURL, cluster string) (*Store, error) {
 	if cluster == "" || strings.ContainsAny(cluster, "{}") {
 		return nil, fmt.Errorf("redisstore: cluster name %q must be non-empty and without braces", cluster)
@@ -78,7 +82,8 @@ func (s *Store) Close() error {
 }
 
 // Dial implements store.Store. It asks anew where the shard is, each time.
-func (s *Store) Dial(ctx context.Context, shard int) (store.Conn, error) {
+func (s *Store) Dial(ctx context.Context, shard int) (_ store.Conn, err error) {
+	defer show(&err)
 	keys := keysOf(s.cluster, shard)
 	at, err := s.locator.locate(ctx, keys.membership())
 	if err != nil {

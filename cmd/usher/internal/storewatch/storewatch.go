@@ -14,6 +14,7 @@ import (
 
 	"usher/cmd/usher/internal/settings"
 	"usher/limiter"
+	"usher/store/redisstore"
 )
 
 // Watch logs failures of the store and changes of this replica's state in it.
@@ -215,7 +216,7 @@ type RedisLog struct{ Logger *slog.Logger }
 
 // Printf implements the client's logging interface.
 func (r RedisLog) Printf(ctx context.Context, format string, v ...any) {
-	r.Logger.DebugContext(ctx, "redis client", "message", fmt.Sprintf(format, v...))
+	r.Logger.DebugContext(ctx, "redis client", "message", redisstore.OneLine(fmt.Sprintf(format, v...)))
 }
 
 // checkPause is the pause between two attempts to read the settings of the
