@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -40,6 +41,16 @@ func contract(t *testing.T, url string) {
 }
 
 func TestOneServer(t *testing.T) { contract(t, redistest.Start(t).URL()) }
+
+// TestGivenServer runs the contract on a server that runs already, such as a
+// container of another version, whose URL is in USHER_TEST_STORE.
+func TestGivenServer(t *testing.T) {
+	url := os.Getenv("USHER_TEST_STORE")
+	if url == "" {
+		t.Skip("USHER_TEST_STORE names no server")
+	}
+	contract(t, url)
+}
 
 func TestLosses(t *testing.T) {
 	server := redistest.Start(t)
