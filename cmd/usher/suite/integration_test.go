@@ -93,10 +93,9 @@ type result struct {
 }
 
 type results struct {
-	tests    map[string]*result // by name
-	top      []*result
-	replayed int             // of top
-	other    strings.Builder // output that belongs to no test
+	tests map[string]*result // by name
+	top   []*result
+	other strings.Builder // output that belongs to no test
 }
 
 // read takes events until the run has ended. A test of the top level is

@@ -1,0 +1,69 @@
+package need
+
+import (
+	"os"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// CONTRIBUTING.md tells people what to install, debian.txt tells CI.
+func TestPackagesAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../CONTRIBUTING.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := strings.Fields(string(page))
+	packages := Packages()
+	if len(packages) < 10 {
+		t.Errorf("debian.txt names %d programs", len(packages))
+	}
+	for program, pkg := range packages {
+		if !slices.Contains(words, pkg) {
+			t.Errorf("CONTRIBUTING.md does not name the package %s, which has %s", pkg, program)
+		}
+	}
+}
+
+// A test that lacks a program is skipped and counted; in CI it fails.
+func TestMissing(t *testing.T) {
+	const nothing = "usher-no-such-program"
+	t.Cleanup(func() { delete(skipped, nothing) })
+	t.Setenv("CI", "")
+	for range 2 {
+		if !ended(t, func(r *recorded) { Program(r, nothing) }).skipped {
+			t.Error("not skipped")
+		}
+	}
+	if line := Line(); !strings.HasSuffix(line, "deploy/need: tests SKIPPED: 2, not here: "+nothing+" (2)") {
+		t.Errorf("summary %q", line)
+	}
+	t.Setenv("CI", "true")
+	if got := ended(t, func(r *recorded) { Program(r, nothing) }); got.skipped || !got.failed {
+		t.Error("did not fail in CI")
+	}
+	if path := Program(t, "go"); path == "" {
+		t.Error("no path of go")
+	}
+}
+
+// recorded is a test that notes how it ended.
+type recorded struct {
+	testing.TB
+	skipped, failed bool
+}
+
+func (r *recorded) Helper()               {}
+func (r *recorded) Fatalf(string, ...any) { r.failed = true; panic(r) }
+func (r *recorded) Skipf(string, ...any)  { r.skipped = true; panic(r) }
+
+func ended(t *testing.T, body func(*recorded)) (r *recorded) {
+	r = &recorded{TB: t}
+	defer func() {
+		if end := recover(); end != nil && end != any(r) {
+			panic(end)
+		}
+	}()
+	body(r)
+	return r
+}
