@@ -3,26 +3,20 @@ package proxy
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
-	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"usher/proxy/rules"
+	"usher/proxy/decide"
 	"usher/proxy/socks"
 )
 
 // defaultBindTimeout is how long BIND waits for its peer unless
 // Options.BindTimeout says otherwise.
 const defaultBindTimeout = 3 * time.Minute
-
-// extensionAddr is what Dante's own extension of BIND announces (extension:
-// bind), which would accept many peers.
-var extensionAddr = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 
 // bind fulfils BIND (RFC 1928 section 6): it awaits the one connection that
 // the client's peer is going to make, as an FTP server does for active FTP.
@@ -53,10 +47,7 @@ func (s *session) meet(ctx context.Context) (*net.TCPConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !expected[0].IsUnspecified() && !slices.Contains(expected, s.peer.Addr()) {
-		return nil, fmt.Errorf("%w: %v", errPeer, s.peer)
-	}
-	if err := s.judgePeer(ctx); err != nil {
+	if err := s.judgePeer(ctx, expected); err != nil {
 		return nil, err
 	}
 	return peer, peer.SetKeepAliveConfig(keepAliveOf(s.peerRule.KeepAlives.External))
@@ -68,19 +59,15 @@ func (s *session) meet(ctx context.Context) (*net.TCPConn, error) {
 func (s *session) place(ctx context.Context) (expected []netip.Addr, place *os.File, err error) {
 	ctx, cancel := connecting(ctx, time.Now(), s.gen.policy.Rules.Settings.Timeouts.Connect)
 	defer cancel()
-	if _, expected, err = s.addresses(ctx); err != nil {
-		return nil, nil, err
-	}
-	if place, err = s.reserve(expected[0]); err != nil {
-		return nil, nil, err
-	}
-	q := s.query(rules.Bind)
-	q.To = rules.Target{Addr: s.bound.Addr(), Port: s.bound.Port()}
-	if _, err = s.judge(ctx, q); err != nil {
+	d := s.decision()
+	expected, s.socksRule, err = d.Bind(decide.Target(s.request.Addr), s.names(ctx), func(at netip.AddrPort) (_ netip.AddrPort, err error) {
+		place, err = s.reserve(at)
+		return s.bound, err
+	})
+	if err != nil && place != nil {
 		place.Close()
-		return nil, nil, err
 	}
-	return expected, place, nil
+	return expected, place, err
 }
 
 // awaitPeer listens, says so in the first reply, and accepts one connection.
@@ -88,8 +75,8 @@ func (s *session) place(ctx context.Context) (expected []netip.Addr, place *os.F
 // address. That holds to the session's end, so that whoever began to connect
 // before finds out in time, see dialOne.
 func (s *session) awaitPeer(place *os.File) (*net.TCPConn, error) {
-	s.server.awaiting.add(s.bound)
-	s.hold(closer(func() { s.server.awaiting.remove(s.bound) }))
+	s.server.awaiting.Add(s.bound)
+	s.hold(closer(func() { s.server.awaiting.Remove(s.bound) }))
 	ln, err := listenOn(place)
 	if err != nil {
 		return nil, err
@@ -118,38 +105,29 @@ func (s *session) awaitPeer(place *os.File) (*net.TCPConn, error) {
 // the session over from the one that let the request pass; else that one keeps
 // it. How the relay is watched is in either case said by the one that let the
 // peer in.
-func (s *session) judgePeer(ctx context.Context) error {
+func (s *session) judgePeer(ctx context.Context, expected []netip.Addr) error {
 	naming, cancel := connecting(ctx, time.Now(), s.socksRule.Timeouts.Connect)
 	defer cancel()
-	v, err := s.askSocks(naming, rules.Query{
-		From:    s.peer,
-		To:      rules.Target{Addr: s.from.Addr(), Port: s.from.Port()},
-		Command: rules.BindReply,
-		Version: rules.Version(s.request.Version),
-	})
-	switch {
-	case err != nil:
+	d := s.decision()
+	r, err := d.BindReply(s.peer, expected, s.names(naming))
+	if err != nil {
+		if errors.Is(err, decide.ErrBlocked) {
+			s.socksRule = r
+		}
 		return err
-	case !v.Pass():
-		s.socksRule = v.Rule
-		return fmt.Errorf("%w: the peer %v", errBlocked, s.peer)
 	}
-	s.peerRule = v.Rule
-	s.keepClientAliveBy(v.Rule)
-	if v.Rule == s.socksRule || !v.Rule.Session.Limited {
+	s.peerRule = r
+	s.keepClientAliveBy(r)
+	if !decide.TakesOver(s.socksRule, r) {
 		return nil
 	}
-	s.socksRule = v.Rule
+	s.socksRule = r
 	return s.move(ctx)
 }
 
-// reserve binds a socket that does not listen yet, and sets s.bound.
-func (s *session) reserve(peer netip.Addr) (*os.File, error) {
-	at, err := s.gen.policy.BindPlace(s.zoned(peer), s.request.Addr.Port, s.accepted())
-	if err != nil {
-		return nil, err
-	}
-	at = netip.AddrPortFrom(s.zoned(at.Addr()), at.Port())
+// reserve binds a socket that does not listen yet, and sets s.bound. If the
+// port of at is taken, the system chooses another one.
+func (s *session) reserve(at netip.AddrPort) (*os.File, error) {
 	if at.Port() != 0 {
 		if place, err := s.bindTo(at); err == nil {
 			return place, nil

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"usher/proxy/selfaddr"
 )
 
 // How long accepting pauses after an error that passes by itself.
@@ -118,8 +120,15 @@ func (s *Server) CloseListeners() error {
 func (s *Server) ownAddress(a netip.AddrPort) bool {
 	s.listening.Lock()
 	defer s.listening.Unlock()
-	return CheckOwn(a, s.opts.Own) != nil || CheckOwn(a, s.listening.own) != nil
+	return selfaddr.Reaches(s.opts.Own, a) || selfaddr.Reaches(s.listening.own, a)
 }
+
+// reachesTCP reports whether a connection to a would reach this process, a
+// place where BIND awaits its peer included.
+func (s *Server) reachesTCP(a netip.AddrPort) bool { return s.ownAddress(a) || s.awaiting.Reached(a) }
+
+// reachesUDP is reachesTCP for datagrams: it knows the sockets of associations.
+func (s *Server) reachesUDP(a netip.AddrPort) bool { return s.ownAddress(a) || s.fronts.Reached(a) }
 
 // BoundTo returns where a listener listens, as Options.Own has it: 0.0.0.0 is
 // every address of IPv4 and :: every one of IPv6. It is both for a listener of
@@ -149,30 +158,6 @@ func isIPv6Only(ln net.Listener) bool {
 		}
 	})
 	return err == nil && only != 0
-}
-
-// reaches reports whether what is sent to a arrives at a socket of ours that
-// is bound to own, of one family. The system is asked each time, which is only
-// when the port is one of ours.
-func reaches(a, own netip.Addr) bool {
-	a, own = a.Unmap().WithZone(""), own.Unmap()
-	return own == a || own.IsUnspecified() && own.Is4() == a.Is4() && (isLocal(a) || isRoutedHere(a))
-}
-
-// isLocal reports whether a is an address of this machine: that of an interface,
-// or one that every machine has.
-func isLocal(a netip.Addr) bool {
-	if a.IsLoopback() || a.IsUnspecified() {
-		return true
-	}
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		return true // rather refuse than loop
-	}
-	return slices.ContainsFunc(addrs, func(i net.Addr) bool {
-		prefix, err := netip.ParsePrefix(i.String())
-		return err == nil && prefix.Addr().Unmap() == a
-	})
 }
 
 // addrPort returns a TCP address in the form in which rules know it: IPv4 as

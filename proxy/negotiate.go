@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"usher/proxy/decide"
 	"usher/proxy/rules"
 	"usher/proxy/socks"
 )
@@ -34,12 +35,12 @@ func (s *session) readRequest(ctx context.Context, v rules.Verdict) error {
 			return err
 		}
 	}
-	methods := s.methods(v)
+	methods := s.gen.decide.Methods(v.Rule)
 	if opening.Version == socks.V4 {
 		s.request = opening.Request
 		s.request.Version = socks.V4 // also if it could not be read, as the reply has its form
-		if err == nil && !slices.Contains(methods, rules.None) {
-			return errMethod // SOCKS 4 has no passwords: it must not be the way round them
+		if err == nil {
+			s.method, err = decide.Choose(methods, func(m rules.Method) bool { return m == rules.None })
 		}
 		return err
 	}
@@ -63,15 +64,6 @@ func (s *session) readRequest(ctx context.Context, v rules.Verdict) error {
 	return err
 }
 
-// methods returns the methods that the client may use: by its client-rule, or by
-// the settings for a health check that the rules would not let in as a client.
-func (s *session) methods(v rules.Verdict) []rules.Method {
-	if !v.Pass() {
-		return s.gen.policy.Methods(nil)
-	}
-	return s.gen.policy.Methods(v.Rule)
-}
-
 // awaitMore waits for what follows the greeting of a health check. Nothing may,
 // and then the error is io.EOF; with the first byte it becomes a client.
 func (s *session) awaitMore(ctx context.Context, v rules.Verdict) error {
@@ -83,13 +75,12 @@ func (s *session) awaitMore(ctx context.Context, v rules.Verdict) error {
 
 // chooseMethod takes the first of our methods that the client offers too.
 func (s *session) chooseMethod(ours []rules.Method, offered []socks.Method) error {
-	for _, m := range ours {
-		if wire := methodOnWire(m); slices.Contains(offered, wire) {
-			s.method = m
-			return s.tellMethod(wire)
-		}
+	m, err := decide.Choose(ours, func(m rules.Method) bool { return slices.Contains(offered, methodOnWire(m)) })
+	if err != nil {
+		return errors.Join(err, s.tellMethod(socks.NoAcceptable))
 	}
-	return errors.Join(errMethod, s.tellMethod(socks.NoAcceptable))
+	s.method = m
+	return s.tellMethod(methodOnWire(m))
 }
 
 func (s *session) tellMethod(wire socks.Method) error {

@@ -7,6 +7,7 @@ import (
 	"syscall"
 
 	"usher/limiter"
+	"usher/proxy/decide"
 	"usher/proxy/socks"
 )
 
@@ -16,22 +17,14 @@ var (
 	errHeader        = errors.New("no valid PROXY header from a trusted address")
 	errForeign       = errors.New("a PROXY header from an address that is not trusted")
 	errSecondHeader  = errors.New("a second PROXY header")
-	errBlocked       = errors.New("blocked by the rules")
 	errGone          = errors.New("the client hung up")
 	errCrowded       = errors.New("too many clients negotiate")
 	errLate          = errors.New("timeout.negotiate is over")
-	errMethod        = errors.New("the client offers no method that the rules allow")
 	errCredentials   = errors.New("wrong user name or password")
 	errAuthThrottled = errors.New("too many wrong passwords from this source")
 	errCommand       = errors.New("command not supported")
-	errTarget        = errors.New("no address or port to connect to")
-	errSelf          = errors.New("the target is this proxy itself")
-	errUnresolved    = errors.New("the name does not resolve")
-	errNoExternal    = errors.New("no external address of the target's family")
-	errNoRoute       = errors.New("external.rotation leads to no external address")
 	errConnectTime   = errors.New("timeout.connect is over")
 	errBindTime      = errors.New("no peer connected in time")
-	errPeer          = errors.New("the peer is not the one that was announced")
 
 	errClientSide = errors.New("the connection to the client broke")
 	errTargetSide = errors.New("the connection to the target broke")
@@ -65,16 +58,16 @@ var outcomes = []outcome{
 	{errHeader, silent, "proxy_header", false},
 	{errForeign, silent, "proxy_header", false},
 	{errSecondHeader, silent, "proxy_header", false},
-	{errBlocked, socks.NotAllowed, "blocked", false},
+	{decide.ErrBlocked, socks.NotAllowed, "blocked", false},
 	{errGone, silent, "client_gone", false},
 	{errCrowded, silent, "crowded", false},
 	{errLate, silent, "negotiation_timeout", false},
-	{errMethod, socks.NotAllowed, "method", false},
+	{decide.ErrMethod, socks.NotAllowed, "method", false},
 	{errCredentials, silent, "auth", false}, // RFC 1929 has its own answer
 	{errAuthThrottled, silent, "auth_throttle", false},
 	{errCommand, socks.CommandNotSupported, "command", false},
-	{errTarget, socks.AddressNotSupported, "target", false},
-	{errSelf, socks.NotAllowed, "self", false},
+	{decide.ErrTarget, socks.AddressNotSupported, "target", false},
+	{decide.ErrSelf, socks.NotAllowed, "self", false},
 
 	{socks.ErrVersion, silent, "protocol", false},
 	{socks.ErrTooLong, silent, "protocol", false},
@@ -93,12 +86,12 @@ var outcomes = []outcome{
 	{errUDPSocket, socks.GeneralFailure, "udp_socket", false},
 	{errAssociationOver, silent, "done", false},
 
-	{errUnresolved, socks.HostUnreachable, "unresolved", true},
-	{errNoExternal, socks.AddressNotSupported, "no_external", true},
-	{errNoRoute, socks.NetworkUnreachable, "no_external", true},
+	{decide.ErrUnresolved, socks.HostUnreachable, "unresolved", true},
+	{decide.ErrNoExternal, socks.AddressNotSupported, "no_external", true},
+	{decide.ErrNoRoute, socks.NetworkUnreachable, "no_external", true},
 	{errConnectTime, socks.TTLExpired, "connect_timeout", true},
 	{errBindTime, socks.TTLExpired, "bind_timeout", true},
-	{errPeer, socks.NotAllowed, "peer", false},
+	{decide.ErrPeer, socks.NotAllowed, "peer", false},
 
 	{errClientSide, silent, "client_error", false},
 	{errTargetSide, silent, "target_error", false},
@@ -133,4 +126,11 @@ func outcomeOf(err error) outcome {
 		}
 	}
 	return outcome{err: err, code: socks.GeneralFailure, reason: "error"}
+}
+
+// Refusal returns what a client is told of an error of package decide, in the
+// numbers of RFC 1928 section 6, and the reason that is logged.
+func Refusal(err error) (reply int, reason string) {
+	o := outcomeOf(err)
+	return int(o.code), o.reason
 }

@@ -206,7 +206,7 @@ func inLine(t *testing.T, left time.Duration) (client *net.TCPConn, lines *bytes
 	t.Helper()
 	known := monica(t)
 	s, client, ctx := newSession(t, "timeout.negotiate: 3600\nclient pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0 }\n", time.Hour-left)
-	s.gen.policy.Users = known
+	s.gen.policy.Users, s.gen.decide.Logins = known, true
 	lines, ended = new(bytes.Buffer), make(chan struct{})
 	s.server.opts.Logger = slog.New(slog.NewTextHandler(lines, nil))
 	slots := s.server.passwords.slots

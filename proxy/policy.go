@@ -3,6 +3,7 @@ package proxy
 import (
 	"cmp"
 	"context"
+	"net"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -10,6 +11,7 @@ import (
 	"sync/atomic"
 
 	"usher/limiter"
+	"usher/proxy/decide"
 	"usher/proxy/rules"
 	"usher/proxy/socks"
 	"usher/proxy/users"
@@ -38,6 +40,7 @@ func Counter(digest string, r *rules.Rule) string { return digest + "/" + r.ID()
 // began that still live.
 type generation struct {
 	policy   *Policy
+	decide   *decide.Policy // of policy
 	digest   string
 	sessions int           // guarded by the table's mutex
 	number   atomic.Uint64 // 0 until the store has told it
@@ -84,69 +87,73 @@ func (g *generation) counters() []string {
 	return list
 }
 
-// Methods returns the methods that a client let in by the client-rule r may
-// use, in the server's order of preference. Without a socksmethod line that
-// is none, or username alone if there are users: a users file that nobody is
-// asked about would be an open door.
-func (p *Policy) Methods(r *rules.Rule) []rules.Method {
-	given := len(p.Rules.Settings.Methods) > 0 || r != nil && len(r.Methods) > 0
-	switch {
-	case given && p.Users != nil:
-		return p.Rules.MethodsFor(r)
-	case given:
-		return slices.DeleteFunc(slices.Clone(p.Rules.MethodsFor(r)), func(m rules.Method) bool { return m == rules.Username })
-	case p.Users != nil:
-		return []rules.Method{rules.Username}
+// Decide returns the part of p that decisions depend on.
+func (p *Policy) Decide() *decide.Policy {
+	return &decide.Policy{Rules: p.Rules, External: p.External, Logins: p.Users != nil}
+}
+
+// decision returns what decisions about s depend on, as far as it is known by
+// now.
+func (s *session) decision() decide.Session {
+	d := decide.Session{
+		Policy: s.gen.decide, Machine: s.server.tcp,
+		From: s.from, To: s.to, Local: s.accepted(),
+		Version: rules.Version(s.request.Version), Method: s.method, User: s.user, InGroup: s.inGroup,
 	}
-	return []rules.Method{rules.None}
+	if local, ok := s.client.LocalAddr().(*net.TCPAddr); ok {
+		d.Zone = local.Zone
+	}
+	return d
 }
 
-// Inherits reports whether a session goes on in the slot that it has by its
-// client-rule: a socks-rule with a limit of its own gives it another one.
-func Inherits(client, socks *rules.Rule) bool {
-	return !socks.Session.Limited && client.Session.Inheritable
+// names returns what looks names up for a decision, until ctx ends.
+func (s *session) names(ctx context.Context) *decide.Names {
+	n := &sessionNames{session: s, ctx: ctx}
+	return n.Init(n)
 }
 
-// askClient asks the client-rules; the names in them are looked up within the
-// deadline of the negotiation. As in askSocks, an error leaves no verdict.
-func (s *session) askClient(ctx context.Context) (v rules.Verdict, err error) {
-	var lookup func(name string) []netip.Addr // nil: no name was asked for yet
-	stop := func() {}
-	defer func() { stop() }()
-	v = s.gen.policy.Rules.MatchClient(rules.Query{
-		From: s.from,
-		To:   rules.Target{Addr: s.to.Addr(), Port: s.to.Port()},
-		Lookup: func(name string) []netip.Addr {
-			if lookup == nil {
-				ctx, stop = s.waiting(ctx)
-				lookup = s.lookup(ctx)
-			}
-			addrs := lookup(name)
-			err = context.Cause(ctx)
-			return addrs
-		},
-	})
-	return v, err
+// sessionNames looks names up for one decision about a session.
+type sessionNames struct {
+	decide.Names
+	session *session
+	ctx     context.Context // it lives as long as one decision
 }
 
-// askSocks asks the socks-rules. The error is why ctx ended: there is no verdict
-// then, as a rule may have been passed over because its name was not found in
-// time.
-func (s *session) askSocks(ctx context.Context, q rules.Query) (rules.Verdict, error) {
-	q.Lookup = s.lookup(ctx)
-	v := s.gen.policy.Rules.MatchSocks(q)
-	return v, context.Cause(ctx)
+// Addrs implements decide.Lookup.
+func (n *sessionNames) Addrs(name string) ([]netip.Addr, error) {
+	return n.session.server.names.Lookup(n.ctx, name)
 }
 
-// query returns what all questions to the socks-rules about s have in common.
-func (s *session) query(command rules.Command) rules.Query {
-	return rules.Query{
-		From:    s.from,
-		Command: command,
-		Version: rules.Version(s.request.Version),
-		Method:  s.method,
-		User:    s.user,
-		InGroup: s.inGroup,
+// Missing implements decide.Lookup.
+func (n *sessionNames) Missing() error { return context.Cause(n.ctx) }
+
+// clientNames looks names up for the client-rules, within the deadline of the
+// negotiation. Most sessions need none, so the wait begins with the first one.
+type clientNames struct {
+	sessionNames
+	stop func() // nil: no name was looked up yet
+}
+
+// Addrs implements decide.Lookup.
+func (n *clientNames) Addrs(name string) ([]netip.Addr, error) {
+	if n.stop == nil {
+		n.ctx, n.stop = n.session.waiting(n.ctx)
+	}
+	return n.sessionNames.Addrs(name)
+}
+
+// Missing implements decide.Lookup.
+func (n *clientNames) Missing() error {
+	if n.stop == nil {
+		return nil
+	}
+	return n.sessionNames.Missing()
+}
+
+// end ends the wait.
+func (n *clientNames) end() {
+	if n.stop != nil {
+		n.stop()
 	}
 }
 

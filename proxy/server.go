@@ -12,8 +12,10 @@ import (
 	"time"
 
 	"usher/limiter"
+	"usher/proxy/decide"
 	"usher/proxy/resolve"
 	"usher/proxy/rules"
+	"usher/proxy/selfaddr"
 )
 
 // Options are what a Server is given once, for all its policies.
@@ -71,8 +73,10 @@ type Server struct {
 	base context.Context
 	cut  context.CancelCauseFunc
 
-	fronts   ownSockets // where UDP associations hear their clients, and as what the clients know that
-	awaiting ownSockets // where BIND awaits peers, to the end of the session
+	fronts   selfaddr.Set // where UDP associations hear their clients, and as what the clients know that
+	awaiting selfaddr.Set // where BIND awaits peers, to the end of the session
+
+	tcp, udp decide.Machine // what decisions about connections and datagrams ask
 
 	listening struct {
 		sync.Mutex
@@ -102,6 +106,8 @@ func New(o Options, p *Policy) *Server {
 		negotiators: negotiators{most: o.MaxNegotiating},
 		prefix:      fmt.Sprintf("%08x", rand.Uint32()), table: newTable(o.Limiter),
 	}
+	s.tcp = decide.Machine{Own: s.reachesTCP, Toward: selfaddr.Toward}
+	s.udp = decide.Machine{Own: s.reachesUDP, Toward: selfaddr.Toward}
 	s.base, s.cut = context.WithCancelCause(context.Background())
 	s.listening.listeners = make(map[net.Listener]struct{})
 	s.SetPolicy(p)

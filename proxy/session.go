@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"usher/limiter"
+	"usher/proxy/decide"
 	"usher/proxy/rules"
 	"usher/proxy/socks"
 )
@@ -176,12 +178,15 @@ func (s *session) finish(err error) {
 // negotiation: they may look names up. It takes nothing and tells nobody.
 func (s *session) judgeClient(ctx context.Context) (rules.Verdict, error) {
 	s.negotiateWithin(s.gen.policy.Rules.Settings.Timeouts.Negotiate)
-	v, err := s.askClient(ctx)
-	if err != nil {
-		return v, err
-	}
+	names := &clientNames{sessionNames: sessionNames{session: s, ctx: ctx}}
+	defer names.end()
+	d := s.decision()
+	v, err := d.Client(names.Init(names))
 	s.clientRule = v.Rule
-	return v, nil
+	if errors.Is(err, decide.ErrBlocked) {
+		err = nil // letIn says so, unless this is a health check
+	}
+	return v, err
 }
 
 // letIn does what the client-rules have decided. From here on the connection is
@@ -189,7 +194,7 @@ func (s *session) judgeClient(ctx context.Context) (rules.Verdict, error) {
 func (s *session) letIn(ctx context.Context, v rules.Verdict) error {
 	s.check = false
 	if !v.Pass() {
-		return errBlocked
+		return decide.ErrBlocked
 	}
 	s.server.table.move(s, v.Rule, "negotiate")
 	s.negotiateWithin(v.Rule.Timeouts.Negotiate)
@@ -263,12 +268,9 @@ func (s *session) reach(ctx context.Context) (*net.TCPConn, error) {
 	usual := s.gen.policy.Rules.Settings.Timeouts.Connect
 	naming, cancel := connecting(ctx, began, usual)
 	defer cancel()
-	q := s.query(rules.Connect)
-	var err error
-	if q.To, q.Addrs, err = s.resolve(naming); err != nil {
-		return nil, err
-	}
-	v, err := s.judge(naming, q)
+	d, target := s.decision(), decide.Target(s.request.Addr)
+	v, err := d.Connect(target, s.names(naming))
+	s.socksRule = v.Rule
 	if err != nil {
 		return nil, err
 	}
@@ -280,28 +282,14 @@ func (s *session) reach(ctx context.Context) (*net.TCPConn, error) {
 		dialling, cancel = connecting(ctx, began, limit)
 		defer cancel()
 	}
-	return s.dial(dialling, v.Addrs, q.To.Port)
-}
-
-// judge asks the socks-rules about the request. Whom they let pass is to be
-// charged for it, see move.
-func (s *session) judge(ctx context.Context, q rules.Query) (rules.Verdict, error) {
-	v, err := s.askSocks(ctx, q)
-	if err != nil {
-		return v, err
-	}
-	s.socksRule = v.Rule
-	if !v.Pass() {
-		return v, errBlocked
-	}
-	return v, nil
+	return s.dial(dialling, &d, v.Addrs, target.Port)
 }
 
 // move charges the session to its socks-rule. A rule without a limit of its
 // own inherits the client-rule's slot, which then is held to the session's
 // end, unless the client-rule says otherwise.
 func (s *session) move(ctx context.Context) error {
-	if !Inherits(s.clientRule, s.socksRule) {
+	if !decide.Inherits(s.clientRule, s.socksRule) {
 		if err := s.grant.Move(ctx, s.gen.limit(s.socksRule, s.from.Addr(), s.user)); err != nil {
 			return causeOf(ctx, err)
 		}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"usher/limiter"
+	"usher/proxy/decide"
 	"usher/proxy/resolve"
 	"usher/proxy/rules"
 	"usher/proxy/socks"
@@ -208,7 +209,7 @@ func TestLostLeaseBeforeTheReply(t *testing.T) {
 func TestLostLeaseBeforeTheVerdictOnAPassword(t *testing.T) {
 	s, client, ctx := newSession(t, "client pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0 }\n", 0)
 	known := monica(t)
-	s.gen.policy.Users = known
+	s.gen.policy.Users, s.gen.decide.Logins = known, true
 	s.valid = func() bool { return !known.Remembers(right.User, right.Password) } // until it was checked
 	var said bytes.Buffer
 	if err := errors.Join(socks.WriteGreeting(&said, socks.Username), socks.WriteCredentials(&said, right)); err != nil {
@@ -244,7 +245,7 @@ func TestRefusalHasASecond(t *testing.T) {
 	t.Cleanup(s.server.table.running.Done) // it is not let live
 	s.request.Version = socks.V5
 	s.setDeadline(time.Now())
-	s.refuse(errBlocked)
+	s.refuse(decide.ErrBlocked)
 	if r, err := socks.ReadReply(client, socks.V5); err != nil || r.Code != socks.NotAllowed {
 		t.Fatalf("%+v, %v; want reply %d", r, err, socks.NotAllowed)
 	}
@@ -255,7 +256,7 @@ func TestRefusalHasASecond(t *testing.T) {
 	}
 	s.setDeadline(time.Time{})
 	over := make(chan struct{})
-	go func() { s.refuse(errBlocked); close(over) }()
+	go func() { s.refuse(decide.ErrBlocked); close(over) }()
 	select {
 	case <-over:
 	case <-time.After(patient):

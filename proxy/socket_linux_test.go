@@ -105,7 +105,8 @@ socks pass { from: 0/0 to: 0/0 port = 2
 		if err := s.move(ctx); err != nil {
 			t.Fatal(err)
 		}
-		target, err := s.dialOne(ctx, addrPort(ln.Addr()), 1)
+		d := s.decision()
+		target, err := s.dialOne(ctx, &d, addrPort(ln.Addr()), 1)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -185,8 +186,9 @@ func TestDialTakesNoPortEarly(t *testing.T) {
 	t.Cleanup(func() { s.finish(nil) })
 	s.socksRule = s.gen.policy.Rules.Socks[0]
 	external := netip.MustParseAddr("127.0.0.7")
-	s.gen.policy.External = []netip.Addr{external}
-	target, err := s.dialOne(ctx, addrPort(ln.Addr()), 1)
+	s.gen.decide.External = []netip.Addr{external}
+	d := s.decision()
+	target, err := s.dialOne(ctx, &d, addrPort(ln.Addr()), 1)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -68,7 +68,7 @@ func newTable(l *limiter.Limiter) *table {
 
 // setPolicy makes p the policy of the sessions that are added from now on.
 func (t *table) setPolicy(p *Policy) {
-	g := &generation{policy: p, digest: p.Rules.Digest()}
+	g := &generation{policy: p, decide: p.Decide(), digest: p.Rules.Digest()}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if old := t.current; old != nil {

@@ -8,7 +8,7 @@ import (
 	"slices"
 	"time"
 
-	"usher/proxy/rules"
+	"usher/proxy/selfaddr"
 	"usher/proxy/socks"
 )
 
@@ -58,23 +58,17 @@ func (s *session) openAssociation(ctx context.Context) (a *association, told net
 	return a, told, nil
 }
 
-// judgeAssociation asks the rules about the request for an association: about
-// the source of its datagrams, if the client told its port, and then about that
-// of its connection. Both must pass; the session is charged to the rule that
-// passes the connection, as in Dante. A balancer's connection says nothing about
-// the client that it hides: if that one told who it is, this alone is judged.
-func (s *session) judgeAssociation(ctx context.Context, client udpClient) error {
+// judgeAssociation asks the rules about the request for an association, see
+// decide.Session.Associate.
+func (s *session) judgeAssociation(ctx context.Context, client udpClient) (err error) {
 	ctx, cancel := connecting(ctx, time.Now(), s.gen.policy.Rules.Settings.Timeouts.Connect)
 	defer cancel()
-	q := s.query(rules.UDPAssociate)
+	var source netip.AddrPort
 	if client.isComplete() {
-		q.From = netip.AddrPortFrom(client.addr, client.port)
-		if _, err := s.judge(ctx, q); err != nil || s.isHidden() {
-			return err
-		}
-		q.From = s.from
+		source = netip.AddrPortFrom(client.addr, client.port)
 	}
-	_, err := s.judge(ctx, q)
+	d := s.decision()
+	s.socksRule, err = d.Associate(source, s.isHidden(), s.names(ctx))
 	return err
 }
 
@@ -88,7 +82,7 @@ func frontAddress(advertised []netip.Addr, from, local netip.Addr) (bound, told 
 	for _, a := range advertised {
 		switch {
 		case a.Is4() != from.Is4():
-		case isLocal(a) && (!a.IsLoopback() || local.IsLoopback()):
+		case selfaddr.IsLocal(a) && (!a.IsLoopback() || local.IsLoopback()):
 			return a, a
 		case a.Is4():
 			return netip.IPv4Unspecified(), a

@@ -2,60 +2,65 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"time"
 
-	"usher/proxy/rules"
+	"usher/proxy/decide"
 )
 
 // nameWait is how long a datagram waits for names at most, its target's and
-// those of rules together: what it asks for is not wanted any more by then.
+// those of rules together. After that time its answer is not wanted any more.
 const nameWait = 5 * time.Second
 
-// asker gets the addresses that the judgement of a datagram needs. It belongs
-// to one goroutine.
-type asker struct {
+// errUnknownName says that a name must be looked up before a datagram can be
+// judged.
+var errUnknownName = errors.New("a name is not known yet")
+
+// nameLookup gets the addresses that the judgement of datagrams needs. It
+// belongs to one goroutine.
+type nameLookup struct {
+	decide.Names
 	get     func(name string) (addrs []netip.Addr, known bool)
-	unknown bool                           // a name was asked for that is not known yet
-	lookup  func(name string) []netip.Addr // addrs, made once and not for every datagram
-	only    [1]netip.Addr                  // of a target that is no name
+	unknown bool // get was asked for a name that it does not know; reset for each datagram
 }
 
-func newAsker(get func(name string) ([]netip.Addr, bool)) *asker {
-	k := &asker{get: get}
-	k.lookup = k.addrs
-	return k
+func newNameLookup(get func(name string) ([]netip.Addr, bool)) *nameLookup {
+	l := &nameLookup{get: get}
+	l.Init(l)
+	return l
 }
 
-// quickAsker asks for nothing that takes time.
-func (s *Server) quickAsker() *asker { return newAsker(s.names.Cached) }
+// cachedOnly knows only the names whose answer the cache has.
+func (s *Server) cachedOnly() *nameLookup { return newNameLookup(s.names.Cached) }
 
-// patientAsker waits for names, nameWait in all. forget frees what it holds.
-func (s *Server) patientAsker(ctx context.Context) (k *asker, forget context.CancelFunc) {
-	ctx, forget = context.WithTimeout(ctx, nameWait)
-	return newAsker(func(name string) ([]netip.Addr, bool) {
+// blocking waits for names, nameWait in all. The caller must call cancel.
+func (s *Server) blocking(ctx context.Context) (l *nameLookup, cancel context.CancelFunc) {
+	ctx, cancel = context.WithTimeout(ctx, nameWait)
+	return newNameLookup(func(name string) ([]netip.Addr, bool) {
 		addrs, err := s.names.Lookup(ctx, name)
 		if err != nil {
-			return nil, ctx.Err() == nil // cut off is not without address: a rule that blocks must not be passed over
+			// A lookup that was cut off says nothing about the name: a rule that
+			// blocks must not be passed over.
+			return nil, ctx.Err() == nil
 		}
 		return addrs, true
-	}), forget
+	}), cancel
 }
 
-// of returns the addresses of a target.
-func (k *asker) of(t rules.Target) []netip.Addr {
-	if t.Name != "" {
-		return k.addrs(t.Name)
-	}
-	k.only[0] = t.Addr
-	return k.only[:]
-}
-
-// addrs returns the addresses of a name, none if it has none or is unknown.
-func (k *asker) addrs(name string) []netip.Addr {
-	addrs, known := k.get(name)
+// Addrs implements decide.Lookup.
+func (l *nameLookup) Addrs(name string) ([]netip.Addr, error) {
+	addrs, known := l.get(name)
 	if !known {
-		k.unknown = true
+		l.unknown = true
 	}
-	return addrs
+	return addrs, nil
+}
+
+// Missing implements decide.Lookup.
+func (l *nameLookup) Missing() error {
+	if l.unknown {
+		return errUnknownName
+	}
+	return nil
 }

@@ -17,6 +17,7 @@ import (
 
 	"usher/proxy/resolve"
 	"usher/proxy/rules"
+	"usher/proxy/selfaddr"
 	"usher/proxy/socks"
 )
 
@@ -51,13 +52,13 @@ func TestPortsThatAreOursAreNotTried(t *testing.T) {
 	}
 	defer others.close()
 	ports := rules.PortRange{Lo: others.local.Port() - 1, Hi: others.local.Port()}
-	var ours ownSockets
+	var ours selfaddr.Set
 	mine := netip.AddrPortFrom(ip, ports.Lo) // for all that the system knows it is free
-	ours.add(mine)
+	ours.Add(mine)
 	if u, err := listenUDPIn(ip, ports, &ours, nil); !errors.Is(err, errUDPPorts) {
 		t.Fatalf("%v, %v, want %v", u, err, errUDPPorts)
 	}
-	ours.remove(mine)
+	ours.Remove(mine)
 	for range 20 { // some begin at the port of others
 		u, err := listenUDPIn(ip, ports, &ours, nil)
 		if err != nil || u.local != mine {
@@ -296,10 +297,10 @@ func TestPeersAreBounded(t *testing.T) {
 func TestDatagramsWaitForNamesInVain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &Server{names: resolve.NewCache(slowResolver(time.Hour), nil)}
-		names, forget := s.patientAsker(t.Context())
+		names, forget := s.blocking(t.Context())
 		defer forget()
 		began := time.Now()
-		if addrs := names.of(rules.Target{Name: "slow.test", Port: 53}); len(addrs) != 0 {
+		if addrs, _ := names.Addrs("slow.test"); len(addrs) != 0 || !names.unknown {
 			t.Errorf("addresses %v", addrs)
 		}
 		if waited := time.Since(began); waited != nameWait {
@@ -314,11 +315,11 @@ func TestDatagramsWaitForNamesInVain(t *testing.T) {
 func TestDatagramsWaitForAllNames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &Server{names: resolve.NewCache(slowResolver(nameWait*2/3), nil)}
-		names, forget := s.patientAsker(t.Context())
+		names, forget := s.blocking(t.Context())
 		defer forget()
 		began := time.Now()
 		for i, want := range []int{1, 0, 0} { // found in time, cut off, not begun
-			if addrs := names.lookup(fmt.Sprintf("slow%d.test", i)); len(addrs) != want {
+			if addrs, _ := names.Addrs(fmt.Sprintf("slow%d.test", i)); len(addrs) != want {
 				t.Errorf("name %d: addresses %v, want %d", i, addrs, want)
 			}
 		}
@@ -344,7 +345,7 @@ func TestDatagramsTakeNoMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	request = append(request, "hello"...)
-	names := s.server.quickAsker()
+	names := s.server.cachedOnly()
 	b := make([]byte, 99)
 	if n := testing.AllocsPerRun(100, func() {
 		if _, err := client.WriteToUDPAddrPort(request, front.local); err != nil {

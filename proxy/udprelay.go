@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"syscall"
 
+	"usher/proxy/decide"
 	"usher/proxy/rules"
 	"usher/proxy/socks"
 )
@@ -30,7 +31,7 @@ const maxWaiting = 16
 // its own, so that the others need not wait.
 type association struct {
 	session *session
-	query   rules.Query // what is the same for all datagrams
+	judge   decide.Session // decides about each datagram
 	front   *udpSocket
 	told    netip.AddrPort // where the client sends to, as it was told
 	expects udpClient
@@ -48,11 +49,12 @@ type association struct {
 
 func newAssociation(s *session, expects udpClient, front *udpSocket, told netip.AddrPort) *association {
 	a := &association{
-		session: s, query: s.query(rules.UDPAssociate), front: front, told: told, expects: expects,
+		session: s, judge: s.decision(), front: front, told: told, expects: expects,
 		waiting: make(chan struct{}, maxWaiting),
 		back:    make(map[bool]*udpSocket),
 	}
-	s.server.fronts.add(front.local, told)
+	a.judge.Machine = s.server.udp
+	s.server.fronts.Add(front.local, told)
 	return a
 }
 
@@ -64,7 +66,7 @@ func (a *association) Close() error {
 		return nil
 	}
 	a.closed = true
-	a.session.server.fronts.remove(a.front.local, a.told)
+	a.session.server.fronts.Remove(a.front.local, a.told)
 	a.front.close()
 	for _, u := range a.back {
 		u.close()
@@ -74,7 +76,7 @@ func (a *association) Close() error {
 
 // readClient is the task that reads what comes from the client, or pretends to.
 func (a *association) readClient(ctx context.Context) error {
-	names := a.session.server.quickAsker()
+	names := a.session.server.cachedOnly()
 	for {
 		buffer, n, o, err := a.front.read(0)
 		if err != nil {
@@ -86,7 +88,7 @@ func (a *association) readClient(ctx context.Context) error {
 }
 
 // receive handles one datagram that came to the client's side.
-func (a *association) receive(ctx context.Context, names *asker, b []byte, o origin) {
+func (a *association) receive(ctx context.Context, names *nameLookup, b []byte, o origin) {
 	if !a.knows(o.from) {
 		a.count(dropForeign)
 		return
@@ -100,18 +102,11 @@ func (a *association) receive(ctx context.Context, names *asker, b []byte, o ori
 		a.count(dropFragment)
 		return
 	}
-	target := rules.Target{Name: d.Addr.Name, Port: d.Addr.Port}
-	if ip, ok := literal(d.Addr); ok {
-		target.Name, target.Addr = "", ip
-	}
-	if CheckTarget(target) != nil {
-		a.count(dropTarget)
-		return
-	}
+	target := decide.Target(d.Addr)
 	result := a.forward(ctx, names, o, target, d.Data)
 	if result == unknownName {
 		data := append([]byte(nil), d.Data...)
-		a.later(ctx, func(names *asker) drop { return a.forward(ctx, names, o, target, data) })
+		a.later(ctx, func(names *nameLookup) drop { return a.forward(ctx, names, o, target, data) })
 		return
 	}
 	a.count(result)
@@ -137,22 +132,12 @@ func (a *association) latch(o origin) bool {
 }
 
 // forward judges a datagram of the client and sends it on.
-func (a *association) forward(ctx context.Context, names *asker, o origin, target rules.Target, data []byte) drop {
+func (a *association) forward(ctx context.Context, names *nameLookup, o origin, target rules.Target, data []byte) drop {
 	names.unknown = false
-	q := a.query
-	q.From, q.To, q.Lookup = o.from, target, names.lookup
-	if q.Addrs = names.of(target); len(q.Addrs) == 0 {
-		if names.unknown {
-			return unknownName
-		}
-		return dropUnresolved
-	}
-	v := a.session.gen.policy.Rules.MatchSocks(q)
+	v, err := a.judge.Datagram(o.from, target, &names.Names)
 	switch {
-	case names.unknown:
-		return unknownName
-	case !v.Pass():
-		return dropBlocked
+	case err != nil:
+		return dropOf(err)
 	case !a.latch(o):
 		return dropForeign
 	}
@@ -170,12 +155,8 @@ func (a *association) forward(ctx context.Context, names *asker, o origin, targe
 
 // send sends a datagram to one address.
 func (a *association) send(ctx context.Context, to netip.AddrPort, data []byte) drop {
-	server := a.session.server
-	switch {
-	case CheckDatagram(to.Addr()) != nil:
-		return dropTarget
-	case server.ownAddress(to), server.fronts.has(to):
-		return dropSelf
+	if err := a.judge.Sendable(rules.UDPAssociate, to); err != nil {
+		return dropOf(err)
 	}
 	socket, err := a.backFor(ctx, to.Addr())
 	if err != nil {
@@ -207,7 +188,7 @@ func (a *association) backFor(ctx context.Context, to netip.Addr) (*udpSocket, e
 	if u := a.back[to.Is4()]; u != nil {
 		return u, nil
 	}
-	from, err := a.session.external(to)
+	from, err := a.judge.Source(to)
 	if err != nil {
 		return nil, err
 	}
@@ -228,7 +209,7 @@ func (a *association) backFor(ctx context.Context, to netip.Addr) (*udpSocket, e
 
 // readTargets is the task that reads what comes from the targets at one socket.
 func (a *association) readTargets(ctx context.Context, back *udpSocket) error {
-	names := a.session.server.quickAsker()
+	names := a.session.server.cachedOnly()
 	for {
 		// A datagram that is too long for the rest of the buffer is cut off
 		// here. It would be too long with its header, too, so the system
@@ -244,7 +225,7 @@ func (a *association) readTargets(ctx context.Context, back *udpSocket) error {
 
 // answer handles one datagram that came from a target; b has room for the
 // header before it.
-func (a *association) answer(ctx context.Context, names *asker, b []byte, from netip.AddrPort) {
+func (a *association) answer(ctx context.Context, names *nameLookup, b []byte, from netip.AddrPort) {
 	if a.session.gen.policy.Rules.Settings.ConnectDst && !a.peers.has(from) {
 		a.count(dropUnsolicited)
 		return
@@ -252,26 +233,22 @@ func (a *association) answer(ctx context.Context, names *asker, b []byte, from n
 	result := a.giveBack(names, b, from)
 	if result == unknownName {
 		b := append([]byte(nil), b...)
-		a.later(ctx, func(names *asker) drop { return a.giveBack(names, b, from) })
+		a.later(ctx, func(names *nameLookup) drop { return a.giveBack(names, b, from) })
 		return
 	}
 	a.count(result)
 }
 
 // giveBack judges a datagram of a peer and sends it to the client.
-func (a *association) giveBack(names *asker, b []byte, from netip.AddrPort) drop {
+func (a *association) giveBack(names *nameLookup, b []byte, from netip.AddrPort) drop {
 	client := a.client.Load() // there is one: its first datagram opened the socket
 	names.unknown = false
-	q := a.query
-	q.Command, q.From, q.Lookup = rules.UDPReply, from, names.lookup
-	q.To = rules.Target{Addr: client.from.Addr(), Port: client.from.Port()}
-	q.Addrs = names.of(q.To)
-	v := a.session.gen.policy.Rules.MatchSocks(q)
+	_, err := a.judge.UDPReply(from, client.from, &names.Names)
 	switch {
-	case names.unknown:
-		return unknownName
-	case !v.Pass():
+	case errors.Is(err, decide.ErrBlocked):
 		return dropReplyBlocked
+	case err != nil:
+		return dropOf(err)
 	}
 	start := socks.MaxUDPHeaderIP - socks.UDPHeaderLen(from.Addr())
 	if _, err := socks.AppendUDPHeader(b[start:start], socks.AddrOf(from)); err != nil {
@@ -287,7 +264,7 @@ func (a *association) giveBack(names *asker, b []byte, from netip.AddrPort) drop
 }
 
 // later goes on with a datagram that needs a name, unless too many wait.
-func (a *association) later(ctx context.Context, relay func(*asker) drop) {
+func (a *association) later(ctx context.Context, relay func(*nameLookup) drop) {
 	select {
 	case a.waiting <- struct{}{}:
 	default:
@@ -296,8 +273,8 @@ func (a *association) later(ctx context.Context, relay func(*asker) drop) {
 	}
 	a.session.add(ctx, func() error {
 		defer func() { <-a.waiting }()
-		names, forget := a.session.server.patientAsker(ctx)
-		defer forget()
+		names, cancel := a.session.server.blocking(ctx)
+		defer cancel()
 		result := relay(names)
 		if result == unknownName { // not in time
 			result = dropUnresolved
@@ -348,12 +325,23 @@ var dropReasons = [dropKinds]string{
 	dropLease: "lease_lost", dropSystem: "system",
 }
 
-// dropOf returns what an error of a socket means; nil is relayed.
+// dropOf returns what an error of a decision or of a socket means; nil is
+// relayed.
 func dropOf(err error) drop {
 	switch {
 	case err == nil:
 		return relayed
-	case errors.Is(err, errNoExternal), errors.Is(err, errNoRoute):
+	case errors.Is(err, errUnknownName):
+		return unknownName
+	case errors.Is(err, decide.ErrTarget):
+		return dropTarget
+	case errors.Is(err, decide.ErrUnresolved):
+		return dropUnresolved
+	case errors.Is(err, decide.ErrBlocked):
+		return dropBlocked
+	case errors.Is(err, decide.ErrSelf):
+		return dropSelf
+	case errors.Is(err, decide.ErrNoExternal), errors.Is(err, decide.ErrNoRoute):
 		return dropNoExternal
 	case errors.Is(err, errLeaseLost):
 		return dropLease

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"usher/proxy/rules"
+	"usher/proxy/selfaddr"
 )
 
 // udpSocket is a socket of a UDP association, of one address family. It is
@@ -75,7 +76,7 @@ func listenUDP(at netip.AddrPort, valid func() bool) (*udpSocket, error) {
 // asked for those that are not ours already: if all of many are, it takes long
 // to say so. Trying begins at a random one: a port that was just given up may
 // still get datagrams of its last client.
-func listenUDPIn(ip netip.Addr, ports rules.PortRange, ours *ownSockets, valid func() bool) (*udpSocket, error) {
+func listenUDPIn(ip netip.Addr, ports rules.PortRange, ours *selfaddr.Set, valid func() bool) (*udpSocket, error) {
 	if ports == (rules.PortRange{}) {
 		return listenUDP(netip.AddrPortFrom(ip, 0), valid)
 	}
@@ -83,7 +84,7 @@ func listenUDPIn(ip netip.Addr, ports rules.PortRange, ours *ownSockets, valid f
 	first := rand.IntN(n)
 	for i := range n {
 		at := netip.AddrPortFrom(ip, ports.Lo+uint16((first+i)%n))
-		if ours.includes(at) {
+		if ours.Has(at) {
 			continue
 		}
 		u, err := listenUDP(at, valid)

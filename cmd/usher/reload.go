@@ -44,7 +44,7 @@ func (s *service) startLint(policy *proxy.Policy) {
 		if ctx.Err() != nil {
 			return
 		}
-		if found := policyfile.Lint(ctx, s.cfg, policy); ctx.Err() == nil {
+		if found := policyfile.Lint(ctx, s.cfg, policy.Decide()); ctx.Err() == nil {
 			logging.Findings(s.log.Logger, found)
 		}
 	})

@@ -9,7 +9,7 @@ import (
 
 	"usher/cmd/usher/internal/policyfile"
 	"usher/cmd/usher/internal/settings"
-	"usher/proxy"
+	"usher/proxy/decide"
 	"usher/proxy/rules"
 	"usher/proxy/users"
 )
@@ -46,11 +46,7 @@ func (v validateCmd) Run(ctx context.Context, sys system) error {
 	}
 	set, found := policyfile.Parse(name, text, known)
 	if set != nil {
-		policy := &proxy.Policy{Rules: set}
-		if known.UsersFile {
-			policy.Users = &users.Checker{} // which users there are does not matter here
-		}
-		found = append(found, policyfile.Lint(ctx, cfg, policy)...)
+		found = append(found, policyfile.Lint(ctx, cfg, &decide.Policy{Rules: set, Logins: known.UsersFile})...)
 		policyfile.Sort(found)
 	}
 	err = nil

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"usher/proxy/decide"
 	"usher/proxy/rules"
 )
 
@@ -135,26 +136,18 @@ func (a *authCheck) nameless(r *rules.Rule, can []rules.Method) {
 }
 
 // negotiable returns the methods by which any client can get to the
-// socks-rules. It is what proxy.Policy decides for each client-rule.
-func negotiable(set *rules.Set, UsersFile bool) []rules.Method {
-	var all []rules.Method
-	add := func(r *rules.Rule) {
-		switch {
-		case len(set.Settings.Methods) > 0 || r != nil && len(r.Methods) > 0:
-			all = append(all, set.MethodsFor(r)...)
-		case UsersFile:
-			all = append(all, rules.Username)
-		default:
-			all = append(all, rules.None)
-		}
-	}
+// socks-rules.
+func negotiable(set *rules.Set, usersFile bool) (all []rules.Method) {
+	policy := decide.Policy{Rules: set, Logins: usersFile}
+	anybody := false
 	for _, r := range set.Client {
 		if r.Pass {
-			add(r)
+			anybody = true
+			all = append(all, policy.Methods(r)...)
 		}
 	}
-	if len(all) == 0 {
-		add(nil) // the parser has warned that nobody gets in
+	if !anybody { // the parser has warned
+		return policy.Methods(nil)
 	}
-	return slices.DeleteFunc(all, func(m rules.Method) bool { return m == rules.Username && !UsersFile })
+	return all
 }

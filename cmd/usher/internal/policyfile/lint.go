@@ -9,14 +9,14 @@ import (
 
 	"usher/cmd/usher/internal/listen"
 	"usher/cmd/usher/internal/settings"
-	"usher/proxy"
+	"usher/proxy/decide"
 	"usher/proxy/rules"
 )
 
 // Lint returns warnings, in the order of their places, about rules that
 // are correct and may not be meant; not all if ctx ends. For a long file it may
 // take a second, and where many rules have long lists of users, a minute.
-func Lint(ctx context.Context, cfg settings.Config, policy *proxy.Policy) []rules.Diagnostic {
+func Lint(ctx context.Context, cfg settings.Config, policy *decide.Policy) []rules.Diagnostic {
 	set := policy.Rules
 	found := set.Lint(ctx)
 	if r := set.OpenToAll(ctx, policy.Methods); r != nil && exposed(cfg, set.Settings) {

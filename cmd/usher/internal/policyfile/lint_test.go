@@ -8,9 +8,8 @@ import (
 	"testing"
 
 	"usher/cmd/usher/internal/settings"
-	"usher/proxy"
+	"usher/proxy/decide"
 	"usher/proxy/rules"
-	"usher/proxy/users"
 )
 
 // What serve loads is looked over too, with what serve would do.
@@ -31,7 +30,7 @@ func TestLoadedRulesAreLookedOver(t *testing.T) {
 			t.Fatal(err)
 		}
 		var got []string
-		for _, d := range Lint(t.Context(), cfg, policy) {
+		for _, d := range Lint(t.Context(), cfg, policy.Decide()) {
 			if d.Severity != rules.Warning || d.Remedy == "" {
 				t.Errorf("not a warning with a remedy: %v", d)
 			}
@@ -54,7 +53,7 @@ func TestOptionalPasswordsLeaveTheProxyOpen(t *testing.T) {
 	const rest = "client pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 192.0.2.0/24 }\n"
 	for methods, open := range map[string]bool{"username none": true, "username": false} {
 		set, _ := rules.Parse("f", []byte("socksmethod: "+methods+"\n"+rest), rules.Env{})
-		found := Lint(t.Context(), settings.Config{Listen: []settings.HostPort{":1080"}}, &proxy.Policy{Rules: set, Users: &users.Checker{}})
+		found := Lint(t.Context(), settings.Config{Listen: []settings.HostPort{":1080"}}, &decide.Policy{Rules: set, Logins: true})
 		warned := slices.ContainsFunc(found, func(d rules.Diagnostic) bool {
 			return strings.HasPrefix(d.Message, "whoever can connect may use the proxy")
 		})

@@ -1,4 +1,4 @@
-package proxy
+package selfaddr
 
 import (
 	"net/netip"
@@ -6,16 +6,15 @@ import (
 	"sync"
 )
 
-// ownSockets are the addresses of sockets of sessions, of UDP or of TCP, that
-// nobody may reach through this server: what comes to them would come from the
-// server's own address, which says nothing about who sent it. It is safe for
-// concurrent use.
-type ownSockets struct {
+// Set holds the addresses of sockets that nobody may reach through this
+// server. The zero value is empty. It is safe for concurrent use.
+type Set struct {
 	mu     sync.RWMutex
 	byPort map[uint16][]netip.Addr
 }
 
-func (o *ownSockets) add(addrs ...netip.AddrPort) {
+// Add adds addresses; one that is added twice is there twice.
+func (o *Set) Add(addrs ...netip.AddrPort) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.byPort == nil {
@@ -26,8 +25,8 @@ func (o *ownSockets) add(addrs ...netip.AddrPort) {
 	}
 }
 
-// remove takes out what add put in.
-func (o *ownSockets) remove(addrs ...netip.AddrPort) {
+// Remove removes what Add added.
+func (o *Set) Remove(addrs ...netip.AddrPort) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, a := range addrs {
@@ -43,15 +42,16 @@ func (o *ownSockets) remove(addrs ...netip.AddrPort) {
 	}
 }
 
-// has reports whether what is sent to a would reach one of them.
-func (o *ownSockets) has(a netip.AddrPort) bool {
+// Reached reports whether a connection or a datagram to an address arrives at
+// one of the set's.
+func (o *Set) Reached(a netip.AddrPort) bool {
 	o.mu.RLock()
 	defer o.mu.RUnlock()
 	return slices.ContainsFunc(o.byPort[a.Port()], func(own netip.Addr) bool { return reaches(a.Addr(), own) })
 }
 
-// includes reports whether a is one of them.
-func (o *ownSockets) includes(a netip.AddrPort) bool {
+// Has reports whether the set has exactly this address.
+func (o *Set) Has(a netip.AddrPort) bool {
 	o.mu.RLock()
 	defer o.mu.RUnlock()
 	return slices.Contains(o.byPort[a.Port()], a.Addr())

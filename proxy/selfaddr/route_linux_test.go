@@ -1,4 +1,4 @@
-package proxy
+package selfaddr
 
 import (
 	"net/netip"

@@ -1,0 +1,138 @@
+package explain
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+
+	"usher/proxy/rules"
+)
+
+// Answer is what serve would do. Its JSON form is for programs.
+type Answer struct {
+	File         string   `json:"file"`
+	Digest       string   `json:"digest"`
+	From         string   `json:"from"`
+	Local        string   `json:"local,omitempty"` // not for replies: a peer connects elsewhere
+	User         string   `json:"user,omitempty"`
+	Target       string   `json:"target"`
+	Command      string   `json:"command"`
+	ClientRules  []Step   `json:"client_rules,omitempty"`
+	Methods      []string `json:"methods,omitempty"` // that the client may use, in the server's order
+	Bound        string   `json:"bound,omitempty"`   // where BIND would await its peer
+	Note         string   `json:"note,omitempty"`
+	RequestRules []Step   `json:"request_rules,omitempty"` // the socks-rules about the request for an association
+	SocksRules   []Step   `json:"socks_rules,omitempty"`
+	Names        []Name   `json:"names"`               // each name that was looked up, in that order
+	Addresses    []string `json:"addresses,omitempty"` // of the target, that would be connected or sent to
+	Limits       []Limit  `json:"limits,omitempty"`
+	Pass         bool     `json:"pass"`
+	Reason       string   `json:"reason"`
+}
+
+// Step is one rule that was asked.
+type Step struct {
+	Rule     string `json:"rule"`
+	Place    string `json:"place"`
+	Pass     bool   `json:"rule_passes"`
+	Decides  bool   `json:"decides"`
+	Mismatch string `json:"mismatch,omitempty"` // the keyword that does not match
+	Why      string `json:"why,omitempty"`
+}
+
+// Name is a name with the addresses that it resolved to.
+type Name struct {
+	Name      string   `json:"name"`
+	Addresses []string `json:"addresses"`
+}
+
+// Limit is a limit that the session counts in.
+type Limit struct {
+	Rule     string   `json:"rule"`
+	Keywords []string `json:"keywords"`
+	Held     string   `json:"held"` // for how long
+}
+
+// Print writes the answer for people.
+func (a *Answer) Print(w io.Writer) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	row := func(name, format string, args ...any) { fmt.Fprintf(t, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
+	row("rules", "%s, digest %s", a.File, a.Digest)
+	if a.Local == "" {
+		row("peer", "%s", a.From)
+	} else {
+		row("client", "%s, connected to %s", a.From, a.Local)
+	}
+	printSteps(t, a.ClientRules)
+	if a.Methods != nil {
+		row("methods", "%s", strings.Join(a.Methods, " "))
+	}
+	if a.Note != "" {
+		row("", "%s", a.Note)
+	}
+	as := ""
+	if a.User != "" {
+		as = " as " + a.User
+	}
+	row("request", "%s %s%s", a.Command, a.Target, as)
+	if a.Bound != "" {
+		row("bound", "%s", a.Bound)
+	}
+	printSteps(t, a.RequestRules)
+	if a.RequestRules != nil {
+		row("datagram", "to %s", a.Target)
+	}
+	printSteps(t, a.SocksRules)
+	for _, n := range a.Names {
+		if len(n.Addresses) == 0 {
+			row("name", "%s has no address", n.Name)
+		} else {
+			row("name", "%s is %s", n.Name, strings.Join(n.Addresses, " "))
+		}
+	}
+	if len(a.Addresses) > 0 {
+		row("dialled", "%s", strings.Join(a.Addresses, " "))
+	}
+	for _, l := range a.Limits {
+		row("limit", "%s, %s: held %s", l.Rule, strings.Join(l.Keywords, ", "), l.Held)
+	}
+	verdict := map[bool]string{true: "pass", false: "refused"}[a.Pass]
+	row("verdict", "%s: %s", verdict, a.Reason)
+	return t.Flush()
+}
+
+func printSteps(w io.Writer, steps []Step) {
+	for _, s := range steps {
+		verdict := map[bool]string{true: "pass", false: "block"}[s.Pass]
+		fmt.Fprintf(w, "  %s\t%s %s: %s\n", s.Rule, s.Place, verdict, cmp.Or(s.Why, "DECIDES"))
+	}
+}
+
+func stepsOf(steps []rules.Step) []Step {
+	list := []Step{}
+	for _, s := range steps {
+		list = append(list, Step{Rule: s.Rule.ID(), Place: s.Rule.Pos.String(), Pass: s.Rule.Pass,
+			Decides: s.Mismatch == rules.NoMismatch, Mismatch: s.Mismatch.String(), Why: s.Why})
+	}
+	return list
+}
+
+func targetText(t rules.Target) string {
+	if t.Name == "" {
+		return netip.AddrPortFrom(t.Addr, t.Port).String()
+	}
+	return net.JoinHostPort(t.Name, strconv.Itoa(int(t.Port)))
+}
+
+func texts(addrs []netip.Addr) []string {
+	list := []string{}
+	for _, a := range addrs {
+		list = append(list, a.String())
+	}
+	return list
+}

@@ -1,0 +1,147 @@
+// Package decide knows what is decided about a session, and in which order.
+// The server asks it step by step, usher explain all at once, so that both
+// give the same answer. It does no IO: it is handed functions that look names
+// up, ask the system for routes, and bind a socket.
+//
+// The order for a TCP connection from a client:
+//
+//	client-rule    Client       no match or block: closed without a byte
+//	               (a slot of its limit)
+//	method         Methods      the server's order decides among what the client offers
+//	request        Connect, Bind or Associate
+//	               (a slot of the socks-rule's limit, or the client-rule's: Inherits)
+//
+// CONNECT: has the target a port and an address, does its name resolve, and
+// does a socks-rule pass it (Connect); then, for each address that the rule
+// matched: is it not the proxy's own, and which address to connect from
+// (Reach).
+//
+// BIND: does the peer's name resolve, where to await it, and does a socks-rule
+// pass that place (Bind); when the peer has come: is it the announced one, and
+// does a rule for bindreply pass it (BindReply), which may take over the
+// session's slot (TakesOver).
+//
+// UDP ASSOCIATE: does a socks-rule pass the request (Associate); then for each
+// datagram of the client: has the target a port and an address, does its name
+// resolve, does a socks-rule pass it (Datagram), then Reach for each address;
+// and for each datagram of a peer: does a rule for udpreply pass it (UDPReply).
+//
+// A full limit is a verdict: no later rule is asked.
+package decide
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+
+	"usher/proxy/rules"
+)
+
+// Policy is what decisions depend on for all sessions of one generation. It
+// must not change.
+type Policy struct {
+	Rules *rules.Set
+	// External are the addresses to connect from (Dante's external:). Empty:
+	// the system chooses.
+	External []netip.Addr
+	// Logins says that clients can prove a user name; without it the method
+	// username is never offered.
+	Logins bool
+}
+
+// Machine is what decisions ask the system. Bind and Reach need it.
+type Machine struct {
+	// Own reports whether what is sent to an address arrives at a socket of
+	// this server, see selfaddr.Reaches.
+	Own func(to netip.AddrPort) bool
+	// Toward returns the address from which the system would connect to
+	// another one, see selfaddr.Toward.
+	Toward func(to netip.Addr) (netip.Addr, error)
+}
+
+// Session is what decisions depend on for one session. A field must be set
+// before the first step that needs it; concurrent calls may share a Session
+// that nobody changes.
+type Session struct {
+	Policy  *Policy
+	Machine Machine
+
+	// From is the client, and To the address that it connected to. A PROXY
+	// header says both, if there is one.
+	From, To netip.AddrPort
+	// Local is the address of this machine at which the client's connection
+	// arrived, and Zone that of its interface if it is link-local.
+	Local netip.Addr
+	Zone  string
+
+	// What the client negotiated. InGroup reports whether User is in a group;
+	// nil: in none.
+	Version rules.Version
+	Method  rules.Method
+	User    string
+	InGroup func(group string) bool
+
+	// Trace, if not nil, is told what became of each rule that was asked, once
+	// for each walk over the rules. Matching is slower with it.
+	Trace func([]rules.Step)
+}
+
+// Why a session or a datagram is refused. What that means for the client
+// stands in proxy's table of outcomes.
+var (
+	ErrBlocked    = errors.New("blocked by the rules")
+	ErrMethod     = errors.New("the client offers no method that the rules allow")
+	ErrTarget     = errors.New("no address or port to connect to")
+	ErrSelf       = errors.New("the target is this proxy itself")
+	ErrUnresolved = errors.New("the name does not resolve")
+	ErrNoExternal = errors.New("no external address of the target's family")
+	ErrNoRoute    = errors.New("external.rotation leads to no external address")
+	ErrPeer       = errors.New("the peer is not the one that was announced")
+)
+
+// Inherits reports whether a session that a socks-rule passed keeps the slot
+// of its client-rule to its end. If not, it gives that slot back before it
+// takes one of the socks-rule's.
+func Inherits(client, request *rules.Rule) bool {
+	return !request.Session.Limited && client.Session.Inheritable
+}
+
+// TakesOver reports whether a rule that passed the peer of BIND takes the
+// session over from the rule that passed the request: it has a limit of its
+// own. The session then gives its slot back and needs one of the new rule's.
+func TakesOver(request, reply *rules.Rule) bool {
+	return reply != request && reply.Session.Limited
+}
+
+// Methods returns the methods that a client may use after a client-rule has let
+// it in, in the server's order of preference. A health check that no rule lets
+// in (nil, or one that blocks) gets those of the settings. Without a socksmethod
+// line that is none, or username alone if there are users: a users file that
+// nobody is asked about would be an open door.
+func (p *Policy) Methods(client *rules.Rule) []rules.Method {
+	if client != nil && !client.Pass {
+		client = nil
+	}
+	given := len(p.Rules.Settings.Methods) > 0 || client != nil && len(client.Methods) > 0
+	switch {
+	case given && p.Logins:
+		return p.Rules.MethodsFor(client)
+	case given:
+		return slices.DeleteFunc(slices.Clone(p.Rules.MethodsFor(client)), func(m rules.Method) bool { return m == rules.Username })
+	case p.Logins:
+		return []rules.Method{rules.Username}
+	}
+	return []rules.Method{rules.None}
+}
+
+// Choose returns the first of the methods that the client offers. A SOCKS 4
+// client offers none alone: it must not be the way round passwords. The error
+// is ErrMethod.
+func Choose(methods []rules.Method, offers func(rules.Method) bool) (rules.Method, error) {
+	for _, m := range methods {
+		if offers(m) {
+			return m, nil
+		}
+	}
+	return rules.None, ErrMethod
+}

@@ -1,0 +1,171 @@
+package decide
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"usher/proxy/rules"
+)
+
+// extension is the peer that Dante's own extension of BIND announces
+// (extension: bind). It would accept many peers, which Usher does not.
+var extension = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+
+// Client asks the client-rules about a connection. The error is ErrBlocked or
+// that of names.
+func (s *Session) Client(names *Names) (rules.Verdict, error) {
+	q := rules.Query{From: s.From, To: rules.Target{Addr: s.To.Addr(), Port: s.To.Port()}, Lookup: names.forRule}
+	var v rules.Verdict
+	if s.Trace == nil {
+		v = s.Policy.Rules.MatchClient(q)
+	} else {
+		var steps []rules.Step
+		v, steps = s.Policy.Rules.ExplainClient(q)
+		s.Trace(steps)
+	}
+	return settle(v, names)
+}
+
+// Connect decides about CONNECT. The verdict has the rule that decides, and,
+// if it passes, the addresses that may be connected to in their order. The
+// error is ErrTarget, ErrUnresolved, ErrBlocked or that of names.
+func (s *Session) Connect(target rules.Target, names *Names) (v rules.Verdict, err error) {
+	if err := checkTarget(target); err != nil {
+		return v, err
+	}
+	q := s.query(rules.Connect)
+	q.To = target
+	if q.Addrs, err = names.of(target); err != nil {
+		return v, err
+	}
+	return s.socks(q, names)
+}
+
+// Bind decides about BIND on a request for a peer, an unspecified one for
+// anybody. Rules judge the place at which the peer is awaited: reserve binds a
+// socket there, with a port of the system's choice if at has port 0 or if that
+// port is taken, and returns where it is bound.
+//
+// It returns the addresses of which the peer must have one, see BindReply, and
+// the rule that decides. The error is ErrTarget, ErrUnresolved, ErrNoExternal,
+// ErrNoRoute, ErrBlocked, or that of Machine.Toward, reserve or names.
+func (s *Session) Bind(peer rules.Target, names *Names, reserve func(at netip.AddrPort) (netip.AddrPort, error)) (expected []netip.Addr, r *rules.Rule, err error) {
+	if expected, err = names.of(peer); err != nil {
+		return nil, nil, err
+	}
+	at, err := s.bindPlace(s.zoned(expected[0]), peer.Port)
+	if err != nil {
+		return expected, nil, err
+	}
+	bound, err := reserve(at)
+	if err != nil {
+		return expected, nil, err
+	}
+	q := s.query(rules.Bind)
+	q.To = rules.Target{Addr: bound.Addr().WithZone(""), Port: bound.Port()}
+	v, err := s.socks(q, names)
+	return expected, v.Rule, err
+}
+
+// BindReply decides about the peer that has connected to the place of BIND.
+// expected is what Bind returned; nil stands for anybody. It returns the rule
+// that decides. The error is ErrPeer, ErrBlocked or that of names.
+func (s *Session) BindReply(peer netip.AddrPort, expected []netip.Addr, names *Names) (*rules.Rule, error) {
+	if len(expected) > 0 && !expected[0].IsUnspecified() && !slices.Contains(expected, peer.Addr()) {
+		return nil, fmt.Errorf("%w: %v", ErrPeer, peer)
+	}
+	q := s.query(rules.BindReply)
+	q.From, q.To = peer, rules.Target{Addr: s.From.Addr(), Port: s.From.Port()}
+	v, err := s.socks(q, names)
+	if errors.Is(err, ErrBlocked) {
+		err = fmt.Errorf("%w: the peer %v", err, peer)
+	}
+	return v.Rule, err
+}
+
+// Associate decides about the request for an association. source is the
+// address from which the client says that its datagrams come, invalid if it
+// did not say all of it. Both source and the address of the connection must
+// pass, and the session is charged to the rule that passes the connection, as
+// in Dante. If a balancer hides the client, its connection says nothing about
+// the client: source alone is judged if there is one.
+//
+// It returns the rule that decides. The error is ErrBlocked or that of names.
+func (s *Session) Associate(source netip.AddrPort, hidden bool, names *Names) (*rules.Rule, error) {
+	q := s.query(rules.UDPAssociate)
+	if source.IsValid() {
+		q.From = source
+		if v, err := s.socks(q, names); err != nil || hidden {
+			return v.Rule, err
+		}
+		q.From = s.From
+	}
+	v, err := s.socks(q, names)
+	return v.Rule, err
+}
+
+// Datagram decides about a datagram from the client to a target. The verdict
+// is that of Connect, and so are the errors, but for a name that names does
+// not tell: that is the error of names.
+func (s *Session) Datagram(from netip.AddrPort, target rules.Target, names *Names) (v rules.Verdict, err error) {
+	if err := checkTarget(target); err != nil {
+		return v, err
+	}
+	q := s.query(rules.UDPAssociate)
+	q.From, q.To = from, target
+	if q.Addrs, err = names.of(target); err != nil {
+		return v, cmp.Or(names.lookup.Missing(), err)
+	}
+	return s.socks(q, names)
+}
+
+// UDPReply decides about a datagram from a peer to the client. It returns the
+// rule that decides. The error is ErrBlocked or that of names.
+func (s *Session) UDPReply(peer, client netip.AddrPort, names *Names) (*rules.Rule, error) {
+	q := s.query(rules.UDPReply)
+	q.From, q.To = peer, rules.Target{Addr: client.Addr(), Port: client.Port()}
+	names.only[0] = client.Addr()
+	q.Addrs = names.only[:]
+	v, err := s.socks(q, names)
+	return v.Rule, err
+}
+
+// query returns what all questions to the socks-rules have in common.
+func (s *Session) query(command rules.Command) rules.Query {
+	return rules.Query{From: s.From, Command: command, Version: s.Version, Method: s.Method, User: s.User, InGroup: s.InGroup}
+}
+
+// socks asks the socks-rules.
+func (s *Session) socks(q rules.Query, names *Names) (rules.Verdict, error) {
+	q.Lookup = names.forRule
+	if s.Trace == nil {
+		return settle(s.Policy.Rules.MatchSocks(q), names)
+	}
+	v, steps := s.Policy.Rules.ExplainSocks(q)
+	s.Trace(steps)
+	return settle(v, names)
+}
+
+// settle returns a verdict and ErrBlocked if it does not pass, or no verdict
+// if names were missing.
+func settle(v rules.Verdict, names *Names) (rules.Verdict, error) {
+	if err := names.lookup.Missing(); err != nil {
+		return rules.Verdict{}, err
+	}
+	if !v.Pass() {
+		return v, ErrBlocked
+	}
+	return v, nil
+}
+
+// checkTarget returns ErrTarget if nothing can be sent to a target: it has no
+// port, or an unspecified address, which the system would take for itself.
+func checkTarget(t rules.Target) error {
+	if t.Port == 0 || t.Addr.IsUnspecified() {
+		return ErrTarget
+	}
+	return nil
+}
