@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"usher/cmd/usher/internal/policyfile"
 	"usher/cmd/usher/internal/settings"
@@ -18,13 +19,17 @@ type validateCmd struct {
 	File  string `arg:"" help:"The rule file; - reads the standard input."`
 	Print bool   `xor:"form" help:"Print the rules as they are understood, in one spelling and with their numbers."`
 	JSON  bool   `name:"json" xor:"form" help:"Print findings and rules as JSON."`
+
+	Strict bool `help:"Fail on dangers and warnings, too, as for CI. Notes never fail."`
 }
 
 // Help is shown under usher validate --help.
 func (validateCmd) Help() string {
 	return `Of the environment it asks whether there is a users file, what is in the groups file, and where serve would listen, on which the meaning of some rules depends: USHER_USERS_FILE, USHER_GROUPS_FILE, USHER_LISTEN.
 
-Exit codes: 0 the file can be served, with warnings or without, 1 it cannot, 2 wrong arguments.`
+Findings: an error means that the file cannot be served; a danger, that it lets somebody do more than is probably meant; a warning, that it probably does something else; a note, that lines have no effect and do no harm.
+
+Exit codes: 0 the file can be served, 1 it cannot, or with --strict there is a danger or a warning, 2 wrong arguments.`
 }
 
 // Run prints each finding as file:line:col: what; remedy.
@@ -47,7 +52,7 @@ func (v validateCmd) Run(ctx context.Context, sys system) error {
 	set, found := policyfile.Parse(name, text, known)
 	if set != nil {
 		found = append(found, policyfile.Lint(ctx, cfg, &decide.Policy{Rules: set, Logins: known.UsersFile})...)
-		policyfile.Sort(found)
+		rules.Sort(found)
 	}
 	err = nil
 	switch {
@@ -59,17 +64,22 @@ func (v validateCmd) Run(ctx context.Context, sys system) error {
 			err = v.printText(sys.stdout, name, set)
 		}
 	}
-	if err == nil && set == nil {
+	if err == nil && (set == nil || v.Strict && !harmless(found)) {
 		return exitError(1)
 	}
 	return err
 }
 
+// harmless reports whether nothing but lines without effect was found.
+func harmless(found []rules.Diagnostic) bool {
+	return !slices.ContainsFunc(found, func(d rules.Diagnostic) bool { return d.Severity != rules.Note })
+}
+
 func printFindings(w io.Writer, found []rules.Diagnostic) {
-	for _, d := range found {
+	for _, d := range rules.Fold(found) {
 		kind := ""
-		if d.Severity == rules.Warning {
-			kind = "warning: "
+		if d.Severity != rules.Error {
+			kind = d.Severity.String() + ": "
 		}
 		fmt.Fprintf(w, "%s: %s%s; %s\n", d.Pos, kind, d.Message, d.Remedy)
 	}
@@ -98,7 +108,7 @@ type validation struct {
 }
 
 type finding struct {
-	Severity string `json:"severity"` // error or warning
+	Severity string `json:"severity"` // error, danger, warning or note
 	Line     int    `json:"line"`
 	Column   int    `json:"column"`
 	Message  string `json:"message"`
@@ -108,8 +118,7 @@ type finding struct {
 func (v validateCmd) printJSON(w io.Writer, name string, set *rules.Set, found []rules.Diagnostic) error {
 	result := validation{File: name, Good: set != nil, Findings: []finding{}}
 	for _, d := range found {
-		severity := map[rules.Severity]string{rules.Error: "error", rules.Warning: "warning"}[d.Severity]
-		result.Findings = append(result.Findings, finding{severity, d.Pos.Line, d.Pos.Col, d.Message, d.Remedy})
+		result.Findings = append(result.Findings, finding{d.Severity.String(), d.Pos.Line, d.Pos.Col, d.Message, d.Remedy})
 	}
 	if set != nil {
 		result.Digest, result.Rules = set.Digest(), set.Numbered()

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"fmt"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -42,20 +43,45 @@ func (p *parser) readTo(token)   { p.rule.cond.to = p.endpoint() }
 
 func (p *parser) endpoint() endpoint {
 	t := p.take()
-	a, message := p.address(p.joined(t, '/'))
+	word := p.joined(t, '/')
+	a, message := p.address(word)
 	if message != "" {
 		p.fail(t.pos, "%s", message)
 		a = address{}
 	}
 	switch {
+	case a.kind == prefixAddress:
+		p.checkBits(t.pos, word, a.prefix)
 	case a.kind == interfaceAddress && len(a.addrs) == 0:
-		p.warn(t.pos, "%s is an interface without addresses, so nothing is in it; "+
-			"give it one and load the file again, or write the addresses that are meant", quote(t))
+		p.warn(t.pos, "%s is an interface without addresses and matches nothing; "+
+			"give it an address and reload, or write the addresses that you mean", quote(t))
+	case a.kind == hostAddress && a.name == "lo0": // loopback of BSD, in Dante's own sample
+		p.warn(t.pos, "%s is not an interface of this machine, so it is taken for a host name; "+
+			"write 127.0.0.0/8, and ::1/128 in another rule", quote(t))
 	case a.kind == hostAddress && !strings.Contains(a.name, ".") && a.name != "localhost":
-		p.warn(t.pos, "%s is not an interface here and is taken as a host name; "+
-			"check its spelling, or write the addresses that are meant", quote(t))
+		p.warn(t.pos, "%s is not an interface of this machine, so it is taken for a host name; "+
+			"check the spelling, or write the addresses that you mean", quote(t))
 	}
 	return endpoint{a, p.ports()}
+}
+
+// checkBits warns of a network written with bits below its mask: often one
+// address was meant, and the mask decides. Dante ignores them without a word.
+func (p *parser) checkBits(at Pos, word string, network netip.Prefix) {
+	host, _, _ := strings.Cut(word, "/")
+	ip, err := netip.ParseAddr(host)
+	if err != nil || ip == network.Addr() {
+		return
+	}
+	severity, all := Warning, "the whole network "+network.String()
+	if network.Bits() == 0 {
+		all = "every address of its family"
+		if p.rule.Pass {
+			severity = Danger
+		}
+	}
+	p.report(severity, at, fmt.Sprintf("%s is %s; write %s if you mean that, or %s/%d for the one address",
+		word, all, network, ip, ip.BitLen()))
 }
 
 // address returns the address that a word means, or what is wrong with it and the remedy.
@@ -84,14 +110,14 @@ func (p *parser) address(word string) (a address, message string) {
 func maskedAddress(word, host, mask string) (a address, message string) {
 	if host == "0" {
 		if mask != "0" {
-			return a, word + " is not an address; write 0/0 for all addresses, or four numbers"
+			return a, word + " is not an address; write four numbers and a mask, as in 10.0.0.0/8"
 		}
 		return address{kind: anyAddress}, ""
 	}
 	ip, err := netip.ParseAddr(host)
 	switch {
 	case err != nil && strings.Trim(host, "0123456789.:") == "":
-		return a, word + " is not an IP address and mask; write it in full, as in 10.0.0.0/8"
+		return a, word + " is not an IP address with a mask; write it in full, as in 10.0.0.0/8"
 	case err != nil:
 		return a, "only IP addresses have a mask; remove the / and what follows from " + word
 	case ip.Is4In6():
@@ -101,7 +127,7 @@ func maskedAddress(word, host, mask string) (a address, message string) {
 	}
 	bits, ok := maskBits(ip, mask)
 	if !ok {
-		return a, word + " has no valid mask; write /0 to /" + strconv.Itoa(ip.BitLen())
+		return a, word + " has no valid mask; write a number up to " + strconv.Itoa(ip.BitLen()) + " after the /"
 	}
 	return address{kind: prefixAddress, prefix: netip.PrefixFrom(ip, bits).Masked()}, ""
 }
@@ -143,17 +169,17 @@ func plain(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
 // badName says what is wrong with a host name, "" if nothing is.
 func badName(word, name string) (message string) {
 	if len(name) > 253 {
-		return "a name of more than 253 characters; shorten it"
+		return "the name has more than 253 characters; shorten it"
 	}
 	labels := strings.Split(name, ".")
 	for _, label := range labels {
 		if label == "" || len(label) > 63 || strings.Trim(label, nameCharacters) != "" || label[0] == '-' {
 			return strconv.Quote(word) + " is neither an address, a host name, a .domain nor an interface; " +
-				"write one of these, or 0/0 for everything"
+				"write one of these"
 		}
 	}
 	if strings.Trim(labels[len(labels)-1], "0123456789") == "" {
-		return strconv.Quote(word) + " looks like an IP address and is none; write four numbers up to 255 and a mask"
+		return strconv.Quote(word) + " is not a valid IP address; write four numbers up to 255 and a mask"
 	}
 	return ""
 }
@@ -169,7 +195,7 @@ var operators = map[string]string{
 // ports reads what may follow an address: port = http, port http, port 1-65535, port >= 1024.
 func (p *parser) ports() ports {
 	if t := p.peek(); t.kind == tokenKeyword && t.text == "port" {
-		p.fail(t.pos, "port is not a keyword with a colon; write port = and the number")
+		p.fail(t.pos, "port takes no colon; write port = and the number")
 		p.take()
 		p.skipValues()
 		return ports{}
@@ -185,7 +211,7 @@ func (p *parser) ports() ports {
 		p.take()
 	}
 	if p.peek().kind != tokenWord {
-		p.fail(word.pos, "no port follows; write a number, a service name or a range")
+		p.fail(word.pos, "port has no value; write a number, a service name or a range")
 		return ports{}
 	}
 	value := p.take()
@@ -229,7 +255,7 @@ func (p *parser) readPortRange(k token) {
 	before := len(p.diags)
 	given := p.portsBetween(t, lo, hi)
 	if len(p.diags) == before && given.lo == 0 {
-		p.fail(t.pos, "%s: port 0 cannot be bound; begin the range with 1 or more", k.text)
+		p.fail(t.pos, "%s: port 0 is not allowed; begin the range with 1 or more", k.text)
 	}
 	p.rule.UDPPorts = PortRange{Lo: given.lo, Hi: given.hi}
 }
@@ -241,7 +267,7 @@ func (p *parser) portsBetween(t token, lo, hi string) ports {
 	case !okLo || !okHi || a > 65535 || b > 65535:
 		p.fail(t.pos, "%s-%s is not a range of ports; write two numbers up to 65535, as in 1024-2047", lo, hi)
 	case a > b:
-		p.fail(t.pos, "the range of ports runs from %d down to %d; swap them", a, b)
+		p.fail(t.pos, "the range of ports begins with %d and ends with %d; swap the two", a, b)
 	default:
 		return between(uint16(a), uint16(b))
 	}
@@ -269,9 +295,9 @@ func (p *parser) port(t token, text string) (uint16, bool) {
 		return n, true
 	}
 	if near := nearest(text, serviceNames()); near != "" {
-		p.fail(t.pos, "%q is not a service known here; did you mean %s?", text, near)
+		p.fail(t.pos, "unknown service %q; did you mean %s?", text, near)
 	} else {
-		p.fail(t.pos, "%q is not a service known here; write the port as a number", text)
+		p.fail(t.pos, "unknown service %q; write the port as a number", text)
 	}
 	return 0, false
 }
@@ -291,6 +317,6 @@ func (p *parser) compared(t token, op string, n uint16) ports {
 	case op == ">=":
 		return between(n, 65535)
 	}
-	p.fail(t.pos, "no port is %s %d; correct it", op, n)
+	p.fail(t.pos, "no port is %s %d; correct the comparison", op, n)
 	return ports{}
 }

@@ -26,10 +26,10 @@ var headers = map[string]header{
 	"socks block":  {},
 	"socks-block":  {},
 	"block":        {},
-	"hostid pass":  {refuse: "host ids are not read from packets; remove the block"},
-	"hostid block": {refuse: "host ids are not read from packets; remove the block"},
-	"monitor":      {refuse: "traffic is not monitored by rule; remove the block and watch the metrics"},
-	"route":        {refuse: "connections are not passed on to other proxies; remove the block"},
+	"hostid pass":  {refuse: "Usher does not read host ids; write the clients' addresses in client-rules instead"},
+	"hostid block": {refuse: "Usher does not read host ids; write the clients' addresses in client-rules instead"},
+	"monitor":      {refuse: "Usher does not monitor traffic by rule; remove monitor { } and watch the metrics"},
+	"route":        {refuse: "Usher does not connect through other proxies; remove route { } if it may connect to the targets directly"},
 }
 
 // twoWords are the first words that need a second one.
@@ -62,7 +62,7 @@ func (p *parser) block() {
 	p.next += n
 	h, ok := headers[words]
 	if !ok {
-		p.fail(first.pos, "%q does not begin a rule; write pass or block after %s", words, first.text)
+		p.fail(first.pos, "%q is not the first line of a rule; write pass or block after %s", words, first.text)
 		h.client = first.text == "client"
 	}
 	p.in = inSocks
@@ -95,7 +95,7 @@ func (p *parser) opened(words string, line int) bool {
 		p.take()
 		return true
 	}
-	p.fail(t.pos, "%s instead of the { of the rule of line %d; write { after %s", quote(t), line, words)
+	p.fail(t.pos, "expected { for the rule in line %d, found %s; write { after %s", line, quote(t), words)
 	if t.kind != tokenKeyword && !p.atHeader() && p.skipLine() {
 		p.skipBlock()
 	}
@@ -133,7 +133,7 @@ func (p *parser) body(words string) {
 			p.strayWord(p.take())
 			p.skipToClose()
 		default:
-			p.fail(t.pos, "%s instead of a keyword of the rule; remove it", quote(t))
+			p.fail(t.pos, "expected a keyword of the rule, found %s; remove it", quote(t))
 			p.take()
 			p.skipValues()
 		}
@@ -141,7 +141,7 @@ func (p *parser) body(words string) {
 }
 
 func (p *parser) unclosed(t token, words string) {
-	p.fail(t.pos, "the rule %q of line %d is not closed; write } before this", words, p.draft.rule.Pos.Line)
+	p.fail(t.pos, "the rule %q in line %d is not closed; write } before this", words, p.draft.rule.Pos.Line)
 }
 
 // unclosedHere reports whether a header with its brace stands in a rule.

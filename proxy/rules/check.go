@@ -10,7 +10,7 @@ func (p *parser) finishRule() {
 	r := p.rule
 	for _, name := range []string{"from", "to"} {
 		if _, given := p.seen[name]; !given {
-			p.fail(r.Pos, "the rule has no %s:; add one, 0/0 is every address", name)
+			p.fail(r.Pos, "the rule has no %s:; add %s: and an address", name, name)
 		}
 	}
 	p.checkCommands()
@@ -51,8 +51,8 @@ func (p *parser) checkCommands() {
 	}
 	r.cond.commands = commands & protocols
 	if p.commands&^protocols != 0 {
-		p.warn(p.firstPos("command", "protocol"), "command: names what protocol: does not enable, which the rule will not match; "+
-			"make the two agree, or remove protocol:")
+		p.warn(p.firstPos("command", "protocol"), "command: has commands that protocol: excludes, and the rule does not match those; "+
+			"make the two agree")
 	}
 	if k, given := p.seen["udp.portrange"]; given && (!r.Pass || !r.cond.commands.has(UDPAssociate)) {
 		p.warn(k.pos, "udp.portrange: has no effect in a rule that does not pass udpassociate; remove the line")
@@ -84,7 +84,7 @@ func (p *parser) checkReplies() {
 	}
 	for _, name := range idle {
 		if k, given := p.seen[name]; given {
-			p.warn(k.pos, "%s: has no effect in a rule for replies alone; write it in the rule that lets the session begin", name)
+			p.warn(k.pos, "%s: has no effect in a rule for replies alone; move it to the rule that passes the request", name)
 		}
 	}
 }
@@ -101,14 +101,14 @@ func (p *parser) checkVersion() {
 	server := p.set.Settings.Methods
 	switch {
 	case r.cond.commands&^udpCommands == 0:
-		p.warn(at, "UDP is in SOCKS 5 only, so this rule never matches; add socks_v5 to proxyprotocol:, or remove the rule")
+		p.warn(at, "SOCKS 4 has no UDP, so this rule never matches; add socks_v5 to proxyprotocol:, or remove the rule")
 	case !r.requested() && named: // replies have no name, which is said elsewhere
 	case named && !r.Pass:
-		p.fail(at, "SOCKS 4 gives no name, so this rule would block nobody; add socks_v5 to proxyprotocol:, or remove user: and group:")
+		p.warn(at, "SOCKS 4 has no user names, so this rule blocks nobody; add socks_v5 to proxyprotocol:, or remove the rule")
 	case named, r.requested() && len(r.Methods) > 0 && !slices.Contains(r.Methods, None):
-		p.warn(at, "SOCKS 4 gives no name and knows no method but none, so this rule matches no request; add socks_v5 to proxyprotocol:, or remove what asks for a name")
+		p.warn(at, "SOCKS 4 has no authentication, so this rule matches no request; add socks_v5 to proxyprotocol:, or remove the rule")
 	case r.Pass && server != nil && !slices.Contains(server, None):
-		p.warn(at, "SOCKS 4 knows no method but none, which is not among the server's, so this rule never matches; add socks_v5 to proxyprotocol:, or none to socksmethod: in the server settings")
+		p.warn(at, "SOCKS 4 has no authentication, but socksmethod: in the server settings demands it, so this rule never matches; add socks_v5 to proxyprotocol:, or remove the rule")
 	}
 }
 
@@ -132,7 +132,7 @@ func (p *parser) checkNames() {
 	}
 	at := p.firstPos("user", "group")
 	if r.cond.commands&^replyCommands == 0 && r.cond.commands != 0 {
-		p.fail(at, "replies have no user, so user: and group: cannot be asked; remove them, or the reply commands")
+		p.fail(at, "replies have no user, so a rule for replies alone cannot ask for one; remove user: and group: from it")
 		return
 	}
 	methods := r.Methods
@@ -141,11 +141,11 @@ func (p *parser) checkNames() {
 	}
 	switch {
 	case slices.Contains(r.Methods, None):
-		p.fail(at, "user: and group: need a name, which the method none does not give; write socksmethod: username in this rule")
+		p.fail(at, "user: and group: need a login, but this rule says socksmethod: none; write socksmethod: username in this rule")
 	case methods != nil && !slices.Contains(methods, Username) && !r.Pass:
-		p.fail(at, "no method gives a name, so this rule would block nobody; add username to socksmethod: in the server settings")
+		p.fail(at, "no client can log in, so this rule would block nobody; add username to socksmethod: in the server settings")
 	case methods != nil && !slices.Contains(methods, Username):
-		p.warn(at, "no method gives a name, so this rule never matches; add username to socksmethod: in the server settings")
+		p.warn(at, "no client can log in, so this rule never matches; add username to socksmethod: in the server settings")
 	}
 }
 
@@ -154,7 +154,7 @@ func (p *parser) checkNames() {
 // warns of names in rules that block, whose addresses others choose.
 func (p *parser) checkNamedAddresses() {
 	r := p.rule
-	const why = "a .domain matches names only, and here is always an address"
+	const why = "a .domain matches names, but this is always an address"
 	for _, name := range []string{"from", "to"} {
 		e := r.cond.from
 		if name == "to" {
@@ -163,15 +163,15 @@ func (p *parser) checkNamedAddresses() {
 		at := p.seen[name].pos
 		switch always := name == "from" || r.Client; {
 		case e.kind == hostAddress && !r.Pass:
-			p.warn(at, "%s: %s stands for the addresses that it has at the moment for the resolver here, "+
-				"and for none while it does not resolve; block the addresses themselves, too", name, e.name)
+			p.warn(at, "%s: %s blocks only the addresses that it has at the moment for the resolver of this machine, "+
+				"and none while it does not resolve; block the addresses as well", name, e.name)
 		case e.kind != suffixAddress:
 		case always && r.Pass:
 			p.warn(at, "%s: %s, so the rule never matches; write addresses", name, why)
 		case always:
 			p.fail(at, "%s: %s, so the rule would block nothing; write addresses", name, why)
 		case !r.Pass:
-			p.warn(at, "to: .%s blocks names, not the addresses behind them; block the addresses too", e.name)
+			p.warn(at, "to: .%s blocks names, not the addresses behind them; block the addresses as well", e.name)
 		}
 	}
 }
@@ -222,6 +222,6 @@ func (p *parser) checkFile(start Pos, text []byte) {
 // selectsNothing warns of a setting that selects among addresses, if there are none.
 func (p *parser) selectsNothing(name, addresses string, list []Endpoint) {
 	if k, given := p.settings[name]; given && len(list) == 0 {
-		p.warn(k.pos, "%s: has no effect without %s:; remove it, or name the addresses", name, addresses)
+		p.warn(k.pos, "%s: has no effect without %s:; remove the line, or add the addresses", name, addresses)
 	}
 }

@@ -79,33 +79,40 @@ func (c coverage) lint(list []*Rule) (found []Diagnostic) {
 		switch {
 		case by == nil:
 		case takeAssociations(by, r):
-			found = append(found, r.warning("this rule never matches, as "+taking(by)+" all that it would", before(by)))
+			found = append(found, r.warning("this rule never matches: "+first(by)+" everything first", c.instead(r, by)))
 		default:
-			found = append(found, r.warning("this rule matches nothing but requests for UDP associations, as "+taking(by)+" all else that it would", before(by)))
+			found = append(found, r.warning("this rule only matches requests for UDP associations: "+first(by)+" everything else first", c.instead(r, by)))
 		}
 	}
 	return shown(found)
 }
 
-// taking returns "s1 (line 3) takes", or "s1 (line 3), s2 (line 4) take".
-func taking(by []*Rule) string {
+// first returns "s1 (line 3) matches", or "s1 (line 3), s2 (line 4) match".
+func first(by []*Rule) string {
 	var words []string
 	for _, r := range by {
 		words = append(words, fmt.Sprintf("%s (line %d)", r.ID(), r.Pos.Line))
 	}
-	verb := " takes"
+	verb := " matches"
 	if len(by) > 1 {
-		verb = " take"
+		verb = " match"
 	}
 	return strings.Join(words, ", ") + verb
 }
 
-// before is the remedy for a rule that by covers.
-func before(by []*Rule) string {
-	if len(by) > 1 {
-		return "move it before those rules, or remove it"
+// instead returns the remedy for r, which the rules of by cover. To remove r
+// changes nothing. To move it before them is right for an exception, but if r is
+// as wide as one of them, that one would then never match: a rule that blocks
+// everybody, moved up, locks everybody out.
+func (c coverage) instead(r *Rule, by []*Rule) string {
+	if slices.ContainsFunc(by, func(earlier *Rule) bool { return c.covers(r, earlier) }) {
+		return "remove it, or correct it if it is meant for something else"
 	}
-	return "move it before that rule, or remove it"
+	these := "that rule"
+	if len(by) > 1 {
+		these = "those rules"
+	}
+	return "remove it, or move it before " + these + " if it is meant as an exception"
 }
 
 // families are all addresses, though not all names.

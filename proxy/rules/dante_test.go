@@ -24,16 +24,16 @@ var danteVerdicts = map[string]struct{ asIs, inFull []string }{
 	"danted-basic.conf": {},
 	"danted-chaining.conf": {
 		asIs:   []string{"the file holds only comments"},
-		inFull: []string{"route: connections are not passed on"},
+		inFull: []string{"route: Usher does not connect through other proxies"},
 	},
 	"danted.conf": {inFull: []string{
-		"socksmethod: stands here and as socksmethod:",
-		"socksmethod: stands here and as socksmethod:",
-		"srchost: clients are not looked up in the DNS",
-		"clientmethod: rfc931: this authentication method is not implemented",
-		"libwrap: hosts.allow and libwrap commands are not asked",
+		"socksmethod: is given twice, first as socksmethod:",
+		"socksmethod: is given twice, first as socksmethod:",
+		"srchost: Usher does not look clients up in the DNS",
+		"clientmethod: rfc931: Usher does not support this authentication method",
+		"libwrap: Usher does not ask hosts.allow and hosts.deny",
 		"clientmethod: username: a client has no name before it negotiates",
-		"route: connections are not passed on",
+		"route: Usher does not connect through other proxies",
 	}},
 }
 

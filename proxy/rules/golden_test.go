@@ -84,8 +84,7 @@ func golden(t *testing.T, file, got string) {
 func findings(diags []Diagnostic) string {
 	var b strings.Builder
 	for _, d := range diags {
-		severity := map[Severity]string{Error: "error", Warning: "warning"}[d.Severity]
-		fmt.Fprintf(&b, "%s %s\n", severity, d)
+		fmt.Fprintf(&b, "%s %s\n", d.Severity, d)
 	}
 	return b.String()
 }

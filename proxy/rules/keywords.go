@@ -53,7 +53,7 @@ var keywords = []keyword{
 	{name: "session.inheritable", in: inClient, read: (*parser).readInheritable},
 	{name: "session.throttle", in: inRules, read: (*parser).readThrottle},
 	{name: "session.state.key", in: inRules, read: (*parser).readStateKey},
-	{name: "session.state.key.hostindex", in: inRules, refuse: "host ids are not read from packets; remove the line"},
+	{name: "session.state.key.hostindex", in: inRules, refuse: "Usher does not read host ids; write session.state.key: from to count by address"},
 	{name: "session.state.max", in: inRules, read: (*parser).readStateMax},
 	{name: "session.state.throttle", in: inRules, read: (*parser).readStateThrottle},
 
@@ -63,17 +63,17 @@ var keywords = []keyword{
 	{name: "proxyprotocol", in: inSocks, read: (*parser).readProxyProtocol, repeat: true},
 	{name: "user", in: inSocks, read: (*parser).readUser, repeat: true},
 	{name: "group", in: inSocks, read: (*parser).readGroup, repeat: true},
-	{name: "clientcompatibility", in: inRules, read: (*parser).readIdleWords, accept: "it is about GSSAPI, which is not implemented"},
+	{name: "clientcompatibility", in: inRules, read: (*parser).readIdleWords, accept: "it belongs to GSSAPI, which Usher does not support"},
 
 	// methods
 	{name: "socksmethod", in: everywhere, read: (*parser).readSocksMethod},
 	{name: "clientmethod", in: everywhere, read: (*parser).readClientMethod},
 	{name: "method", in: inSettings | inSocks, read: (*parser).readOldSocksMethod, is: "socksmethod"},
 	{name: "method", in: inClient, read: (*parser).readOldClientMethod, is: "clientmethod"},
-	{name: "pam.servicename", in: everywhere, refuse: noMethodFor},
-	{name: "bsdauth.stylename", in: everywhere, refuse: noMethodFor},
-	{name: "gssapi.*", in: everywhere, refuse: noMethodFor},
-	{name: "ldap.*", in: everywhere, refuse: noMethodFor},
+	{name: "pam.servicename", in: everywhere, read: (*parser).readIdleWord, accept: noMethodFor},
+	{name: "bsdauth.stylename", in: everywhere, read: (*parser).readIdleWord, accept: noMethodFor},
+	{name: "gssapi.*", in: everywhere, read: (*parser).readIdleWords, accept: noMethodFor},
+	{name: "ldap.*", in: everywhere, refuse: "Usher does not support LDAP; list the users in USHER_USERS_FILE and their groups in USHER_GROUPS_FILE"},
 
 	// logging and time
 	{name: "log", in: inRules, read: (*parser).readLog, repeat: true},
@@ -88,7 +88,7 @@ var keywords = []keyword{
 	{name: "timeout.io", in: inClient, read: (*parser).readIdleNumber, accept: ofRequests},
 	{name: "timeout.io.tcp", in: inClient, read: (*parser).readIdleNumber, accept: ofRequests},
 	{name: "timeout.io.udp", in: inClient, read: (*parser).readIdleNumber, accept: ofRequests},
-	{name: "timeout.negotiate", in: inSocks, read: (*parser).readIdleNumber, accept: "the negotiation is over when a socks-rule is asked"},
+	{name: "timeout.negotiate", in: inSocks, read: (*parser).readIdleNumber, accept: "the negotiation is over when Usher asks the socks-rules"},
 	{name: "timeout.tcp_fin_wait", in: everywhere, read: (*parser).readIdleNumber, accept: "half-closed connections end by timeout.io"},
 	{name: "connecttimeout", in: inSettings, is: "timeout.connect",
 		read: oldTimeout("timeout.connect", func(t *Timeouts, d time.Duration) { t.Connect = d })},
@@ -120,31 +120,35 @@ var keywords = []keyword{
 	{name: "resolveprotocol", in: inSettings, read: (*parser).readResolve},
 
 	// what would change who may do what
-	{name: "srchost", in: inSettings, refuse: "clients are not looked up in the DNS; " +
-		"remove the line and name the clients' addresses in from:"},
+	{name: "srchost", in: inSettings, refuse: "Usher does not look clients up in the DNS; " +
+		"write the addresses of the permitted clients in from:, then remove the line"},
 	{name: "compatibility", in: inSettings, read: (*parser).readCompatibility, repeat: true},
-	{name: "extension", in: inSettings, read: (*parser).readExtension, accept: "Dante's bind extension is not implemented: such requests are refused"},
+	{name: "extension", in: inSettings, read: (*parser).readExtension, accept: "Usher does not support Dante's bind extension and refuses such requests"},
 	{name: "libwrap", in: inRules, refuse: noLibwrap},
 	{name: "libwrap.hosts_access", in: inSettings, read: (*parser).readHostsAccess},
 	{name: "libwrap.*", in: everywhere, refuse: noLibwrap},
-	{name: "bandwidth", in: inRules, refuse: "bandwidth is not limited here; remove the line, or limit sessions with session.max"},
-	{name: "redirect", in: inRules, refuse: "requests are not redirected; remove the line"},
-	{name: "hostid", in: inRules, refuse: "host ids are not read from packets; remove the line"},
-	{name: "hostindex", in: inRules, refuse: "host ids are not read from packets; remove the line"},
+	{name: "bandwidth", in: inRules, refuse: "Usher does not limit bandwidth; remove the line if sessions may be faster, or limit their number with session.max"},
+	{name: "redirect", in: inRules, refuse: "Usher does not redirect requests; remove the line if clients may reach the target itself, or block it"},
+	{name: "hostid", in: inRules, refuse: noHostIDs},
+	{name: "hostindex", in: inRules, refuse: noHostIDs},
 
 	// what does no harm
 	{name: "user.privileged", in: inSettings, read: (*parser).readIdleWord, accept: userIDs},
 	{name: "user.unprivileged", in: inSettings, read: (*parser).readIdleWord, accept: userIDs},
 	{name: "user.notprivileged", in: inSettings, read: (*parser).readIdleWord, accept: userIDs},
 	{name: "user.libwrap", in: inSettings, read: (*parser).readIdleWord, accept: userIDs},
-	{name: "cpu.schedule.*", in: inSettings, read: (*parser).readSchedule, accept: "scheduling is the service manager's"},
-	{name: "cpu.mask.*", in: inSettings, read: (*parser).readMask, accept: "scheduling is the service manager's"},
-	{name: "child.maxidle", in: inSettings, read: (*parser).readIdleWord, accept: "there are no child processes"},
-	{name: "child.maxidle.*", in: inSettings, read: (*parser).readIdleWord, accept: "there are no child processes"},
-	{name: "child.maxrequests", in: inSettings, read: (*parser).readIdleNumber, accept: "there are no child processes"},
-	{name: "debug", in: inSettings, read: (*parser).readIdleNumber, accept: "the log level is set in the environment"},
-	{name: "route.badexpire", in: inSettings, read: (*parser).readIdleNumber, accept: "there are no routes"},
-	{name: "route.maxfail", in: inSettings, read: (*parser).readIdleNumber, accept: "there are no routes"},
+	{name: "cpu.schedule.*", in: inSettings, read: (*parser).readSchedule, accept: scheduling},
+	{name: "cpu.mask.*", in: inSettings, read: (*parser).readMask, accept: scheduling},
+	{name: "child.maxidle", in: inSettings, read: (*parser).readIdleWord, accept: oneProcess},
+	{name: "child.maxidle.*", in: inSettings, read: (*parser).readIdleWord, accept: oneProcess},
+	{name: "child.maxrequests", in: inSettings, read: (*parser).readIdleNumber, accept: oneProcess},
+	{name: "socket.recvbuf.tcp", in: inSettings, read: (*parser).readIdleNumber, accept: oldBuffer},
+	{name: "socket.recvbuf.udp", in: inSettings, read: (*parser).readIdleNumber, accept: oldBuffer},
+	{name: "socket.sendbuf.tcp", in: inSettings, read: (*parser).readIdleNumber, accept: oldBuffer},
+	{name: "socket.sendbuf.udp", in: inSettings, read: (*parser).readIdleNumber, accept: oldBuffer},
+	{name: "debug", in: inSettings, read: (*parser).readIdleNumber, accept: "USHER_LOG_LEVEL sets the log level"},
+	{name: "route.badexpire", in: inSettings, read: (*parser).readIdleNumber, accept: noRoutes},
+	{name: "route.maxfail", in: inSettings, read: (*parser).readIdleNumber, accept: noRoutes},
 	{name: "internal.log.*", in: everywhere, read: (*parser).readIdleWords, accept: extraLog},
 	{name: "external.log.*", in: everywhere, read: (*parser).readIdleWords, accept: extraLog},
 	{name: "internal.ip.ip_tos.*", in: everywhere, read: (*parser).readIdleWord, accept: socketOption},
@@ -160,12 +164,17 @@ var keywords = []keyword{
 }
 
 const (
-	noMethodFor  = "it belongs to an authentication method that is not implemented; use socksmethod: username or none"
-	noLibwrap    = "hosts.allow and libwrap commands are not asked; write the addresses as rules and remove the line"
-	userIDs      = "the process keeps the user it is started as"
-	ofRequests   = "it is the socks-rule that decides how long a request and its session may take"
-	extraLog     = "errors are logged with their session"
-	socketOption = "other socket options than those of keep-alive stay the system's"
+	noMethodFor  = "it belongs to an authentication method that Usher does not support"
+	noLibwrap    = "Usher does not ask hosts.allow and hosts.deny; write the permitted addresses in from:, then remove the line"
+	noHostIDs    = "Usher does not read host ids; write the clients' addresses in from: instead"
+	userIDs      = "Usher keeps the user that started it"
+	ofRequests   = "the socks-rule decides how long a request and its session may take"
+	scheduling   = "the service manager does the scheduling"
+	oneProcess   = "Usher has no child processes"
+	noRoutes     = "Usher has no routes"
+	extraLog     = "Usher logs errors with their session"
+	socketOption = "Usher sets only keep-alive and leaves other socket options to the system"
+	oldBuffer    = "it is an old keyword of Dante, and Usher leaves socket buffers to the system"
 	noTarget     = "a client-rule has no connection to a target"
 )
 

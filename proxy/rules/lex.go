@@ -113,7 +113,7 @@ func (l *lexer) word(start Pos, glued bool) {
 		}
 	}
 	if strings.HasSuffix(text, `\`) {
-		l.fail(start, "a backslash that is not the last character of its line", "remove the backslash, or the blanks after it")
+		l.fail(start, "there is a backslash before the end of the line", "remove the backslash, or the blanks after it")
 	}
 	l.add(tokenWord, text, start, glued)
 }
@@ -132,7 +132,7 @@ func (l *lexer) badCharacter(start Pos) {
 		}
 		l.skip(n)
 	}
-	l.fail(start, what, "remove it; the file is plain text with blanks, tabs and line ends")
+	l.fail(start, what, "remove it, the file is plain text with blanks, tabs and line ends")
 }
 
 func (l *lexer) fail(pos Pos, message, remedy string) {

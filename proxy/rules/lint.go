@@ -32,10 +32,10 @@ func (s *Set) lint(ctx context.Context, comparisons int) []Diagnostic {
 	}
 	if *c.left == 0 || *forReach.left == 0 {
 		first := slices.Concat(s.Client, s.Socks)[0]
-		found = append(found, first.warning("the rules were not all compared with each other, as too many may match the same requests, so warnings may be missing",
-			"make fewer rules of them, or check parts of the file by themselves"))
+		found = append(found, first.warning("too many rules overlap to compare them all, so warnings may be missing",
+			"merge some of these rules, or check parts of the file separately"))
 	}
-	return slices.Concat(found, reach, inheritance, s.lintStrangers(), s.lintNames())
+	return slices.Concat(found, reach, inheritance, s.lintStrangers(), s.lintNames(), s.lintEntrances(), s.lintAnswers(c))
 }
 
 func (r *Rule) warning(message, remedy string) Diagnostic {
@@ -53,7 +53,7 @@ func shown(found []Diagnostic) []Diagnostic {
 		return found
 	}
 	found = found[:shownOfKind]
-	found[shownOfKind-1].Message += fmt.Sprintf("; so it is with %d rules after it", more)
+	found[shownOfKind-1].Message += fmt.Sprintf("; %d more rules after it are like this", more)
 	return found
 }
 
@@ -65,8 +65,8 @@ func (s *Set) lintStrangers() (found []Diagnostic) {
 	}
 	for _, r := range s.Socks {
 		if r.Pass && r.requested() && in.shared(&r.cond.from.address) == nil {
-			found = append(found, r.warning("this rule matches no request, as no client-rule that passes lets a client of its from: in",
-				"add such a client-rule, or correct from:"))
+			found = append(found, r.warning("this rule matches no request, because no client-rule lets a client of its from: in",
+				"correct from:, or add a client-rule that passes these clients"))
 		}
 	}
 	return shown(found)
@@ -106,13 +106,13 @@ func (s *Set) lintInheritance(c coverage) (found []Diagnostic) {
 		switch {
 		case socks == nil:
 		case stay.shared(from) != nil:
-			found = append(found, r.warning(fmt.Sprintf("the limit of this rule holds for a session to its end, but not for %s %s (line %d): "+
-				"that rule has a limit of its own, and they give their slot here back", which, socks.ID(), socks.Pos.Line),
-				"write session.inheritable: no if it is to limit only negotiation, or take the session keywords out of that rule"))
+			found = append(found, r.warning(fmt.Sprintf("the limit of this rule counts sessions to their end, but not %s %s (line %d), "+
+				"which has a limit of its own", which, socks.ID(), socks.Pos.Line),
+				"write session.inheritable: no if it is meant for negotiation only, else remove the limit of "+socks.ID()+", so that its sessions count here"))
 		default:
-			found = append(found, r.warning(fmt.Sprintf("the limit of this rule holds for no session, only until the request is read: "+
-				"every socks-rule that passes these clients has a limit of its own, as %s (line %d)", socks.ID(), socks.Pos.Line),
-				"write session.inheritable: no if that is meant, or take the session keywords out of a socks-rule whose sessions it is to count"))
+			found = append(found, r.warning(fmt.Sprintf("the limit of this rule counts clients until their request is read, and no session: "+
+				"every socks-rule that passes these clients has a limit of its own, such as %s (line %d)", socks.ID(), socks.Pos.Line),
+				"write session.inheritable: no if this is meant, else remove the limit of a socks-rule, so that its sessions count here"))
 		}
 	}
 	return shown(found)
@@ -172,11 +172,13 @@ func (s *Set) lintReach(c coverage) []Diagnostic {
 		reached := c.reached(r, Connect, elsewhere)
 		datagrams := slices.DeleteFunc(c.reached(r, UDPAssociate, elsewhere), func(name string) bool { return slices.Contains(reached, name) })
 		if len(datagrams) > 0 {
-			reached = append(reached, "over UDP "+strings.Join(datagrams, "; "))
+			reached = append(reached, "over UDP "+strings.Join(datagrams, ", "))
 		}
 		if len(reached) > 0 {
-			return []Diagnostic{r.warning("this rule lets clients reach "+strings.Join(reached, "; "),
-				`put rules before it that block these networks, as docs/security.md has them under "Blocking private targets"`)}
+			d := r.warning("this rule lets clients reach "+strings.Join(reached, ", "),
+				`put rules before it that block these networks, docs/security.md has them under "Blocking private targets"`)
+			d.Severity = Danger
+			return []Diagnostic{d}
 		}
 	}
 	return nil

@@ -16,8 +16,11 @@ func lints(t *testing.T, text string) string {
 	t.Helper()
 	var words []string
 	for _, d := range parse(t, text).Lint(t.Context()) {
-		if d.Severity != Warning || d.Remedy == "" {
+		if d.Severity == Error || d.Severity == Note || d.Remedy == "" {
 			t.Errorf("not a warning with a remedy: %+v", d)
+		}
+		if strings.Contains(d.Message, "passes the answers") {
+			continue // TestLintAnswers
 		}
 		words = append(words, d.String())
 	}
@@ -26,8 +29,8 @@ func lints(t *testing.T, text string) string {
 }
 
 func TestLintCovered(t *testing.T) {
-	const never = "this rule never matches, as s1 (line 1)"
-	const nearly = "nothing but requests for UDP associations, as s1 (line 1)"
+	const never = "this rule never matches: s1 (line 1)"
+	const nearly = "only matches requests for UDP associations: s1 (line 1)"
 	for _, c := range []struct{ name, text, want string }{
 		{"the same again", "socks block { from: 0/0 to: 0/0 }\nsocks pass { from: 10.0.0.0/8 to: 10.0.0.0/8 }", never},
 		{"a smaller network", "socks pass { from: 10.0.0.0/8 to: 10.0.0.0/8 }\nsocks block { from: 10.1.0.0/16 to: 10.2.0.0/16 port = 80 }", never},
@@ -45,7 +48,7 @@ func TestLintCovered(t *testing.T) {
 		{"ports but one, below", "socks block { from: 0/0 to: 0/0 port != 25 }\nsocks block { from: 10.0.0.0/8 to: 0/0 port 1-24 }", never},
 		{"ports but one, again", "socks block { from: 0/0 to: 0/0 port != 25 }\nsocks block { from: 10.0.0.0/8 to: 0/0 port != 25 }", never},
 		{"ports but the first", "socks block { from: 0/0 to: 0/0 port != 0 }\nsocks block { from: 10.0.0.0/8 to: 0/0 port > 0 }\nsocks block { from: 10.0.0.0/8 to: 0/0 port != 0 }",
-			"test.conf:3:1: this rule never matches, as s1 (line 1)"},
+			"test.conf:3:1: this rule never matches: s1 (line 1)"},
 		{"ports with that one", "socks block { from: 0/0 to: 0/0 port != 25 }\nsocks block { from: 10.0.0.0/8 to: 0/0 port 25-99 }", ""},
 		{"other users", "socks pass { from: 0/0 to: ::1/128\nuser: a b }\nsocks pass { from: 0/0 to: ::1/128\nuser: b c }", ""},
 		{"fewer users", "socks pass { from: 0/0 to: ::1/128\nuser: a b }\nsocks pass { from: 0/0 to: ::1/128\nuser: b }", never},
@@ -64,17 +67,17 @@ func TestLintCovered(t *testing.T) {
 		{"another version", "socks pass { from: 0/0 to: ::1/128\nproxyprotocol: socks_v4 }\nsocks pass { from: 0/0 to: ::1/128 }", ""},
 		{"associations", "socks block { from: 0/0 to: ::1/128 }\nsocks pass { from: 0/0 to: ::1/128 }", nearly},
 		{"associations of the only family", "external: 127.0.0.1\nsocks block { from: 0/0 to: 0.0.0.0/0 }\nsocks pass { from: 0/0 to: 10.0.0.0/8 }",
-			"test.conf:3:1: this rule never matches, as s1 (line 2)"},
+			"test.conf:3:1: this rule never matches: s1 (line 2)"},
 		{"families one after the other", "socks pass { from: 0.0.0.0/0 to: ::1/128 }\nsocks pass { from: ::/0 to: ::1/128 }\nsocks block { from: 0/0 to: ::1/128\nprotocol: tcp }",
-			"never matches, as s1 (line 1), s2 (line 2) take all that it would; move it before those rules"},
+			"never matches: s1 (line 1), s2 (line 2) match everything first; remove it, or move it before those rules"},
 		{"one family", "socks pass { from: 0.0.0.0/0 to: ::1/128 }\nsocks pass { from: 0/0 to: ::1/128 }", ""},
 		{"a name without addresses is in no family", "socks pass { from: 0/0 to: 0.0.0.0/0 }\nsocks pass { from: 0/0 to: ::/0 }\nsocks pass { from: 0/0 to: 0/0 }", ""},
 		{"families of associations", "socks block { from: 0.0.0.0/0 to: ::1/128 }\nsocks pass { from: ::/0 to: ::1/128 }\nsocks pass { from: 0/0 to: ::1/128 }",
-			"nothing but requests for UDP associations, as s1 (line 1), s2 (line 2) take"},
+			"only matches requests for UDP associations: s1 (line 1), s2 (line 2) match"},
 		{"local addresses of both families", "client pass { from: 0/0 to: 0.0.0.0/0 }\nclient pass { from: 0.0.0.0/0 to: ::/0 }\nclient pass { from: ::/0 to: ::/0 }\nclient pass { from: 0/0 to: 0/0 }",
-			"test.conf:4:1: this rule never matches, as c1 (line 1), c2 (line 2), c3 (line 3) take"},
+			"test.conf:4:1: this rule never matches: c1 (line 1), c2 (line 2), c3 (line 3) match"},
 		{"all methods of the server", "socksmethod: username\nsocks pass { from: 0/0 to: ::1/128\nsocksmethod: username }\nsocks pass { from: 0/0 to: ::1/128 }",
-			"never matches, as s1 (line 2)"},
+			"never matches: s1 (line 2)"},
 		{"all methods there are", "socks pass { from: 0/0 to: ::1/128\nsocksmethod: none username }\nsocks pass { from: 0/0 to: ::1/128 }", never},
 		{"some methods of the server", "socksmethod: username none\nsocks pass { from: 0/0 to: ::1/128\nsocksmethod: username }\nsocks pass { from: 0/0 to: ::1/128 }", ""},
 		{"no associations", "socks block { from: 0/0 to: ::1/128 }\nsocks pass { from: 0/0 to: ::1/128\nprotocol: tcp }", never},
@@ -85,7 +88,7 @@ func TestLintCovered(t *testing.T) {
 		}
 	}
 	many := strings.Repeat("client block { from: 10.0.0.0/8 to: 0/0 }\n", 13)
-	if got := lints(t, many); strings.Count(got, "\n") != 9 || !strings.Contains(got, "test.conf:11:1: this rule never matches, as c1 (line 1) takes all that it would; so it is with 2 rules after it; ") {
+	if got := lints(t, many); strings.Count(got, "\n") != 9 || !strings.Contains(got, "test.conf:11:1: this rule never matches: c1 (line 1) matches everything first; 2 more rules after it are like this; ") {
 		t.Errorf("twelve of a kind:\n%s", got)
 	}
 }
@@ -117,10 +120,10 @@ func TestLintComparesFewRules(t *testing.T) {
 func TestLintIsBounded(t *testing.T) {
 	text := "client pass { from: 10.0.0.0/8 to: 0/0 }\nsocks block { from: 0/0 to: 0/0 port = 1 }\n"
 	for i := range 100 { // all hold port 1, and none takes all of a later one
-		text += fmt.Sprintf("socks pass { from: 0/0 to: 0/0 port 1-%d }\n", i+2)
+		text += fmt.Sprintf("socks pass { from: 0/0 to: 0/0 port 1-%d command: connect }\n", i+2)
 	}
 	set := parse(t, text)
-	const bounded = "the rules were not all compared"
+	const bounded = "too many rules overlap to compare them all"
 	told := func(comparisons int) (all string) {
 		for _, d := range set.lint(t.Context(), comparisons) {
 			all += d.String() + "\n"
@@ -186,14 +189,14 @@ func TestLintReach(t *testing.T) {
 	}
 	block4 := block[:strings.Index(block, "socks block { from: 0/0 to: ::1")] + "socks block { from: 0/0 to: 169.254.0.0/16 }\n"
 	for _, c := range []struct{ name, text, want string }{
-		{"everything", in + "socks pass { from: 0/0 to: 0/0 }", "test.conf:2:1: " + warns + "this machine at 127.0.0.0/8; this machine at ::1; link-local"},
+		{"everything", in + "socks pass { from: 0/0 to: 0/0 }", "test.conf:2:1: " + warns + "this machine at 127.0.0.0/8, this machine at ::1, link-local"},
 		{"the first of two", in + "socks pass { from: 0/0 to: 0/0 port = 80 }\nsocks pass { from: 0/0 to: 0/0 }", "test.conf:2:1: " + warns},
 		{"blocked", in + block + "socks pass { from: 0/0 to: 0/0 }", ""},
 		{"blocked too late", in + "socks pass { from: 0/0 to: 0/0 }\n" + block, warns},
 		{"blocked for others", in + strings.ReplaceAll(block, "from: 0/0", "from: 10.1.0.0/16") + "socks pass { from: 0/0 to: 0/0 }", warns},
 		{"blocked over TCP, passed over UDP alone", in + strings.ReplaceAll(block, " }", "\nprotocol: tcp }") + "socks pass { from: 0/0 to: 0/0\nprotocol: udp }", warns},
-		{"blocked over TCP alone", in + strings.ReplaceAll(block, " }", "\ncommand: connect }") + "socks pass { from: 0/0 to: 0/0 }", warns + "over UDP this machine at 127.0.0.0/8; this machine at ::1"},
-		{"blocked over UDP alone", in + strings.ReplaceAll(block, " }", "\nprotocol: udp }") + "socks pass { from: 0/0 to: 0/0 }", warns + "this machine at 127.0.0.0/8; this machine at ::1"},
+		{"blocked over TCP alone", in + strings.ReplaceAll(block, " }", "\ncommand: connect }") + "socks pass { from: 0/0 to: 0/0 }", warns + "over UDP this machine at 127.0.0.0/8, this machine at ::1"},
+		{"blocked over UDP alone", in + strings.ReplaceAll(block, " }", "\nprotocol: udp }") + "socks pass { from: 0/0 to: 0/0 }", warns + "this machine at 127.0.0.0/8, this machine at ::1"},
 		{"one is left over UDP", in + strings.Replace(block, "169.254.0.0/16 }", "169.254.0.0/16\ncommand: connect }", 1) + "socks pass { from: 0/0 to: 0/0 }", warns + "over UDP link-local"},
 		{"blocked family by family", in + strings.ReplaceAll(block, "from: 0/0", "from: 0.0.0.0/0") + strings.ReplaceAll(block, "from: 0/0", "from: ::/0") + "socks pass { from: 0/0 to: 0/0 }", ""},
 		{"all but metadata is left", in + strings.Replace(block, "169.254.0.0/16", "169.254.169.254/32", 1) + "socks pass { from: 0/0 to: 0/0 }", warns + "link-local addresses; put"},
@@ -215,13 +218,13 @@ func TestLintReach(t *testing.T) {
 		{"a part named on purpose", in + "socks pass { from: 0/0 to: 169.254.128.0/17 }\nsocks pass { from: 0/0 to: 169.254.0.0/16 }", ""},
 		{"a rule for this machine", "client pass { from: 0/0 to: 0/0 }\nsocks pass { from: 127.0.0.0/8 to: 0/0 }\nsocks pass { from: ::1/128 to: 0/0 }", ""},
 		{"replies alone", in + "socks pass { from: 0/0 to: 0/0\ncommand: bindreply udpreply }", ""},
-		{"IPv6 is left", in + block4 + "socks pass { from: 0/0 to: 0/0 }", warns + "this machine at ::1; link-local addresses; a cloud's metadata at fd00:ec2::254; put"},
+		{"IPv6 is left", in + block4 + "socks pass { from: 0/0 to: 0/0 }", warns + "this machine at ::1, link-local addresses, a cloud's metadata at fd00:ec2::254; put"},
 		{"IPv6 does not leave", "external: 192.0.2.7\n" + in + block4 + "socks pass { from: 0/0 to: 0/0 }", ""},
 		{"IPv6 of an interface does not leave", "external.protocol: ipv4\nexternal: lo\n" + in + block4 + "socks pass { from: 0/0 to: 0/0 }", ""},
 		{"IPv6 of an interface leaves", "external: lo\n" + in + block4 + "socks pass { from: 0/0 to: 0/0 }", warns + "this machine at ::1"},
 		{"IPv4 alone leaves", "external: 192.0.2.7\n" + in + "socks pass { from: 0/0 to: 0/0 }",
-			warns + "this machine at 127.0.0.0/8; link-local addresses; a cloud's metadata at 169.254.169.254; put"},
-		{"IPv6 alone leaves", "external: 2001:db8::7\n" + in + block4 + "socks pass { from: 0/0 to: 0/0 }", warns + "this machine at ::1; link-local"},
+			warns + "this machine at 127.0.0.0/8, link-local addresses, a cloud's metadata at 169.254.169.254; put"},
+		{"IPv6 alone leaves", "external: 2001:db8::7\n" + in + block4 + "socks pass { from: 0/0 to: 0/0 }", warns + "this machine at ::1, link-local"},
 	} {
 		got := lints(t, c.text)
 		if (c.want == "") != (got == "") || !strings.Contains(got, c.want) || strings.Count(got, warns) > 1 {
@@ -260,10 +263,10 @@ func TestLintInheritance(t *testing.T) {
 	const without = "socks pass { from: 10.0.0.0/8 to: 192.0.3.0/24 }\n"
 	const others = "client pass { from: 192.168.0.0/16 to: 0/0 }\n"
 	const toThem = "socks pass { from: 192.168.0.0/16 to: 10.0.0.0/8 session.max: 2 }\n"
-	const some = "test.conf:1:1: the limit of this rule holds for a session to its end, but not for sessions by s1 (line 2)"
-	const later = "test.conf:1:1: the limit of this rule holds for a session to its end, but not for BIND sessions whose peer comes by s1 (line 2)"
-	const none = "test.conf:1:1: the limit of this rule holds for no session, only until the request is read: " +
-		"every socks-rule that passes these clients has a limit of its own, as s1 (line 2)"
+	const some = "test.conf:1:1: the limit of this rule counts sessions to their end, but not sessions by s1 (line 2)"
+	const later = "test.conf:1:1: the limit of this rule counts sessions to their end, but not BIND sessions whose peer comes by s1 (line 2)"
+	const none = "test.conf:1:1: the limit of this rule counts clients until their request is read, and no session: " +
+		"every socks-rule that passes these clients has a limit of its own, such as s1 (line 2)"
 	change := func(text, old, new string) string {
 		if !strings.Contains(text, old) {
 			t.Fatalf("%q is not in %q", old, text)
@@ -307,7 +310,7 @@ func TestLintInheritance(t *testing.T) {
 
 func TestLintStrangers(t *testing.T) {
 	const in = "client pass { from: 10.0.0.0/8 to: 0/0 }\nclient block { from: 192.168.0.0/16 to: 0/0 }\n"
-	const want = "test.conf:3:1: this rule matches no request, as no client-rule that passes lets a client of its from: in"
+	const want = "test.conf:3:1: this rule matches no request, because no client-rule lets a client of its from: in"
 	for text, warns := range map[string]bool{
 		in + "socks pass { from: 192.168.0.0/16 to: 192.0.2.0/24 }":                               true,
 		in + "socks pass { from: ::/0 to: 192.0.2.0/24 }":                                         true,

@@ -38,8 +38,8 @@ func (s *Set) lintNames() []Diagnostic {
 		is := func(a address) bool { return a.kind == hostAddress && a.name == names[manyNames] }
 		if is(r.cond.from.address) || is(r.cond.to.address) {
 			return []Diagnostic{r.warning(
-				fmt.Sprintf("there are %d host names in the rules, and a request that reaches their rules waits until each in turn was looked up", len(names)),
-				"write .domain for names that are asked for, and addresses where addresses are meant")}
+				fmt.Sprintf("the rules have %d host names, and a request that reaches their rules waits while Usher looks up one after the other", len(names)),
+				"write .domain where clients ask for names, and addresses otherwise")}
 		}
 	}
 	return nil

@@ -19,7 +19,7 @@ func TestLintManyNames(t *testing.T) {
 	if got := lints(t, list(manyNames)+again); strings.Contains(got, "host names") {
 		t.Errorf("%d names: %s", manyNames, got)
 	}
-	want := fmt.Sprintf("test.conf:%d:1: there are %d host names", manyNames+2, manyNames+3)
+	want := fmt.Sprintf("test.conf:%d:1: the rules have %d host names", manyNames+2, manyNames+3)
 	if got := lints(t, list(manyNames+3)+again); !strings.Contains(got, want) || strings.Count(got, "host names") != 1 {
 		t.Errorf("%d names: %s, want %s", manyNames+3, got, want)
 	}

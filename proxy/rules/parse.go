@@ -142,6 +142,12 @@ func (p *parser) warn(pos Pos, format string, args ...any) {
 	p.report(Warning, pos, fmt.Sprintf(format, args...))
 }
 
+// note adds a finding about a line without effect. k is its keyword.
+func (p *parser) note(k token, format string, args ...any) {
+	p.report(Note, k.pos, fmt.Sprintf(format, args...))
+	p.diags[len(p.diags)-1].keyword = k.text
+}
+
 func (p *parser) report(severity Severity, pos Pos, text string) {
 	d := Diagnostic{Pos: pos, Severity: severity, Message: text, Remedy: "correct it"}
 	if i := strings.LastIndex(text, "; "); i >= 0 {
@@ -168,7 +174,7 @@ func (p *parser) file() {
 				p.skipBlock()
 			}
 		default:
-			p.fail(t.pos, "%s stands outside a rule; remove it, or write the rule's first line before it", quote(t))
+			p.fail(t.pos, "%s is outside a rule; remove it, or write the first line of the rule before it", quote(t))
 			p.take()
 		}
 	}
@@ -181,7 +187,7 @@ func (p *parser) settingAfterRule(k token) {
 		p.skipToClose()
 		return
 	}
-	p.fail(k.pos, "%s: stands after the first rule; move it above all rules, or inside one if it belongs there", k.text)
+	p.fail(k.pos, "%s: is a setting after the first rule; move it above all rules, or into a rule if it belongs there", k.text)
 	p.skipValues()
 }
 
@@ -195,7 +201,7 @@ func (p *parser) keyword(k token) {
 	case p.refused(k): // wherever it stands: to move it would not help
 		p.skipToClose()
 	case i < 0:
-		p.fail(k.pos, "%s: has no place in %s; move it to %s", k.text, p.in, meanings[0].in)
+		p.fail(k.pos, "%s: is not allowed in %s; move it to %s", k.text, p.in, meanings[0].in)
 		p.skipValues()
 	case meanings[i].accept == "" && p.repeated(k, meanings[i]):
 		p.skipValues()
@@ -204,7 +210,7 @@ func (p *parser) keyword(k token) {
 		p.skipValues()
 	default:
 		if why := meanings[i].accept; why != "" {
-			p.warn(k.pos, "%s: has no effect: %s; remove the line", k.text, why)
+			p.note(k, "%s: has no effect: %s; remove the line", k.text, why)
 		}
 		meanings[i].read(p, k)
 	}
@@ -213,7 +219,7 @@ func (p *parser) keyword(k token) {
 	case p.refused(t):
 		p.skipToClose()
 	default:
-		p.fail(t.pos, "%s after the value of %s:; remove it, or begin a new line with a keyword", quote(t), k.text)
+		p.fail(t.pos, "unexpected %s after the value of %s:; remove it, or begin a new line with a keyword", quote(t), k.text)
 		p.skipValues()
 	}
 }
@@ -239,12 +245,12 @@ func (p *parser) repeated(k token, meaning *keyword) bool {
 	if !again || meaning.repeat {
 		return false
 	}
-	p.fail(k.pos, "%s: stands here and as %s: in line %d; remove one of the two", k.text, first.text, first.pos.Line)
+	p.fail(k.pos, "%s: is given twice, first as %s: in line %d; remove one of the two", k.text, first.text, first.pos.Line)
 	return true
 }
 
 func (p *parser) unknown(k token) {
-	remedy := "correct it or remove the line"
+	remedy := "correct it, the keywords are in docs/rules-reference.md"
 	if near := nearest(k.text, p.lang.names(everywhere)); near != "" {
 		remedy = fmt.Sprintf("did you mean %s:?", near)
 	}
@@ -267,7 +273,7 @@ func (p *parser) strayWord(t token) {
 	} else if near := nearest(t.text, append(p.lang.names(everywhere), twoWords...)); near != "" {
 		remedy = "did you mean " + near + "?"
 	}
-	p.fail(t.pos, "%s instead of a keyword or a rule; %s", quote(t), remedy)
+	p.fail(t.pos, "expected a keyword or a rule, found %s; %s", quote(t), remedy)
 }
 
 // quote shows a token in a message.

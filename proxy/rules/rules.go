@@ -25,25 +25,6 @@ func (p Pos) compare(q Pos) int {
 	return cmp.Or(cmp.Compare(p.Line, q.Line), cmp.Compare(p.Col, q.Col))
 }
 
-// Severity tells an error, which refuses the file, from a warning.
-type Severity int
-
-const (
-	Error Severity = iota
-	Warning
-)
-
-// Diagnostic is one finding about the text: what is wrong, and the remedy.
-type Diagnostic struct {
-	Pos      Pos
-	Severity Severity
-	Message  string
-	Remedy   string
-}
-
-// String returns file:line:col: what, and the remedy.
-func (d Diagnostic) String() string { return d.Pos.String() + ": " + d.Message + "; " + d.Remedy }
-
 // Command is what a rule or a query speaks of.
 type Command uint8
 

@@ -30,7 +30,7 @@ func (p *parser) readExternal(k token) {
 	e, ok := p.serverAddress(k, p.external)
 	switch {
 	case ok && e.Addr.IsUnspecified():
-		p.fail(e.Pos, "external: %s is no address to connect from; name one, or remove the line to let the system choose", e.Addr)
+		p.fail(e.Pos, "external: Usher cannot connect from %s; write one address, or remove the line to let the system choose", e.Addr)
 	case ok:
 		p.set.Settings.External = append(p.set.Settings.External, e)
 	}
@@ -49,7 +49,7 @@ func (p *parser) readExternalProtocol(k token) {
 func (p *parser) families(k token, before int) (f Families) {
 	if before > 0 {
 		side, _, _ := strings.Cut(k.text, ".")
-		p.fail(k.pos, "%s: stands after %s:, whose addresses it selects; move it above", k.text, side)
+		p.fail(k.pos, "%s: comes after %s:, but selects among its addresses; move it above", k.text, side)
 	}
 	for _, v := range p.list(k, familyChoices) {
 		f |= Families(v.value)
@@ -77,7 +77,7 @@ func (p *parser) serverAddress(k token, families Families) (e Endpoint, ok bool)
 			return e, false
 		}
 		if !families.Has(addr) {
-			p.fail(t.pos, "%s: %s is not of the family that %s.protocol: names; remove one of the two lines", k.text, t.text, k.text)
+			p.fail(t.pos, "%s: %s is not of a family in %s.protocol:; remove one of the two lines", k.text, t.text, k.text)
 			return e, false
 		}
 		e.Addr = addr
@@ -88,7 +88,7 @@ func (p *parser) serverAddress(k token, families Families) (e Endpoint, ok bool)
 		return e, false
 	}
 	if p.env.Interface != nil && !p.isInterface(t.text) {
-		p.warn(t.pos, "%s: %s is not an interface here; write an IP address or an interface that exists", k.text, quote(t))
+		p.warn(t.pos, "%s: %s is not an interface of this machine; write an IP address or an interface that exists", k.text, quote(t))
 	}
 	e.Interface = t.text
 	if families != IPv4|IPv6 {

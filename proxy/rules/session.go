@@ -95,7 +95,7 @@ func (p *parser) checkSession() {
 	r := p.rule
 	first, limited := p.first(limits...)
 	if inherit, given := p.seen["session.inheritable"]; given && !limited && r.Pass {
-		p.warn(inherit.pos, "session.inheritable: has no effect in a rule without a limit; remove it, or add one")
+		p.warn(inherit.pos, "session.inheritable: has no effect in a rule without a limit; remove the line, or add a limit")
 	}
 	if !limited || !r.Pass {
 		return
@@ -105,8 +105,8 @@ func (p *parser) checkSession() {
 	r.Session.Limited = true
 	r.Session.Inheritable = r.Client && !isOld && p.session.Inheritable
 	if r.cond.commands == 1<<UDPReply {
-		p.warn(first.pos, "datagrams are never counted, so a rule for udpreply alone has no limit; "+
-			"limit the rule that passes udpassociate")
+		p.warn(first.pos, "%s: has no effect in a rule for udpreply alone, because datagrams are not counted; "+
+			"set the limit in the rule that passes udpassociate", first.text)
 	}
 }
 
@@ -137,18 +137,18 @@ func (p *parser) checkState() {
 	byKey, counted := p.first("session.state.max", "session.state.throttle")
 	max, _ := p.first("maxsessions", "session.max")
 	if keyed && !counted {
-		p.fail(key.pos, "session.state.key: counts nothing by itself; add session.state.max: or session.state.throttle:")
+		p.fail(key.pos, "session.state.key: has nothing to count; add session.state.max: or session.state.throttle:")
 	}
 	if counted && !keyed {
 		p.fail(byKey.pos, "%s: has no key to count by; add session.state.key: from", byKey.text)
 	}
 	if s.Max != limit.None && s.KeyMax > s.Max {
-		p.fail(p.seen["session.state.max"].pos, "session.state.max: %d is more than the %d of %s: in line %d, which all keys share; "+
-			"make it smaller, or the other larger", s.KeyMax, s.Max, max.text, max.pos.Line)
+		p.fail(p.seen["session.state.max"].pos, "session.state.max: %d is above the %d of %s: in line %d, which holds for all together; "+
+			"make it smaller, or the other one larger", s.KeyMax, s.Max, max.text, max.pos.Line)
 	}
 	if s.KeyThrottle.N > s.Throttle.N && s.KeyThrottle.Per <= s.Throttle.Per {
-		p.fail(p.seen["session.state.throttle"].pos, "session.state.throttle: %s is looser than the %s of session.throttle: in line %d, which all keys share; "+
-			"make it stricter, or the other looser", s.KeyThrottle, s.Throttle, p.seen["session.throttle"].pos.Line)
+		p.fail(p.seen["session.state.throttle"].pos, "session.state.throttle: %s admits more than the %s of session.throttle: in line %d, which holds for all together; "+
+			"make it stricter, or the other one looser", s.KeyThrottle, s.Throttle, p.seen["session.throttle"].pos.Line)
 	}
 }
 

@@ -14,18 +14,22 @@ type choice struct {
 	value  int
 	accept string // accepted with this warning: why it does nothing here, and after "; " the remedy
 	refuse string // refused: why, and after "; " the remedy
+	// instead is for a value that means another one here: the warning says which,
+	// and after "; " the remedy.
+	instead string
 }
 
 var (
 	methodChoices = []choice{
 		{name: "none", value: int(None)},
 		{name: "username", value: int(Username)},
+		{name: "pam.username", value: int(Username), instead: asUsername},
+		{name: "pam", value: int(Username), instead: asUsername},
+		{name: "pam.any", value: int(Username), instead: "Usher does not support PAM and asks every client for a name and a password of USHER_USERS_FILE, " +
+			"also those whom PAM would accept by their address; write username"},
+		{name: "bsdauth", value: int(Username), instead: asUsername},
 		{name: "rfc931", refuse: noMethod},
-		{name: "pam", refuse: noMethod},
-		{name: "pam.any", refuse: noMethod},
 		{name: "pam.address", refuse: noMethod},
-		{name: "pam.username", refuse: noMethod},
-		{name: "bsdauth", refuse: noMethod},
 		{name: "gssapi", refuse: noMethod},
 		{name: "ldap.auth", refuse: noMethod},
 	}
@@ -80,8 +84,8 @@ var (
 	}
 	compatibilityChoices = []choice{
 		{name: "sameport", accept: "the system chooses the ports to connect from; remove it"},
-		{name: "reuseaddr", accept: "it is for the bind extension, which is not implemented; remove it"},
-		{name: "draft-5.05", refuse: "only RFC 1928 is spoken; remove it"},
+		{name: "reuseaddr", accept: "it belongs to the bind extension, which Usher does not support; remove it"},
+		{name: "draft-5.05", refuse: "Usher speaks the protocol of RFC 1928 only; remove it"},
 	}
 	stateKeyChoices = []choice{
 		{name: "from", value: int(KeyFrom)},
@@ -97,16 +101,17 @@ var (
 	resolveChoices   = []choice{
 		{name: "udp", accept: "the resolver chooses its transport; remove the line"},
 		{name: "tcp", accept: "the resolver chooses its transport; remove the line"},
-		{name: "fake", refuse: "names are always resolved to be matched with addresses; remove the line"},
+		{name: "fake", refuse: "Usher always resolves names to compare them with addresses; remove the line"},
 	}
 )
 
 const (
-	noMethod       = "this authentication method is not implemented; use username or none"
-	noClientMethod = "this authentication method is not implemented; write none, or socksmethod: username to have clients give a name"
-	notServed      = "such clients are not served; remove it, and the whole rule if it names nothing else"
-	noLogDetail    = "what passes in a session is never logged, only its start and its end; remove it"
-	noHostID       = "host ids are not read from packets; write from to count by the client's address"
+	noMethod       = "Usher does not support this authentication method; write socksmethod: username and set USHER_USERS_FILE to a file with names and passwords"
+	asUsername     = "Usher asks for a name and a password of USHER_USERS_FILE instead; write username"
+	noClientMethod = "Usher does not support this authentication method; write the permitted addresses in from: and clientmethod: none, or use socksmethod: username"
+	notServed      = "Usher serves SOCKS clients only; remove it, and the whole rule if it names nothing else"
+	noLogDetail    = "Usher logs the start and the end of a session, never what it transfers; remove it"
+	noHostID       = "Usher does not read host ids; write from to count by the client's address"
 )
 
 // picked is a value that was read from a list of choices.
@@ -131,6 +136,8 @@ func (p *parser) list(k token, choices []choice) []picked {
 		case choices[i].refuse != "":
 			p.fail(t.pos, "%s: %s: %s", k.text, t.text, choices[i].refuse)
 			continue
+		case choices[i].instead != "":
+			p.warn(t.pos, "%s: %s: %s", k.text, t.text, choices[i].instead)
 		case choices[i].accept != "":
 			p.warn(t.pos, "%s: %s: has no effect: %s", k.text, t.text, choices[i].accept)
 		}
@@ -142,15 +149,15 @@ func (p *parser) list(k token, choices []choice) []picked {
 func (p *parser) notAChoice(k, t token, choices []choice) {
 	var names []string
 	for _, c := range choices {
-		if c.refuse == "" {
+		if c.refuse == "" && c.instead == "" {
 			names = append(names, c.name)
 		}
 	}
 	if near := nearest(t.text, names); near != "" {
-		p.fail(t.pos, "%s: takes no %s; did you mean %s?", k.text, quote(t), near)
+		p.fail(t.pos, "%s: does not accept %s; did you mean %s?", k.text, quote(t), near)
 		return
 	}
-	p.fail(t.pos, "%s: takes no %s; it takes %s", k.text, quote(t), strings.Join(names, ", "))
+	p.fail(t.pos, "%s: does not accept %s; write one of %s", k.text, quote(t), strings.Join(names, ", "))
 }
 
 // one reads a single word. ok is false if it is none of the choices.
@@ -176,7 +183,7 @@ func (p *parser) names(k token) []token {
 			t.text += p.take().text
 		}
 		if p.lang.known(t.text) {
-			p.warn(t.pos, "%s: %s is a keyword, and is taken as a name here; write %s: with a colon if the keyword is meant", k.text, quote(t), t.text)
+			p.warn(t.pos, "%s: %s is taken for a name, but is also a keyword; write %s: with a colon if you mean the keyword", k.text, quote(t), t.text)
 		}
 		all = append(all, t)
 	}
@@ -189,7 +196,7 @@ func (p *parser) number(k token, least, most int64) (n int64, ok bool) {
 	n, ok = parseNumber(t.text)
 	switch {
 	case !ok:
-		p.fail(t.pos, "%s: %s is not a number; write one from %d to %d", k.text, quote(t), least, most)
+		p.fail(t.pos, "%s: %s is not a number; write a number from %d to %d", k.text, quote(t), least, most)
 	case n < least || n > most:
 		p.fail(t.pos, "%s: %s is out of range; write a number from %d to %d", k.text, t.text, least, most)
 		ok = false
@@ -243,7 +250,7 @@ func (p *parser) accounts(k token) []string {
 	var names []string
 	for _, t := range p.names(k) {
 		if strings.ContainsAny(t.text, ":,") {
-			p.fail(t.pos, "%s: %s holds a colon or a comma; separate names by blanks", k.text, quote(t))
+			p.fail(t.pos, "%s: %s contains a colon or a comma; separate names by blanks", k.text, quote(t))
 			continue
 		}
 		names = append(names, t.text)
@@ -257,13 +264,13 @@ func (p *parser) readSocksMethod(k token) {
 	for _, m := range all {
 		switch method := Method(m.value); {
 		case slices.Contains(methods, method):
-			p.warn(m.token.pos, "%s: %s is named twice; remove one", k.text, m.token.text)
+			p.warn(m.token.pos, "%s: %s repeats a method before it; remove it", k.text, m.token.text)
 		default:
 			methods = append(methods, method)
 		}
 	}
 	if i := slices.Index(methods, None); i >= 0 && i < len(methods)-1 {
-		p.warn(all[0].token.pos, "%s: none stands before other methods, so a client that offers both is never asked for a name; put none last", k.text)
+		p.warn(all[0].token.pos, "%s: none comes before other methods, so a client that offers both is never asked for a password; put none last", k.text)
 	}
 	if p.in == inSettings {
 		p.set.Settings.Methods, p.set.Settings.MethodsAt = methods, k.pos
@@ -317,7 +324,7 @@ func (p *parser) logTargets(k token) []string {
 	var names []string
 	for _, t := range p.names(k) {
 		if t.text == "syslog" || strings.HasPrefix(t.text, "syslog/") {
-			p.warn(t.pos, "%s: %s: the system log is not written, and stderr is written instead; "+
+			p.warn(t.pos, "%s: %s: Usher writes to stderr instead of the system log; "+
 				"write stderr, which a service manager passes on, or a file", k.text, t.text)
 		}
 		names = append(names, t.text)
@@ -365,7 +372,7 @@ func (p *parser) readSchedule(k token) {
 	t := p.take()
 	policy, priority, _ := strings.Cut(p.joined(t, '/'), "/")
 	if _, ok := parseNumber(priority); !ok || policy == "" {
-		p.fail(t.pos, "%s: a policy and a priority are missing; write them as in fifo/10", k.text)
+		p.fail(t.pos, "%s: needs a policy and a priority; write them as in fifo/10", k.text)
 		p.skipValues()
 	}
 }

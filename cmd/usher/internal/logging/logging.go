@@ -155,13 +155,15 @@ func (f *logFile) Write(line []byte) (int, error) {
 	return f.file.Write(line)
 }
 
-// Findings writes one line per finding about the rule file.
+// Findings writes a line for each finding about the rule file, and one for all
+// lines without effect.
 func Findings(log *slog.Logger, found []rules.Diagnostic) {
-	for _, d := range found {
-		level := slog.LevelWarn
-		if d.Severity == rules.Error {
-			level = slog.LevelError
+	levels := map[rules.Severity]slog.Level{rules.Error: slog.LevelError, rules.Note: slog.LevelInfo}
+	for _, d := range rules.Fold(found) {
+		level, ok := levels[d.Severity]
+		if !ok {
+			level = slog.LevelWarn
 		}
-		log.Log(context.Background(), level, d.Message, "place", d.Pos.String(), "remedy", d.Remedy)
+		log.Log(context.Background(), level, d.Message, "severity", d.Severity.String(), "place", d.Pos.String(), "remedy", d.Remedy)
 	}
 }

@@ -98,7 +98,7 @@ func (a *authCheck) offer(at rules.Pos, methods []rules.Method, UsersFile bool, 
 	if !slices.Contains(methods, rules.None) {
 		what = ifAlone
 	}
-	a.warn(at, "socksmethod: "+noUsers+" and "+what, "set USHER_USERS_FILE, or remove username")
+	a.warn(at, "socksmethod: "+noUsers+" and "+what, "set USHER_USERS_FILE to a file with names and passwords")
 }
 
 // demand checks what a socks-rule demands of the method that was negotiated.
@@ -118,10 +118,10 @@ func (a *authCheck) demand(r *rules.Rule, can []rules.Method, s rules.Settings, 
 	switch {
 	case len(needs) == 0 || slices.ContainsFunc(needs, func(m rules.Method) bool { return slices.Contains(can, m) }):
 	case !UsersFile && slices.Contains(needs, rules.Username):
-		a.add(severity, at, named+noUsers+" and this rule "+never, "set USHER_USERS_FILE, or remove the line")
+		a.add(severity, at, named+noUsers+" and this rule "+never, "set USHER_USERS_FILE to a file with names and passwords")
 	default:
 		a.add(severity, at, named+"no client can negotiate what this rule asks for, so it "+never,
-			"add the method to socksmethod: in the server settings and in the client-rules that have one")
+			"correct socksmethod: here, or name the method in the server settings and in the client-rules that have one, too")
 	}
 }
 

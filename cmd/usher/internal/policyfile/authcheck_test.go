@@ -37,7 +37,7 @@ func TestCheckAuth(t *testing.T) {
 		{"a client-rule that offers it", strings.Replace(in, " }", "\nsocksmethod: none }", 1) + strings.Replace(asked, "username", "none", 1), true,
 			[]string{"f:1:1: "}},
 		{"the parser's own warning is enough", "socksmethod: none\n" + in + named, false,
-			[]string{"f:4:1: no method gives a name"}},
+			[]string{"f:4:1: no client can log in"}},
 		{"groups without a file", "socksmethod: username\n" + in + strings.Replace(named, "user:", "group:", 1), true,
 			[]string{"f:4:1: group: there is no groups file, so this rule never matches"}},
 		{"users are counted and some have no name", "socksmethod: username none\n" + in + byUser + "}", true,
@@ -119,7 +119,7 @@ func TestUsersOfRules(t *testing.T) {
 		{"user, asked only of clients that are blocked", "socksmethod: username none\nclient block { from: 10.0.0.0/8 to: 0/0\nsocksmethod: username }\n" +
 			"client pass { from: 0/0 to: 0/0\nsocksmethod: none }\n" + byName, true,
 			"f:7:1: user: no client can negotiate what this rule asks for, so it would block nobody"},
-		{"user, method none", "socksmethod: none\n" + in + byName, true, "f:4:1: no method gives a name, so this rule would block nobody"},
+		{"user, method none", "socksmethod: none\n" + in + byName, true, "f:4:1: no client can log in, so this rule would block nobody"},
 		{"user, users file", in + byName, true, ""},
 		{"method, no users file", in + "socks block { from: 0/0 to: 0/0\nsocksmethod: username }\n" + all, false, ""},
 	} {

@@ -1,7 +1,6 @@
 package policyfile
 
 import (
-	"cmp"
 	"context"
 	"net"
 	"net/netip"
@@ -13,26 +12,19 @@ import (
 	"usher/proxy/rules"
 )
 
-// Lint returns warnings, in the order of their places, about rules that
+// Lint returns dangers and warnings, in the order of rules.Sort, about rules that
 // are correct and may not be meant; not all if ctx ends. For a long file it may
 // take a second, and where many rules have long lists of users, a minute.
 func Lint(ctx context.Context, cfg settings.Config, policy *decide.Policy) []rules.Diagnostic {
 	set := policy.Rules
 	found := set.Lint(ctx)
 	if r := set.OpenToAll(ctx, policy.Methods); r != nil && exposed(cfg, set.Settings) {
-		found = append(found, rules.Diagnostic{Pos: r.Pos, Severity: rules.Warning,
-			Message: "whoever can connect may use the proxy: with this rule all addresses are let in, and clients need no name",
-			Remedy:  "name your clients' networks in from:, or set USHER_USERS_FILE and write socksmethod: username without none"})
+		found = append(found, rules.Diagnostic{Pos: r.Pos, Severity: rules.Danger,
+			Message: "anybody who can connect may use this proxy: the rule lets all addresses in, and clients need not log in",
+			Remedy:  "write the networks of your clients in from:, or set USHER_USERS_FILE and write socksmethod: username without none"})
 	}
-	Sort(found)
+	rules.Sort(found)
 	return found
-}
-
-// Sort puts findings in the order of their places.
-func Sort(found []rules.Diagnostic) {
-	slices.SortStableFunc(found, func(a, b rules.Diagnostic) int {
-		return cmp.Or(cmp.Compare(a.Pos.Line, b.Pos.Line), cmp.Compare(a.Pos.Col, b.Pos.Col))
-	})
 }
 
 // exposed reports whether other machines can connect to where serve would listen.

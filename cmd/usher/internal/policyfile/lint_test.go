@@ -14,15 +14,15 @@ import (
 
 // What serve loads is looked over too, with what serve would do.
 func TestLoadedRulesAreLookedOver(t *testing.T) {
-	open := write(t, filepath.Join(t.TempDir(), "sockd.conf"), "socksmethod: none\nclient pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 192.0.2.0/24 }\nsocks pass { from: 0/0 to: 192.0.2.0/25 }\n")
+	open := write(t, filepath.Join(t.TempDir(), "sockd.conf"), "socksmethod: none\nclient pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 192.0.2.0/24 command: connect }\nsocks pass { from: 0/0 to: 192.0.2.0/25 command: connect }\n")
 	for _, c := range []struct {
 		listen string
 		want   []string
 	}{
 		{"127.0.0.1:1080", []string{"this rule never matches"}},
 		{"[::1]:1080", []string{"this rule never matches"}},
-		{":1080", []string{"whoever can connect may use the proxy", "this rule never matches"}},
-		{"192.0.2.1:1080", []string{"whoever can connect may use the proxy", "this rule never matches"}},
+		{":1080", []string{"anybody who can connect may use this proxy", "this rule never matches"}},
+		{"192.0.2.1:1080", []string{"anybody who can connect may use this proxy", "this rule never matches"}},
 	} {
 		cfg := settings.Config{RuleFile: open, Listen: []settings.HostPort{settings.HostPort(c.listen)}}
 		policy, _, err := Load(cfg)
@@ -31,7 +31,7 @@ func TestLoadedRulesAreLookedOver(t *testing.T) {
 		}
 		var got []string
 		for _, d := range Lint(t.Context(), cfg, policy.Decide()) {
-			if d.Severity != rules.Warning || d.Remedy == "" {
+			if d.Severity != rules.Warning && d.Severity != rules.Danger || d.Remedy == "" {
 				t.Errorf("not a warning with a remedy: %v", d)
 			}
 			got = append(got, d.Message)
@@ -55,7 +55,7 @@ func TestOptionalPasswordsLeaveTheProxyOpen(t *testing.T) {
 		set, _ := rules.Parse("f", []byte("socksmethod: "+methods+"\n"+rest), rules.Env{})
 		found := Lint(t.Context(), settings.Config{Listen: []settings.HostPort{":1080"}}, &decide.Policy{Rules: set, Logins: true})
 		warned := slices.ContainsFunc(found, func(d rules.Diagnostic) bool {
-			return strings.HasPrefix(d.Message, "whoever can connect may use the proxy")
+			return strings.HasPrefix(d.Message, "anybody who can connect may use this proxy")
 		})
 		if warned != open {
 			t.Errorf("socksmethod: %s: warned %v, want %v: %v", methods, warned, open, found)

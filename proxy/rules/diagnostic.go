@@ -1,0 +1,81 @@
+package rules
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Severity is how much a finding matters.
+type Severity int
+
+const (
+	Error   Severity = iota // the file cannot be served
+	Danger                  // it can, and lets somebody do more than is probably meant
+	Warning                 // it can, and probably does something else than is meant
+	Note                    // a line without effect here, which does no harm
+)
+
+// String returns the word that people and programs see.
+func (s Severity) String() string {
+	return [...]string{Error: "error", Danger: "danger", Warning: "warning", Note: "note"}[s]
+}
+
+// Diagnostic is one finding about the text: what is wrong, and what to do.
+type Diagnostic struct {
+	Pos      Pos
+	Severity Severity
+	Message  string
+	Remedy   string
+
+	keyword string // of a Note: what has no effect
+}
+
+// String returns file:line:col: what, and what to do.
+func (d Diagnostic) String() string { return d.Pos.String() + ": " + d.Message + "; " + d.Remedy }
+
+// Sort puts findings in the order in which people should read them: dangers
+// first, and each kind by its place. Errors and warnings are of one kind, as one
+// often explains the other.
+func Sort(found []Diagnostic) {
+	rank := func(d Diagnostic) int {
+		switch d.Severity {
+		case Danger:
+			return 0
+		case Note:
+			return 2
+		}
+		return 1
+	}
+	slices.SortStableFunc(found, func(a, b Diagnostic) int {
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), a.Pos.compare(b.Pos))
+	})
+}
+
+// Fold returns findings for people: all notes become one, at the place of the
+// first. Files of real servers have a dozen lines without effect, between which
+// what matters is not seen.
+func Fold(found []Diagnostic) []Diagnostic {
+	isNote := func(d Diagnostic) bool { return d.Severity == Note }
+	var names []string
+	var first Diagnostic
+	notes := 0
+	for _, d := range found {
+		if !isNote(d) {
+			continue
+		}
+		if notes++; notes == 1 {
+			first = d
+		}
+		if name := d.keyword + ":"; !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	if notes < 2 {
+		return found
+	}
+	first.Message = fmt.Sprintf("%d lines have no effect here: %s", notes, strings.Join(names, " "))
+	first.Remedy = "leave them, or remove them, usher validate --json tells why for each"
+	return append(slices.DeleteFunc(slices.Clone(found), isNote), first)
+}
