@@ -160,7 +160,6 @@ func (h *containerHost) replica(name, ruleFile string, ttl time.Duration) *repli
 			"USHER_CONFIG":              "/etc/usher/sockd.conf",
 			"USHER_STORE":               "redis://redis:6379/0",
 			"USHER_LEASE_TTL":           ttl.String(),
-			"USHER_STORE_WAIT":          "500ms",
 			"USHER_PROXY_PROTOCOL_FROM": "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16",
 			// HAProxy is to look elsewhere before this address is gone.
 			"USHER_DRAIN_GRACE":   "3s",

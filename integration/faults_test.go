@@ -137,16 +137,23 @@ func wire(m mix) func(*trial) {
 	}
 }
 
-// excuse lets the sessions of a replica that began before a moment stand above
-// the limit, as keep mode promises, and no others: what they had at most.
-func (r *trial) excuse(replica int, from, until time.Duration) {
-	if r.strict {
-		return
-	}
-	for i := range r.targets {
-		r.excess[i], _ = most(r.truth.spans(i, func(s proven) bool { return s.replica == replica }), from)
-	}
-	r.excused = func(_ int, s proven) bool { return s.replica == replica && s.from < until }
+// excuse names sessions that may stand above the limit: those that a replica
+// had when it was cut off, and still has. The zero value names none.
+type excuse struct {
+	replica     int
+	from, until time.Duration // it was cut off, and counted again
+}
+
+func (e excuse) covers(s proven) bool {
+	return e.until > 0 && s.replica == e.replica && s.from < e.until
+}
+
+// excess is how many sessions of a target are excused, at most at one moment. It
+// is to be asked when the run is over: a session proves that it lived by what
+// comes through it later.
+func (r *trial) excess(target int) int {
+	n, _ := most(r.truth.spans(target, r.excused.covers), r.excused.from)
+	return n
 }
 
 // others passes the sessions of all replicas but one.
@@ -182,7 +189,9 @@ func (r *trial) joinedAgain(victim int, cut time.Duration) {
 	})
 	joined := r.truth.now()
 	r.t.Logf("it counted again after %v", (joined - waitSince).Round(time.Millisecond))
-	r.excuse(victim, cut, joined)
+	if !r.strict {
+		r.excused = excuse{victim, cut, joined}
+	}
 	r.last(faultTTL / 2)
 	r.atEnd = append(r.atEnd, func() { r.noRefill(joined) })
 }

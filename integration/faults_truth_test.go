@@ -277,3 +277,21 @@ func TestMost(t *testing.T) {
 		}
 	}
 }
+
+// TestExcess holds that sessions which a cut-off replica had are excused also if
+// they prove that they lived only after it counted again.
+func TestExcess(t *testing.T) {
+	r := &trial{faultWorld: &faultWorld{truth: newTruth()}, t: t}
+	s := r.truth.admitted(0, 1, 0, 0)
+	cut := r.truth.now()
+	r.excused = excuse{replica: 1, from: cut, until: r.truth.now() + 1}
+	if n := r.excess(0); n != 0 {
+		t.Errorf("%d sessions are excused that have proved nothing, want 0", n)
+	}
+	line := r.truth.send(s)
+	r.truth.arrived(s.id, line)
+	r.truth.admitted(0, 1, 0, r.truth.now()) // after it counted again: not excused
+	if n := r.excess(0); n != 1 {
+		t.Errorf("%d sessions are excused, want 1", n)
+	}
+}

@@ -82,6 +82,7 @@ func newFaultWorld(t *testing.T, o faultOptions) *faultWorld {
 		env := map[string]string{
 			"USHER_CONFIG": file, "USHER_STORE": url,
 			"USHER_LEASE_TTL": faultTTL.String(), "USHER_LEASE_LOSS": "keep",
+			"USHER_STORE_WAIT": "500ms", // clients are to come back soon, as the store is often away
 		}
 		if o.strict {
 			env["USHER_LEASE_LOSS"] = "close"
@@ -148,12 +149,11 @@ type trial struct {
 	began   time.Duration
 	stop    chan struct{}
 	working sync.WaitGroup
-	replies [3]atomic.Int64                 // granted, failure, notAllowed
-	audits  []int                           // by shard: looks at its counts
-	trouble atomic.Pointer[string]          // what the auditor found first
-	excused func(target int, s proven) bool // keep: sessions of holders that were cut off
-	excess  []int                           // by target: how many of them there were
-	atEnd   []func()                        // further checks
+	replies [3]atomic.Int64        // granted, failure, notAllowed
+	audits  []int                  // by shard: looks at its counts
+	trouble atomic.Pointer[string] // what the auditor found first
+	excused excuse                 // keep: sessions that may stand above the limit
+	atEnd   []func()               // further checks
 }
 
 // underLoad keeps all limits full while fault does its worst, and checks that
@@ -165,7 +165,7 @@ func (f *faultWorld) underLoad(t *testing.T, fault func(r *trial)) {
 	f.truth.next()
 	r := &trial{
 		faultWorld: f, t: t, began: f.truth.now(), stop: make(chan struct{}),
-		audits: make([]int, f.shards), excess: make([]int, len(f.targets)),
+		audits: make([]int, f.shards),
 	}
 	for i := range f.replicas {
 		for target := range f.targets {
@@ -305,15 +305,15 @@ func (r *trial) judge() {
 		check()
 	}
 	for i, limit := range r.limits {
-		n, at := most(r.truth.spans(i, func(s proven) bool { return r.excused == nil || !r.excused(i, s) }), r.began)
+		n, at := most(r.truth.spans(i, func(s proven) bool { return !r.excused.covers(s) }), r.began)
 		if n > limit {
 			r.t.Errorf("target %d: %d sessions could relay %v after the start, the limit is %d", i, n, at-r.began, limit)
 		}
 		r.judgeKeys(i)
 		all, at := most(r.truth.spans(i, nil), r.began)
-		if all > limit+r.excess[i] {
+		if excess := r.excess(i); all > limit+excess {
 			r.t.Errorf("target %d: %d sessions could relay %v after the start, the limit is %d and those cut off had %d",
-				i, all, at-r.began, limit, r.excess[i])
+				i, all, at-r.began, limit, excess)
 		}
 	}
 	if trouble := r.trouble.Load(); trouble != nil {
@@ -342,7 +342,7 @@ func (r *trial) judgeKeys(target int) {
 	reached := false
 	for key := range keys {
 		n, at := most(r.truth.spans(target, func(s proven) bool {
-			return s.key == key && (r.excused == nil || !r.excused(target, s))
+			return s.key == key && !r.excused.covers(s)
 		}), r.began)
 		reached = reached || n == limit
 		if n > limit {

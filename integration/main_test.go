@@ -18,7 +18,7 @@ var usher string
 
 // smoke are the tests that -short runs if -run asks for no others: one limit
 // over replicas behind HAProxy, and the tests of the tests' own judges.
-const smoke = "^(TestTenOnTheWeb|TestMost|TestLimitModel)$"
+const smoke = "^(TestTenOnTheWeb|TestMost|TestExcess|TestLimitModel)$"
 
 func TestMain(m *testing.M) {
 	flag.Parse()

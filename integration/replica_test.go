@@ -45,7 +45,6 @@ func launchReplica(t testing.TB, name, host string, socksPort, adminPort int, en
 		"USHER_LISTEN":        r.socks,
 		"USHER_ADMIN_LISTEN":  strings.TrimPrefix(r.admin, "http://"),
 		"USHER_LEASE_TTL":     "2s",
-		"USHER_STORE_WAIT":    "500ms",
 		"USHER_DRAIN_GRACE":   "0s",
 		"USHER_DRAIN_TIMEOUT": "0s",
 		"USHER_LOG_FORMAT":    "json",
