@@ -371,7 +371,7 @@ func TestEnvironmentWinsOverInternal(t *testing.T) {
 func TestRulesAreLookedOver(t *testing.T) {
 	t.Parallel()
 	p := launch(t, "USHER_CONFIG="+ruleFile(t, passLoopback+"socks pass { from: 127.0.0.1/32 to: 192.0.2.0/24 }\n"))
-	const dead = "this rule never matches, as s1 (line 3) takes all that it would"
+	const dead = "this rule never matches: s1 (line 3) matches everything first"
 	p.logged(dead)
 	p.signal(syscall.SIGHUP)
 	p.loggedTimes(dead, 2)
