@@ -96,7 +96,7 @@ func openStore(cfg settings.Config) (store.Store, error) {
 	if cfg.Store == settings.Memory {
 		return memstore.New(), nil
 	}
-	st, err := redisstore.Open(string(cfg.Store), cfg.Cluster)
+	st, err := redisstore.Open(string(cfg.Store), string(cfg.Cluster))
 	if err != nil {
 		return nil, fmt.Errorf("USHER_STORE, USHER_CLUSTER: %w", err)
 	}
@@ -170,7 +170,7 @@ func (s *service) announce(policy *proxy.Policy, found []rules.Diagnostic, sourc
 		s.log.Info("counting sessions in memory", "effect", "limits hold for this process alone",
 			"to_change", "set USHER_STORE=redis://host:port/0 on all replicas")
 	} else {
-		s.log.Info("counting sessions in a shared store", "effect", "limits hold across all replicas of the cluster", "store", s.cfg.Store.String(), "cluster", s.cfg.Cluster, "lease_ttl", s.cfg.LeaseTTL.String(), "lease_loss", s.cfg.LeaseLoss)
+		s.log.Info("counting sessions in a shared store", "effect", "limits hold across all replicas of the cluster", "store", s.cfg.Store.String(), "cluster", string(s.cfg.Cluster), "lease_ttl", s.cfg.LeaseTTL.String(), "lease_loss", s.cfg.LeaseLoss)
 	}
 	if internal := policy.Rules.Settings.Internal; s.cfg.ListenSet && len(internal) > 0 {
 		s.log.Warn("USHER_LISTEN overrides internal: in the rule file", "internal", internal[0].Pos.String())

@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/redis/go-redis/v9"
@@ -29,7 +30,7 @@ type Store struct {
 var _ store.Store = (*Store)(nil)
 
 // Open returns the store at a URL for the cluster of replicas of that name,
-// which must not contain braces. It does not connect yet, but reads the files
+// which CheckCluster must accept. It does not connect yet, but reads the files
 // that the URL names. Errors never quote a password.
 //
 //	redis://[user:password@]host[:port][/db]                    one server
@@ -46,8 +47,8 @@ var _ store.Store = (*Store)(nil)
 // levels: what goes beyond is an error of its request like any other. The
 // errors of all methods are one line of printable text, cut after 500 bytes.
 func Open(rawURL, cluster string) (*Store, error) {
-	if cluster == "" || strings.ContainsAny(cluster, "{}") {
-		return nil, fmt.Errorf("redisstore: cluster name %q must be non-empty and without braces", cluster)
+	if err := CheckCluster(cluster); err != nil {
+		return nil, fmt.Errorf("redisstore: %w", err)
 	}
 	l, err := parseURL(rawURL)
 	if err != nil {
@@ -66,6 +67,18 @@ func Open(rawURL, cluster string) (*Store, error) {
 		s.locator = fixed(l.hosts[0])
 	}
 	return s, nil
+}
+
+var clusterName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+
+// CheckCluster fails for a name that a cluster of replicas cannot have. The name
+// is part of each key in Redis.
+func CheckCluster(name string) error {
+	if !clusterName.MatchString(name) {
+		return errors.New("not a cluster name; use 1 to 64 letters (A-Z, a-z), digits, dots, hyphens and underscores, " +
+			"the same name on all replicas")
+	}
+	return nil
 }
 
 // Shards implements store.Store.

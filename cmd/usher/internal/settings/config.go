@@ -5,6 +5,7 @@ package settings
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strconv"
@@ -27,7 +28,7 @@ type Config struct {
 	UsersFile    string        `env:"USHER_USERS_FILE" help:"User names and password hashes in htpasswd format. With it, and without a socksmethod: line, clients must log in."`
 	GroupsFile   string        `env:"USHER_GROUPS_FILE" help:"Members of the groups that group: in a rule names, in htgroup format. Requires USHER_USERS_FILE."`
 	Store        StoreURL      `env:"USHER_STORE" envDefault:"memory" help:"Where sessions are counted: memory for this process alone, or the URL of a Redis that all replicas share, such as redis://host:6379/0. docs/redis.md lists the URLs and their options."`
-	Cluster      string        `env:"USHER_CLUSTER" envDefault:"default" help:"Name of this set of replicas. Sets with different names can share a Redis and are counted apart."`
+	Cluster      ClusterName   `env:"USHER_CLUSTER" envDefault:"default" help:"Name of this set of replicas. Sets with different names can share a Redis and are counted apart. 1 to 64 letters, digits, dots, hyphens and underscores."`
 	LeaseTTL     time.Duration `env:"USHER_LEASE_TTL" envDefault:"10s" min:"1s" max:"10m" help:"How long a dead replica keeps its slots, from 1s to 10m. Must be the same on all replicas. Use at least 50 times the typical worst-case round trip to Redis."`
 	LeaseLoss    string        `env:"USHER_LEASE_LOSS" envDefault:"keep" enum:"keep,close" help:"What happens to limited sessions on a replica that loses contact with the store. keep: they continue. close: they end before another replica can be given their slots. Must be the same on all replicas."`
 	StoreWait    time.Duration `env:"USHER_STORE_WAIT" envDefault:"3s" min:"0s" max:"1m" help:"How long a new limited session waits for a store that is slow or unreachable, up to 1m. While the store answers, a single request always gets at least a tenth of the lease TTL."`
@@ -135,7 +136,7 @@ func Load(environ map[string]string) (cfg Config, warnings []string, err error) 
 		byField[reflect.TypeFor[Config]().Field(v.index).Name] = v
 		known[v.name] = true
 	}
-	var problems []error
+	environ, problems := withoutQuoted(environ, vars)
 	if err := env.ParseWithOptions(&cfg, env.Options{Environment: environ}); err != nil {
 		var all env.AggregateError
 		if !errors.As(err, &all) {
@@ -162,6 +163,23 @@ func Load(environ map[string]string) (cfg Config, warnings []string, err error) 
 	slices.Sort(warnings)
 	cfg.ListenSet = environ["USHER_LISTEN"] != ""
 	return cfg, warnings, errors.Join(problems...)
+}
+
+// withoutQuoted returns environ without Usher's values in quotes, each of which
+// is a mistake: some readers of env files keep the quotation marks, others do
+// not, and replicas would differ in their settings. The error does not show the
+// value, as it may hold a password.
+func withoutQuoted(environ map[string]string, vars []variable) (map[string]string, []error) {
+	environ = maps.Clone(environ)
+	var problems []error
+	for _, v := range vars {
+		if value := environ[v.name]; strings.Trim(value, `"'`) != value {
+			problems = append(problems, fmt.Errorf("%s: the value begins or ends with a quotation mark; "+
+				"remove it, as what reads an env file or a manifest may keep it", v.name))
+			delete(environ, v.name)
+		}
+	}
+	return environ, problems
 }
 
 // readable turns an error of the env library, which names a Go field and type,
@@ -211,11 +229,16 @@ func outOfRange(cfg Config, vars []variable, environ map[string]string) (problem
 	return problems
 }
 
-// Environ turns the result of os.Environ into a map.
+// Environ turns the result of os.Environ into a map. White space around the
+// values of Usher's variables is dropped, such as the newline that echo leaves in
+// a secret.
 func Environ(environ []string) map[string]string {
 	m := make(map[string]string, len(environ))
 	for _, e := range environ {
 		if name, value, ok := strings.Cut(e, "="); ok {
+			if strings.HasPrefix(name, "USHER_") {
+				value = strings.TrimSpace(value)
+			}
 			m[name] = value
 		}
 	}

@@ -2,6 +2,7 @@ package settings
 
 import (
 	"os"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
@@ -77,6 +78,13 @@ func TestBadValues(t *testing.T) {
 		{"USHER_UDP_PORTS", "0-9", "is not a port range"},
 		{"USHER_UDP_PORTS", "1-65536", "is not a port range"},
 		{"USHER_UDP_RELAY_FROM", "relayd", `"relayd" is not a network`},
+		{"USHER_CLUSTER", "prod/a", "not a cluster name; use 1 to 64 letters"},
+		{"USHER_CLUSTER", "prod eu", "not a cluster name; use 1 to 64 letters"},
+		{"USHER_CLUSTER", "{prod}", "not a cluster name; use 1 to 64 letters"},
+		{"USHER_CLUSTER", "prod:1", "not a cluster name; use 1 to 64 letters"},
+		{"USHER_CLUSTER", "prod\nuser", "not a cluster name; use 1 to 64 letters"},
+		{"USHER_CLUSTER", "prød", "not a cluster name; use 1 to 64 letters"},
+		{"USHER_CLUSTER", "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", "not a cluster name; use 1 to 64 letters"},
 		{"USHER_STORE", "etcd://geheim@host", `USHER_STORE: unknown kind of store "etcd"`},
 		{"USHER_STORE", "redis://:ge%heim@host", "USHER_STORE: not a URL (not shown"},
 		{"USHER_STORE", "redis:geheim", "USHER_STORE: the URL has no host"},
@@ -89,6 +97,50 @@ func TestBadValues(t *testing.T) {
 		}
 		if err != nil && (strings.Contains(err.Error(), "geheim") || strings.Contains(err.Error(), "ge%heim")) {
 			t.Errorf("%s=%s: the error shows the password: %v", c.name, c.value, err)
+		}
+	}
+}
+
+// Secrets made with echo end in a newline, and env files keep quotation marks.
+// Neither may make another cluster of a replica, or another anything.
+func TestWhiteSpaceAndQuotes(t *testing.T) {
+	good := map[string]string{
+		"USHER_LISTEN": "127.0.0.1:1", "USHER_ADMIN_LISTEN": "off", "USHER_CONFIG": "/a b", "USHER_USERS_FILE": "/u",
+		"USHER_GROUPS_FILE": "/g", "USHER_STORE": "redis://:geheim@h", "USHER_CLUSTER": "prod.eu-1_a", "USHER_LEASE_TTL": "2s",
+		"USHER_LEASE_LOSS": "keep", "USHER_STORE_DOWN": "admit", "USHER_PROXY_PROTOCOL_FROM": "10.0.0.0/8",
+		"USHER_MAX_NEGOTIATING": "7", "USHER_UDP_ADVERTISE": "192.0.2.7", "USHER_UDP_PORTS": "1-9",
+		"USHER_LOG_FORMAT": "text", "USHER_LOG_LEVEL": "debug",
+	}
+	want, _, err := Load(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	around := func(before, after string) map[string]string {
+		var list []string
+		for name, value := range good {
+			list = append(list, name+"="+before+value+after)
+		}
+		return Environ(list)
+	}
+	for _, space := range []string{"\n", "\r\n", " ", "\t"} {
+		if got, _, err := Load(around(space, space)); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("with %q around: %v\n%+v, want\n%+v", space, err, got, want)
+		}
+	}
+	if cfg, _, err := Load(Environ([]string{"USHER_LISTEN= \n"})); err != nil || cfg.ListenSet {
+		t.Errorf("white space alone: %v, set %v", err, cfg.ListenSet)
+	}
+	for _, quote := range []string{`"`, "'"} {
+		for _, environ := range []map[string]string{around(quote, quote), around("", quote+"\n"), around(quote, "")} {
+			_, _, err := Load(environ)
+			for name := range good {
+				if err == nil || strings.Count(err.Error(), name+": the value begins or ends with a quotation mark; remove it") != 1 {
+					t.Errorf("%s in %s: %v", name, quote, err)
+				}
+			}
+			if err != nil && strings.Contains(err.Error(), "geheim") {
+				t.Error("the error shows the password")
+			}
 		}
 	}
 }

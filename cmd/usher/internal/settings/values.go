@@ -102,6 +102,16 @@ func (p *PortRange) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// ClusterName is the name of a set of replicas. Replicas with names that differ
+// in a single character count apart, so only plain names are accepted.
+type ClusterName string
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (c *ClusterName) UnmarshalText(text []byte) error {
+	*c = ClusterName(text)
+	return redisstore.CheckCluster(string(text))
+}
+
 // Memory counts in this process alone.
 const Memory StoreURL = "memory"
 
