@@ -3,7 +3,6 @@ package redisstore
 import (
 	"context"
 	"fmt"
-	"net"
 	"strconv"
 	"strings"
 	"sync"
@@ -47,10 +46,10 @@ func (n *nodes) locate(ctx context.Context, key string) (place, error) {
 func (n *nodes) askAll(ctx context.Context, peers []*peer, slot int) (place, error) {
 	addr, epoch, err := newest(ctx, peers, func(ctx context.Context, p *peer, c *redis.Conn) (string, uint64, error) {
 		var info *redis.StringCmd
-		var slots *redis.ClusterSlotsCmd
+		slots := redis.NewSliceCmd(ctx, "CLUSTER", "SLOTS") // the library's own reader fails at a null
 		_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error {
-			info, slots = p.ClusterInfo(ctx), p.ClusterSlots(ctx)
-			return nil
+			info = p.ClusterInfo(ctx)
+			return p.Process(ctx, slots)
 		})
 		if err != nil {
 			return "", 0, err
@@ -59,7 +58,11 @@ func (n *nodes) askAll(ctx context.Context, peers []*peer, slot int) (place, err
 		if err != nil {
 			return "", 0, fmt.Errorf("the cluster's epoch: %w", err)
 		}
-		addr := n.read(slots.Val(), slot, p.addr)
+		ranges, err := readSlots(slots.Val(), p.addr)
+		if err != nil {
+			return "", 0, err
+		}
+		addr := n.find(ranges, slot)
 		if addr == "" {
 			return "", 0, fmt.Errorf("knows no node that serves slot %d", slot)
 		}
@@ -68,25 +71,16 @@ func (n *nodes) askAll(ctx context.Context, peers []*peer, slot int) (place, err
 	return place{addr, epoch}, err
 }
 
-// read returns the primary of a slot, and remembers all primaries.
-func (n *nodes) read(ranges []redis.ClusterSlot, slot int, asked string) (addr string) {
+// find returns the primary of a slot, and remembers all primaries.
+func (n *nodes) find(ranges []slotRange, slot int) (addr string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, r := range ranges {
-		if len(r.Nodes) == 0 {
-			continue
+		if n.seen[r.primary] == nil {
+			n.seen[r.primary] = newPeer(r.primary, n.open)
 		}
-		primary := r.Nodes[0].Addr
-		if host, port, err := net.SplitHostPort(primary); err == nil && (host == "" || host == "?") {
-			// It does not know its own address, but we reached it.
-			host, _, _ = net.SplitHostPort(asked)
-			primary = net.JoinHostPort(host, port)
-		}
-		if n.seen[primary] == nil {
-			n.seen[primary] = newPeer(primary, n.open)
-		}
-		if r.Start <= slot && slot <= r.End {
-			addr = primary
+		if r.first <= int64(slot) && int64(slot) <= r.last {
+			addr = r.primary
 		}
 	}
 	return addr
