@@ -19,7 +19,7 @@ const (
 	maxRounds     = 1_000_000
 )
 
-const newHash = `write the line anew with "htpasswd -nB USER"`
+const newHash = `set a new password with "htpasswd -nB USER"`
 
 // maxUser is the longest user name that RFC 1929 can carry, in bytes.
 const maxUser = 255
@@ -65,7 +65,8 @@ func parseLine(line string) (user string, hash htpasswd.EncodedPasswd, what, rem
 func parseHash(encoded string) (hash htpasswd.EncodedPasswd, what, remedy string) {
 	s, ok := schemeOf(encoded)
 	if !ok {
-		return nil, "the password is in plain text or in a form that is not accepted (bcrypt, SHA-crypt and MD5-crypt are)", newHash
+		what, remedy = foreign(encoded)
+		return nil, what, remedy
 	}
 	parts := s.form.FindStringSubmatch(encoded)
 	if parts == nil {
@@ -79,6 +80,29 @@ func parseHash(encoded string) (hash htpasswd.EncodedPasswd, what, remedy string
 		return nil, "the " + s.name + " hash is malformed", newHash
 	}
 	return hash, "", ""
+}
+
+// foreignForms are what a file of a system may hold instead of a hash of ours.
+var foreignForms = []struct{ prefix, name string }{
+	{"$y$", "a yescrypt hash"}, // Debian's default; no maintained Go module computes it
+	{"$gy$", "a gost-yescrypt hash"},
+	{"$7$", "an scrypt hash"},
+	{"$argon2", "an Argon2 hash"},
+	{"{SHA}", "a SHA-1 hash without salt"},
+	{"{SSHA}", "a SHA-1 hash"},
+}
+
+// foreign says what a password is that is in no accepted form, and the remedy.
+func foreign(encoded string) (what, remedy string) {
+	if strings.HasPrefix(encoded, "!") || strings.HasPrefix(encoded, "*") {
+		return "the account is locked, so nobody can log in by it", "remove the line, or " + newHash
+	}
+	for _, f := range foreignForms {
+		if strings.HasPrefix(encoded, f.prefix) {
+			return "the password is " + f.name + ", which is not accepted (bcrypt, SHA-crypt and MD5-crypt are)", newHash
+		}
+	}
+	return "the password is in plain text or in a form that is not accepted (bcrypt, SHA-crypt and MD5-crypt are)", newHash
 }
 
 func schemeOf(encoded string) (scheme, bool) {
