@@ -15,23 +15,30 @@ import (
 )
 
 // InterfaceAddrs returns the current addresses of a network interface, and
-// whether that interface exists.
+// whether there is one of that name. On Linux a name may be the label of some of
+// them, such as eth0:1, and eth0 is those that have no other label, as for
+// getifaddrs(3) and Dante.
 func InterfaceAddrs(name string) ([]netip.Addr, bool) {
-	ifi, err := net.InterfaceByName(name)
-	if err != nil {
-		return nil, false
-	}
-	list, err := ifi.Addrs()
+	found, err := labelled()
 	if err != nil {
 		return nil, false
 	}
 	var addrs []netip.Addr
-	for _, a := range list {
-		if prefix, err := netip.ParsePrefix(a.String()); err == nil {
-			addrs = append(addrs, prefix.Addr())
+	for _, a := range found {
+		if a.label == name {
+			addrs = append(addrs, a.addr)
 		}
 	}
+	if _, err := net.InterfaceByName(name); err != nil && len(addrs) == 0 {
+		return nil, false
+	}
 	return addrs, true
+}
+
+// labelledAddr is an address and what it is called by: its label, else its interface.
+type labelledAddr struct {
+	label string
+	addr  netip.Addr
 }
 
 // Endpoints returns the addresses of internal: or external: lines. An
