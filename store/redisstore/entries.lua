@@ -54,6 +54,16 @@ local function open_book(t, r, holder, first, last, read)
   return b
 end
 
+-- shorten gives a window that is used up no more time than it has in all. It
+-- has more if the clock of Redis stepped back after it began, and would refuse
+-- for as long as the step. A user of the store from before may lack the right.
+local function shorten(w)
+  local left = redis.pcall('PTTL', w.key)
+  if type(left) == 'number' and (left > tonumber(w.per) or left < 0) then
+    redis.call('SET', w.key, int(w.used), 'PX', w.per)
+  end
+end
+
 -- read_windows reads the rates behind the entries, one per key from KEYS[4] on
 -- (level, n, milliseconds), how much of each window is used, and which entries
 -- are held to them.
@@ -66,6 +76,7 @@ local function read_windows(b, at)
       key = KEYS[3 + i], n = tonumber(ARGV[at + 1]), per = ARGV[at + 2],
       runs = used ~= nil, used = used or 0, taken = 0,
     }
+    if w.runs and w.used >= w.n then shorten(w) end
     b.windows[i], b.rows[ARGV[at]].window = w, w
     at = at + 3
   end
