@@ -230,8 +230,8 @@ func (p *parser) ports() ports {
 	return p.compared(value, op, n)
 }
 
-// joined returns A-B of A-B, A - B, A- B or A -B, where - is sep and what is
-// before its first blank was taken; A alone if none of these follows.
+// joined returns A-B for A-B, A - B, A- B and A -B, with sep for the hyphen; A
+// alone if no sep follows. first, the word up to the first blank, was taken.
 func (p *parser) joined(first token, sep byte) string {
 	text := first.text
 	if t := p.peek(); t.kind == tokenWord && t.text[0] == sep {

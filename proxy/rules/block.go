@@ -55,7 +55,7 @@ func (p *parser) atHeader() bool {
 	return words != ""
 }
 
-// block reads a rule, or skips a block that is none of ours.
+// block reads a rule, or skips a block of another kind.
 func (p *parser) block() {
 	first := p.peek()
 	words, n := p.headerAt(p.next)
@@ -86,8 +86,8 @@ func (p *parser) block() {
 	p.finishRule()
 }
 
-// opened goes past the brace that begins a block. If there is none, it says
-// so, and reports whether what follows may be the block all the same.
+// opened goes past the brace that begins a block. If there is none, it adds a
+// finding, and reports whether the next tokens still look like the block.
 func (p *parser) opened(words string, line int) bool {
 	p.skipNewlines()
 	t := p.peek()

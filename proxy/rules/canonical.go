@@ -16,11 +16,11 @@ const digestPrefix = "c1"
 // digestLength is that of the hexadecimal digits after the prefix.
 const digestLength = 20
 
-// Digest names what the rules decide, and so their counters: for each rule in
-// order the verdict, kind, addresses and ports as written after normalising,
-// command and protocol, proxyprotocol, methods, names of users and groups, and
-// the limit; and the server's methods. Other settings, log, timeouts and comments are not
-// in it. The form is a promise: replicas of different versions must agree on it.
+// Digest names the counter space of the rules. It covers, for each rule in order,
+// its verdict, kind, normalised addresses and ports, command and protocol,
+// proxyprotocol, methods, names of users and groups, and the limit; and the
+// server's methods. It does not cover other settings, log, timeouts and comments.
+// The form is a promise: replicas of different versions must agree on it.
 func (s *Set) Digest() string { return s.digest }
 
 func digest(s *Set) string {
@@ -36,8 +36,8 @@ func digest(s *Set) string {
 	return digestPrefix + hex.EncodeToString(sum[:])[:digestLength]
 }
 
-// digested writes what the digest covers. An interface is written as a host
-// name would be, for a replica may lack it.
+// digested writes the part of a rule that the digest covers. It writes an
+// interface like a host name, because another replica may not have it.
 func (r *Rule) digested(b *strings.Builder) {
 	b.WriteString(r.header() + "\n")
 	line(b, " ", "from", strings.ToLower(r.cond.from.String()))
@@ -45,7 +45,8 @@ func (r *Rule) digested(b *strings.Builder) {
 	r.conditions(b, " ")
 }
 
-// conditions writes what both the digest and the text have, but for addresses.
+// conditions writes the conditions that the digest and the text share, without
+// the addresses.
 func (r *Rule) conditions(b *strings.Builder, indent string) {
 	c := &r.cond
 	if c.commands != allCommands {

@@ -65,8 +65,8 @@ func (p *parser) checkCommands() {
 	}
 }
 
-// checkReplies warns of what a rule for replies alone does not do: it lets
-// through what belongs to a session that another rule let begin.
+// checkReplies warns of keywords without effect in a rule for replies alone.
+// Another rule let the session begin, and that one has these keywords.
 func (p *parser) checkReplies() {
 	r := p.rule
 	if r.Client || !r.Pass || r.cond.commands == 0 || r.cond.commands&^replyCommands != 0 {
@@ -89,8 +89,8 @@ func (p *parser) checkReplies() {
 	}
 }
 
-// checkVersion finds rules for SOCKS 4 alone that ask for what it does not have,
-// or pass clients of whom the server asks that.
+// checkVersion finds rules for SOCKS 4 alone that never match, because they or
+// the server settings demand UDP or a login. SOCKS 4 has neither.
 func (p *parser) checkVersion() {
 	r := p.rule
 	if r.cond.versions != socks4 || r.cond.commands == 0 {
@@ -124,7 +124,7 @@ func (p *parser) checkMethods() {
 	}
 }
 
-// checkNames checks what user: and group: need.
+// checkNames checks that clients can log in where user: or group: is given.
 func (p *parser) checkNames() {
 	r := p.rule
 	if len(r.cond.users)+len(r.cond.groups) == 0 {
@@ -149,9 +149,10 @@ func (p *parser) checkNames() {
 	}
 }
 
-// checkNamedAddresses warns of .domain where it cannot match: addresses are not
-// looked up backwards, for whoever owns them could answer as they like. And it
-// warns of names in rules that block, whose addresses others choose.
+// checkNamedAddresses warns of .domain where it cannot match. Usher does not look
+// addresses up backwards, because the owner of an address could answer with any
+// name. It also warns of names in rules that block: the owner of a name chooses
+// its addresses.
 func (p *parser) checkNamedAddresses() {
 	r := p.rule
 	const why = "a .domain matches names, but this is always an address"
@@ -195,8 +196,8 @@ func (p *parser) firstPos(names ...string) Pos {
 	return p.rule.Pos
 }
 
-// checkFile checks what only the whole file tells. After an error, what is
-// missing may be what could not be read, and saying so would mislead.
+// checkFile checks the file as a whole. It does nothing after an error: a rule that
+// seems to be missing may be one that could not be read.
 func (p *parser) checkFile(start Pos, text []byte) {
 	s := p.set
 	if slices.ContainsFunc(p.diags, func(d Diagnostic) bool { return d.Severity == Error }) {

@@ -8,22 +8,21 @@ import (
 	"strings"
 )
 
-// coverage finds rules that match whenever another one does. Its indexes file
-// host names and groups as well: other than for a query, only the very name
-// matters.
+// coverage finds rules that match whenever another one does. Its indexes also
+// hold host names and groups. A query needs their addresses and members, but here
+// two rules are compared by the names alone.
 type coverage struct {
 	clients, requests, replies *index
 
 	methods []Method        // all that clients may have negotiated
 	leaving Families        // of the targets that can be reached
-	left    *int            // how many rules may still be compared; at 0 nothing is found any more
-	stop    <-chan struct{} // closed when nobody wants to know any more
+	left    *int            // how many rules may still be compared; at 0 nothing more is found
+	stop    <-chan struct{} // closed when the caller has given up
 }
 
-// mostComparisons bounds what Lint does about a file, to about a second if no
-// rules take all addresses of many others for long lists of users: an index
-// finds most rules by one condition, but not every list of ten thousand differs
-// in one.
+// mostComparisons bounds the work of Lint, to about a second for most files. An
+// index finds most rules by one condition. Without a bound, a list of ten thousand
+// rules that differ in no single condition would need all pairs.
 const mostComparisons = 5_000_000
 
 func (s *Set) coverage(ctx context.Context, comparisons int) coverage {
@@ -58,8 +57,8 @@ func (s *Set) coverage(ctx context.Context, comparisons int) coverage {
 	return c
 }
 
-// groupNames returns what the groups of a rule are filed under, among the users.
-// No user is called so: names hold no colon.
+// groupNames returns the keys of a rule's groups in the index of users. The colon
+// keeps them apart, as no user name has one.
 func groupNames(r *Rule) (names []string) {
 	for _, name := range r.cond.groups {
 		names = append(names, ":"+name)
@@ -67,9 +66,9 @@ func groupNames(r *Rule) (names []string) {
 	return names
 }
 
-// lint warns of rules that never match because earlier ones do whenever they
-// would: one rule, or one for each family of addresses. Rules that others cover
-// together in another way are not found.
+// lint warns of rules that never match, because one earlier rule covers them, or
+// one for each family of addresses. It does not find rules that several others
+// cover in another way.
 func (c coverage) lint(list []*Rule) (found []Diagnostic) {
 	for _, r := range list {
 		if !r.Client && (r.cond.commands == 0 || r.cond.versions&allVersions == 0) {
@@ -118,8 +117,9 @@ func (c coverage) instead(r *Rule, by []*Rule) string {
 // families are all addresses, though not all names.
 var families = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
 
-// by returns rules of r's kind before end of which one matches whenever r
-// does, but for requests for UDP associations; nil if there are none.
+// by returns rules of r's kind before end, such that one of them matches whenever
+// r does; nil if there are none. It ignores requests for UDP associations, see
+// takeAssociations.
 func (c coverage) by(r, end *Rule) (all []*Rule) {
 	if one := c.one(r, end); one != nil {
 		return []*Rule{one}
@@ -156,7 +156,7 @@ func (c coverage) one(r, end *Rule) *Rule {
 	case r.cond.commands&^replyCommands == 0:
 		x = c.replies
 	}
-	// A rule that covers r matches what r does, so the index finds it by any such query.
+	// A rule that covers r matches every query that r matches, so one query finds it.
 	q := r.example(x)
 	lists := x.candidates(nil, &q)
 	if found := x.users[x.rarestUser(groupNames(r))]; len(found) > 0 {
@@ -252,8 +252,8 @@ func (c coverage) coversUsers(earlier, r *Rule) bool {
 	return covered && within(earlier.cond.users, r.cond.users) && within(earlier.cond.groups, r.cond.groups)
 }
 
-// takeAssociations reports whether by, who cover r, also take the requests for
-// UDP associations that r would.
+// takeAssociations reports whether the rules of by, which cover r, also match the
+// requests for UDP associations that r would.
 func takeAssociations(by []*Rule, r *Rule) bool {
 	leaves := func(r *Rule) bool {
 		return !r.cond.commands.has(UDPAssociate) || !r.Pass && !r.cond.everything
@@ -265,8 +265,8 @@ func (e *endpoint) covers(f *endpoint) bool {
 	return e.ports.covers(f.ports) && e.address.covers(&f.address)
 }
 
-// shared returns what e and f have in common, as far as that can be told; some
-// is false if that is nothing. What cannot be told is taken for e.
+// shared returns the part that e and f have in common; some is false if they have
+// none. If that cannot be known, as for host names, it returns e.
 func (e *endpoint) shared(f *endpoint) (both endpoint, some bool) {
 	both = *e
 	if e.ports.covers(f.ports) {

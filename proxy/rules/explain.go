@@ -6,11 +6,11 @@ import (
 	"strings"
 )
 
-// Step is what became of one rule in a walk.
+// Step is the result of asking one rule.
 type Step struct {
 	Rule     *Rule
 	Mismatch Mismatch // NoMismatch: this rule decides
-	Why      string   // what of the query is not in the rule, for people; "" if it decides
+	Why      string   // for people: the condition that the query does not fulfil; "" if the rule decides
 }
 
 // String returns the keyword that was not fulfilled, as in the rule file; ""
@@ -22,8 +22,8 @@ func (m Mismatch) String() string {
 	}[m]
 }
 
-// ExplainClient returns what MatchClient does, and what became of each rule up
-// to the one that decides, or of all if none does. It asks every rule.
+// ExplainClient returns the verdict of MatchClient, and a Step for each rule up to
+// the one that decides, or for all if none does. It uses no index.
 func (s *Set) ExplainClient(q Query) (v Verdict, steps []Step) {
 	q = q.plain()
 	q.To.Name = ""
@@ -37,7 +37,7 @@ func (s *Set) ExplainClient(q Query) (v Verdict, steps []Step) {
 	return Verdict{}, steps
 }
 
-// ExplainSocks is to MatchSocks what ExplainClient is to MatchClient.
+// ExplainSocks returns the verdict of MatchSocks and its steps, see ExplainClient.
 func (s *Set) ExplainSocks(q Query) (v Verdict, steps []Step) {
 	q = q.plain()
 	for _, r := range s.Socks {
@@ -70,7 +70,7 @@ func (r *Rule) step(q *Query, why Mismatch) Step {
 	return Step{Rule: r, Mismatch: why, Why: r.why(q, why)}
 }
 
-// why says what a mismatch is about: the query, and what the rule asks for.
+// why describes a mismatch: the value in the query, and the condition of the rule.
 func (r *Rule) why(q *Query, m Mismatch) string {
 	c := &r.cond
 	not := func(got string, want ...string) string {

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// queryKind tells queries apart by what rules ask of them.
+// queryKind tells queries apart by the conditions that apply to them.
 type queryKind uint8
 
 const (
@@ -28,10 +28,10 @@ func (q *Query) kind() queryKind {
 	return kindRequest
 }
 
-// An index finds those of a list of rules that may match a query, in the order
-// of the list, without a look at the others. It decides nothing: whom it finds
-// is asked in full, and whom it leaves out would have been refused without
-// looking up a name.
+// An index finds the rules of a list that may match a query, in the order of the
+// list, without asking the others. It decides nothing: each rule that it finds is
+// asked in full. A rule that it leaves out would not have matched, and would not
+// have looked up a name.
 //
 // Each rule is filed once, under the rarest of its conditions: the one that it
 // shares with the fewest others. So a rule that has one user of ten thousand is
@@ -74,9 +74,10 @@ const (
 	keyUser
 )
 
-// conditionsOf returns the function that lists by what a rule can be filed for
-// queries which ask for the target or not, and for the user or not. The keys
-// of one condition are alternatives: a rule is filed under all of them.
+// conditionsOf returns a function that lists the conditions of a rule that the
+// index can use: those about the target if target is set, and about the user if
+// user is set. The keys of one condition are alternatives, and the rule is filed
+// under all of them.
 func conditionsOf(target, user bool) func(*Rule) [][]key {
 	return func(r *Rule) (list [][]key) {
 		if keys, ok := r.cond.from.networks(keyFrom); ok {

@@ -54,8 +54,8 @@ func (k *KeepAlive) setInterval(n int64) {
 }
 func (k *KeepAlive) setCount(n int64) { k.Count, k.given = int(n), k.given|keepCount }
 
-// Over returns base with what the text of k says in place of it. What k has
-// inherited does not count.
+// Over returns base, with the options that the text of k gives in place of its
+// own. Options that k inherited do not count.
 func (k KeepAlive) Over(base KeepAlive) KeepAlive {
 	if k.given&keepOn != 0 {
 		base.On = k.On
@@ -72,13 +72,13 @@ func (k KeepAlive) Over(base KeepAlive) KeepAlive {
 	return base
 }
 
-// inherited returns what a rule has before its text says anything.
+// inherited returns the values that a rule begins with, none of them given.
 func (k KeepAlives) inherited() KeepAlives {
 	k.Internal.given, k.External.given = 0, 0
 	return k
 }
 
-// print writes what is given.
+// print writes the options that the text gives.
 func (k KeepAlives) print(b *strings.Builder, indent string) {
 	k.Internal.print(b, indent+"internal.")
 	k.External.print(b, indent+"external.")

@@ -37,13 +37,13 @@ type keyword struct {
 	read   func(*parser, token) // consumes the values
 	accept string               // accepted with this warning: why it does nothing here
 	refuse string               // refused: why, and after the last "; " the remedy
-	repeat bool                 // may be given again, and then adds to what is there
-	is     string               // what it is another spelling of, if its repetition counts as that
+	repeat bool                 // may be given again, and then adds to the values before
+	is     string               // the keyword that it is another spelling of; together they may be given once
 }
 
-// keywords is the whole language, Dante 1.4's and the older one's. What a keyword
-// becomes here is all that decides its fate; docs/rules-reference.md says it in words, and a test
-// compares the two.
+// keywords is the whole language, of Dante 1.4 and the older one. Each entry decides
+// what becomes of its keyword. docs/rules-reference.md has the same table for
+// people, and a test compares the two.
 var keywords = []keyword{
 	// addresses and limits of a rule
 	{name: "from", in: inRules, read: (*parser).readFrom},
@@ -119,7 +119,7 @@ var keywords = []keyword{
 	{name: "udp.connectdst", in: inSettings, read: (*parser).readConnectDst},
 	{name: "resolveprotocol", in: inSettings, read: (*parser).readResolve},
 
-	// what would change who may do what
+	// refused: without them the file would mean something else
 	{name: "srchost", in: inSettings, refuse: "Usher does not look clients up in the DNS; " +
 		"write the addresses of the permitted clients in from:, then remove the line"},
 	{name: "compatibility", in: inSettings, read: (*parser).readCompatibility, repeat: true},
@@ -132,7 +132,7 @@ var keywords = []keyword{
 	{name: "hostid", in: inRules, refuse: noHostIDs},
 	{name: "hostindex", in: inRules, refuse: noHostIDs},
 
-	// what does no harm
+	// without effect, and harmless
 	{name: "user.privileged", in: inSettings, read: (*parser).readIdleWord, accept: userIDs},
 	{name: "user.unprivileged", in: inSettings, read: (*parser).readIdleWord, accept: userIDs},
 	{name: "user.notprivileged", in: inSettings, read: (*parser).readIdleWord, accept: userIDs},

@@ -118,7 +118,7 @@ func (l *lexer) word(start Pos, glued bool) {
 	l.add(tokenWord, text, start, glued)
 }
 
-// badCharacter reports and skips a run of what no word may hold.
+// badCharacter reports and skips a run of a character that no word may hold.
 func (l *lexer) badCharacter(start Pos) {
 	r, n := utf8.DecodeRuneInString(l.text[l.off:])
 	what := "the character " + strconv.QuoteRuneToASCII(r) + " is not allowed"

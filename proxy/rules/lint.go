@@ -10,13 +10,13 @@ import (
 	"usher/store/limit"
 )
 
-// Lint returns warnings about rules that are correct one by one and together
-// mean something else than they seem to. They are in no order, and not all if
-// ctx ends.
+// Lint returns dangers and warnings about rules that are correct one by one, but
+// together mean something else than they seem to. They are in no order, and not
+// complete if ctx ends.
 func (s *Set) Lint(ctx context.Context) []Diagnostic { return s.lint(ctx, mostComparisons) }
 
-// lint is Lint with no more comparisons than that for what clients can reach,
-// which matters most, and as many for the rest.
+// lint is Lint with a bound on comparisons: once for lintReach, which matters most,
+// and once for the rest.
 func (s *Set) lint(ctx context.Context, comparisons int) []Diagnostic {
 	c := s.coverage(ctx, comparisons)
 	forReach := c.afresh(comparisons)
@@ -42,8 +42,8 @@ func (r *Rule) warning(message, remedy string) Diagnostic {
 	return Diagnostic{Pos: r.Pos, Severity: Warning, Message: message, Remedy: remedy}
 }
 
-// shownOfKind is how many findings of a kind are told one by one. Lists that a
-// program wrote may have thousands.
+// shownOfKind is how many findings of a kind are reported one by one. Generated
+// lists may have thousands.
 const shownOfKind = 10
 
 // shown returns the first findings of a kind, the last of which counts the rest.
@@ -57,7 +57,7 @@ func shown(found []Diagnostic) []Diagnostic {
 	return found
 }
 
-// lintStrangers warns of socks-rules that pass clients whom no client-rule lets in.
+// lintStrangers warns of socks-rules that pass clients which no client-rule lets in.
 func (s *Set) lintStrangers() (found []Diagnostic) {
 	in := newSources(passing(s.Client))
 	if in.any == nil {
@@ -85,14 +85,14 @@ func (r *Rule) requested() bool {
 	return r.cond.commands&^replyCommands != 0 && r.cond.versions&allVersions != 0
 }
 
-// lintInheritance warns of client-rules that count sessions to their end, but
-// not those of every socks-rule. A rate counts beginnings alone, and where
-// every socks-rule inherits the limit is one for sessions, as it says.
+// lintInheritance warns of client-rules whose limit counts the sessions of some
+// socks-rules to their end, and not those of others. It does not warn of a rate,
+// which counts only beginnings, and where every socks-rule inherits the limit.
 func (s *Set) lintInheritance(c coverage) (found []Diagnostic) {
 	live := only(s.Socks, func(r *Rule) bool { return r.Pass && c.by(r, r) == nil })
 	inheriting := only(live, func(r *Rule) bool { return r.requested() && !r.Session.Limited })
 	leave, stay := newSources(only(live, func(r *Rule) bool { return r.requested() && r.Session.Limited })), newSources(inheriting)
-	// What BIND inherits may go when its peer comes.
+	// A BIND session that inherits the slot may leave it when its peer comes.
 	leaveLater, bind := newSources(c.limitedReplies(live)), newSources(only(inheriting, func(r *Rule) bool { return r.cond.commands.has(Bind) }))
 	for _, r := range s.Client {
 		if !r.Session.Inheritable || r.Session.Max == limit.None && r.Session.KeyMax == 0 || c.by(r, r) != nil {
@@ -118,10 +118,10 @@ func (s *Set) lintInheritance(c coverage) (found []Diagnostic) {
 	return shown(found)
 }
 
-// limitedReplies returns those of the rules that take BIND sessions over when
-// their peer comes. The client is in their to:, so they are returned as if that
-// were from:. Of a rule for requests to: is meant for targets, and 0/0, a name
-// or a port says nothing of clients; but a network may have some.
+// limitedReplies returns the rules that take BIND sessions over when their peer
+// comes. In such a rule the client is in to:, so each is returned with to: in place
+// of from:. A rule that also matches requests has targets in to:. Then 0/0, a name
+// or a port tells nothing about clients, but a network may hold some.
 func (c coverage) limitedReplies(list []*Rule) (replies []*Rule) {
 	for _, r := range list {
 		reply := *r
@@ -141,9 +141,9 @@ func (e *endpoint) isNetwork() bool {
 	return e.kind == prefixAddress && e.prefix.Bits() > 0 && !e.restricted
 }
 
-// inside are the networks that mean the proxy's own machine or its link, and
-// addresses in them that say more than the rest: clients elsewhere can reach
-// them through the proxy alone.
+// inside are the networks of the proxy's own machine and its link, which clients
+// elsewhere can reach only through the proxy, and single addresses in them that
+// deserve a name of their own.
 var inside = []struct {
 	address
 	is string
@@ -160,8 +160,8 @@ func network(s string) address {
 	return address{kind: prefixAddress, prefix: netip.MustParsePrefix(s)}
 }
 
-// lintReach warns, once, of the first rule that lets clients reach what is
-// inside without naming it.
+// lintReach warns, once, of the first rule that lets clients reach the networks of
+// inside without naming them.
 func (s *Set) lintReach(c coverage) []Diagnostic {
 	// Clients of this machine are inside already.
 	elsewhere := only(s.Client, func(r *Rule) bool { return r.Pass && !r.cond.from.loopback() && c.by(r, r) == nil })
@@ -184,9 +184,10 @@ func (s *Set) lintReach(c coverage) []Diagnostic {
 	return nil
 }
 
-// reached returns what of the inside clients whom one of the client-rules in
-// lets in can reach with a command by r. A rule that names a part of it is none
-// that does so by oversight, and nothing leaves to a family without external:.
+// reached returns the names of the networks of inside that clients can reach by r
+// with a command, if one of the client-rules in lets them in. A rule that names a
+// part of inside does so on purpose and reaches none. Nor is a family without an
+// external: address reached.
 func (c coverage) reached(r *Rule, command Command, in []*Rule) (names []string) {
 	to := &r.cond.to.address
 	named := false
@@ -200,7 +201,7 @@ func (c coverage) reached(r *Rule, command Command, in []*Rule) (names []string)
 		if !c.leaving.Has(inside[i].prefix.Addr()) {
 			continue
 		}
-		part := *r // what r does about the network
+		part := *r // r, for this network alone
 		part.cond.to.address = inside[i].address
 		part.cond.commands = 1 << command
 		if to.covers(&inside[i].address) && !slices.Contains(names, inside[i].is) && c.matches(part, r, in) {
@@ -210,11 +211,11 @@ func (c coverage) reached(r *Rule, command Command, in []*Rule) (names []string)
 	return names
 }
 
-// matches reports whether rules before end leave something to part for clients
-// whom one of the client-rules in lets in.
+// matches reports whether part may match a client that one of the client-rules in
+// lets in, although the rules before end come first.
 func (c coverage) matches(part Rule, end *Rule, in []*Rule) bool {
 	if c.by(&part, end) != nil {
-		return false // for no client at all, so that none need be asked about
+		return false // for no client at all
 	}
 	from := part.cond.from
 	for _, client := range in {
@@ -240,15 +241,15 @@ func (a *address) loopback() bool {
 	return a.kind == hostAddress && a.name == "localhost"
 }
 
-// OpenToAll returns the client-rule which, with those before it, lets in every
-// address of a family by which clients need not log in, if socks-rules let such
-// clients go on; nil if there is none, too much to compare, or ctx ends. methods
-// returns what clients of a client-rule may negotiate.
+// OpenToAll returns the client-rule that, together with those before it, lets in
+// every address of a family without a login, if socks-rules pass such clients. It
+// returns nil if there is none, if there is too much to compare, or if ctx ends.
+// methods returns the methods that clients of a client-rule may negotiate.
 func (s *Set) OpenToAll(ctx context.Context, methods func(*Rule) []Method) *Rule {
 	c := s.coverage(ctx, mostComparisons)
 	onward := world{}
 	for _, r := range s.Socks {
-		nameless := *r // what r does about clients that did not log in
+		nameless := *r // r, for clients that did not log in
 		nameless.Methods = []Method{None}
 		named := len(r.cond.users)+len(r.cond.groups) > 0 || len(r.Methods) > 0 && !slices.Contains(r.Methods, None)
 		if r.Pass && r.requested() && !named && c.by(&nameless, r) == nil {
@@ -268,8 +269,8 @@ func (s *Set) OpenToAll(ctx context.Context, methods func(*Rule) []Method) *Rule
 	return nil
 }
 
-// world collects networks. It has each that was added, and each whose halves
-// it has: all addresses of a family if those together are.
+// world collects networks. It holds each network that was added, and each whose two
+// halves it holds. So it holds the /0 of a family if the networks together cover it.
 type world map[netip.Prefix]bool
 
 func (w world) add(a *address) {

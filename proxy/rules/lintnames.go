@@ -6,12 +6,12 @@ import (
 	"slices"
 )
 
-// manyNames is how many host names a file may hold before it is warned about.
-// They are looked up one after the other, each by a request that waits.
+// manyNames is how many host names a file may hold without a warning. Usher looks
+// them up one after the other while a request waits.
 const manyNames = 100
 
-// HostNames returns the host names in the rules, each once, in the order in
-// which they stand there. A .domain is none.
+// HostNames returns the host names in the rules, each once, in their order. It
+// leaves out .domain.
 func (s *Set) HostNames() []string {
 	var names []string
 	seen := map[string]bool{}

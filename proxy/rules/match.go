@@ -152,8 +152,8 @@ func (r *Rule) clientMismatch(q *Query) Mismatch {
 	return NoMismatch
 }
 
-// mismatch asks a socks-rule, first what is cheap; names are looked up last.
-// If it matches, the addresses are those of the target that it matched.
+// mismatch asks a socks-rule. Cheap conditions come first, lookups of names last. If
+// the rule matches, the addresses are those of the target that it matched.
 func (r *Rule) mismatch(q *Query) ([]netip.Addr, Mismatch) {
 	c := &r.cond
 	switch {
@@ -233,7 +233,7 @@ func (e *endpoint) target(q *Query) ([]netip.Addr, Mismatch) {
 		return nil, NotToPort
 	case q.To.Name == "" && e.hasAddr(q.To.Addr, q):
 		if len(q.Addrs) == 1 && q.Addrs[0] == q.To.Addr {
-			return q.Addrs, NoMismatch // no memory for what is asked for every datagram
+			return q.Addrs, NoMismatch // allocates nothing, as this is asked for every datagram
 		}
 		return []netip.Addr{q.To.Addr}, NoMismatch
 	case q.To.Name == "" || e.kind == suffixAddress && !e.hasName(q.To.Name):

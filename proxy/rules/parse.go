@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Env is what the text may refer to outside itself.
+// Env answers questions of the text about the machine.
 type Env struct {
 	// Interface returns the addresses of a network interface and whether there
 	// is one of that name. nil means that there are no interfaces: every such
@@ -18,8 +18,8 @@ type Env struct {
 	Interface func(name string) ([]netip.Addr, bool)
 }
 
-// DefaultKeepAlive finds peers that vanished: after two minutes of silence a
-// dead session gives its slot back, and one that is half closed for good, too.
+// DefaultKeepAlive finds peers that have vanished. After two minutes of silence a
+// dead session gives its slot back, also if it is half closed.
 var DefaultKeepAlive = KeepAlive{On: true, Idle: 60 * time.Second, Interval: 15 * time.Second, Count: 4}
 
 // defaultTimeouts are Dante's.

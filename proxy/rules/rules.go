@@ -25,7 +25,7 @@ func (p Pos) compare(q Pos) int {
 	return cmp.Or(cmp.Compare(p.Line, q.Line), cmp.Compare(p.Col, q.Col))
 }
 
-// Command is what a rule or a query speaks of.
+// Command is a SOCKS command, or the answer to one, that a rule or a query is about.
 type Command uint8
 
 const (
@@ -86,7 +86,7 @@ type Verdict struct {
 // Pass reports whether the verdict lets the session pass.
 func (v Verdict) Pass() bool { return v.Rule != nil && v.Rule.Pass }
 
-// Session is what a rule limits. The zero value limits nothing.
+// Session is the limit of a rule. The zero value limits nothing.
 type Session struct {
 	// Limited says that any keyword below was given, in a rule that passes: a
 	// socks-rule then has a slot of its own and inherits none.
@@ -108,9 +108,9 @@ const (
 	KeyUser     // the user; clients without a name count as one
 )
 
-// Log says what of a session a rule wants logged: Connect, a line when it is
-// connected. The line at its end, which has its error, is always written, so that
-// Disconnect and Error ask for nothing more. Data, IOOp and TCPInfo have no
+// Log is the log: line of a rule. Connect asks for a line when a session is
+// connected. Disconnect and Error ask for nothing more, because the line at the end
+// of a session, with its error, is always written. Data, IOOp and TCPInfo have no
 // effect, and a warning says so.
 type Log struct{ Connect, Disconnect, Data, Error, IOOp, TCPInfo bool }
 
@@ -129,7 +129,7 @@ type KeepAlive struct {
 	On             bool
 	Idle, Interval time.Duration // of silence before the first probe, and between two; whole seconds
 	Count          int           // probes without an answer that end the connection
-	given          keepOptions   // which of these the text says, be it what is so anyway
+	given          keepOptions   // which of these the text gives, even if with the default
 }
 
 // KeepAlives are those towards clients and towards targets. A rule inherits

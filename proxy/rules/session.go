@@ -8,8 +8,8 @@ import (
 	"usher/store/limit"
 )
 
-// maxSessions bounds a limit, far above what a process can hold, and the
-// seconds of a rate.
+// maxSessions bounds a limit and the seconds of a rate. It is far above the number
+// of sessions that a process can hold.
 const maxSessions = math.MaxInt32
 
 func (p *parser) readMaxsessions(k token) {
@@ -64,8 +64,8 @@ func (p *parser) sessionKeyword(k token) {
 	}
 }
 
-// rate reads n/s: n sessions in s seconds. Blanks around the / are free. A
-// rate that is wrong is reported, and none.
+// rate reads n/s: n sessions in s seconds, with or without blanks around the /. It
+// reports a wrong rate and returns the zero Rate.
 func (p *parser) rate(k token) limit.Rate {
 	t := p.take()
 	text := p.joined(t, '/')
@@ -86,9 +86,9 @@ func (p *parser) rate(k token) limit.Rate {
 // limits are the keywords by which a rule counts its sessions.
 var limits = []string{"maxsessions", "session.max", "session.throttle", "session.state.max", "session.state.throttle"}
 
-// checkSession checks the session keywords of a rule against each other and
-// settles what the two spellings of a limit mean: maxsessions ends with the
-// negotiation in a client-rule, session.max goes on with the session.
+// checkSession checks the session keywords of a rule against each other and applies
+// the meaning of the two spellings of a limit: in a client-rule, maxsessions ends
+// with the negotiation, and session.max may go on with the session.
 func (p *parser) checkSession() {
 	p.checkSpellings()
 	p.checkState()
@@ -129,8 +129,8 @@ func (p *parser) checkSpellings() {
 	}
 }
 
-// checkState checks the limits by key, as Dante does. A value that was refused
-// is none here: 0, which no comparison minds.
+// checkState checks the limits by key, as Dante does. A value that was refused is 0
+// here, and then no comparison fails.
 func (p *parser) checkState() {
 	s := &p.session
 	key, keyed := p.seen["session.state.key"]

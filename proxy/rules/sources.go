@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// sources finds, in a list of rules, one that may ask the same clients in its
-// from: as another rule.
+// sources finds, in a list of rules, one whose from: may share a client with a
+// given address.
 type sources struct {
 	any      *Rule // whichever; nil if there is no rule
 	open     *Rule // one whose from: is no network, and so may be any address
