@@ -8,9 +8,8 @@ import (
 	"os"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"usher/proxy/decide"
+	"usher/proxy/sockopt"
 	"usher/proxy/socks"
 )
 
@@ -21,19 +20,19 @@ const defaultBindTimeout = 3 * time.Minute
 // bind fulfils BIND (RFC 1928 section 6): it awaits the one connection that
 // the client's peer is going to make, as an FTP server does for active FTP.
 // The first reply says where, the second one who came.
-func (s *session) bind(ctx context.Context) ([]task, error) {
-	peer, err := s.meet(ctx)
+func (s *session) bind(ctx context.Context) (relay func() error, err error) {
+	peer, err := s.acceptPeer(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if err := s.succeed(socks.AddrOf(s.peer)); err != nil {
 		return nil, err
 	}
-	return s.relay(peer, s.peerRule.Timeouts.IO), nil
+	return s.relayTo(peer, s.peerRule.Timeouts.IO), nil
 }
 
-// meet returns the connection of the peer, which the rules let in.
-func (s *session) meet(ctx context.Context) (*net.TCPConn, error) {
+// acceptPeer returns the connection of the peer, which the rules let in.
+func (s *session) acceptPeer(ctx context.Context) (*net.TCPConn, error) {
 	defer s.watch(false)() // nothing may be sent before there is a peer
 	expected, place, err := s.place(ctx)
 	if err != nil {
@@ -76,12 +75,12 @@ func (s *session) place(ctx context.Context) (expected []netip.Addr, place *os.F
 // before finds out in time, see dialOne.
 func (s *session) awaitPeer(place *os.File) (*net.TCPConn, error) {
 	s.server.awaiting.Add(s.bound)
-	s.hold(closer(func() { s.server.awaiting.Remove(s.bound) }))
-	ln, err := listenOn(place)
+	s.sockets.hold(closer(func() { s.server.awaiting.Remove(s.bound) }))
+	ln, err := sockopt.ListenOne(place)
 	if err != nil {
 		return nil, err
 	}
-	s.hold(ln)
+	s.sockets.hold(ln)
 	defer ln.Close() // one peer, no more
 	if err := s.reply(socks.AddrOf(s.bound)); err != nil {
 		return nil, err
@@ -96,7 +95,7 @@ func (s *session) awaitPeer(place *os.File) (*net.TCPConn, error) {
 	case err != nil:
 		return nil, err
 	}
-	s.hold(peer)
+	s.sockets.hold(peer)
 	s.peer = addrPort(peer.RemoteAddr())
 	return peer, nil
 }
@@ -136,60 +135,12 @@ func (s *session) reserve(at netip.AddrPort) (*os.File, error) {
 	return s.bindTo(netip.AddrPortFrom(at.Addr(), 0))
 }
 
-// bindTo returns a socket bound to a, and sets s.bound. net would listen at
-// once.
+// bindTo binds a socket to a, and sets s.bound.
 func (s *session) bindTo(a netip.AddrPort) (*os.File, error) {
-	family, name := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Port: int(a.Port())})
-	if a.Addr().Is4() {
-		name.(*unix.SockaddrInet4).Addr = a.Addr().As4()
-	} else {
-		family, name = unix.AF_INET6, &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16(), ZoneId: zoneID(a.Addr())}
-	}
-	fd, err := unix.Socket(family, unix.SOCK_STREAM, 0)
-	if err != nil {
-		return nil, os.NewSyscallError("socket", err)
-	}
-	unix.CloseOnExec(fd)
-	file := os.NewFile(uintptr(fd), "bind")
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1); err != nil { // as listenConfig does
-		file.Close()
-		return nil, os.NewSyscallError("setsockopt", err)
-	}
-	if err := unix.Bind(fd, name); err != nil {
-		file.Close()
-		return nil, os.NewSyscallError("bind", err)
-	}
-	name, err = unix.Getsockname(fd)
-	if err != nil {
-		file.Close()
-		return nil, os.NewSyscallError("getsockname", err)
-	}
-	switch n := name.(type) {
-	case *unix.SockaddrInet4:
-		s.bound = netip.AddrPortFrom(a.Addr(), uint16(n.Port))
-	case *unix.SockaddrInet6:
-		s.bound = netip.AddrPortFrom(a.Addr().WithZone(""), uint16(n.Port))
-	}
-	return file, nil
-}
-
-// zoneID returns the number of a's zone, 0 if it has none.
-func zoneID(a netip.Addr) uint32 {
-	if i, err := net.InterfaceByName(a.Zone()); err == nil {
-		return uint32(i.Index)
-	}
-	return 0
-}
-
-// listenOn makes a bound socket listen. The listener has a descriptor of its
-// own.
-func listenOn(place *os.File) (*net.TCPListener, error) {
-	if err := unix.Listen(int(place.Fd()), 1); err != nil {
-		return nil, os.NewSyscallError("listen", err)
-	}
-	ln, err := net.FileListener(place)
+	place, port, err := sockopt.Bind(a)
 	if err != nil {
 		return nil, err
 	}
-	return ln.(*net.TCPListener), nil
+	s.bound = netip.AddrPortFrom(a.Addr().WithZone(""), port)
+	return place, nil
 }

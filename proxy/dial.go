@@ -8,6 +8,7 @@ import (
 
 	"usher/proxy/decide"
 	"usher/proxy/rules"
+	"usher/proxy/sockopt"
 	"usher/proxy/socks"
 )
 
@@ -48,12 +49,7 @@ func (s *session) dialOne(ctx context.Context, d *decide.Session, to netip.AddrP
 		ctx, cancel = context.WithTimeout(ctx, share(time.Until(end), left))
 		defer cancel()
 	}
-	// KeepAlive is what a configuration that is off leaves to the dialer.
-	dialer := net.Dialer{KeepAlive: -1, KeepAliveConfig: keepAliveOf(s.socksRule.KeepAlives.External), Control: urgentInline}
-	if from.IsValid() { // never bind for nothing: each such socket would have a port of its own, and there are few
-		dialer.LocalAddr, dialer.Control = net.TCPAddrFromAddrPort(from), choosePortLate
-	}
-	conn, err := dialer.DialContext(ctx, "tcp", to.String())
+	conn, err := sockopt.Dialer(from, keepAliveOf(s.socksRule.KeepAlives.External)).DialContext(ctx, "tcp", to.String())
 	if err != nil {
 		return nil, err
 	}

@@ -14,19 +14,17 @@
 //	move          limiter        the slot moves to the socks-rule's limit; full: reply 2, store away: reply 1
 //	dial          dial.go        only addresses that the rule matched; errors become replies in outcome.go
 //	  or await    bind.go        BIND: one peer, judged by the rules for bindreply
-//	relay         relay.go       until both directions have ended; bulk is spliced
+//	relay         package relay  until both directions have ended; bulk is spliced
 //	end           session.go     sockets closed (sockets.go), slot released, one log line
 //
 // A full rule is a verdict: matching stops there. A client that hangs up ends
 // any step and frees its slot (hangup_linux.go).
 //
-// Each session is one goroutine from accept to the reply, with another that
-// watches for the client to hang up once a step waits for somebody else for
-// more than 5 ms. It ends before the relay begins: two fresh ones, one for each
-// direction, are all that a connected session has, and the last to end finishes
-// it. Whatever has to end a session from outside (Drain, a lost lease, idleness)
-// cancels its context with the reason; that closes its sockets, and so wakes
-// what is blocked, and needs no goroutine that waits for it.
+// One goroutine opens a session, up to the reply. Another one watches for the
+// client to hang up once a step waits for somebody else for more than 5 ms. The
+// relay has two goroutines of its own, one for each direction, on small stacks.
+// Whatever has to end a session from outside (Drain, a lost lease) cancels its
+// context with the reason; that closes its sockets, and so wakes what is blocked.
 //
 // A UDP association (udp.go, udprelay.go) lasts as long as its client's
 // connection: one goroutine waits for that to end, one reads each UDP socket.

@@ -3,14 +3,12 @@ package proxy
 import (
 	"context"
 	"net"
-	"net/netip"
 
 	"usher/proxy/rules"
+	"usher/proxy/sockopt"
 )
 
-// keepAlive is what connections have until a rule says otherwise.
-var keepAlive = keepAliveOf(rules.DefaultKeepAlive)
-
+// keepAliveOf returns what net makes of a rule's keep-alive.
 func keepAliveOf(k rules.KeepAlive) net.KeepAliveConfig {
 	return net.KeepAliveConfig{Enable: k.On, Idle: k.Idle, Interval: k.Interval, Count: k.Count}
 }
@@ -35,19 +33,5 @@ func (s *session) keepClientAliveBy(r *rules.Rule) {
 // :1080, for both. Its connections are watched by keep-alive as those to
 // targets are.
 func Listen(ctx context.Context, address string) (net.Listener, error) {
-	config := listenConfig
-	return config.Listen(ctx, networkOf(address), address)
-}
-
-// networkOf returns the network for an address to listen at. Were it "tcp" for
-// all, 0.0.0.0 and :: would mean the same.
-func networkOf(address string) string {
-	literal, err := netip.ParseAddrPort(address)
-	switch {
-	case err != nil: // a name, or none
-		return "tcp"
-	case literal.Addr().Unmap().Is4():
-		return "tcp4"
-	}
-	return "tcp6"
+	return sockopt.Listen(ctx, address, keepAliveOf(rules.DefaultKeepAlive))
 }

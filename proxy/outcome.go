@@ -8,6 +8,7 @@ import (
 
 	"usher/limiter"
 	"usher/proxy/decide"
+	"usher/proxy/relay"
 	"usher/proxy/socks"
 )
 
@@ -26,11 +27,8 @@ var (
 	errConnectTime   = errors.New("timeout.connect is over")
 	errBindTime      = errors.New("no peer connected in time")
 
-	errClientSide = errors.New("the connection to the client broke")
-	errTargetSide = errors.New("the connection to the target broke")
-	errIdle       = errors.New("timeout.io is over")
-	errLeaseLost  = errors.New("the lease on the session's slot is lost")
-	errDrain      = errors.New("the server stops")
+	errLeaseLost = errors.New("the lease on the session's slot is lost")
+	errDrain     = errors.New("the server stops")
 
 	errUDPPorts        = errors.New("no UDP port is free")
 	errUDPSocket       = errors.New("no UDP socket")
@@ -93,10 +91,11 @@ var outcomes = []outcome{
 	{errBindTime, socks.TTLExpired, "bind_timeout", true},
 	{decide.ErrPeer, socks.NotAllowed, "peer", false},
 
-	{errClientSide, silent, "client_error", false},
-	{errTargetSide, silent, "target_error", false},
-	{errIdle, silent, "idle", false},
+	{relay.ErrClient, silent, "client_error", false},
+	{relay.ErrTarget, silent, "target_error", false},
+	{relay.ErrIdle, silent, "idle", false},
 	{errLeaseLost, silent, "lease_lost", false},
+	{relay.ErrMayWrite, silent, "lease_lost", false},
 
 	// What dialling brings, last: an error above may wrap one of these.
 	{syscall.ECONNREFUSED, socks.ConnectionRefused, "refused", true},

@@ -18,10 +18,10 @@ const shedTime = 5 * time.Millisecond
 
 // negotiators are the sessions whose clients have not made their request yet.
 type negotiators struct {
-	most int // 0: any number
+	max int // 0: any number
 
 	mu  sync.Mutex
-	all []*session // each knows its place, see session.lot
+	all []*session // each knows its place, see session.negotiatingIndex
 }
 
 // enter takes s in. If there is no room it returns another session, which is
@@ -31,12 +31,12 @@ type negotiators struct {
 func (n *negotiators) enter(s *session) (out *session) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.most > 0 && len(n.all) >= n.most {
+	if n.max > 0 && len(n.all) >= n.max {
 		out = n.all[rand.IntN(len(n.all))]
 		n.remove(out)
 	}
 	n.all = append(n.all, s)
-	s.lot = len(n.all)
+	s.negotiatingIndex = len(n.all)
 	return out
 }
 
@@ -44,7 +44,7 @@ func (n *negotiators) enter(s *session) (out *session) {
 func (n *negotiators) leave(s *session) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if s.lot > 0 {
+	if s.negotiatingIndex > 0 {
 		n.remove(s)
 	}
 }
@@ -52,9 +52,9 @@ func (n *negotiators) leave(s *session) {
 // remove lets the last one take the place of s. n.mu is held.
 func (n *negotiators) remove(s *session) {
 	last := len(n.all) - 1
-	n.all[s.lot-1], n.all[last].lot = n.all[last], s.lot
+	n.all[s.negotiatingIndex-1], n.all[last].negotiatingIndex = n.all[last], s.negotiatingIndex
 	n.all[last] = nil
-	n.all, s.lot = n.all[:last], 0
+	n.all, s.negotiatingIndex = n.all[:last], 0
 }
 
 // turnAway counts clients for whom there was no room, and mentions them once

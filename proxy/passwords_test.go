@@ -213,7 +213,7 @@ func inLine(t *testing.T, left time.Duration) (client *net.TCPConn, lines *bytes
 	for range cap(slots) {
 		slots <- struct{}{}
 	}
-	go func() { s.live(ctx); close(ended) }()
+	go func() { live(ctx, s); close(ended) }()
 	err := errors.Join(socks.WriteGreeting(client, socks.Username), socks.WriteCredentials(client, right))
 	if _, read := io.ReadFull(client, make([]byte, 2)); read != nil || err != nil {
 		t.Fatal(err, read)

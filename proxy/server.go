@@ -103,7 +103,7 @@ func New(o Options, p *Policy) *Server {
 	names := resolve.NewCache(o.Resolver, nameMetrics{o.Metrics})
 	s := &Server{
 		opts: o, names: names, passwords: newPasswords(o.MaxAuthFailures), spare: newSpare(),
-		negotiators: negotiators{most: o.MaxNegotiating},
+		negotiators: negotiators{max: o.MaxNegotiating},
 		prefix:      fmt.Sprintf("%08x", rand.Uint32()), table: newTable(o.Limiter),
 	}
 	s.tcp = decide.Machine{Own: s.reachesTCP, Toward: selfaddr.Toward}

@@ -7,33 +7,33 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"usher/limiter"
 	"usher/proxy/decide"
+	"usher/proxy/relay"
 	"usher/proxy/rules"
 	"usher/proxy/socks"
 )
 
-// session is one client's connection from accept to close. Its fields belong
-// to its first goroutine until the tasks begin, and are not written after
-// that, but for those marked.
+// session is one client's connection from accept to close. Its fields belong to
+// one goroutine at a time: the one that opens the session, then the one that
+// serves it. Those marked are safe for concurrent use.
 type session struct {
-	server   *Server
-	gen      *generation // for good
-	id       uint64
-	began    time.Time
-	client   *net.TCPConn
-	end      context.CancelCauseFunc // from any goroutine: ends the session with a reason
-	uncouple func() bool             // end closes no sockets any more
+	server *Server
+	gen    *generation // for good
+	id     uint64
+	began  time.Time
+	client *net.TCPConn
+	end    context.CancelCauseFunc // safe: ends the session with a reason
 
-	deadline   time.Time       // in force on client
-	keptAlive  rules.KeepAlive // the same
-	from, to   netip.AddrPort  // who the client is and what it dialled, by the PROXY header if there is one
-	check      bool            // the balancer's own connection, which has asked for nothing so far: see isCheck
-	clientRule *rules.Rule     // nil: not judged yet, or none matched
+	deadline  time.Time       // in force on client
+	keptAlive rules.KeepAlive // the same
+
+	check      bool           // the balancer's own connection, which has asked for nothing so far: see isCheck
+	from, to   netip.AddrPort // who the client is and what it dialled, by the PROXY header if there is one
+	clientRule *rules.Rule    // nil: not judged yet, or none matched
 	method     rules.Method
 	user       string        // as claimed until the password is checked
 	request    socks.Request // Version 0 until it was read
@@ -42,34 +42,23 @@ type session struct {
 	bound      netip.AddrPort // BIND: where the peer was awaited
 	peer       netip.AddrPort // BIND: who came
 	peerRule   *rules.Rule    // BIND: by which
-	grant      *limiter.Grant // nil: nothing was admitted yet
-	valid      func() bool    // nil, or asked before every write: see fence
-	udp        *association   // nil but for UDP ASSOCIATE
 	granted    bool           // the client was told that it is connected
 
-	tasks     atomic.Int32  // that have not ended; from any goroutine, as the rest
-	up, down  atomic.Int64  // bytes relayed to and from the target
-	moved     atomic.Int64  // when a byte last moved: nanoseconds since began
-	idleLimit time.Duration // 0: idleness ends nothing
+	grant    *limiter.Grant // nil: nothing was admitted yet
+	valid    func() bool    // nil, or asked before every write: see fence
+	udp      *association   // nil but for UDP ASSOCIATE
+	up, down atomic.Int64   // safe: bytes relayed to and from the target
 
-	lot int // among the negotiators, from 1; 0: not among them; theirs
+	negotiatingIndex int // in negotiators.all, from 1; 0: not there; guarded by its mutex
 
-	mu        sync.Mutex
-	sockets   []io.Closer // apart from client; see hold
-	closed    bool        // client and sockets
-	idleTimer *time.Timer
+	sockets sockets // safe: client and what else is open
 }
-
-// task is a part of a session that goes on when its first goroutine has ended:
-// one direction of a relay. It returns at its end; an error ends the session
-// with all its tasks, nil is the end of this one alone. A task that is blocked
-// when the session ends is woken as its sockets are closed.
-type task func() error
 
 // start begins a session.
 func (s *Server) start(client *net.TCPConn) {
 	ctx, cancel := context.WithCancelCause(s.base)
 	sess := &session{server: s, client: client, keptAlive: rules.DefaultKeepAlive, id: s.ids.Add(1), began: time.Now(), end: cancel}
+	sess.sockets.open = append(make([]io.Closer, 0, 2), client) // and a target
 	if !s.table.add(sess) {
 		cancel(nil)
 		_ = client.Close()
@@ -79,31 +68,36 @@ func (s *Server) start(client *net.TCPConn) {
 		out.end(errCrowded)
 		s.turnAway("negotiating", errCrowded.Error())
 	}
-	go sess.live(ctx)
+	go sess.begin(ctx, context.AfterFunc(ctx, sess.sockets.close))
 }
 
-// live is the session's first goroutine. It ends before the tasks begin: its
-// stack has grown, and a goroutine that waits keeps what it has.
-func (s *session) live(ctx context.Context) {
-	s.uncouple = context.AfterFunc(ctx, s.closeSockets)
-	tasks, err := s.run(ctx)
-	if err != nil {
-		// Who was cut (Drain, a lost lease) is not answered, whatever the cut
-		// made of the read or dial that it met.
-		err = causeOf(ctx, err)
-		s.refuse(err)
-		s.finish(err)
-		return
-	}
-	s.tasks.Store(int32(len(tasks)))
-	for _, t := range tasks {
-		go s.carry(ctx, t)
-	}
+// begin opens the session and hands it to serve. That has a goroutine of its own,
+// as this one's stack has grown: a goroutine that waits keeps its stack until the
+// second collection of garbage, and most sessions are in their relay most of the
+// time. TestIdleSessionIsSmall and integration/bench/relay watch over it.
+func (s *session) begin(ctx context.Context, uncouple func() bool) {
+	relay, err := s.open(ctx)
+	go s.serve(ctx, uncouple, relay, err)
 }
 
-// run is the way of a session up to where its tasks begin, see the package
-// comment.
-func (s *session) run(ctx context.Context) ([]task, error) {
+// serve is the rest of a session: its relay, or the refusal if it was not opened,
+// and its end.
+func (s *session) serve(ctx context.Context, uncouple func() bool, relay func() error, err error) {
+	defer s.leave()
+	defer uncouple() // until then the end of ctx closes the sockets
+	if err == nil {
+		err = relay()
+	} else {
+		s.refuse(causeOf(ctx, err))
+	}
+	err = causeOf(ctx, err) // a session that was cut ends for that reason, whatever the cut made of it
+	s.release(err)
+	s.report(err)
+}
+
+// open is the way of a session up to its relay, which it returns, see the
+// package comment.
+func (s *session) open(ctx context.Context) (relay func() error, err error) {
 	if err := s.receive(ctx); err != nil {
 		return nil, err
 	}
@@ -140,35 +134,20 @@ func (s *session) receive(ctx context.Context) error {
 	return s.leased()
 }
 
-// carry is the goroutine of one task. The last one to end finishes the session.
-func (s *session) carry(ctx context.Context, t task) {
-	if err := t(); err != nil {
-		s.end(err)
-	}
-	if s.tasks.Add(-1) == 0 {
-		s.finish(context.Cause(ctx))
-	}
-}
-
-// add begins one more task. Only a task that has not ended may call it.
-func (s *session) add(ctx context.Context, t task) {
-	s.tasks.Add(1)
-	go s.carry(ctx, t)
-}
-
-// finish is the end of every session; err is nil if all its tasks came to
-// their end. What is counted must not outlive its slot: the sockets are closed
-// before it is given back.
-func (s *session) finish(err error) {
+// release closes the sockets and then gives the slot back: what is counted must
+// not outlive its slot. err is nil if the relay came to its end.
+func (s *session) release(err error) {
 	if err != nil { // else all was read, up to the client's end
 		discardPending(s.client)
 	}
-	s.closeSockets()
+	s.sockets.close()
 	if s.grant != nil {
 		s.grant.Release()
 	}
-	s.report(err)
-	s.uncouple()
+}
+
+// leave takes the session out of the server.
+func (s *session) leave() {
 	s.end(nil)
 	s.server.table.remove(s)
 	s.server.table.running.Done()
@@ -238,7 +217,7 @@ func (s *session) fence() {
 }
 
 // leased returns errLeaseLost if others may have been given the session's slot.
-// It is asked right before each write to the client; the tasks, which write for
+// It is asked right before each write to the client; relays, which write for
 // themselves, ask valid.
 func (s *session) leased() error {
 	if s.valid != nil && !s.valid() {
@@ -248,21 +227,26 @@ func (s *session) leased() error {
 }
 
 // connect fulfils CONNECT.
-func (s *session) connect(ctx context.Context) ([]task, error) {
-	target, err := s.reach(ctx)
+func (s *session) connect(ctx context.Context) (relay func() error, err error) {
+	target, err := s.dialTarget(ctx)
 	if err != nil {
 		return nil, err
 	}
-	s.hold(target)
+	s.sockets.hold(target)
 	if err := s.succeed(socks.AddrOf(addrPort(target.LocalAddr()))); err != nil {
 		return nil, err
 	}
-	return s.relay(target, s.socksRule.Timeouts.IO), nil
+	return s.relayTo(target, s.socksRule.Timeouts.IO), nil
 }
 
-// reach connects to what the client asks for. timeout.connect is for all of it:
+// relayTo returns the relay between the client and its target or peer.
+func (s *session) relayTo(target *net.TCPConn, idle time.Duration) func() error {
+	return relay.New(s.client, target, relay.Options{Idle: idle, MayWrite: s.valid, Up: &s.up, Down: &s.down}).Run
+}
+
+// dialTarget connects to what the client asks for. timeout.connect is for all of it:
 // the server's for names, that of the rule for the connection, from here on.
-func (s *session) reach(ctx context.Context) (*net.TCPConn, error) {
+func (s *session) dialTarget(ctx context.Context) (*net.TCPConn, error) {
 	defer s.watch(true)()
 	began := time.Now()
 	usual := s.gen.policy.Rules.Settings.Timeouts.Connect
@@ -314,7 +298,7 @@ func (s *session) reply(addr socks.Addr) error {
 	return nil
 }
 
-// succeed is the last reply before the session's tasks begin.
+// succeed is the last reply before the relay.
 func (s *session) succeed(addr socks.Addr) error {
 	if err := s.reply(addr); err != nil {
 		return err

@@ -46,6 +46,7 @@ func newSession(t *testing.T, text string, ago time.Duration) (*session, *net.TC
 	client, ours := pair(t)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	s := &session{server: New(Options{Limiter: l}, &Policy{Rules: set}), client: ours, began: time.Now().Add(-ago), end: cancel}
+	s.sockets.hold(ours)
 	if !s.server.table.add(s) {
 		t.Fatal("the server has stopped")
 	}
@@ -59,6 +60,32 @@ func newSession(t *testing.T, text string, ago time.Duration) (*session, *net.TC
 	return s, client, ctx
 }
 
+// live runs a session to its end.
+func live(ctx context.Context, s *session) {
+	s.begin(ctx, context.AfterFunc(ctx, s.sockets.close))
+	s.server.table.running.Wait()
+}
+
+// pair returns two ends of a TCP connection.
+func pair(t *testing.T) (a, b *net.TCPConn) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	dialled, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	accepted, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { dialled.Close(); accepted.Close() })
+	return dialled.(*net.TCPConn), accepted.(*net.TCPConn)
+}
+
 // A session's sockets are closed before its slot is given back: they would
 // outlive the slot that they are counted by.
 func TestClosedBeforeRelease(t *testing.T) {
@@ -69,7 +96,7 @@ func TestClosedBeforeRelease(t *testing.T) {
 		return err
 	}
 	closed := false
-	s.hold(closer(func() {
+	s.sockets.hold(closer(func() {
 		if closed = true; !errors.Is(admit(), limiter.ErrFull) {
 			t.Error("the slot is given back before the sockets are closed")
 		}
@@ -80,7 +107,7 @@ func TestClosedBeforeRelease(t *testing.T) {
 	if _, err := client.Write([]byte{9}); err != nil {
 		t.Fatal(err)
 	}
-	s.live(ctx)
+	live(ctx, s)
 	if !closed {
 		t.Error("not closed")
 	}
@@ -97,7 +124,7 @@ func TestDeadlineCountsFromAccept(t *testing.T) {
 	var lines bytes.Buffer
 	s.server.opts.Logger = slog.New(slog.NewTextHandler(&lines, nil))
 	ended := make(chan struct{})
-	go func() { s.live(ctx); close(ended) }()
+	go func() { live(ctx, s); close(ended) }()
 	if _, err := client.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("the session is still waiting after %v", patient)
 		client.Close()
@@ -120,7 +147,7 @@ socks pass { from: 0/0 to: 0/0 }
 	var lines bytes.Buffer
 	s.server.opts.Logger = slog.New(slog.NewTextHandler(&lines, nil))
 	ended := make(chan struct{})
-	go func() { s.live(ctx); close(ended) }()
+	go func() { live(ctx, s); close(ended) }()
 	if _, err := client.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("%v, want the end", err)
 		s.end(errDrain)
@@ -227,7 +254,7 @@ func wantAnswers(ctx context.Context, t *testing.T, s *session, client *net.TCPC
 	if _, err := client.Write(said); err != nil {
 		t.Fatal(err)
 	}
-	go s.live(ctx)
+	go live(ctx, s)
 	if b, err := io.ReadAll(client); string(b) != want || err != nil {
 		t.Errorf("%q, %v; want %q and the end", b, err, want)
 		s.end(errDrain)

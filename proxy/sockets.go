@@ -1,16 +1,41 @@
 package proxy
 
-import "io"
+import (
+	"io"
+	"sync"
+)
 
-// hold makes c the session's: it is closed when the session ends or is cut.
-func (s *session) hold(c io.Closer) {
+// sockets are what is closed when a session ends or is cut. They are safe for
+// concurrent use.
+type sockets struct {
+	mu     sync.Mutex
+	open   []io.Closer
+	closed bool
+}
+
+// hold adds c. If the sockets are closed already, so is c.
+func (s *sockets) hold(c io.Closer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		_ = c.Close()
 		return
 	}
-	s.sockets = append(s.sockets, c)
+	s.open = append(s.open, c)
+}
+
+// close closes all, in the order in which they came, and so wakes whatever is
+// blocked on them. Twice is fine.
+func (s *sockets) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	s.closed = true
+	for _, c := range s.open {
+		_ = c.Close()
+	}
 }
 
 // closer is something else to be done when the sockets are closed.
@@ -18,21 +43,3 @@ type closer func()
 
 // Close never fails.
 func (c closer) Close() error { c(); return nil }
-
-// closeSockets closes the client's connection and what the session holds, and
-// so wakes whatever is blocked. Twice is fine.
-func (s *session) closeSockets() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return
-	}
-	s.closed = true
-	if s.idleTimer != nil {
-		s.idleTimer.Stop()
-	}
-	_ = s.client.Close()
-	for _, c := range s.sockets {
-		_ = c.Close()
-	}
-}

@@ -14,7 +14,7 @@ import (
 
 // associate fulfils UDP ASSOCIATE. The association lives as long as the
 // client's connection, which carries nothing but its end.
-func (s *session) associate(ctx context.Context) ([]task, error) {
+func (s *session) associate(ctx context.Context) (relay func() error, err error) {
 	if s.request.Version != socks.V5 {
 		return nil, fmt.Errorf("%w: UDP is in SOCKS 5 only", errCommand)
 	}
@@ -25,8 +25,7 @@ func (s *session) associate(ctx context.Context) ([]task, error) {
 	if err := s.succeed(socks.AddrOf(told)); err != nil {
 		return nil, err
 	}
-	s.endWhenIdle(s.socksRule.Timeouts.IOUDP)
-	return []task{func() error { return a.readClient(ctx) }, s.awaitEnd}, nil
+	return func() error { return a.relay(ctx, s.socksRule.Timeouts.IOUDP) }, nil
 }
 
 // openAssociation judges the request and opens the socket that faces the
@@ -54,7 +53,7 @@ func (s *session) openAssociation(ctx context.Context) (a *association, told net
 	told = netip.AddrPortFrom(toldAddr, front.local.Port())
 	a = newAssociation(s, client, front, told)
 	s.udp = a
-	s.hold(a)
+	s.sockets.hold(a)
 	return a, told, nil
 }
 
@@ -139,25 +138,4 @@ func (s *session) expectedClient() udpClient {
 func (s *session) isHidden() bool {
 	return s.from == addrPort(s.client.RemoteAddr()) &&
 		slices.ContainsFunc(s.server.opts.UDPRelayFrom, func(p netip.Prefix) bool { return p.Contains(s.from.Addr()) })
-}
-
-// awaitEnd waits until the client ends or breaks its connection. What it
-// sends there is ignored.
-func (s *session) awaitEnd() error {
-	raw, err := s.client.SyscallConn()
-	if err != nil {
-		return fmt.Errorf("%w: %w", errClientSide, err)
-	}
-	r := newReader(raw)
-	for {
-		buffer, n, err := r.wait()
-		switch {
-		case n > 0:
-			buffers.Put(buffer)
-		case err != nil:
-			return fmt.Errorf("%w: %w", errClientSide, err)
-		default:
-			return errAssociationOver
-		}
-	}
 }

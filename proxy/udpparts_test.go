@@ -129,7 +129,7 @@ func TestAssociationsNeedTheLease(t *testing.T) {
 			s.server.opts.Logger = slog.New(slog.NewTextHandler(&lines, nil))
 			var lost atomic.Bool
 			s.valid = func() bool { return !lost.Load() }
-			go s.live(ctx)
+			go live(ctx, s)
 			relay := associate(t, control)
 			_, client, _ := udpPair(t, nil)
 			_, target, to := udpPair(t, nil)
@@ -214,7 +214,7 @@ func TestUDPSocketReads(t *testing.T) {
 	if err != nil || string(buffer[7:7+n]) != "hello" || o.from != far.LocalAddr().(*net.UDPAddr).AddrPort() || o.at.IsValid() {
 		t.Fatalf("%q from %v, %v", buffer[7:7+n], o, err)
 	}
-	buffers.Put(buffer)
+	datagrams.Put(buffer)
 	u.close()
 	if _, _, _, err := u.read(0); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("%v, want %v", err, net.ErrClosed)
@@ -260,7 +260,7 @@ func TestArrival(t *testing.T) {
 			if err := u.write(buffer[:n], o.from, o.at); err != nil {
 				t.Fatal(err)
 			}
-			buffers.Put(buffer)
+			datagrams.Put(buffer)
 			if n, from, err := client.ReadFromUDPAddrPort(b); err != nil || string(b[:n]) != "hello" || from != at {
 				t.Fatalf("%q from %v, %v; want it from %v", b[:n], from, err, at)
 			}
@@ -333,13 +333,15 @@ func TestDatagramsWaitForAllNames(t *testing.T) {
 // A datagram to an address and its answer take no memory.
 func TestDatagramsTakeNoMemory(t *testing.T) {
 	s, _, ctx := newSession(t, "client pass { from: 0/0 to: 0/0 }\nsocks block { from: 0/0 to: 10.0.0.0/8 }\nsocks pass { from: 0/0 to: 0/0 }\n", 0)
-	t.Cleanup(func() { s.finish(nil) })
-	s.idleLimit = time.Hour
-	s.request.Version, s.uncouple = socks.V5, func() bool { return true }
+	t.Cleanup(func() { s.release(nil); s.leave() })
+	s.request.Version = socks.V5
 	front, client, clientAddr := udpPair(t, nil)
 	back, target, targetAddr := udpPair(t, nil)
 	a := newAssociation(s, udpClient{}, front, front.local)
 	a.back[true] = back
+	a.idle.Start(time.Hour, func() { t.Error("idle for an hour") })
+	t.Cleanup(a.idle.Stop)
+	began := time.Now()
 	request, err := socks.AppendUDPHeader(nil, socks.AddrOf(targetAddr))
 	if err != nil {
 		t.Fatal(err)
@@ -356,7 +358,7 @@ func TestDatagramsTakeNoMemory(t *testing.T) {
 			t.Fatal(err)
 		}
 		a.receive(ctx, names, buffer[:n], o)
-		buffers.Put(buffer)
+		datagrams.Put(buffer)
 		_, from, err := target.ReadFromUDPAddrPort(b)
 		if err != nil {
 			t.Fatal(err)
@@ -369,14 +371,14 @@ func TestDatagramsTakeNoMemory(t *testing.T) {
 			t.Fatal(err)
 		}
 		a.answer(ctx, names, buffer[:socks.MaxUDPHeaderIP+n], o.from)
-		buffers.Put(buffer)
+		datagrams.Put(buffer)
 		if _, _, err = client.ReadFromUDPAddrPort(b); err != nil {
 			t.Fatal(err)
 		}
 	}); n > 0 {
 		t.Errorf("%v allocations", n)
 	}
-	if s.moved.Load() == 0 {
+	if a.idle.Idle() >= time.Since(began) {
 		t.Error("a datagram that is relayed does not keep the association alive")
 	}
 	if c := a.client.Load(); c == nil || c.from != clientAddr {

@@ -4,14 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"usher/proxy/decide"
+	"usher/proxy/idle"
+	"usher/proxy/relay"
 	"usher/proxy/rules"
 	"usher/proxy/socks"
 )
@@ -41,6 +45,11 @@ type association struct {
 
 	up, down atomic.Int64            // datagrams relayed
 	drops    [dropKinds]atomic.Int64 // and dropped, by reason
+
+	idle    idle.Timer
+	readers sync.WaitGroup // of sockets, and datagrams that wait for names
+	failed  sync.Once
+	err     error // the first one; to be read when all have ended
 
 	mu     sync.Mutex
 	back   map[bool]*udpSocket // by whether it is for IPv4
@@ -74,16 +83,39 @@ func (a *association) Close() error {
 	return nil
 }
 
-// readClient is the task that reads what comes from the client, or pretends to.
+// relay relays until the client's connection ends or breaks, no datagram has
+// passed for limit, or ctx ends.
+func (a *association) relay(ctx context.Context, limit time.Duration) error {
+	a.idle.Start(limit, func() { a.fail(relay.ErrIdle) })
+	defer a.idle.Stop()
+	a.readers.Go(func() { a.fail(a.readClient(ctx)) })
+	if err := awaitEnd(a.session.client); errors.Is(err, io.EOF) {
+		a.fail(errAssociationOver)
+	} else {
+		a.fail(fmt.Errorf("%w: %w", relay.ErrClient, err))
+	}
+	a.readers.Wait()
+	return a.err
+}
+
+// fail ends the association, and with it the wait for its client's end.
+func (a *association) fail(err error) {
+	a.failed.Do(func() {
+		a.err = err
+		a.session.sockets.close()
+	})
+}
+
+// readClient reads what comes from the client, or pretends to.
 func (a *association) readClient(ctx context.Context) error {
 	names := a.session.server.cachedOnly()
 	for {
 		buffer, n, o, err := a.front.read(0)
 		if err != nil {
-			return fmt.Errorf("%w: %w", errClientSide, err)
+			return fmt.Errorf("%w: %w", relay.ErrClient, err)
 		}
 		a.receive(ctx, names, buffer[:n], o)
-		buffers.Put(buffer)
+		datagrams.Put(buffer)
 	}
 }
 
@@ -171,9 +203,9 @@ func (a *association) write(socket *udpSocket, data []byte, to netip.AddrPort, s
 	err := socket.write(data, to, source)
 	switch {
 	case err == nil:
-		a.session.touch()
+		a.idle.Touch()
 	case errors.Is(err, errLeaseLost):
-		a.session.end(err)
+		a.fail(err)
 	}
 	return dropOf(err)
 }
@@ -203,11 +235,11 @@ func (a *association) backFor(ctx context.Context, to netip.Addr) (*udpSocket, e
 		return nil, err
 	}
 	a.back[to.Is4()] = u
-	a.session.add(ctx, func() error { return a.readTargets(ctx, u) })
+	a.readers.Go(func() { a.fail(a.readTargets(ctx, u)) })
 	return u, nil
 }
 
-// readTargets is the task that reads what comes from the targets at one socket.
+// readTargets reads what comes from the targets at one socket.
 func (a *association) readTargets(ctx context.Context, back *udpSocket) error {
 	names := a.session.server.cachedOnly()
 	for {
@@ -216,10 +248,10 @@ func (a *association) readTargets(ctx context.Context, back *udpSocket) error {
 		// refuses to send it.
 		buffer, n, o, err := back.read(socks.MaxUDPHeaderIP)
 		if err != nil {
-			return fmt.Errorf("%w: %w", errTargetSide, err)
+			return fmt.Errorf("%w: %w", relay.ErrTarget, err)
 		}
 		a.answer(ctx, names, buffer[:socks.MaxUDPHeaderIP+n], o.from)
-		buffers.Put(buffer)
+		datagrams.Put(buffer)
 	}
 }
 
@@ -271,7 +303,7 @@ func (a *association) later(ctx context.Context, relay func(*nameLookup) drop) {
 		a.count(dropWaiting)
 		return
 	}
-	a.session.add(ctx, func() error {
+	a.readers.Go(func() {
 		defer func() { <-a.waiting }()
 		names, cancel := a.session.server.blocking(ctx)
 		defer cancel()
@@ -280,7 +312,6 @@ func (a *association) later(ctx context.Context, relay func(*nameLookup) drop) {
 			result = dropUnresolved
 		}
 		a.count(result)
-		return nil
 	})
 }
 

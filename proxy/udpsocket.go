@@ -16,6 +16,12 @@ import (
 	"usher/proxy/selfaddr"
 )
 
+// maxDatagram is what one read may take, with the header before it.
+const maxDatagram = 64 << 10
+
+// datagrams are buffers that all associations share: one that waits holds none.
+var datagrams = sync.Pool{New: func() any { return new([maxDatagram]byte) }}
+
 // udpSocket is a socket of a UDP association, of one address family. It is
 // not connected, so that the kernel reports no ICMP error to it: a port that
 // nobody listens at is the sender's trouble and ends no association.
@@ -107,11 +113,11 @@ func (u *udpSocket) noteArrival() error {
 
 // read waits for a datagram, and takes a buffer only when there is one. The
 // datagram is put at the offset headroom; the caller gives the buffer back.
-func (u *udpSocket) read(headroom int) (buffer *[bufferSize]byte, n int, o origin, err error) {
+func (u *udpSocket) read(headroom int) (buffer *[maxDatagram]byte, n int, o origin, err error) {
 	if err := u.raw.Read(readable); err != nil {
 		return nil, 0, o, err
 	}
-	buffer = buffers.Get().(*[bufferSize]byte)
+	buffer = datagrams.Get().(*[maxDatagram]byte)
 	if u.info == nil {
 		n, o.from, err = u.conn.ReadFromUDPAddrPort(buffer[headroom:])
 	} else {
@@ -120,7 +126,7 @@ func (u *udpSocket) read(headroom int) (buffer *[bufferSize]byte, n int, o origi
 		o.at = arrival(u.info[:size])
 	}
 	if err != nil {
-		buffers.Put(buffer)
+		datagrams.Put(buffer)
 		return nil, 0, o, err
 	}
 	o.from = netip.AddrPortFrom(o.from.Addr().WithZone(""), o.from.Port()) // the socket's own, if any

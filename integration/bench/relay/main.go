@@ -10,6 +10,9 @@
 // take turns within each round, each with new processes, and the medians over
 // the rounds are printed with the ratio to danted's. On a machine that does
 // other things, too, the ratios of one run are what to quote.
+//
+// With -before FILE, another usher binary takes the place of the other proxies:
+// a pair to judge a change by.
 package main
 
 import (
@@ -78,6 +81,7 @@ var measurements = []measurement{
 func main() {
 	bare := flag.String("bare", "", "address: be the bare proxy there")
 	rounds := flag.Int("rounds", 5, "how often each is measured")
+	flag.StringVar(&before, "before", "", "file: an usher of before a change, measured in place of the other proxies")
 	only := flag.String("only", "", "which: "+strings.Join(names(), ",")+"; all if empty")
 	flag.Parse()
 	run := func() error { return measure(*rounds, *only) }
@@ -119,7 +123,7 @@ func measure(rounds int, only string) error {
 			}
 			for i := range proxies {
 				name := proxies[(round+i)%len(proxies)]
-				if len(m.by) > 0 && !slices.Contains(m.by, name) {
+				if len(m.by) > 0 && name != "before" && !slices.Contains(m.by, name) {
 					continue
 				}
 				got, err := measureOne(m, name, dir, t)
@@ -146,7 +150,9 @@ func prepare(dir string) error {
 	if err := build.Run(); err != nil {
 		return fmt.Errorf("building usher: %w", err)
 	}
-	if _, err := exec.LookPath("danted"); err != nil {
+	if before != "" {
+		proxies = []string{"usher", "before"}
+	} else if _, err := exec.LookPath("danted"); err != nil {
 		fmt.Fprintln(os.Stderr, "no danted here: without it")
 		proxies = slices.DeleteFunc(proxies, func(p string) bool { return p == "danted" })
 	}
@@ -242,7 +248,7 @@ func settled(p *process) (usage, error) {
 
 func show(values map[string][]float64) error {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "\t"+strings.Join(proxies, "\t")+"\tusher/bare\tusher/danted")
+	fmt.Fprintln(w, "\t"+strings.Join(proxies, "\t")+"\tusher/"+strings.Join(proxies[1:], "\tusher/"))
 	for _, m := range measurements {
 		for _, of := range m.of {
 			if len(values[of+"usher"]) == 0 {
@@ -252,7 +258,7 @@ func show(values map[string][]float64) error {
 			for _, p := range proxies {
 				fmt.Fprint(w, figure("%.3g", median(values[of+p])), "\t")
 			}
-			for _, p := range []string{"bare", "danted"} {
+			for _, p := range proxies[1:] {
 				fmt.Fprint(w, figure("%.2fx", median(values[of+"usher"])/median(values[of+p])), "\t")
 			}
 			fmt.Fprintln(w)

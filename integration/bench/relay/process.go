@@ -19,6 +19,9 @@ import (
 // proxies are what is measured, in the order of each round.
 var proxies = []string{"usher", "bare", "danted"}
 
+// before is the file of the usher that is measured as the proxy "before".
+var before string
+
 const usherRules = `
 socksmethod: username none
 client pass { from: 127.0.0.0/8 to: 0/0 }
@@ -87,8 +90,12 @@ func start(name, dir string) (*process, error) {
 	rules := filepath.Join(dir, name+".conf")
 	text := usherRules
 	switch name {
-	case "usher":
-		p.cmd = exec.Command(filepath.Join(dir, "usher"), "serve")
+	case "usher", "before":
+		program := filepath.Join(dir, "usher")
+		if name == "before" {
+			program = before
+		}
+		p.cmd = exec.Command(program, "serve")
 		p.cmd.Env = append(os.Environ(), "USHER_LISTEN="+p.addr, "USHER_CONFIG="+rules, "USHER_USERS_FILE="+filepath.Join(dir, "users"), "USHER_ADMIN_LISTEN=off", "USHER_DRAIN_GRACE=0s", "USHER_DRAIN_TIMEOUT=0s")
 	case "danted":
 		text = fmt.Sprintf(dantedRules, addr.Port)

@@ -48,7 +48,7 @@ func TestListenKeepsAlive(t *testing.T) {
 // wantKept checks the keep-alive of a connection, in seconds and probes.
 func wantKept(t *testing.T, which string, c *net.TCPConn, on, idle, interval, count int) {
 	t.Helper()
-	for _, o := range []option{
+	for _, o := range []struct{ level, name, value int }{
 		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, on}, {unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, idle},
 		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, interval}, {unix.IPPROTO_TCP, unix.TCP_KEEPCNT, count},
 	} {
@@ -82,8 +82,7 @@ socks pass { from: 0/0 to: 0/0
 socks pass { from: 0/0 to: 0/0 port = 2
   internal.tcp.tcp_keepidle: 60 }
 `, 0)
-	s.uncouple = func() bool { return true }
-	t.Cleanup(func() { s.finish(nil) })
+	t.Cleanup(func() { s.release(nil); s.leave() })
 	s.from, s.to = addrPort(s.client.RemoteAddr()), addrPort(s.client.LocalAddr())
 	s.request.Version, s.request.Command = socks.V5, socks.Connect
 	if err := enter(ctx, s); err != nil {
@@ -110,7 +109,7 @@ socks pass { from: 0/0 to: 0/0 port = 2
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.hold(target)
+		s.sockets.hold(target)
 		wantKept(t, c.client, s.client, 1, c.clientIdle, 7, c.clientCount)
 		wantKept(t, c.target, target, c.on, c.idle, c.interval, c.count)
 	}
@@ -140,8 +139,7 @@ socks pass { from: 0/0 to: 0/0
   internal.tcp.tcp_keepidle: 31
   external.socket.so_keepalive: 0 }
 `, 0)
-	s.uncouple = func() bool { return true }
-	t.Cleanup(func() { s.finish(nil) })
+	t.Cleanup(func() { s.release(nil); s.leave() })
 	s.from, s.to = addrPort(s.client.RemoteAddr()), addrPort(s.client.LocalAddr())
 	s.request = socks.Request{Version: socks.V5, Command: socks.Bind, Addr: unspecified}
 	if err := enter(ctx, s); err != nil {
@@ -162,7 +160,7 @@ socks pass { from: 0/0 to: 0/0
 		}
 		far <- conn
 	}()
-	peer, err := s.meet(ctx)
+	peer, err := s.acceptPeer(ctx)
 	if conn := <-far; conn != nil {
 		defer conn.Close()
 	}
@@ -182,8 +180,7 @@ func TestDialTakesNoPortEarly(t *testing.T) {
 	}
 	defer ln.Close()
 	s, _, ctx := newSession(t, "client pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0 }\n", 0)
-	s.uncouple = func() bool { return true }
-	t.Cleanup(func() { s.finish(nil) })
+	t.Cleanup(func() { s.release(nil); s.leave() })
 	s.socksRule = s.gen.policy.Rules.Socks[0]
 	external := netip.MustParseAddr("127.0.0.7")
 	s.gen.decide.External = []netip.Addr{external}
@@ -192,7 +189,7 @@ func TestDialTakesNoPortEarly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.hold(target)
+	s.sockets.hold(target)
 	if got := addrPort(target.LocalAddr()).Addr(); got != external {
 		t.Errorf("connected from %v, want %v", got, external)
 	}

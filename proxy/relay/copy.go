@@ -1,16 +1,13 @@
-package proxy
+package relay
 
 import (
 	"errors"
 	"io"
-	"net"
 	"sync"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 )
 
-// bufferSize is what one read may take. Buffers are shared by all sessions:
+// bufferSize is what one read may take. Buffers are shared by all relays:
 // one that waits holds none.
 const bufferSize = 64 << 10
 
@@ -86,7 +83,7 @@ func (w *writer) write(b []byte) (n int, err error) {
 func (w *writer) attempt(fd uintptr) (done bool) {
 	for len(w.rest) > 0 {
 		if w.valid != nil && !w.valid() {
-			w.err = errLeaseLost
+			w.err = ErrMayWrite
 			return true
 		}
 		n, err := retry(func() (int, error) { return syscall.Write(int(fd), w.rest) })
@@ -119,52 +116,4 @@ func retry(call func() (int, error)) (int, error) {
 			return max(n, 0), err
 		}
 	}
-}
-
-// awaitByte waits for a byte from c, and leaves it unread. The error is io.EOF if
-// the peer has ended its direction.
-func awaitByte(c *net.TCPConn) error {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var n int
-	var failed error
-	err = raw.Read(func(fd uintptr) (done bool) {
-		var b [1]byte
-		n, failed = retry(func() (int, error) {
-			n, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-			return n, err
-		})
-		return !errors.Is(failed, syscall.EAGAIN)
-	})
-	switch {
-	case err != nil:
-		return err
-	case failed == nil && n == 0:
-		return io.EOF
-	}
-	return failed
-}
-
-// maxDiscard is the most that is taken from a client that is closed.
-const maxDiscard = 256 << 10
-
-// discardPending takes what has arrived from c, without waiting for more.
-func discardPending(c *net.TCPConn) {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return
-	}
-	// The error says that c is closed.
-	_ = raw.Control(func(fd uintptr) {
-		buffer := buffers.Get().(*[bufferSize]byte)
-		defer buffers.Put(buffer)
-		for range maxDiscard / bufferSize {
-			n, err := syscall.Read(int(fd), buffer[:])
-			if n <= 0 || err != nil {
-				return
-			}
-		}
-	})
 }

@@ -1,16 +1,21 @@
-package proxy
+package relay
 
 import (
 	"errors"
 	"io"
-	"log/slog"
 	"net"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 )
+
+// patient bounds every wait of these tests.
+const patient = time.Minute
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // pair returns two ends of a TCP connection.
 func pair(t *testing.T) (a, b *net.TCPConn) {
@@ -61,8 +66,8 @@ func TestWriterAsksBeforeEverySystemCall(t *testing.T) {
 		read <- n
 	}()
 	r := <-done
-	if !errors.Is(r.err, errLeaseLost) || r.n == len(big) {
-		t.Errorf("wrote %d of %d, %v; want %v", r.n, len(big), r.err, errLeaseLost)
+	if !errors.Is(r.err, ErrMayWrite) || r.n == len(big) {
+		t.Errorf("wrote %d of %d, %v; want %v", r.n, len(big), r.err, ErrMayWrite)
 	}
 	if n := asked.Load(); n != blockedAt+1 {
 		t.Errorf("asked %d times more, want once", n-blockedAt)
@@ -153,31 +158,5 @@ func TestReaderHoldsNoBuffer(t *testing.T) {
 	}
 	if _, n, err := r.wait(); n != 0 || !errors.Is(err, net.ErrClosed) {
 		t.Errorf("%d, %v; want %v", n, err, net.ErrClosed)
-	}
-}
-
-// A client that is turned away for want of descriptors, and has sent its
-// greeting, gets a clean end: one that is reset may think the server broken.
-func TestShedIsNoReset(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ln.Close() })
-	s := &Server{opts: Options{Logger: slog.New(slog.DiscardHandler), Metrics: NewMetrics(nil)}, spare: newSpare()}
-	t.Cleanup(s.spare.close)
-	client, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { client.Close() })
-	if _, err := client.Write([]byte{5, 1, 0}); err != nil {
-		t.Fatal(err)
-	}
-	if !s.shed(ln) {
-		t.Fatal("nobody is turned away")
-	}
-	if b, err := io.ReadAll(client); len(b) > 0 || err != nil {
-		t.Errorf("%q, %v; want a clean end", b, err)
 	}
 }

@@ -3,16 +3,9 @@
 package proxy
 
 import (
-	"net"
 	"net/netip"
 	"syscall"
 )
-
-var listenConfig = net.ListenConfig{KeepAliveConfig: keepAlive}
-
-func urgentInline(string, string, syscall.RawConn) error { return nil }
-
-func choosePortLate(string, string, syscall.RawConn) error { return nil }
 
 func askArrival(syscall.RawConn, netip.Addr) (size int, err error) { return 0, nil }
 

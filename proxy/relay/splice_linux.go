@@ -1,4 +1,4 @@
-package proxy
+package relay
 
 import (
 	"errors"
@@ -27,7 +27,7 @@ const (
 // process, for as long as there are many of them. It returns nil if copying is
 // to go on, and else what broke, as copy does.
 func (f *flow) bulk(r *reader, w *writer) error {
-	p, err := newPipe(f, w.valid)
+	p, err := newPipe(f)
 	if err != nil {
 		return nil
 	}
@@ -48,7 +48,7 @@ func (f *flow) bulk(r *reader, w *writer) error {
 		err = p.drain(w.raw)
 		f.watch.end()
 		switch {
-		case errors.Is(err, errLeaseLost):
+		case errors.Is(err, ErrMayWrite):
 			return err
 		case err != nil:
 			return f.writeBroke(err)
@@ -59,9 +59,8 @@ func (f *flow) bulk(r *reader, w *writer) error {
 
 // pipe is what spliced bytes pass through. It is empty between moves.
 type pipe struct {
-	flow  *flow
-	r, w  int         // its ends
-	valid func() bool // nil, or asked before every write
+	flow *flow
+	r, w int // its ends
 
 	tryFill, tryDrain func(fd uintptr) (done bool) // made once and not for every move
 	waits             time.Time                    // when its deadline was set
@@ -69,12 +68,12 @@ type pipe struct {
 	err               error
 }
 
-func newPipe(f *flow, valid func() bool) (*pipe, error) {
+func newPipe(f *flow) (*pipe, error) {
 	var fds [2]int
 	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
 		return nil, err
 	}
-	p := &pipe{flow: f, valid: valid, r: fds[0], w: fds[1]}
+	p := &pipe{flow: f, r: fds[0], w: fds[1]}
 	p.tryFill, p.tryDrain = p.fillOnce, p.drainOnce
 	// Refused: it stays as it was made, which is asked for next.
 	_, _ = unix.FcntlInt(uintptr(p.w), unix.F_SETPIPE_SZ, pipeSize)
@@ -123,8 +122,8 @@ func (p *pipe) drain(to syscall.RawConn) error {
 
 func (p *pipe) drainOnce(fd uintptr) (done bool) {
 	for p.n > 0 {
-		if p.valid != nil && !p.valid() {
-			p.err = errLeaseLost
+		if mayWrite := p.flow.relay.mayWrite; mayWrite != nil && !mayWrite() {
+			p.err = ErrMayWrite
 			return true
 		}
 		moved, err := splice(p.r, int(fd), p.n)

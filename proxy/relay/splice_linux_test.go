@@ -1,4 +1,4 @@
-package proxy
+package relay
 
 import (
 	"bytes"
@@ -32,7 +32,7 @@ type running struct {
 
 // startFlow starts a direction that is gone, and its pipe with it, when the test
 // ends.
-func startFlow(t *testing.T, s *session) *running {
+func startFlow(t *testing.T, o *Relay) *running {
 	t.Helper()
 	before := pipes(t)
 	src, from := pair(t)
@@ -43,8 +43,9 @@ func startFlow(t *testing.T, s *session) *running {
 		}
 	}
 	r := &running{t: t, src: src, dst: dst, ended: make(chan error, 1), pipes: before}
-	r.flow = &flow{session: s, from: from, to: to, readError: errClientSide, writeError: errTargetSide, bytes: new(atomic.Int64), back: new(flow)}
-	r.flow.back.ended.Store(true)
+	o.up = flow{relay: o, from: from, to: to, bytes: new(atomic.Int64)}
+	o.down.ended.Store(true)
+	r.flow = &o.up
 	r.start()
 	return r
 }
@@ -139,7 +140,7 @@ func pipes(t *testing.T) int {
 // A flow of many bytes goes through a pipe, one that has become silent holds
 // none.
 func TestBulkHasAPipeWhileItLasts(t *testing.T) {
-	r := startFlow(t, new(session))
+	r := startFlow(t, new(Relay))
 	r.receive(r.spliced())
 	for end := time.Now().Add(patient); pipes(t) != r.pipes; {
 		if time.Now().After(end) {
@@ -168,7 +169,7 @@ func TestBulkHasAPipeWhileItLasts(t *testing.T) {
 // A flow that goes on in small pieces is copied again, though it is never
 // silent. Its end arrives in either form.
 func TestSmallPiecesAreCopiedAgain(t *testing.T) {
-	r := startFlow(t, new(session))
+	r := startFlow(t, new(Relay))
 	r.receive(r.spliced())
 	few := 0
 	for pipes(t) != r.pipes {
@@ -184,7 +185,7 @@ func TestSmallPiecesAreCopiedAgain(t *testing.T) {
 
 // A spliced flow that ends ends as a copied one does.
 func TestSplicedEnd(t *testing.T) {
-	r := startFlow(t, new(session))
+	r := startFlow(t, new(Relay))
 	sent := r.spliced()
 	if err := r.src.CloseWrite(); err != nil {
 		t.Fatal(err)
@@ -202,7 +203,7 @@ func TestSplicedEnd(t *testing.T) {
 // the pipe once it can.
 func TestSpliceAsksBeforeEverySystemCall(t *testing.T) {
 	var lost atomic.Bool
-	r := startFlow(t, &session{valid: func() bool { return !lost.Load() }})
+	r := startFlow(t, &Relay{mayWrite: func() bool { return !lost.Load() }})
 	r.spliced()
 	lost.Store(true)
 	if err := r.src.CloseWrite(); err != nil { // so that it ends if nobody asks
@@ -214,8 +215,8 @@ func TestSpliceAsksBeforeEverySystemCall(t *testing.T) {
 		n, _ := io.Copy(io.Discard, struct{ io.Reader }{r.dst})
 		read <- received + n
 	}()
-	if err := <-r.ended; !errors.Is(err, errLeaseLost) {
-		t.Errorf("ended with %v, want %v", err, errLeaseLost)
+	if err := <-r.ended; !errors.Is(err, ErrMayWrite) {
+		t.Errorf("ended with %v, want %v", err, ErrMayWrite)
 	}
 	if err := r.flow.to.Close(); err != nil {
 		t.Fatal(err)
@@ -225,16 +226,14 @@ func TestSpliceAsksBeforeEverySystemCall(t *testing.T) {
 	}
 }
 
-// What is spliced keeps its session alive, though nothing comes back: timeout.io
-// is half an hour, and the last bytes that were copied moved an hour ago.
+// What is spliced keeps its relay alive, though nothing comes back.
 func TestSplicedBytesAreNoIdleness(t *testing.T) {
-	var cut error
-	s := &session{began: time.Now().Add(-time.Hour), end: func(cause error) { cut = cause }}
-	s.endWhenIdle(30 * time.Minute)
-	t.Cleanup(func() { s.idleTimer.Stop() })
-	r := startFlow(t, s)
-	sent := r.spliced()
-	s.moved.Store(0)
+	o := new(Relay)
+	o.idle.Start(time.Hour, func() { t.Error("idle for an hour") })
+	t.Cleanup(o.idle.Stop)
+	r := startFlow(t, o)
+	sent := r.spliced() // and is blocked
+	blocked := time.Now()
 	if err := r.src.CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
@@ -242,15 +241,15 @@ func TestSplicedBytesAreNoIdleness(t *testing.T) {
 	if err := <-r.ended; err != nil {
 		t.Error(err)
 	}
-	if s.checkIdle(); cut != nil {
-		t.Errorf("cut while bytes moved: %v", cut)
+	if since, silent := time.Since(blocked), o.idle.Idle(); silent >= since {
+		t.Errorf("idle for %v, though bytes moved in the last %v", silent, since)
 	}
 }
 
 // splice(2) goes no further at urgent data, and says 0 there if the peer's end has
 // come by then, as at the end itself: what follows is relayed all the same.
 func TestSplicedUpToUrgentData(t *testing.T) {
-	r := startFlow(t, new(session))
+	r := startFlow(t, new(Relay))
 	sent := r.spliced()
 	rest := bytes.Repeat([]byte("rest "), 10_000)
 	raw, err := r.src.SyscallConn()
@@ -284,7 +283,7 @@ func TestSplicedUpToUrgentData(t *testing.T) {
 // A pipe holds 1 MiB, and so no more than that is written between two questions
 // for the lease.
 func TestPipeSize(t *testing.T) {
-	p, err := newPipe(new(flow), nil)
+	p, err := newPipe(new(flow))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -304,7 +303,7 @@ func TestPipeSize(t *testing.T) {
 
 // Without descriptors for a pipe a bulk flow is copied.
 func TestBulkWithoutDescriptors(t *testing.T) {
-	r := startFlow(t, new(session))
+	r := startFlow(t, new(Relay))
 	var limit, none syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)
@@ -333,7 +332,7 @@ func TestBulkWithoutDescriptors(t *testing.T) {
 func TestResetIsPassedOn(t *testing.T) {
 	for name, flood := range map[string]bool{"copied": false, "spliced": true} {
 		t.Run(name, func(t *testing.T) {
-			r := startFlow(t, new(session))
+			r := startFlow(t, new(Relay))
 			if flood {
 				r.receive(r.spliced())
 			}
@@ -341,8 +340,8 @@ func TestResetIsPassedOn(t *testing.T) {
 				t.Fatal(err)
 			}
 			r.src.Close()
-			if err := <-r.ended; !errors.Is(err, errClientSide) {
-				t.Errorf("ended with %v, want %v", err, errClientSide)
+			if err := <-r.ended; !errors.Is(err, ErrClient) {
+				t.Errorf("ended with %v, want %v", err, ErrClient)
 			}
 			r.flow.to.Close() // as the session does
 			if _, err := io.ReadAll(r.dst); !errors.Is(err, syscall.ECONNRESET) {
@@ -350,7 +349,7 @@ func TestResetIsPassedOn(t *testing.T) {
 			}
 		})
 		t.Run(name+", backwards", func(t *testing.T) {
-			r := startFlow(t, new(session))
+			r := startFlow(t, new(Relay))
 			if flood {
 				r.spliced() // and is blocked
 			}
@@ -363,8 +362,8 @@ func TestResetIsPassedOn(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if err := <-r.ended; !errors.Is(err, errTargetSide) {
-				t.Errorf("ended with %v, want %v", err, errTargetSide)
+			if err := <-r.ended; !errors.Is(err, ErrTarget) {
+				t.Errorf("ended with %v, want %v", err, ErrTarget)
 			}
 			r.flow.from.Close()
 			if _, err := io.ReadAll(r.src); !errors.Is(err, syscall.ECONNRESET) {
@@ -376,7 +375,7 @@ func TestResetIsPassedOn(t *testing.T) {
 
 // What we close ourselves, as a session that is idle or cut, is no reset.
 func TestCutIsNoReset(t *testing.T) {
-	r := startFlow(t, new(session))
+	r := startFlow(t, new(Relay))
 	r.flow.from.Close()
 	if err := <-r.ended; !errors.Is(err, net.ErrClosed) {
 		t.Errorf("ended with %v, want %v", err, net.ErrClosed)
@@ -392,7 +391,11 @@ func TestCutIsNoReset(t *testing.T) {
 func narrow(t *testing.T) (near, far *net.TCPConn) {
 	t.Helper()
 	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-		return setInts(c, []option{{unix.IPPROTO_TCP, unix.TCP_MAXSEG, 1400}, {unix.SOL_SOCKET, unix.SO_RCVBUF, 4096}})
+		var err error
+		return errors.Join(c.Control(func(fd uintptr) {
+			err = errors.Join(unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG, 1400),
+				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4096))
+		}), err)
 	}}
 	ln, err := config.Listen(t.Context(), "tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -418,12 +421,13 @@ func narrow(t *testing.T) (near, far *net.TCPConn) {
 
 // startNarrow starts a direction to such a connection, and sends what is too much
 // for it and too little for a pipe.
-func startNarrow(t *testing.T, s *session) *running {
+func startNarrow(t *testing.T, o *Relay) *running {
 	t.Helper()
 	src, from := pair(t)
 	to, dst := narrow(t)
 	r := &running{t: t, src: src, dst: dst, ended: make(chan error, 1)}
-	r.flow = &flow{session: s, from: from, to: to, readError: errClientSide, writeError: errTargetSide, bytes: new(atomic.Int64), back: new(flow), watched: true}
+	o.up = flow{relay: o, from: from, to: to, bytes: new(atomic.Int64)}
+	r.flow = &o.up
 	if _, err := src.Write(make([]byte, 2*bufferSize)); err != nil {
 		t.Fatal(err)
 	}
@@ -435,15 +439,15 @@ func startNarrow(t *testing.T, s *session) *running {
 // A part of a buffer that has gone has moved, for timeout.io and for the counts,
 // though the rest waits.
 func TestPartOfABufferHasMoved(t *testing.T) {
-	s := &session{began: time.Now().Add(-time.Hour), end: func(error) {}}
-	s.endWhenIdle(30 * time.Minute)
-	t.Cleanup(func() { s.idleTimer.Stop() })
-	s.moved.Store(0)
-	r := startNarrow(t, s)
+	o := new(Relay)
+	o.idle.Start(time.Hour, func() { t.Error("idle for an hour") })
+	t.Cleanup(o.idle.Stop)
+	began := time.Now()
+	r := startNarrow(t, o)
 	if n := r.flow.bytes.Load(); n >= bufferSize {
 		t.Fatalf("%d bytes: the connection takes whole buffers", n)
 	}
-	if s.moved.Load() == 0 {
+	if o.idle.Idle() >= time.Since(began) {
 		t.Error("none has moved for timeout.io")
 	}
 }
@@ -451,16 +455,15 @@ func TestPartOfABufferHasMoved(t *testing.T) {
 // Whoever breaks the connection that is copied from is noticed while the copy is
 // blocked.
 func TestBrokenSourceOfABlockedCopy(t *testing.T) {
-	cause := make(chan error, 1)
-	r := startNarrow(t, &session{end: func(err error) { cause <- err }})
+	r := startNarrow(t, new(Relay))
 	if err := r.src.SetLinger(0); err != nil {
 		t.Fatal(err)
 	}
 	r.src.Close()
 	select {
-	case err := <-cause:
-		if !errors.Is(err, errClientSide) {
-			t.Errorf("ended with %v, want %v", err, errClientSide)
+	case <-r.ended: //nolint:errcheck // the first error is the watch's
+		if err := r.flow.relay.err; !errors.Is(err, ErrClient) {
+			t.Errorf("ended with %v, want %v", err, ErrClient)
 		}
 	case <-time.After(patient):
 		t.Error("nobody notices")
@@ -469,8 +472,8 @@ func TestBrokenSourceOfABlockedCopy(t *testing.T) {
 
 // That both directions have ended breaks nothing: the rest is written.
 func TestEndedSourceOfABlockedCopy(t *testing.T) {
-	r := startNarrow(t, &session{end: func(err error) { t.Errorf("ended with %v", err) }})
-	r.flow.back.ended.Store(true)
+	r := startNarrow(t, new(Relay))
+	r.flow.back().ended.Store(true)
 	if err := errors.Join(r.flow.from.CloseWrite(), r.src.CloseWrite()); err != nil {
 		t.Fatal(err)
 	}
@@ -478,5 +481,8 @@ func TestEndedSourceOfABlockedCopy(t *testing.T) {
 	r.receive(make([]byte, 2*bufferSize))
 	if b, err := io.ReadAll(r.dst); len(b) > 0 || err != nil {
 		t.Errorf("%d bytes, %v; want the end", len(b), err)
+	}
+	if err := r.flow.relay.err; err != nil {
+		t.Errorf("ended with %v", err)
 	}
 }

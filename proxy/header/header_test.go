@@ -1,4 +1,4 @@
-package proxy
+package header
 
 import (
 	"bufio"
@@ -13,17 +13,17 @@ import (
 	proxyproto "github.com/pires/go-proxyproto"
 )
 
-// What readHeader accepts is what the library makes of the same bytes; it
+// What read accepts is what the library makes of the same bytes; it
 // takes the header and nothing behind it, however the bytes arrive; no part of
 // it passes for a whole; and it prints back to what reads the same.
-func FuzzReadHeader(f *testing.F) {
+func FuzzRead(f *testing.F) {
 	const v2 = "\r\n\r\n\x00\r\nQUIT\n"
 	for _, seed := range []string{
 		"PROXY TCP4 192.0.2.7 192.0.2.1 40000 1080\r\n\x05\x01\x00",
 		"PROXY TCP6 2001:db8::7 2001:db8::1 40000 1080\r\n\x05",
 		"PROXY UNKNOWN\r\n\x05\x01\x00",
 		"PROXY UNKNOWN ffff:: ffff:: 65535 65535\r\n",
-		"PROXY " + strings.Repeat("x", maxHeaderV1),
+		"PROXY " + strings.Repeat("x", maxV1),
 		v2 + "\x21\x11\x00\x0c\xc0\x00\x02\x07\xc0\x00\x02\x01\x9c\x40\x04\x38\x05\x01\x00",
 		v2 + "\x21\x11\x00\x13\xc0\x00\x02\x07\xc0\x00\x02\x01\x9c\x40\x04\x38\x04\x00\x04\x00\x00\x00\x00\x05", // a TLV
 		v2 + "\x21\x21\x00\x24" + strings.Repeat("\x20", 32) + "\x9c\x40\x04\x38\x05",
@@ -35,9 +35,9 @@ func FuzzReadHeader(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r := bytes.NewReader(b)
-		h, err := readHeader(r)
+		h, err := read(r)
 		taken := b[:len(b)-r.Len()]
-		slow, slowErr := readHeader(iotest.OneByteReader(bytes.NewReader(b)))
+		slow, slowErr := read(iotest.OneByteReader(bytes.NewReader(b)))
 		if (err == nil) != (slowErr == nil) || err == nil && !reflect.DeepEqual(h, slow) {
 			t.Fatalf("%q: at once %+v, %v; byte by byte %+v, %v", b, h, err, slow, slowErr)
 		}
@@ -52,7 +52,7 @@ func FuzzReadHeader(f *testing.F) {
 			t.Fatalf("%q: %+v, but the library reads %+v, %v", b, h, whole, err)
 		}
 		for n := range taken {
-			if part, err := readHeader(bytes.NewReader(taken[:n])); err == nil {
+			if part, err := read(bytes.NewReader(taken[:n])); err == nil {
 				t.Fatalf("%q: its part %q reads as %+v", taken, taken[:n], part)
 			}
 		}
@@ -60,7 +60,7 @@ func FuzzReadHeader(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%q: cannot print %+v: %v", taken, h, err)
 		}
-		if again, err := readHeader(bytes.NewReader(printed)); err != nil || !again.EqualsTo(h) {
+		if again, err := read(bytes.NewReader(printed)); err != nil || !again.EqualsTo(h) {
 			t.Fatalf("%q: %+v prints as %q, which reads %+v, %v", taken, h, printed, again, err)
 		}
 	})
@@ -78,7 +78,7 @@ func TestLongestHeader(t *testing.T) {
 		noop := length - addresses - tlv
 		head = append(head, byte(proxyproto.PP2_TYPE_NOOP), byte(noop>>8), byte(noop))
 		r := bytes.NewReader(append(head, make([]byte, noop)...))
-		h, err := readHeader(r)
+		h, err := read(r)
 		switch {
 		case tooMuch == 0 && (err != nil || r.Len() > 0):
 			t.Errorf("%d bytes: %+v, %v, %d left; want a header", length, h, err, r.Len())

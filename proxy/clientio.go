@@ -1,0 +1,78 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// awaitByte waits for a byte from c, and leaves it unread. The error is io.EOF if
+// the peer has ended its direction.
+func awaitByte(c *net.TCPConn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var n int
+	var failed error
+	err = raw.Read(func(fd uintptr) (done bool) {
+		var b [1]byte
+		n, failed = retry(func() (int, error) {
+			n, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+			return n, err
+		})
+		return !errors.Is(failed, syscall.EAGAIN)
+	})
+	switch {
+	case err != nil:
+		return err
+	case failed == nil && n == 0:
+		return io.EOF
+	}
+	return failed
+}
+
+// awaitEnd waits until the peer ends or breaks its connection, and discards what
+// it sends until then. The error is io.EOF for an end.
+func awaitEnd(c *net.TCPConn) error {
+	for {
+		if err := awaitByte(c); err != nil {
+			return err
+		}
+		discardPending(c)
+	}
+}
+
+// maxDiscard is the most that is taken at once.
+const maxDiscard = 256 << 10
+
+// discardPending takes what has arrived from c, without waiting for more.
+func discardPending(c *net.TCPConn) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return
+	}
+	// The error says that c is closed.
+	_ = raw.Control(func(fd uintptr) {
+		var b [4096]byte
+		for range maxDiscard / len(b) {
+			n, err := syscall.Read(int(fd), b[:])
+			if n <= 0 || err != nil {
+				return
+			}
+		}
+	})
+}
+
+// retry calls again what a signal has interrupted.
+func retry(call func() (int, error)) (int, error) {
+	for {
+		n, err := call()
+		if !errors.Is(err, syscall.EINTR) {
+			return max(n, 0), err
+		}
+	}
+}

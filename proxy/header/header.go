@@ -1,0 +1,145 @@
+// Package header reads the PROXY protocol header, version 1 or 2, by which a
+// balancer says who its client is
+// (https://www.haproxy.org/download/2.6/doc/proxy-protocol.txt). It knows no
+// session: whom to trust and what to make of a header is for the caller.
+package header
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+
+	proxyproto "github.com/pires/go-proxyproto"
+)
+
+// Lengths of headers, by the specification.
+const (
+	minV1 = 15  // "PROXY UNKNOWN\r\n"
+	maxV1 = 107 // with the terminating CRLF
+	minV2 = 16  // signature, version and command, family, length
+)
+
+// PeekLen is how many bytes Begins needs to be sure.
+const PeekLen = minV1
+
+// ErrFamily is returned for a header about anything but TCP over IPv4 or IPv6.
+var ErrFamily = errors.New("the header is not about TCP over IPv4 or IPv6")
+
+// Kind is what a header says.
+type Kind int
+
+const (
+	Client  Kind = iota // a client, by its addresses
+	Local               // version 2, LOCAL: the balancer speaks for itself (section 2.2)
+	Unknown             // version 1, UNKNOWN: a client that the balancer cannot describe (section 2.1)
+)
+
+// Header is what a balancer says of a connection.
+type Header struct {
+	Kind     Kind
+	From, To netip.AddrPort // of a Client: its address and the one that it connected to; IPv4 unmapped, no zones
+}
+
+// Read reads a header from r, and nothing after it. An end before the first
+// byte is io.EOF, one within the header io.ErrUnexpectedEOF.
+func Read(r io.Reader) (Header, error) {
+	h, err := read(r)
+	if err != nil {
+		return Header{}, err
+	}
+	if h.Command.IsLocal() { // the library calls UNKNOWN so, too
+		if h.Version == 2 {
+			return Header{Kind: Local}, nil
+		}
+		return Header{Kind: Unknown}, nil
+	}
+	from, to, ok := h.TCPAddrs()
+	if !ok {
+		return Header{}, ErrFamily
+	}
+	return Header{From: addrPort(from), To: addrPort(to)}, nil
+}
+
+func addrPort(a *net.TCPAddr) netip.AddrPort {
+	ap := a.AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
+}
+
+// MayBegin reports whether a header can begin with b.
+func MayBegin(b byte) bool { return b == proxyproto.SIGV1[0] || b == proxyproto.SIGV2[0] }
+
+// Begins reports whether b, of which PeekLen bytes suffice, is how a header
+// begins.
+func Begins(b []byte) bool {
+	return bytes.HasPrefix(b, []byte("PROXY ")) || bytes.HasPrefix(b, proxyproto.SIGV2)
+}
+
+// read cuts the header out of r for the library to parse, which would read
+// ahead.
+func read(r io.Reader) (*proxyproto.Header, error) {
+	head := make([]byte, minV1, 256)
+	n, err := io.ReadAtLeast(r, head, 1)
+	if err != nil {
+		return nil, err
+	}
+	if !MayBegin(head[0]) {
+		return nil, proxyproto.ErrNoProxyProtocol
+	}
+	if _, err := io.ReadFull(r, head[n:]); err != nil {
+		return nil, noEOF(err)
+	}
+	if head[0] == proxyproto.SIGV1[0] {
+		head, err = restV1(r, head)
+	} else {
+		head, err = restV2(r, head)
+	}
+	if err != nil {
+		return nil, noEOF(err)
+	}
+	return proxyproto.Read(bufio.NewReader(bytes.NewReader(head)))
+}
+
+// restV1 reads up to the line's end, byte by byte, as nothing else tells
+// where it is.
+func restV1(r io.Reader, head []byte) ([]byte, error) {
+	for head[len(head)-1] != '\n' {
+		if len(head) == maxV1 {
+			return nil, proxyproto.ErrVersion1HeaderTooLong
+		}
+		head = append(head, 0)
+		if _, err := io.ReadFull(r, head[len(head)-1:]); err != nil {
+			return nil, err
+		}
+	}
+	return head, nil
+}
+
+// restV2 reads as much as the header says it is long.
+func restV2(r io.Reader, head []byte) ([]byte, error) {
+	head = head[:minV2]
+	if _, err := io.ReadFull(r, head[minV1:]); err != nil {
+		return nil, err
+	}
+	if !bytes.HasPrefix(head, proxyproto.SIGV2) {
+		return nil, proxyproto.ErrNoProxyProtocol
+	}
+	length := binary.BigEndian.Uint16(head[minV2-2:])
+	if length > proxyproto.MaxV2HeaderSize {
+		return nil, proxyproto.ErrInvalidLength
+	}
+	head = append(head, make([]byte, length)...)
+	_, err := io.ReadFull(r, head[minV2:])
+	return head, err
+}
+
+// noEOF makes an end within a header unlike one before it.
+func noEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}

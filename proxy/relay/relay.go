@@ -1,0 +1,231 @@
+// Package relay moves bytes between two TCP connections until both directions
+// have ended. It knows no session: it is given the connections, when they are
+// idle for too long, who may write and where to count, and returns an error.
+//
+// A direction copies through a shared buffer as bytes come, so an idle relay
+// holds none. After four full buffers in a row it splices for as long as there
+// are many bytes.
+package relay
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"usher/proxy/idle"
+)
+
+// Why a relay ends before both directions have ended.
+var (
+	ErrClient   = errors.New("the connection to the client broke")
+	ErrTarget   = errors.New("the connection to the target broke")
+	ErrIdle     = errors.New("idle timeout (timeout.io)")
+	ErrMayWrite = errors.New("the right to write is lost")
+)
+
+// Options are what a Relay needs beside its connections.
+type Options struct {
+	Idle     time.Duration // ends the relay when no byte has moved for so long; 0: never
+	MayWrite func() bool   // asked before every system call that writes; nil: always
+	// Up and Down count the bytes that were written to the target and to the
+	// client, while they move. Both are required.
+	Up, Down *atomic.Int64
+}
+
+// Relay is two directions and what they share. There is one for each connected
+// session, so it is kept small.
+type Relay struct {
+	up, down  flow
+	mayWrite  func() bool // nil: always
+	idle      idle.Timer
+	downEnded sync.WaitGroup
+
+	failed sync.Once
+	err    error // the first one; to be read when both directions have ended
+}
+
+// New returns a relay between client and target, which is to be run. It is apart
+// from Run because a goroutine keeps the stack that it has grown to: Run, which
+// lasts, needs no more than the smallest one while the relay is idle.
+func New(client, target *net.TCPConn, o Options) *Relay {
+	r := &Relay{mayWrite: o.MayWrite}
+	r.up = flow{relay: r, from: client, to: target, bytes: o.Up}
+	r.down = flow{relay: r, from: target, to: client, bytes: o.Down}
+	r.idle.Start(o.Idle, func() { r.fail(ErrIdle) })
+	r.downEnded.Add(1)
+	return r
+}
+
+// Run relays, and returns when both directions have ended. The end of one
+// direction is passed on as the end of that direction alone, a reset as a reset.
+// On an error both connections are closed. It is called once.
+//
+// To end it from outside, close both connections; the error is then about that,
+// and means nothing else. Nobody else may read, write or set deadlines
+// meanwhile.
+func (r *Relay) Run() error {
+	go r.runDown()
+	r.fail(r.up.run())
+	r.downEnded.Wait()
+	r.idle.Stop()
+	return r.err
+}
+
+func (r *Relay) runDown() {
+	defer r.downEnded.Done()
+	r.fail(r.down.run())
+}
+
+// fail ends both directions, unless err is nil.
+func (r *Relay) fail(err error) {
+	if err == nil {
+		return
+	}
+	r.failed.Do(func() {
+		r.err = err
+		_ = r.up.from.Close()
+		_ = r.up.to.Close()
+	})
+}
+
+// bulkAfter is how many full buffers in a row make a flow bulk.
+const bulkAfter = 4
+
+// flow is one direction of a relay.
+type flow struct {
+	relay    *Relay
+	from, to *net.TCPConn
+	bytes    *atomic.Int64
+	ended    atomic.Bool  // its end was passed on
+	watch    *sourceWatch // of where it reads from, while it cannot write; nil: not watched
+}
+
+// back returns the other direction.
+func (f *flow) back() *flow {
+	if f.isUp() {
+		return &f.relay.down
+	}
+	return &f.relay.up
+}
+
+func (f *flow) isUp() bool { return f == &f.relay.up }
+
+// run moves bytes until the direction's end, which is passed on as the end of
+// that direction alone. A reset is passed on as a reset.
+func (f *flow) run() error {
+	from, err := f.from.SyscallConn()
+	if err != nil {
+		return f.readBroke(err)
+	}
+	to, err := f.to.SyscallConn()
+	if err != nil {
+		return f.writeBroke(err)
+	}
+	r, w := newReader(from), newWriter(to, f.relay.mayWrite)
+	w.wrote = f.count
+	if f.isUp() {
+		f.watch = &sourceWatch{flow: f, raw: from}
+		w.stuck = f.watch.begin
+	}
+	for err == nil {
+		if err = f.copy(r, w); err == nil {
+			err = f.bulk(r, w)
+		}
+	}
+	if !errors.Is(err, io.EOF) {
+		return err
+	}
+	broken, err := isBroken(from)
+	switch {
+	case err != nil: // we are closing both sides
+		return nil
+	case broken && !f.back().ended.Load():
+		// The system tells of a reset once, and a write of the other direction
+		// was told.
+		return f.readBroke(syscall.ECONNRESET)
+	}
+	f.ended.Store(true) // before it is: afterwards, both directions may look broken off
+	// An error here says that the peer has reset, which the other direction meets.
+	_ = f.to.CloseWrite()
+	return f.awaitBreak(from)
+}
+
+// awaitBreak waits for the end of the other direction, too: until then the peer
+// that has ended this one may reset its connection, or vanish, and while the
+// other side is silent nobody else would notice.
+func (f *flow) awaitBreak(from syscall.RawConn) error {
+	if f.back().ended.Load() {
+		return nil
+	}
+	if err := waitBroken(from, func() bool { return true }); err != nil || f.back().ended.Load() {
+		return nil // we are closing both sides, or have ended both directions
+	}
+	return f.readBroke(syscall.ECONNRESET)
+}
+
+// copy copies until the flow is bulk. It holds a buffer only while there is
+// something in it. At the direction's end it returns io.EOF.
+func (f *flow) copy(r *reader, w *writer) error {
+	for full := 0; full < bulkAfter; {
+		buffer, n, err := r.wait()
+		if n == 0 {
+			if err == nil {
+				return io.EOF
+			}
+			return f.readBroke(err)
+		}
+		if full++; n < bufferSize {
+			full = 0
+		}
+		_, err = w.write(buffer[:n])
+		f.watch.end()
+		buffers.Put(buffer)
+		switch {
+		case errors.Is(err, ErrMayWrite):
+			return err
+		case err != nil:
+			return f.writeBroke(err)
+		}
+	}
+	return nil
+}
+
+// count says that n bytes have arrived.
+func (f *flow) count(n int) {
+	f.bytes.Add(int64(n))
+	f.relay.idle.Touch()
+}
+
+// readBroke passes on as a reset what broke one side: it must not look like an
+// end to the other.
+func (f *flow) readBroke(err error) error {
+	reset(f.to, err)
+	return fmt.Errorf("%w: %w", side(f.isUp()), err)
+}
+
+// writeBroke is readBroke for the other side.
+func (f *flow) writeBroke(err error) error {
+	reset(f.from, err)
+	return fmt.Errorf("%w: %w", side(!f.isUp()), err)
+}
+
+// side returns the error of one of the two connections.
+func side(client bool) error {
+	if client {
+		return ErrClient
+	}
+	return ErrTarget
+}
+
+// reset makes the close of c a reset, unless we have closed already, which is
+// what err then says.
+func reset(c *net.TCPConn, err error) {
+	if !errors.Is(err, net.ErrClosed) {
+		_ = c.SetLinger(0) // fails if c was closed meanwhile
+	}
+}

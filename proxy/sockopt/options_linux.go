@@ -1,0 +1,60 @@
+package sockopt
+
+import (
+	"net"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// listenConfig sets keep-alive on the listener, from which connections inherit
+// it: net would make four calls for each. Urgent data stay where they are in the
+// stream, so they are relayed like any other instead of being lost.
+func listenConfig(k net.KeepAliveConfig) net.ListenConfig {
+	on := 0
+	if k.Enable {
+		on = 1
+	}
+	return net.ListenConfig{KeepAlive: -1, Control: func(_, _ string, c syscall.RawConn) error {
+		return setInts(c, []option{
+			{unix.SOL_SOCKET, unix.SO_KEEPALIVE, on},
+			{unix.SOL_SOCKET, unix.SO_OOBINLINE, 1},
+			{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(k.Idle / time.Second)},
+			{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(k.Interval / time.Second)},
+			{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, k.Count},
+		})
+	}}
+}
+
+// urgentInline keeps urgent data in the stream of a socket that is to connect.
+func urgentInline(_, _ string, c syscall.RawConn) error {
+	return setInts(c, []option{{unix.SOL_SOCKET, unix.SO_OOBINLINE, 1}})
+}
+
+// choosePortLate does the same, and leaves the port of a socket that is bound
+// to an address to connect, which may share a port among targets. bind would
+// need a port of its own.
+func choosePortLate(_, _ string, c syscall.RawConn) error {
+	return setInts(c, []option{
+		{unix.SOL_SOCKET, unix.SO_OOBINLINE, 1},
+		{unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1},
+	})
+}
+
+type option struct{ level, name, value int }
+
+func setInts(c syscall.RawConn, options []option) error {
+	var failed error
+	err := c.Control(func(fd uintptr) {
+		for _, o := range options {
+			if failed == nil {
+				failed = unix.SetsockoptInt(int(fd), o.level, o.name, o.value)
+			}
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return failed
+}
