@@ -2,6 +2,7 @@ package redisstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -12,15 +13,16 @@ import (
 )
 
 // Check looks at the settings of the servers that count now, and returns what
-// a person should know of them, one sentence each. It connects, and fails if
-// a server cannot be reached.
+// a person should know of them, one sentence each. It connects. If a server
+// cannot be asked, it fails, and returns what it found elsewhere.
 func (s *Store) Check(ctx context.Context) (warnings []string, err error) {
 	defer show(&err)
 	var asked []string
+	var errs []error
 	for shard := range s.Shards() {
 		at, err := s.locator.locate(ctx, keysOf(s.cluster, shard).membership())
 		if err != nil {
-			return nil, err
+			return warnings, errors.Join(append(errs, err)...)
 		}
 		if slices.Contains(asked, at.addr) {
 			continue
@@ -28,13 +30,13 @@ func (s *Store) Check(ctx context.Context) (warnings []string, err error) {
 		asked = append(asked, at.addr)
 		found, err := s.checkServer(ctx, at.addr)
 		if err != nil {
-			return nil, fmt.Errorf("redisstore: looking at %s: %w", at.addr, err)
+			errs = append(errs, fmt.Errorf("redisstore: checking the settings of %s: %w", at.addr, err))
 		}
 		for _, w := range found {
 			warnings = append(warnings, OneLine(at.addr+": "+w))
 		}
 	}
-	return warnings, nil
+	return warnings, errors.Join(errs...)
 }
 
 func (s *Store) checkServer(ctx context.Context, addr string) (warnings []string, err error) {
@@ -56,11 +58,40 @@ func (s *Store) checkServer(ctx context.Context, addr string) (warnings []string
 		warnings = append(warnings, "maxmemory-policy is "+policy+": set it to noeviction; "+
 			"what is counted is not evicted, but what has an expiry, such as the window of a rate, may be")
 	}
-	if sentinels, ok := s.locator.(*sentinels); ok {
-		more, err := checkReplication(ctx, l.redis, sentinels)
-		return append(warnings, more...), err
+	var more []string
+	switch locator := s.locator.(type) {
+	case *sentinels:
+		more, err = checkReplication(ctx, l.redis, locator)
+	case *nodes:
+		more, err = checkCoverage(ctx, l.redis)
 	}
-	return warnings, nil
+	return append(warnings, more...), err
+}
+
+// unreadable reports whether a server refuses a question for good: the user
+// lacks the right (NOPERM), or the command was renamed or left out, as in managed
+// services (ERR, with words of their own).
+func unreadable(err error) bool {
+	var reply redis.Error
+	if !errors.As(err, &reply) {
+		return false
+	}
+	code, _, _ := strings.Cut(reply.Error(), " ")
+	return code == "NOPERM" || code == "ERR"
+}
+
+// checkCoverage checks that nodes of a Redis Cluster go on without the others.
+func checkCoverage(ctx context.Context, c *redis.Conn) ([]string, error) {
+	const setting = "cluster-require-full-coverage"
+	const consequence = "while any slot of the cluster has no primary, this node refuses to count, and limited rules admit nobody"
+	set, err := c.ConfigGet(ctx, setting).Result()
+	switch {
+	case unreadable(err):
+		return []string{setting + " cannot be read (" + err.Error() + "): make sure that it is no, or " + consequence}, nil
+	case err == nil && set[setting] == "yes":
+		return []string{setting + " is yes: " + consequence + "; set it to no"}, nil
+	}
+	return nil, err
 }
 
 const persistenceRemedy = `; the store needs no persistence: set save "", appendonly no`
@@ -97,8 +128,8 @@ func checkReplication(ctx context.Context, c *redis.Conn, s *sentinels) ([]strin
 			"; set min-replicas-to-write to 1, and min-replicas-max-lag to " + longestLag(about.downAfter)}, nil
 	}
 	set, err := c.ConfigGet(ctx, "min-replicas-*").Result()
-	if redis.HasErrorPrefix(err, "NOPERM") {
-		return []string{"min-replicas-max-lag cannot be read, the user may not CONFIG GET: make sure that it is at most " +
+	if unreadable(err) {
+		return []string{"min-replicas-max-lag cannot be read (" + err.Error() + "): make sure that it is at most " +
 			longestLag(about.downAfter) + ", or " + minReplicasRemedy}, nil
 	}
 	if err != nil {

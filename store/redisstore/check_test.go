@@ -1,6 +1,9 @@
 package redisstore_test
 
 import (
+	"context"
+	"fmt"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -98,4 +101,77 @@ func checkSentinels(t *testing.T, group *redistest.Sentinels) {
 	warns(t, group.URL(), "")
 	group.SetDownAfter(500)
 	set(map[string]string{"min-replicas-to-write": "0", "min-replicas-max-lag": "10"})
+}
+
+// Behind sentinels a server may have no CONFIG, as in managed services: what can
+// be found without it is reported, and the check ends.
+func TestCheckWithoutConfig(t *testing.T) {
+	server := redistest.Start(t, "--rename-command", "CONFIG", "HIDDEN", "--maxmemory-policy", "allkeys-lru",
+		"--min-replicas-to-write", "1")
+	host, port, _ := net.SplitHostPort(server.Addr)
+	sentinel := redistest.Loopback(t)
+	redistest.Fake(t, sentinel, func(command []string) string {
+		switch strings.ToUpper(strings.Join(command, " ")) {
+		case "SENTINEL GET-MASTER-ADDR-BY-NAME COUNTS":
+			return "*2\r\n" + redistest.Bulk(host) + redistest.Bulk(port)
+		case "SENTINEL MASTER COUNTS":
+			return "%2\r\n" + redistest.Bulk("config-epoch") + redistest.Bulk("1") +
+				redistest.Bulk("down-after-milliseconds") + redistest.Bulk("30000")
+		}
+		return redistest.Ordinary(command)
+	})
+	s := open(t, "redis+sentinel://"+sentinel.Addr().String()+"/counts", "check")
+	defer s.Close()
+	got, err := s.Check(t.Context())
+	text := strings.Join(got, "\n")
+	if err != nil || len(got) != 2 || !strings.Contains(text, "maxmemory-policy is allkeys-lru") ||
+		!strings.Contains(text, "min-replicas-max-lag cannot be read (ERR unknown command") {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// A server that cannot be asked takes nothing away from what the others say.
+func TestCheckOfSomeServers(t *testing.T) {
+	away, here := redistest.Loopback(t), redistest.Start(t, "--maxmemory-policy", "allkeys-lru")
+	away.Close()
+	node := redistest.Loopback(t)
+	slots := "*2\r\n"
+	for i, addr := range []string{away.Addr().String(), here.Addr} {
+		host, port, _ := net.SplitHostPort(addr)
+		slots += fmt.Sprintf("*3\r\n:%d\r\n:%d\r\n*2\r\n%s:%s\r\n", 8192*i, 8192*i+8191, redistest.Bulk(host), port)
+	}
+	redistest.Fake(t, node, func(command []string) string {
+		switch strings.ToUpper(strings.Join(command, " ")) {
+		case "CLUSTER SLOTS":
+			return slots
+		case "CLUSTER INFO":
+			return redistest.Bulk("cluster_current_epoch:1\r\n")
+		}
+		return redistest.Ordinary(command)
+	})
+	s := open(t, "redis+cluster://"+node.Addr().String(), "check")
+	defer s.Close()
+	got, err := s.Check(t.Context())
+	if err == nil || !strings.Contains(err.Error(), away.Addr().String()) || !strings.Contains(strings.Join(got, "\n"), "allkeys-lru") {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// checkCluster: with full coverage required, the loss of one primary ends the
+// service of all.
+func checkCluster(t *testing.T, cluster *redistest.Cluster) {
+	set := func(value string) {
+		for _, n := range cluster.Nodes {
+			if err := n.Client().ConfigSet(context.Background(), "cluster-require-full-coverage", value).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	warns(t, cluster.URL(), "")
+	set("yes")
+	defer set("no")
+	one := cluster.URL() + "?shards=1"
+	warns(t, one, "cluster-require-full-coverage is yes")
+	setUser(t, "bystander", append([]string{"on", ">geheim", "+info"}, aclAddition(t, "On a Redis Cluster add")...), cluster.Nodes...)
+	warns(t, strings.Replace(one, "://", "://bystander:geheim@", 1), "cluster-require-full-coverage cannot be read (NOPERM")
 }

@@ -192,6 +192,7 @@ func TestCluster(t *testing.T) {
 			}
 		}
 	})
+	t.Run("check", func(t *testing.T) { checkCluster(t, cluster) })
 	t.Run("endpoint types", func(t *testing.T) { endpoints(t, cluster) })
 	t.Run("shards are spread", func(t *testing.T) {
 		used := map[string]int{}

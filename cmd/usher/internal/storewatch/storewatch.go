@@ -219,27 +219,34 @@ func (r RedisLog) Printf(ctx context.Context, format string, v ...any) {
 	r.Logger.DebugContext(ctx, "redis client", "message", redisstore.OneLine(fmt.Sprintf(format, v...)))
 }
 
-// checkPause is the pause between two attempts to read the settings of the
-// store's servers, and the time limit of each.
-const checkPause = 5 * time.Second
+// checkPause is the first pause between two attempts to read the settings of
+// the store's servers, which grows to checkPauseMax, and the time limit of each.
+const (
+	checkPause    = 5 * time.Second
+	checkPauseMax = 5 * time.Minute
+)
 
-// Check reads the settings of the store's servers once they can be reached, and
-// logs a warning for each finding.
+// Check reads the settings of the store's servers until all could be read, and
+// logs a warning for each finding, once.
 func (w *Watch) Check(ctx context.Context, check func(context.Context) ([]string, error)) {
-	for ctx.Err() == nil {
+	told := map[string]bool{}
+	for pause := checkPause; ctx.Err() == nil; pause = min(2*pause, checkPauseMax) {
 		bounded, cancel := context.WithTimeout(ctx, checkPause)
 		findings, err := check(bounded)
 		cancel()
-		if err == nil {
-			for _, f := range findings {
+		for _, f := range findings {
+			if !told[f] {
+				told[f] = true
 				w.log.Warn("a store server is misconfigured", "finding", f)
 			}
+		}
+		if err == nil {
 			return
 		}
 		w.log.Debug("cannot read the settings of the store servers yet", "error", err.Error())
 		select {
 		case <-ctx.Done():
-		case <-time.After(checkPause):
+		case <-time.After(pause):
 		}
 	}
 }

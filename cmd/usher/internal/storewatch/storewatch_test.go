@@ -202,7 +202,7 @@ func TestStoreSettingsAreCheckedOnce(t *testing.T) {
 		attempts := 0
 		w.Check(t.Context(), func(context.Context) ([]string, error) {
 			if attempts++; attempts < 3 {
-				return nil, errors.New("away")
+				return []string{"one"}, errors.New("another is away") // told at once, and once
 			}
 			return []string{"one", "two"}, nil
 		})
