@@ -79,6 +79,7 @@ func runExamples(t *testing.T, page string) map[string]bool {
 		if !asked[name] {
 			t.Errorf("%s: no question follows", name)
 		}
+		noWarnings(t, name)
 	}
 	for name := range asked {
 		if !strings.HasSuffix(name, ".conf") {
@@ -100,5 +101,21 @@ func runExample(t *testing.T, env map[string]string, words []string, want string
 	pattern := strings.ReplaceAll(regexp.QuoteMeta(want), `\.\.\.`, `(?s:.*)`)
 	if got := strings.TrimSpace(out.String()); !regexp.MustCompile(`\A` + pattern + `\z`).MatchString(got) {
 		t.Errorf("$ %s\ngot\n%s\nthe page has\n%s", strings.Join(words, " "), got, want)
+	}
+}
+
+// noWarnings checks that nothing is found in a file, but that its list of private
+// targets is a short one.
+func noWarnings(t *testing.T, name string) {
+	t.Helper()
+	var out strings.Builder
+	env := map[string]string{"USHER_USERS_FILE": "users", "USHER_GROUPS_FILE": "groups"}
+	if err := run(t.Context(), []string{"validate", name}, system{environ: env, stdout: &out, stderr: &out}); err != nil {
+		t.Errorf("%s: %v", name, err)
+	}
+	for line := range strings.Lines(out.String()) {
+		if !strings.Contains(line, ": good; ") && !strings.Contains(line, ": danger: this rule lets clients reach ") {
+			t.Errorf("%s", line)
+		}
 	}
 }
