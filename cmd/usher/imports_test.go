@@ -51,6 +51,7 @@ var forbidden = []struct{ from, to, why string }{
 	{"usher/proxy/header", "usher/", "a PROXY header is read without knowing whom to trust"},
 	{"usher/proxy/resolve", "usher/", "names are resolved without knowing who asks"},
 	{"usher/proxy/resolve", "log/slog", "leaves return errors, the session logs"},
+	{"usher/proxy/printable", "usher/", "escaping text is a leaf"},
 	{"usher/cmd/usher/internal/explain", "usher/cmd/usher/internal/settings", "explaining is told the policy and the listeners, not the environment"},
 	{"usher/cmd/usher/internal/explain", "usher/limiter", "explaining counts nothing"},
 	{"usher/proxy/users", "usher/", "the users file is a leaf"},

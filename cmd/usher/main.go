@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/alecthomas/kong"
 
 	"usher/cmd/usher/internal/settings"
+	"usher/proxy/printable"
 )
 
 func main() { os.Exit(program()) }
@@ -31,11 +33,25 @@ func program() int {
 	case errors.As(err, &quiet):
 		return int(quiet)
 	case errors.As(err, &usage):
-		fmt.Fprintf(os.Stderr, "usher: %v\n", err)
+		complain(os.Stderr, err)
 		return 2
 	}
-	fmt.Fprintf(os.Stderr, "usher: %v\n", err)
+	complain(os.Stderr, err)
 	return 1
+}
+
+// complain prints why the process ends. It gives up after a second: a reader that
+// is stalled must not keep the process from ending.
+func complain(w io.Writer, err error) {
+	printed := make(chan struct{})
+	go func() {
+		defer close(printed)
+		fmt.Fprintf(w, "usher: %s\n", printable.Lines(err.Error()))
+	}()
+	select {
+	case <-printed:
+	case <-time.After(time.Second):
+	}
 }
 
 // system is the part of the process that a command may use.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"usher/proxy/admin"
+	"usher/proxy/printable"
 )
 
 type probeCmd struct {
@@ -27,11 +28,11 @@ func (p probeCmd) Run(ctx context.Context, sys system) error {
 	ready := err == nil && code == http.StatusOK
 	switch {
 	case err != nil:
-		fmt.Fprintf(sys.stdout, "not ready: %v\n", err)
+		fmt.Fprintf(sys.stdout, "not ready: %s\n", printable.Text(err.Error()))
 	case ready:
 		fmt.Fprintln(sys.stdout, "ready")
 	default:
-		fmt.Fprintf(sys.stdout, "not ready: %s\n", reasonIn(code, body))
+		fmt.Fprintf(sys.stdout, "not ready: %s\n", printable.Text(reasonIn(code, body)))
 	}
 	if ready != p.Relayd {
 		return nil

@@ -48,8 +48,10 @@ type signals struct {
 // so that one request arrives twice.
 const repeatWindow = time.Second
 
-// notifySignals begins to receive signals until release.
+// notifySignals begins to receive signals until release. It ignores SIGPIPE for
+// good: the death of the program that reads the log must not end this one.
 func notifySignals() signals {
+	signal.Ignore(syscall.SIGPIPE)
 	s := signals{make(chan os.Signal, 1), make(chan os.Signal, 2)}
 	signal.Notify(s.reload, syscall.SIGHUP)
 	signal.Notify(s.stop, syscall.SIGTERM, syscall.SIGINT)
@@ -104,6 +106,7 @@ func (s *service) drain(why string, signals signals) error {
 				continue
 			}
 			s.log.Warn("second signal, exiting at once", "signal", sig.String(), "sessions", s.proxy.Sessions())
+			s.log.Flush()
 			return exitError(1)
 		}
 	}

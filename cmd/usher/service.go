@@ -133,6 +133,7 @@ func (s *service) assemble(policy *proxy.Policy, adminListener []net.Listener) {
 		BindTimeout: s.cfg.BindTimeout,
 	}, policy)
 	admin.CollectSnapshot(reg, s.snapshot)
+	admin.CollectLogDrops(reg, s.log.Dropped)
 	s.admin = admin.New(admin.Options{Readiness: s.ready, Snapshot: s.snapshot, Gatherer: reg, Logger: s.log.Logger})
 	for _, ln := range adminListener {
 		s.log.Info("admin listener open", "address", ln.Addr().String())

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"usher/proxy/admin"
+	"usher/proxy/printable"
 )
 
 type statusCmd struct {
@@ -19,7 +20,8 @@ type statusCmd struct {
 	JSON    bool          `name:"json" help:"Print the raw JSON answer."`
 }
 
-// Run requests /status and prints it as text or JSON.
+// Run requests /status and prints it as text or JSON. The text is escaped, as parts
+// of it may come from Redis.
 func (s statusCmd) Run(ctx context.Context, sys system) error {
 	code, body, err := adminGet(ctx, sys, s.Admin, "/status", s.Timeout)
 	if err != nil {
@@ -43,7 +45,7 @@ func printStatus(w io.Writer, st admin.Status) error {
 	}
 	rules := fmt.Sprintf("%s, generation %s, loaded %s", st.Rules.File, st.Rules.Generation, st.Rules.Loaded.Format(time.RFC3339))
 	if !st.Rules.ReloadOK {
-		rules += "\n\tLAST RELOAD FAILED: " + st.Rules.ReloadErr
+		rules += "\nLAST RELOAD FAILED: " + st.Rules.ReloadErr
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, row := range [][2]string{
@@ -55,7 +57,7 @@ func printStatus(w io.Writer, st admin.Status) error {
 		{"rules", rules},
 		{"store", storeLine(st.Store)},
 	} {
-		fmt.Fprintf(t, "%s\t%s\n", row[0], row[1])
+		fmt.Fprintf(t, "%s\t%s\n", row[0], cells(row[1]))
 	}
 	if len(st.Rules.Limits) > 0 {
 		fmt.Fprintln(t, "\nRULE\tGENERATION\tSESSIONS\tLIMIT\tPLACE")
@@ -65,9 +67,15 @@ func printStatus(w io.Writer, st admin.Status) error {
 		if l.Max >= 0 {
 			limit = fmt.Sprint(l.Max)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\n", l.Rule, l.Generation, l.Sessions, limit, l.Place)
+		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\n", cells(l.Rule), cells(l.Generation), l.Sessions, limit, cells(l.Place))
 	}
 	return t.Flush()
+}
+
+// cells makes a text safe for a terminal and indents further lines as cells of the
+// second column.
+func cells(text string) string {
+	return strings.ReplaceAll(printable.Lines(text), "\n", "\n\t")
 }
 
 func storeLine(s admin.Store) string {
@@ -82,7 +90,7 @@ func storeLine(s admin.Store) string {
 	}
 	line := fmt.Sprintf("%s, %s, replicas %d, generations %d", s.Address, state, s.ReplicaCount, s.Generations)
 	if s.Failure != "" {
-		line += "\n\t" + s.Failing()
+		line += "\n" + s.Failing()
 	}
 	return line
 }

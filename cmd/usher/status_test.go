@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"usher/proxy/admin"
 )
@@ -32,7 +33,28 @@ func TestStatusOfAStoreThatFails(t *testing.T) {
 		t.Error(line)
 	}
 	st.Failure, st.FailingSince = "batch: MISCONF", time.Unix(1e9, 0).UTC()
-	if line := storeLine(st); !strings.HasSuffix(line, "\n\tfailing since 2001-09-09T01:46:40Z, last error: batch: MISCONF") {
+	if line := storeLine(st); !strings.HasSuffix(line, "\nfailing since 2001-09-09T01:46:40Z, last error: batch: MISCONF") {
 		t.Error(line)
+	}
+}
+
+// Redis chooses its error texts, and an admin listener its answer: neither may
+// write to the terminal of whoever asks for the status.
+func TestStatusIsPrintable(t *testing.T) {
+	const evil = "\x1b[2J\u202e\u200b\u009b\x7f"
+	var st admin.Status
+	st.Version, st.Reason, st.Listen = evil, evil, []string{evil}
+	st.Rules.File, st.Rules.ReloadErr, st.Store.Address, st.Store.Mismatch = evil, "a:1:1: one\na:2:1: two"+evil, evil, evil
+	st.Store.Failure, st.Store.FailingSince = evil, time.Unix(1e9, 0)
+	st.Rules.Limits = []admin.RuleLimit{{Rule: evil, Generation: evil, Place: evil}}
+	var b strings.Builder
+	if err := printStatus(&b, st); err != nil {
+		t.Fatal(err)
+	}
+	if i := strings.IndexFunc(b.String(), func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }); i >= 0 {
+		t.Errorf("the status has %q:\n%q", b.String()[i:i+4], b.String())
+	}
+	if !strings.Contains(b.String(), "a:1:1: one\n               a:2:1: two") {
+		t.Errorf("the mistakes are not below each other:\n%s", b.String())
 	}
 }

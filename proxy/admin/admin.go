@@ -14,6 +14,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"usher/proxy/printable"
 )
 
 // Options configure a Server. All fields are required.
@@ -149,7 +151,9 @@ func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
 func writeJSON(w http.ResponseWriter, code int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	enc.Encode(body) //nolint:errcheck // it fails only if the client is gone
+	text, err := json.MarshalIndent(body, "", "  ")
+	if err != nil {
+		text = fmt.Appendf(nil, "%q", err) // no value of ours does this
+	}
+	_, _ = w.Write(append(printable.JSON(text), '\n')) // it fails only if the client is gone
 }

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode"
 
 	"go.uber.org/goleak"
 
@@ -176,6 +177,23 @@ func TestStatusIsJSON(t *testing.T) {
 	}
 	if st.Ready || st.Reason != admin.Starting || st.Sessions != 3 || st.Rules.Limits[1].Sessions != 7 {
 		t.Errorf("status %+v", st)
+	}
+}
+
+// Redis chooses its error texts; a terminal that shows the JSON must not obey them.
+func TestStatusIsPrintable(t *testing.T) {
+	const evil = "\u202e\u200b\u009b\x7f"
+	w := serve(t)
+	w.set(func(s *admin.Snapshot) { s.Store.Failure = evil })
+	for _, path := range []string{"/status", "/readyz"} {
+		_, body := w.ask(t, "GET", path)
+		if strings.ContainsFunc(body, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }) {
+			t.Errorf("%s: %q", path, body)
+		}
+		var got struct{ Store admin.Store }
+		if err := json.Unmarshal([]byte(body), &got); err != nil || got.Store.Failure != evil {
+			t.Errorf("%s: %v, the failure became %q", path, err, got.Store.Failure)
+		}
 	}
 }
 

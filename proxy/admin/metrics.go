@@ -53,6 +53,21 @@ func (m *StoreMetrics) Observe(op string, took time.Duration, err error) {
 	}
 }
 
+// CollectLogDrops registers usher_log_lines_dropped_total. dropped returns the lines
+// that were not written because a destination was slow or failed, and those above
+// the budget for refused sessions. It is called at each scrape.
+func CollectLogDrops(reg prometheus.Registerer, dropped func() (unwritten, overBudget uint64)) {
+	counter := func(reason string, value func() uint64) prometheus.Collector {
+		return prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "usher_log_lines_dropped_total", ConstLabels: prometheus.Labels{"reason": reason},
+			Help: "Log lines that were dropped: unwritten, as a destination was slow or failed; budget, as USHER_LOG_BUDGET was used up.",
+		}, func() float64 { return float64(value()) })
+	}
+	reg.MustRegister(
+		counter("unwritten", func() uint64 { n, _ := dropped(); return n }),
+		counter("budget", func() uint64 { _, n := dropped(); return n }))
+}
+
 // CollectSnapshot registers the metrics that are read from a snapshot at each
 // scrape, so that they agree with /status.
 func CollectSnapshot(reg prometheus.Registerer, snapshot func() Snapshot) {

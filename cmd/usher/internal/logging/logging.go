@@ -1,158 +1,255 @@
-// Package logging opens the destinations of the log and writes to them.
+// Package logging opens the destinations of the log and writes to them. Whoever
+// logs never waits: each destination has a bounded queue, and lines that do not
+// fit are dropped and counted. Lines about refused sessions have a budget, so that
+// one client cannot fill the log.
 package logging
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/lmittmann/tint"
 	"github.com/mattn/go-isatty"
 
 	"usher/cmd/usher/internal/settings"
+	"usher/proxy/printable"
 	"usher/proxy/rules"
 )
 
-// Logs is where log lines go: the logger, and the files behind it.
+// Logs is the logger and the destinations behind it.
 type Logs struct {
 	*slog.Logger
-	files []*logFile
+	destinations []*destination
+	budget       *budget
+	stop         chan struct{} // ends reportDrops
 }
 
-// Open opens what the rule file's logoutput and errorlog name: stderr,
-// stdout or files, and stderr if they name nothing. errorlog gets errors only.
-// The system log is not written: syslog means stderr, and the parser warns of it.
+// destination is one place that lines go to.
+type destination struct {
+	name     string
+	queue    *queue
+	file     *logFile // nil: stderr or stdout
+	handler  slog.Handler
+	reported uint64 // dropped lines that the log has mentioned
+}
+
+// dropReportPause is the least time between two lines about dropped lines.
+const dropReportPause = 10 * time.Second
+
+// Open opens the destinations that the rule file names in logoutput and errorlog:
+// stderr, stdout and files; stderr if it names none. errorlog gets errors only.
+// There is no system log: syslog means stderr, and the parser warns about it.
 func Open(cfg settings.Config, set rules.Settings, stdout, stderr io.Writer) (*Logs, error) {
-	var l Logs
+	l := Logs{stop: make(chan struct{})}
+	streams := map[string]io.Writer{"stdout": stdout, "stderr": stderr}
+	output, errorsOnly := destinations(set.LogOutput, set.ErrorLog, sameFile(stdout, stderr))
+	for i, name := range slices.Concat(output, errorsOnly) {
+		level := levels[cfg.LogLevel]
+		if i >= len(output) {
+			level = slog.LevelError
+		}
+		if err := l.add(name, streams[name], cfg.LogFormat, level); err != nil {
+			return nil, errors.Join(err, l.Close())
+		}
+	}
 	var handlers []slog.Handler
-	add := func(name string, level slog.Level) error {
-		var w io.Writer
-		switch {
-		case name == "stderr":
-			w = stderr
-		case name == "stdout":
-			w = stdout
-		default:
-			f, err := openLogFile(name)
-			if err != nil {
-				return err
-			}
-			l.files = append(l.files, f)
-			w = f
-		}
-		handlers = append(handlers, newHandler(w, cfg.LogFormat, level))
-		return nil
+	for _, d := range l.destinations {
+		handlers = append(handlers, d.handler)
 	}
-	level := levels[cfg.LogLevel]
-	output := destinations(set.LogOutput)
-	if len(output) == 0 {
-		output = []string{"stderr"}
-	}
-	for _, name := range output {
-		if err := add(name, level); err != nil {
-			return nil, errors.Join(err, l.Close())
-		}
-	}
-	for _, name := range destinations(set.ErrorLog) {
-		if slices.Contains(output, name) {
-			continue // it has the errors already
-		}
-		if err := add(name, slog.LevelError); err != nil {
-			return nil, errors.Join(err, l.Close())
-		}
-	}
-	l.Logger = slog.New(slog.NewMultiHandler(handlers...))
+	l.budget = newBudget(slog.NewMultiHandler(handlers...), cfg.LogBudget)
+	l.Logger = slog.New(l.budget)
+	go l.reportDrops()
 	return &l, nil
 }
 
-// destinations returns each place once; the system log is stderr.
-func destinations(names []string) []string {
-	var out []string
-	for _, name := range names {
-		if name == "syslog" || strings.HasPrefix(name, "syslog/") {
-			name = "stderr"
+// add opens one destination. w is nil for a file.
+func (l *Logs) add(name string, w io.Writer, format string, level slog.Level) error {
+	d := &destination{name: name}
+	var reopen func()
+	if w == nil {
+		f, err := openLogFile(name)
+		if err != nil {
+			return err
 		}
-		if !slices.Contains(out, name) {
-			out = append(out, name)
+		d.file, w = f, f
+		reopen = func() {
+			if err := f.reopen(); err != nil {
+				l.Error("cannot reopen log file, still writing to the old one", "error", err.Error())
+			}
 		}
 	}
-	return out
+	d.queue = newQueue(w, reopen)
+	d.handler = newHandler(d.queue, isTerminal(w), format, level)
+	l.destinations = append(l.destinations, d)
+	return nil
+}
+
+// destinations returns each place once: where all lines go, and where only errors
+// go. same says that stdout and stderr are one file. syslog means stderr, unless
+// stdout is named too: both usually end in the same collector, and every line
+// would be there twice.
+func destinations(logOutput, errorLog []string, same bool) (output, errorsOnly []string) {
+	system := "stderr"
+	if slices.Contains(logOutput, "stdout") {
+		system = "stdout"
+	}
+	add := func(list []string, name string) []string {
+		if name == "syslog" || strings.HasPrefix(name, "syslog/") {
+			name = system
+		}
+		twin := map[string]string{"stdout": "stderr", "stderr": "stdout"}[name]
+		if slices.Contains(output, name) || slices.Contains(list, name) || same && twin != "" && (slices.Contains(output, twin) || slices.Contains(list, twin)) {
+			return list
+		}
+		return append(list, name)
+	}
+	for _, name := range logOutput {
+		output = add(output, name)
+	}
+	if len(output) == 0 {
+		output = []string{"stderr"}
+	}
+	for _, name := range errorLog {
+		errorsOnly = add(errorsOnly, name)
+	}
+	return output, errorsOnly
+}
+
+// sameFile reports whether both are the same open file, as after 2>&1.
+func sameFile(a, b io.Writer) bool {
+	f, isFile := a.(*os.File)
+	g, areFiles := b.(*os.File)
+	if !isFile || !areFiles {
+		return false
+	}
+	x, errX := f.Stat()
+	y, errY := g.Stat()
+	return errX == nil && errY == nil && os.SameFile(x, y)
 }
 
 var levels = map[string]slog.Level{
 	"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError,
 }
 
-// newHandler writes text for people or JSON for machines to w.
-func newHandler(w io.Writer, format string, level slog.Level) slog.Handler {
-	terminal := false
-	if f, ok := w.(*os.File); ok {
-		terminal = isatty.IsTerminal(f.Fd())
-	}
-	if format == "text" || format == "auto" && terminal {
-		return tint.NewTextHandler(w, &tint.Options{Level: level, TimeFormat: time.TimeOnly, NoColor: !terminal})
-	}
-	return slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level})
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && isatty.IsTerminal(f.Fd())
 }
 
-// Reopen opens the files anew, for those who move them away. A file that
-// cannot be opened goes on being written under its old name.
+// newHandler formats lines as text or JSON, with nothing in them that a terminal
+// obeys or a reader cannot see.
+func newHandler(w io.Writer, terminal bool, format string, level slog.Level) slog.Handler {
+	if format == "text" || format == "auto" && terminal {
+		return tint.NewTextHandler(w, &tint.Options{Level: level, TimeFormat: time.TimeOnly, NoColor: !terminal, ReplaceAttr: printableAttr})
+	}
+	return slog.NewJSONHandler(printableJSON{w}, &slog.HandlerOptions{Level: level})
+}
+
+// printableAttr escapes what is not printable in texts and errors.
+func printableAttr(_ []string, a slog.Attr) slog.Attr {
+	switch a.Value.Kind() {
+	case slog.KindString:
+		a.Value = slog.StringValue(printable.Text(a.Value.String()))
+	case slog.KindAny:
+		if err, ok := a.Value.Any().(error); ok {
+			a.Value = slog.StringValue(printable.Text(err.Error()))
+		}
+	}
+	return a
+}
+
+// printableJSON escapes what is not printable in JSON lines.
+type printableJSON struct{ w io.Writer }
+
+func (p printableJSON) Write(line []byte) (int, error) {
+	if _, err := p.w.Write(printable.JSON(line)); err != nil {
+		return 0, err
+	}
+	return len(line), nil
+}
+
+// Reopen reopens the files, for programs that rotate them. It does not wait: each
+// file is reopened after the lines before. If that fails, the old file is kept.
 func (l *Logs) Reopen() {
-	for _, f := range l.files {
-		if err := f.reopen(); err != nil {
-			l.Error("log file not opened anew, the old one is written on", "error", err)
+	for _, d := range l.destinations {
+		d.queue.Reopen()
+	}
+}
+
+// Dropped returns how many lines were not written, because a destination was too
+// slow or failed, and because the budget was used up.
+func (l *Logs) Dropped() (unwritten, overBudget uint64) {
+	for _, d := range l.destinations {
+		unwritten += d.queue.dropped()
+	}
+	return unwritten, l.budget.dropped()
+}
+
+// reportDrops logs, at most every dropReportPause, how many lines a destination
+// lacks, to the destinations that work.
+func (l *Logs) reportDrops() {
+	tick := time.NewTicker(dropReportPause)
+	defer tick.Stop()
+	for {
+		select {
+		case <-l.stop:
+			return
+		case now := <-tick.C:
+			for _, d := range l.destinations {
+				l.reportDropsOf(d, now)
+			}
 		}
 	}
 }
 
-// Close closes the files. Nothing may be logged afterwards.
+func (l *Logs) reportDropsOf(d *destination, now time.Time) {
+	lines := d.queue.dropped() - d.reported
+	if lines == 0 {
+		return
+	}
+	line := slog.NewRecord(now, slog.LevelError, "log lines dropped", 0)
+	line.AddAttrs(slog.Uint64("lines", lines), slog.String("destination", d.name),
+		slog.String("remedy", "check the program that reads the log, and the space for log files"))
+	for _, to := range l.destinations {
+		if to.queue.works() {
+			d.reported += lines
+			lines = 0
+			_ = to.handler.Handle(context.Background(), line) // a queue does not fail
+		}
+	}
+}
+
+// flushPatience bounds the wait for a destination that is slow or stalled.
+const flushPatience = time.Second
+
+// Flush waits until the lines so far are written, at most a second for each
+// destination.
+func (l *Logs) Flush() {
+	for _, d := range l.destinations {
+		d.queue.flush(flushPatience)
+	}
+}
+
+// Close writes what is left, waits at most a second for each destination, and
+// closes the files. Later lines are dropped.
 func (l *Logs) Close() error {
+	if l.budget != nil {
+		l.budget.close()
+		close(l.stop)
+	}
 	var all []error
-	for _, f := range l.files {
-		all = append(all, f.file.Close())
+	for _, d := range l.destinations {
+		if d.queue.close(flushPatience) && d.file != nil {
+			all = append(all, d.file.file.Close())
+		}
 	}
 	return errors.Join(all...)
-}
-
-// logFile is a file that is appended to and can be opened anew.
-type logFile struct {
-	name string
-
-	mu   sync.Mutex
-	file *os.File
-}
-
-func openLogFile(name string) (*logFile, error) {
-	f := &logFile{name: name}
-	return f, f.reopen()
-}
-
-func (f *logFile) reopen() error {
-	file, err := os.OpenFile(f.name, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
-	if err != nil {
-		return fmt.Errorf("logoutput or errorlog: %w; name a file that usher may write, or stderr", err)
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.file != nil {
-		f.file.Close()
-	}
-	f.file = file
-	return nil
-}
-
-// Write implements io.Writer.
-func (f *logFile) Write(line []byte) (int, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.file.Write(line)
 }
 
 // Findings writes a line for each finding about the rule file, and one for all

@@ -1,0 +1,137 @@
+package logging
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// gate is a destination that can stall and fail.
+type gate struct {
+	mu   sync.Mutex // held: stalled
+	text bytes.Buffer
+	most int // bytes of the largest write
+	err  error
+}
+
+func (g *gate) Write(p []byte) (int, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.err != nil {
+		return 0, g.err
+	}
+	g.most = max(g.most, len(p))
+	return g.text.Write(p)
+}
+
+func (g *gate) String() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.text.String()
+}
+
+// A stalled reader makes nobody wait, costs bounded memory, and its lines are
+// counted. What was queued is written when the reader is back.
+func TestQueueOfAStalledReader(t *testing.T) {
+	var g gate
+	q := newQueue(&g, nil)
+	g.mu.Lock()
+	line := []byte(strings.Repeat("x", 1023) + "\n")
+	const lines = 3 * queueBytes / 1024
+	for range lines {
+		if n, err := q.Write(line); n != len(line) || err != nil {
+			t.Fatal(n, err)
+		}
+	}
+	if q.works() {
+		t.Error("a full queue is said to work")
+	}
+	dropped := q.dropped()
+	if dropped < lines-queueBytes/1024-atomicBytes/1024 || dropped > lines-queueBytes/1024 {
+		t.Errorf("%d of %d lines dropped", dropped, lines)
+	}
+	if q.close(time.Millisecond) {
+		t.Error("a stalled destination was closed")
+	}
+	g.mu.Unlock()
+	<-q.ended
+	if written := uint64(g.text.Len() / 1024); written+dropped != lines || q.dropped() != dropped {
+		t.Errorf("%d lines written and %d dropped of %d", written, dropped, lines)
+	}
+	if g.most > atomicBytes {
+		t.Errorf("%d bytes written at once, a pipe takes %d", g.most, atomicBytes)
+	}
+}
+
+func TestQueueThatFails(t *testing.T) {
+	g := gate{err: errors.New("broken pipe")}
+	q := newQueue(&g, nil)
+	fmt.Fprintln(q, "one")
+	fmt.Fprintln(q, "two")
+	q.flush(time.Minute)
+	if q.dropped() != 2 || q.works() {
+		t.Errorf("%d lines dropped, want 2", q.dropped())
+	}
+	g.mu.Lock()
+	g.err = nil
+	g.mu.Unlock()
+	fmt.Fprintln(q, "three")
+	if !q.close(time.Minute) || g.text.String() != "three\n" || !q.works() {
+		t.Errorf("written: %q", g.text.String())
+	}
+	fmt.Fprintln(q, "late")
+	if q.dropped() != 3 {
+		t.Error("a line after the end is not counted")
+	}
+}
+
+// A file that is rotated gets no line that was logged before.
+func TestQueueReopensBetweenLines(t *testing.T) {
+	var g gate
+	q := newQueue(&g, func() { fmt.Fprintln(&g, "reopened") })
+	g.mu.Lock()
+	fmt.Fprintln(q, "one")
+	fmt.Fprintln(q, "two")
+	q.Reopen()
+	fmt.Fprintln(q, "three")
+	g.mu.Unlock()
+	q.close(time.Minute)
+	if got := g.text.String(); got != "one\ntwo\nreopened\nthree\n" {
+		t.Errorf("%q", got)
+	}
+}
+
+// A line longer than what is written at once is one write.
+func TestQueueOfLongLines(t *testing.T) {
+	var g gate
+	q := newQueue(&g, nil)
+	long := strings.Repeat("x", 3*atomicBytes)
+	fmt.Fprintln(q, "short")
+	fmt.Fprintln(q, long)
+	fmt.Fprintln(q, "short")
+	q.close(time.Minute)
+	if got := g.text.String(); got != "short\n"+long+"\nshort\n" || g.most != len(long)+1 {
+		t.Errorf("%d bytes, at most %d at once", len(got), g.most)
+	}
+}
+
+func TestFlushDoesNotWaitForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stalled := make(chan struct{})
+		q := newQueue(stall(stalled), nil)
+		fmt.Fprintln(q, "line")
+		q.flush(time.Second)
+		close(stalled)
+		q.close(time.Second)
+	})
+}
+
+// stall blocks each write until the channel is closed.
+type stall chan struct{}
+
+func (s stall) Write(p []byte) (int, error) { <-s; return len(p), nil }
