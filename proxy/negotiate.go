@@ -13,6 +13,7 @@ import (
 	"usher/proxy/decide"
 	"usher/proxy/rules"
 	"usher/proxy/socks"
+	"usher/proxy/users"
 )
 
 // negotiate reads up to and including the request, within the deadline. On
@@ -99,7 +100,7 @@ func (s *session) authenticate(ctx context.Context) error {
 	s.user = c.User
 	ok, err := s.checkPassword(ctx, c)
 	switch {
-	case errors.Is(err, errAuthThrottled):
+	case errors.Is(err, users.ErrThrottled):
 		s.server.opts.Metrics.auth("throttled")
 	case err != nil: // there is no verdict
 		return err
@@ -120,7 +121,7 @@ func (s *session) authenticate(ctx context.Context) error {
 func (s *session) checkPassword(ctx context.Context, c socks.Credentials) (bool, error) {
 	ctx, stop := s.waiting(ctx)
 	defer stop()
-	return s.server.passwords.check(ctx, s.gen.policy.Users, s.from.Addr(), c)
+	return s.server.guard.Check(ctx, s.gen.policy.Users, s.from.Addr(), c.User, c.Password)
 }
 
 // negotiationError tells what a read or write error means during negotiation.

@@ -10,22 +10,22 @@ import (
 	"usher/proxy/decide"
 	"usher/proxy/relay"
 	"usher/proxy/socks"
+	"usher/proxy/users"
 )
 
 // Why a session ends, where no other package has an error for it.
 var (
-	errNoGreeting    = errors.New("the client left without a byte")
-	errHeader        = errors.New("no valid PROXY header from a trusted address")
-	errForeign       = errors.New("a PROXY header from an address that is not trusted")
-	errSecondHeader  = errors.New("a second PROXY header")
-	errGone          = errors.New("the client hung up")
-	errCrowded       = errors.New("too many clients negotiate")
-	errLate          = errors.New("timeout.negotiate is over")
-	errCredentials   = errors.New("wrong user name or password")
-	errAuthThrottled = errors.New("too many wrong passwords from this source")
-	errCommand       = errors.New("command not supported")
-	errConnectTime   = errors.New("timeout.connect is over")
-	errBindTime      = errors.New("no peer connected in time")
+	errNoGreeting   = errors.New("the client left without a byte")
+	errHeader       = errors.New("no valid PROXY header from a trusted address")
+	errForeign      = errors.New("a PROXY header from an address that is not trusted")
+	errSecondHeader = errors.New("a second PROXY header")
+	errGone         = errors.New("the client hung up")
+	errCrowded      = errors.New("too many clients negotiate")
+	errLate         = errors.New("timeout.negotiate is over")
+	errCredentials  = errors.New("wrong user name or password")
+	errCommand      = errors.New("command not supported")
+	errConnectTime  = errors.New("timeout.connect is over")
+	errBindTime     = errors.New("no peer connected in time")
 
 	errLeaseLost = errors.New("the lease on the session's slot is lost")
 	errDrain     = errors.New("the server stops")
@@ -62,7 +62,7 @@ var outcomes = []outcome{
 	{errLate, silent, "negotiation_timeout", false},
 	{decide.ErrMethod, socks.NotAllowed, "method", false},
 	{errCredentials, silent, "auth", false}, // RFC 1929 has its own answer
-	{errAuthThrottled, silent, "auth_throttle", false},
+	{users.ErrThrottled, silent, "auth_throttle", false},
 	{errCommand, socks.CommandNotSupported, "command", false},
 	{decide.ErrTarget, socks.AddressNotSupported, "target", false},
 	{decide.ErrSelf, socks.NotAllowed, "self", false},

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"usher/proxy/resolve"
 	"usher/proxy/rules"
 	"usher/proxy/selfaddr"
+	"usher/proxy/users"
 )
 
 // Options are what a Server is given once, for all its policies.
@@ -58,11 +60,12 @@ type Options struct {
 //
 // To end it well: CloseListeners, then Drain, then close the limiter.
 type Server struct {
-	opts      Options
-	table     *table
-	names     *resolve.Cache
-	passwords *passwords
-	spare     *spare
+	opts   Options
+	table  *table
+	names  *resolve.Cache
+	guard  *users.Guard
+	hashes chan struct{} // has a token for each password hash that is being computed
+	spare  *spare
 
 	negotiators negotiators
 	turnedAway  sync.Map      // by reason the seldom of its log line
@@ -102,12 +105,13 @@ func New(o Options, p *Policy) *Server {
 	}
 	names := resolve.NewCache(o.Resolver, nameMetrics{o.Metrics})
 	s := &Server{
-		opts: o, names: names, passwords: newPasswords(o.MaxAuthFailures), spare: newSpare(),
+		opts: o, names: names, hashes: make(chan struct{}, runtime.GOMAXPROCS(0)), spare: newSpare(),
 		negotiators: negotiators{max: o.MaxNegotiating},
 		prefix:      fmt.Sprintf("%08x", rand.Uint32()), table: newTable(o.Limiter),
 	}
 	s.tcp = decide.Machine{Own: s.reachesTCP, Toward: selfaddr.Toward}
 	s.udp = decide.Machine{Own: s.reachesUDP, Toward: selfaddr.Toward}
+	s.guard = users.NewGuard(o.MaxAuthFailures, s.hashes)
 	s.base, s.cut = context.WithCancelCause(context.Background())
 	s.listening.listeners = make(map[net.Listener]struct{})
 	s.SetPolicy(p)

@@ -1,0 +1,217 @@
+package users
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/crypto/bcrypt"
+)
+
+var (
+	errLate = errors.New("too late")
+	errGone = errors.New("gone")
+)
+
+// Passwords of monica's.
+const (
+	right = "sesame"
+	wrong = "guess"
+)
+
+// monica returns a users file of one user.
+func monica(t *testing.T) *Checker {
+	t.Helper()
+	hash, err := bcrypt.GenerateFromPassword([]byte(right), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "users")
+	if err := os.WriteFile(file, append([]byte("monica:"), hash...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	known, err := Load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return known
+}
+
+// newGuard returns a guard that computes a hash on each processor.
+func newGuard(maxFailures int) *Guard {
+	return NewGuard(maxFailures, make(chan struct{}, runtime.GOMAXPROCS(0)))
+}
+
+// attempt is what one check says: ok, failed, throttled, or another error.
+func attempt(ctx context.Context, g *Guard, known *Checker, from, password string) string {
+	switch ok, err := g.Check(ctx, known, netip.MustParseAddr(from), "monica", password); {
+	case errors.Is(err, ErrThrottled):
+		return "throttled"
+	case err != nil:
+		return err.Error()
+	case ok:
+		return "ok"
+	}
+	return "failed"
+}
+
+func TestTooManyWrongPasswords(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		known, g := monica(t), newGuard(3)
+		want := func(from string, password string, want string) {
+			t.Helper()
+			if got := attempt(t.Context(), g, known, from, password); got != want {
+				t.Errorf("%s with %q: %s, want %s", from, password, got, want)
+			}
+		}
+		want("192.0.2.1", wrong, "failed")
+		want("192.0.2.1", wrong, "failed")
+		time.Sleep(failureWindow) // failures of another minute do not add up
+		want("192.0.2.1", wrong, "failed")
+		want("::ffff:192.0.2.1", wrong, "failed")
+		want("192.0.2.1", right, "ok") // which forgives nothing
+		want("192.0.2.1", wrong, "failed")
+		want("192.0.2.1", wrong, "throttled")
+		want("192.0.2.1", right, "throttled") // be it remembered
+		want("192.0.2.2", right, "ok")
+		time.Sleep(failureWindow - time.Nanosecond)
+		want("192.0.2.1", right, "throttled")
+		time.Sleep(time.Nanosecond)
+		want("192.0.2.1", right, "ok")
+
+		want("2001:db8::1", wrong, "failed")
+		want("2001:db8::2:1", wrong, "failed")
+		want("2001:db8::3:0:0:1", wrong, "failed")
+		want("2001:db8::4", right, "throttled") // the same /64
+		want("2001:db8:0:1::1", right, "ok")
+	})
+}
+
+// The minute for which a source is refused begins with the failure that was one
+// too many, whenever in its own minute that was.
+func TestRefusedForTheNextMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		known, g := monica(t), newGuard(2)
+		after := func(pause time.Duration, password string, want string) {
+			t.Helper()
+			time.Sleep(pause)
+			if got := attempt(t.Context(), g, known, "192.0.2.1", password); got != want {
+				t.Errorf("%v later, with %q: %s, want %s", pause, password, got, want)
+			}
+		}
+		after(0, wrong, "failed")
+		after(failureWindow-time.Second, wrong, "failed")
+		after(time.Second, right, "throttled") // a minute after the first
+		after(failureWindow-time.Second-time.Nanosecond, right, "throttled")
+		after(time.Nanosecond, right, "ok") // a minute after the second
+	})
+}
+
+// What is remembered needs no hash, and after its minute it does again.
+func TestHashedAgainAfterAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		known, g := monica(t), newGuard(0)
+		want := func(want string) {
+			t.Helper()
+			ctx, cancel := context.WithTimeoutCause(t.Context(), time.Nanosecond, errLate)
+			defer cancel()
+			if got := attempt(ctx, g, known, "192.0.2.1", right); got != want {
+				t.Errorf("%s, want %s", got, want)
+			}
+		}
+		want("ok")
+		for range cap(g.hashes) { // nobody gets a hash any more
+			g.hashes <- struct{}{}
+		}
+		time.Sleep(time.Minute - time.Nanosecond)
+		want("ok")
+		time.Sleep(time.Nanosecond)
+		want(errLate.Error())
+	})
+}
+
+func TestAnyNumberOfWrongPasswords(t *testing.T) {
+	known, g := monica(t), newGuard(0)
+	for range 50 {
+		if got := attempt(t.Context(), g, known, "192.0.2.1", wrong); got != "failed" {
+			t.Fatal(got)
+		}
+	}
+}
+
+func TestSourcesAreBounded(t *testing.T) {
+	g := newGuard(1)
+	for i := range maxSources + 10 {
+		g.fail(sourceOf(netip.MustParseAddr(fmt.Sprintf("2001:db8:%x:%x::1", i>>16, i&0xffff))))
+	}
+	if n := g.failed.Len(); n != maxSources {
+		t.Errorf("%d sources remembered, want %d", n, maxSources)
+	}
+}
+
+// While all processors compute, others wait as long as their context lets
+// them, but for those whose password is remembered; and who waits behind the
+// last failure that is allowed costs no hash.
+func TestHashesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		known, g := monica(t), newGuard(1)
+		if got := attempt(t.Context(), g, known, "192.0.2.1", right); got != "ok" {
+			t.Fatal(got)
+		}
+		for range cap(g.hashes) {
+			g.hashes <- struct{}{}
+		}
+		if got := attempt(t.Context(), g, known, "192.0.2.9", right); got != "ok" {
+			t.Errorf("remembered: %s, want ok", got)
+		}
+		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, errLate)
+		defer cancel()
+		if got := attempt(ctx, g, known, "192.0.2.2", wrong); got != errLate.Error() {
+			t.Errorf("waited too long: %s", got)
+		}
+
+		got := map[string]int{}
+		var mu sync.Mutex
+		var group sync.WaitGroup
+		for range 5 {
+			group.Go(func() {
+				verdict := attempt(t.Context(), g, known, "192.0.2.3", wrong)
+				mu.Lock()
+				defer mu.Unlock()
+				got[verdict]++
+			})
+		}
+		synctest.Wait()
+		if len(got) > 0 {
+			t.Errorf("%v without a free processor", got)
+		}
+		<-g.hashes
+		group.Wait()
+		if got["failed"] != 1 || got["throttled"] != 4 {
+			t.Errorf("%v, want 1 failed and 4 throttled", got)
+		}
+		if n := len(g.hashes); n != cap(g.hashes)-1 {
+			t.Errorf("%d slots taken, want %d", n, cap(g.hashes)-1)
+		}
+	})
+}
+
+// Who is gone when the turn comes costs no hash, though both may come at once.
+func TestNoHashForWhoIsGone(t *testing.T) {
+	known, g := monica(t), newGuard(0)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(errGone)
+	for range 50 {
+		if got := attempt(ctx, g, known, "192.0.2.1", right); got != errGone.Error() {
+			t.Fatalf("%s, want %v", got, errGone)
+		}
+	}
+}
