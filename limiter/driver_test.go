@@ -10,14 +10,14 @@ import (
 	"usher/limiter"
 )
 
-// TestToldAtOnce: what nobody waits for is told the store without delay all the
-// same. No time passes in these tests.
+// TestToldAtOnce: the store is told without delay also of what nobody waits for. No
+// time passes in these tests.
 func TestToldAtOnce(t *testing.T) {
 	within := func(t *testing.T, run func(t *testing.T, s *link, l *limiter.Limiter)) {
 		synctest.Test(t, func(t *testing.T) {
 			s := newLink()
 			l := start(t, s)
-			mature(t, l)
+			waitReady(t, l)
 			time.Sleep(ttl / 20) // between two heartbeats
 			began := time.Now()
 			run(t, s, l)
@@ -78,15 +78,15 @@ func TestToldAtOnce(t *testing.T) {
 	})
 }
 
-// TestAdmittedAloneIsToldAtOnce: a recovering store is told of whom it could not be
-// asked about.
-func TestAdmittedAloneIsToldAtOnce(t *testing.T) {
+// TestLocalAdmissionIsToldAtOnce: a recovering store is told of sessions that were
+// admitted without it.
+func TestLocalAdmissionIsToldAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
 		l := start(t, s, func(o *limiter.Options) { o.StoreWait, o.AdmitLocally = 0, true })
 		time.Sleep(ttl / 20)
 		if !l.Status().Recovering {
-			t.Fatal("the store is to be recovering")
+			t.Fatal("the store should be recovering")
 		}
 		g := admit(t, l, 5)
 		synctest.Wait()
@@ -97,29 +97,30 @@ func TestAdmittedAloneIsToldAtOnce(t *testing.T) {
 	})
 }
 
-// TestRefusedForYouthIsAdmittedAlone: who waits when the data turns out to be lost
-// is told by the store that it is recovering, and is not refused for that.
-func TestRefusedForYouthIsAdmittedAlone(t *testing.T) {
+// TestRefusedDuringRecoveryIsAdmittedLocally: a session waits when the data turns
+// out to be lost. The store answers that it is recovering, which is no reason to
+// refuse the session.
+func TestRefusedDuringRecoveryIsAdmittedLocally(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
 		l := start(t, s, func(o *limiter.Options) { o.AdmitLocally = true })
-		mature(t, l)
+		waitReady(t, l)
 		s.data.Flush()
 		g := admit(t, l, 5)
 		if !l.Status().Recovering || g.Confirmed() {
-			t.Errorf("young %v, confirmed %v", l.Status().Recovering, g.Confirmed())
+			t.Errorf("recovering %v, confirmed %v", l.Status().Recovering, g.Confirmed())
 		}
 		g.Release()
 	})
 }
 
-// TestAnswerAfterTheDeadline: who sent the question himself, and gets the answer
-// when his time is over, has his slot; it is nobody's otherwise.
+// TestAnswerAfterTheDeadline: a client that sent the batch itself gets its slot also
+// if the answer comes after its wait. Otherwise the slot would be nobody's.
 func TestAnswerAfterTheDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
 		l := start(t, s, func(o *limiter.Options) { o.StoreWait = 0 })
-		mature(t, l)
+		waitReady(t, l)
 		time.Sleep(ttl / 20)
 		s.slow.Store(int64(ttl / 5)) // twice the time limit of a request
 		g := admit(t, l, 1)
@@ -132,13 +133,13 @@ func TestAnswerAfterTheDeadline(t *testing.T) {
 	})
 }
 
-// TestClientLeavesWhileItAsks: the request that a client sent for all goes on
-// without it, and its slot is given back.
+// TestClientLeavesWhileItAsks: the request that a client sent for everybody goes on
+// without the client, and the slot is given back.
 func TestClientLeavesWhileItAsks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
 		l := start(t, s)
-		mature(t, l)
+		waitReady(t, l)
 		time.Sleep(ttl / 20)
 		s.slow.Store(int64(5 * time.Millisecond))
 		ctx, cancel := context.WithCancel(t.Context())
@@ -157,13 +158,14 @@ func TestClientLeavesWhileItAsks(t *testing.T) {
 	})
 }
 
-// TestCloseIsCutShort while a request of a client hangs: its end ends the driver.
+// TestCloseIsCutShort: a request that a client sent hangs. The driver ends when that
+// request does.
 func TestCloseIsCutShort(t *testing.T) {
 	for _, after := range []time.Duration{ttl / 100, ttl / 20, ttl * 9 / 100} { // since a heartbeat
 		synctest.Test(t, func(t *testing.T) {
 			s := newLink()
 			l := limiter.New(limiter.Options{Store: s, TTL: ttl, StoreWait: ttl})
-			mature(t, l)
+			waitReady(t, l)
 			time.Sleep(after)
 			s.slow.Store(int64(ttl / 10))
 			s.down()
@@ -182,14 +184,14 @@ func TestCloseIsCutShort(t *testing.T) {
 	}
 }
 
-// TestCloseWhileTheFirstShardIsAway: who waits for it hears of the end, and is
-// not admitted after it.
+// TestCloseWhileTheFirstShardIsAway: sessions that wait for the first shard are told
+// of the end, and are not admitted after it.
 func TestCloseWhileTheFirstShardIsAway(t *testing.T) {
-	for _, alone := range []bool{false, true} {
+	for _, locally := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			s, limits := sharded()
 			s.down()
-			l := limiter.New(limiter.Options{Store: s, TTL: ttl, StoreWait: 3 * ttl, AdmitLocally: alone})
+			l := limiter.New(limiter.Options{Store: s, TTL: ttl, StoreWait: 3 * ttl, AdmitLocally: locally})
 			answers := make(chan error, len(limits))
 			for _, limit := range limits {
 				go func() {
@@ -206,10 +208,10 @@ func TestCloseWhileTheFirstShardIsAway(t *testing.T) {
 				select {
 				case err := <-answers:
 					if !errors.Is(err, limiter.ErrClosed) {
-						t.Errorf("admitting alone %v: %v", alone, err)
+						t.Errorf("admitting locally %v: %v", locally, err)
 					}
 				default:
-					t.Error("somebody still waits")
+					t.Error("a session still waits")
 				}
 			}
 		})

@@ -3,108 +3,87 @@ package limiter
 import (
 	"context"
 	"sync/atomic"
-	"time"
+
+	"usher/limiter/replica"
 )
 
-// Grant is what a session holds: a slot of one limit, or nothing if no limit
-// applies, or none but a rate. Admit and Move are the session's own to call;
-// Valid, WhenLost and Release are safe for concurrent use after them.
+// Grant is what a session holds: a slot of one limit, or nothing if it has no
+// limit. Admit and Move are the session's own to call. After they have returned,
+// Valid, WhenLost and Release are safe for concurrent use.
 type Grant struct {
 	limiter *Limiter
-	slot    *slot // nil: no limit
+	shard   *shard        // of slot; nil without a limit
+	slot    *replica.Slot // nil without a limit, and while it waits; see shard.passOn
+
+	answered chan error  // while it waits: gets the answer, unless the wait ends first
+	lost     atomic.Bool // slot was taken away
+	whenLost func()      // nil, or called then; guarded by shard.mu
 }
 
-// slot is one unit of a counter's live sessions, or of none.
-type slot struct {
-	shard   *shard
-	counter *counter    // nil: only that the session began was counted
-	order   uint64      // in which it was admitted
-	alone   bool        // admitted without the store
-	ended   bool        // released or taken away; guarded by shard.mu
-	dead    atomic.Bool // taken away
-	lost    func()      // nil, or called when it is taken away; guarded by shard.mu
-}
-
-// lease is the right of a replica to what it was told it may hold, until the
-// fence. A counter moves to a new lease only when the store confirmed it there.
-type lease struct {
-	fence atomic.Int64 // on the limiter's clock
-	ended bool         // the replica has seen it pass
-}
-
-func (l *lease) passed(now time.Duration) bool { return int64(now) >= l.fence.Load() }
-
-// Move gives back what the grant holds and asks for a slot of limit; both go
-// to the store together, unless their rules are in different shards. If it is
-// refused, the old slot is gone all the same. It fails as Admit does.
+// Move gives back what the grant holds and takes a slot of limit. Both go to the
+// store together, unless their rules are in different shards. If it fails, the
+// old slot is given back all the same. It fails as Admit does.
 func (g *Grant) Move(ctx context.Context, limit Limit) error {
-	old := g.slot
-	g.slot = nil
 	if limit.Rule == "" {
-		old.release()
+		g.giveUp()
 		return nil
 	}
 	s := g.limiter.shardOf(limit.Rule)
 	asked := g.limiter.now()
 	if s.index > 0 {
 		if err := g.limiter.agree(ctx, asked+g.limiter.options.StoreWait); err != nil {
-			old.release()
-			g.slot, err = s.orAlone(limit, nil, err)
-			return err
+			g.giveUp()
+			return s.orLocally(g, limit, err)
 		}
 	}
-	if old != nil && old.shard != s {
-		old.release()
-		old = nil
+	if g.shard != s {
+		g.giveUp()
 	}
-	var err error
-	g.slot, err = s.admit(ctx, old, limit, asked)
-	return err
+	return s.admit(ctx, g, limit, asked)
 }
 
 // Release gives the slot back. It is idempotent and never waits for the store.
-func (g *Grant) Release() { g.slot.release() }
-
-// Valid reports whether a write may be started for the session now: one clock
-// read against the fence, no lock. Ask it before every write, and never ahead
-// of one: after a pause of the process an older answer is worth nothing.
-func (g *Grant) Valid() bool {
-	s := g.slot
-	if s == nil || s.counter == nil || !s.shard.fenced {
-		return true
+func (g *Grant) Release() {
+	if g.slot != nil {
+		g.shard.release(g.slot)
 	}
-	return !s.dead.Load() && !s.counter.lease.Load().passed(g.limiter.now())
 }
 
-// Confirmed reports whether the store was asked: it is false for what
+// giveUp releases the slot and forgets it.
+func (g *Grant) giveUp() {
+	g.Release()
+	g.shard, g.slot = nil, nil
+}
+
+// Valid reports whether a write may be started for the session now. Ask it
+// before every write, and never earlier: after a pause of the process an older
+// answer is worth nothing. It reads the clock, and takes a lock only where a
+// lease of this replica has ended.
+func (g *Grant) Valid() bool {
+	if g.slot == nil || !g.slot.Counted() || !g.shard.strict {
+		return true
+	}
+	return g.shard.valid(g)
+}
+
+// Confirmed reports whether the store was asked: it is false for a session that
 // Options.AdmitLocally let in.
-func (g *Grant) Confirmed() bool { return g.slot == nil || !g.slot.alone }
+func (g *Grant) Confirmed() bool { return g.slot == nil || !g.slot.Local() }
 
 // WhenLost calls f when the slot is taken away, at once if it was already. It
 // only wakes what is blocked; Valid is what decides. f is called with a lock
 // of the limiter held: it must not block, nor call the limiter. Move and
 // Release forget f.
 func (g *Grant) WhenLost(f func()) {
-	s := g.slot
-	if s == nil {
+	s := g.shard
+	if g.slot == nil {
 		return
 	}
-	s.shard.mu.Lock()
-	defer s.shard.mu.Unlock()
-	if s.dead.Load() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if g.lost.Load() {
 		f()
 		return
 	}
-	s.lost = f
-}
-
-func (s *slot) release() {
-	if s == nil {
-		return
-	}
-	sh := s.shard
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	sh.replica.release(sh.limiter.now(), s)
-	sh.rouseIfDue()
+	g.whenLost = f
 }

@@ -1,12 +1,10 @@
 // Package limiter turns limits into held grants, exactly, over all replicas.
 //
-// The truth of a replica is the table of its own live sessions. What it sends
-// to the store is computed from that table, never the other way round; the
-// store answers how many sessions this replica may hold of each counter. All
-// of it is one state machine per shard of the store (replica), a value without
-// goroutines, clocks and IO, and one driver (shard) that carries its requests
-// out, one at a time. Accuracy goes before speed: where the two are at odds, a
-// session waits or is refused, and the reason says so.
+// What a replica does is decided by a state machine, package replica: one for
+// each shard of the store. This package drives it: it has the clock, the locks
+// and the connections, carries out its requests one at a time, and tells
+// sessions what became of their slots. Accuracy goes before speed: where the two
+// conflict, a session waits or is refused, and the error says why.
 package limiter
 
 import (
@@ -18,6 +16,7 @@ import (
 	"maps"
 	"time"
 
+	"usher/limiter/replica"
 	"usher/store"
 	"usher/store/limit"
 )
@@ -26,19 +25,19 @@ import (
 var (
 	// ErrFull says that the limit is reached: the store counted at least as
 	// many sessions as the maximum when it was asked.
-	ErrFull = errors.New("limiter: the limit is reached")
-	// ErrThrottled says that as many sessions as the rate allows have begun in
-	// the window that runs.
-	ErrThrottled = errors.New("limiter: the rate is reached")
+	ErrFull = replica.ErrFull
+	// ErrThrottled says that as many sessions have begun in the current window
+	// as the rate allows.
+	ErrThrottled = replica.ErrThrottled
 	// ErrUnavailable says that the store gave no answer in time.
-	ErrUnavailable = errors.New("limiter: the store cannot be reached")
-	// ErrRecovering says that the store holds data that was just born (it lost what
-	// it had, or starts for the first time) and gives nothing new out yet.
-	ErrRecovering = errors.New("limiter: the store was just born and gives nothing new out yet")
-	// ErrMismatch says that living replicas run with other lease settings.
-	ErrMismatch = errors.New("limiter: other replicas run with other lease settings")
+	ErrUnavailable = replica.ErrUnavailable
+	// ErrRecovering says that the store's data is new, because it lost its data
+	// or starts for the first time, and that it admits no new sessions yet.
+	ErrRecovering = replica.ErrRecovering
+	// ErrMismatch says that live replicas run with other lease settings.
+	ErrMismatch = replica.ErrMismatch
 	// ErrClosed says that the limiter is closed or closing.
-	ErrClosed = errors.New("limiter: closed")
+	ErrClosed = replica.ErrClosed
 )
 
 // Limit says what a session is counted by. The zero Limit counts nothing and
@@ -79,19 +78,21 @@ type Options struct {
 	// TTL is the lease: a dead replica's sessions are given to others within
 	// it. At least 1 s, in whole milliseconds; all replicas must agree on it.
 	TTL time.Duration
-	// Strict ends limited sessions before anybody else can be given their
-	// slots when the lease cannot be renewed; otherwise they live on.
+	// Strict ends limited sessions at the lease deadline, before anybody else
+	// can be given their slots, if the lease cannot be renewed. Otherwise they
+	// live on. All replicas must agree on it.
 	Strict bool
 	// StoreWait is how long an admission waits for the store before it fails.
 	StoreWait time.Duration
-	// AdmitLocally admits, after the wait, what the store could not be asked
-	// about, up to the limit on this replica's own sessions alone, and as many
-	// as its rates allow in windows of this replica's own. The store is told of
-	// the sessions later; until then there may be too many over all replicas.
-	// It has no effect with Strict, whose promise it would break.
+	// AdmitLocally admits sessions that the store could not be asked about, after
+	// the wait, up to the limit on this replica's own sessions, and as many as
+	// the rates allow in this replica's own windows. The store is told of them
+	// later; until then all replicas together may be over the limit. It has no
+	// effect with Strict, whose promise it would break.
 	AdmitLocally bool
-	// Observe, if set, is told of every request to the store. It is called
-	// from several goroutines.
+	// Observe, if set, is told of every request to the store: its operation (dial,
+	// join, batch, observe, expire or end_recovery), how long it took, and its
+	// error. It is called from several goroutines.
 	Observe func(op string, took time.Duration, err error)
 }
 
@@ -100,7 +101,7 @@ type Limiter struct {
 	options Options
 	start   time.Time
 	shards  []*shard
-	agreed  chan struct{} // closed when the first shard was joined: see agree
+	agreed  chan struct{} // closed when the first shard was joined, see agree
 	stop    context.CancelFunc
 }
 
@@ -115,7 +116,7 @@ func New(o Options) *Limiter {
 	settings := store.Settings{Protocol: protocol, TTL: o.TTL, Strict: o.Strict, Shards: o.Store.Shards()}
 	id := newID()
 	for i := range o.Store.Shards() {
-		s := newShard(l, i, newReplica(id, settings, o.Store.Leased(), newID))
+		s := newShard(l, i, replica.New(id, settings, o.Store.Leased(), newID))
 		l.shards = append(l.shards, s)
 		s.begin(ctx)
 	}
@@ -148,16 +149,16 @@ func (l *Limiter) shardOf(rule string) *shard {
 	return l.shards[h.Sum32()%uint32(len(l.shards))]
 }
 
-// Admit takes a slot of the limit, or says why it cannot: ErrFull,
-// ErrThrottled, ErrRecovering, ErrMismatch, ErrUnavailable, ErrClosed, or the context's error.
+// Admit takes a slot of the limit. It fails with ErrFull, ErrThrottled,
+// ErrRecovering, ErrMismatch, ErrUnavailable, ErrClosed, or the context's error.
 func (l *Limiter) Admit(ctx context.Context, limit Limit) (*Grant, error) {
 	g := &Grant{limiter: l}
 	return g, g.Move(ctx, limit)
 }
 
 // agree waits until the first shard was joined once, and reports whether the
-// replicas there run with our settings. Who has another number of shards does
-// not meet us in the others, and would share our limits in none.
+// replicas there run with our settings. A replica with another number of shards
+// meets us in the first shard only, and would share our limits in no other.
 func (l *Limiter) agree(ctx context.Context, deadline time.Duration) error {
 	err := l.awaitAgreed(ctx, deadline)
 	if (err == nil || errors.Is(err, ErrUnavailable)) && l.shards[0].mismatched() {
@@ -167,7 +168,7 @@ func (l *Limiter) agree(ctx context.Context, deadline time.Duration) error {
 }
 
 func (l *Limiter) awaitAgreed(ctx context.Context, deadline time.Duration) error {
-	select { // first, as all of what is below may be so at once
+	select { // first, because several of the cases below may be true at once
 	case <-l.agreed:
 		return nil
 	default:
@@ -205,7 +206,7 @@ func (l *Limiter) SetSpace(space string, counters []string) {
 }
 
 // Close leaves the store, which gives everything back at once. Call it after
-// the last session's sockets are closed; ctx bounds it.
+// the last session's sockets are closed. ctx bounds it.
 func (l *Limiter) Close(ctx context.Context) error {
 	for _, s := range l.shards {
 		s.leave()
@@ -226,18 +227,9 @@ func (l *Limiter) Close(ctx context.Context) error {
 }
 
 // Status is a snapshot for readiness, metrics and the status page.
-type Status struct {
-	Joined     bool              // the store knows this replica and its sessions
-	WasReady   bool              // it was joined and mature at least once
-	Recovering bool              // it gives nothing new out yet
-	Mismatch   string            // the settings in force elsewhere, "" if ours are
-	Generation uint64            // the number of the space in force here, 0 until the store told it
-	Replicas   map[string]string // replicas that the store knows, and the space of each
-	Totals     map[string]int64  // sessions over all replicas, of the counters named in SetSpace
-	LeasesLost uint64            // how often a shard's lease ended with sessions that relied on it: they end, or go on uncounted
-}
+type Status = replica.Status
 
-// Status reports on all shards together.
+// Status reports on all shards together. LeasesLost counts each shard's leases.
 func (l *Limiter) Status() Status {
 	out := Status{Joined: true, WasReady: true, Replicas: map[string]string{}, Totals: map[string]int64{}}
 	for i, s := range l.shards {
@@ -249,7 +241,7 @@ func (l *Limiter) Status() Status {
 		if one.Mismatch != "" {
 			out.Mismatch = one.Mismatch
 		}
-		if i == 0 { // numbers are given per shard; the first speaks for all
+		if i == 0 { // each shard gives numbers of its own; the first speaks for all
 			out.Generation = one.Generation
 		}
 		maps.Copy(out.Replicas, one.Replicas)

@@ -64,12 +64,12 @@ func TestRecoveringStoreRefusesUntilReady(t *testing.T) {
 		l := start(t, newLink())
 		time.Sleep(time.Second)
 		begin := time.Now()
-		refused(t, l, 5, limiter.ErrRecovering)
+		requireRefused(t, l, 5, limiter.ErrRecovering)
 		if waited := time.Since(begin); waited != 0 {
-			t.Errorf("refused after %v: it cannot mature within the wait", waited)
+			t.Errorf("refused after %v: the recovery cannot end within the wait", waited)
 		}
 		time.Sleep(ttl*3/4 - 2*time.Second)
-		admit(t, l, 5).Release() // waits for the store, which matures in time
+		admit(t, l, 5).Release() // waits for the recovery, which ends in time
 	})
 }
 
@@ -77,18 +77,18 @@ func TestTwoReplicasShareOneLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
 		a, b := start(t, s), start(t, s)
-		mature(t, a, b)
+		waitReady(t, a, b)
 		for range 3 {
 			admit(t, a, 5)
 		}
 		g := admit(t, b, 5)
 		admit(t, b, 5)
-		refused(t, a, 5, limiter.ErrFull)
-		refused(t, b, 5, limiter.ErrFull)
+		requireRefused(t, a, 5, limiter.ErrFull)
+		requireRefused(t, b, 5, limiter.ErrFull)
 		g.Release()
 		synctest.Wait()
 		admit(t, a, 5)
-		refused(t, b, 5, limiter.ErrFull)
+		requireRefused(t, b, 5, limiter.ErrFull)
 		time.Sleep(ttl / 5)
 		if n := total(b); n != 5 {
 			t.Errorf("total %d, want 5", n)
@@ -101,25 +101,25 @@ func TestDeadReplicaGivesBackWithinOneTTL(t *testing.T) {
 		s := newLink()
 		way := s.fork()
 		a, b := start(t, way), start(t, s)
-		mature(t, a, b)
+		waitReady(t, a, b)
 		for range 5 {
 			admit(t, a, 5)
 		}
-		refused(t, b, 5, limiter.ErrFull)
+		requireRefused(t, b, 5, limiter.ErrFull)
 		died := time.Now()
 		crash(a, way)
 		freedWithinOneTTL(t, b, died)
 	})
 }
 
-// TestAllDeadGiveBackWithinOneTTLOfTheNextStart: nobody can witness that a
-// replica is silent before somebody is there.
+// TestAllDeadGiveBackWithinOneTTLOfTheNextStart: nobody can witness that a replica
+// is silent before another one starts.
 func TestAllDeadGiveBackWithinOneTTLOfTheNextStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
 		way := s.fork()
 		a := start(t, way)
-		mature(t, a)
+		waitReady(t, a)
 		for range 5 {
 			admit(t, a, 5)
 		}
@@ -130,8 +130,9 @@ func TestAllDeadGiveBackWithinOneTTLOfTheNextStart(t *testing.T) {
 	})
 }
 
-// freedWithinOneTTL waits until a dead replica's slots, five of five, are free
-// at l, and expects it within one TTL of since, but not before a fence is over.
+// freedWithinOneTTL waits until the slots of a dead replica, five of five, are free
+// at l. It requires that this happens within one TTL of since, and not before the
+// dead replica's lease has ended.
 func freedWithinOneTTL(t *testing.T, l *limiter.Limiter, since time.Time) {
 	t.Helper()
 	for {
@@ -139,7 +140,7 @@ func freedWithinOneTTL(t *testing.T, l *limiter.Limiter, since time.Time) {
 		took := time.Since(since)
 		switch {
 		case err == nil && took < ttl*7/10:
-			t.Errorf("slot given away after %v, before the fence", took)
+			t.Errorf("slot given away after %v, before the lease deadline", took)
 			return
 		case err == nil:
 			return
@@ -150,13 +151,13 @@ func freedWithinOneTTL(t *testing.T, l *limiter.Limiter, since time.Time) {
 	}
 }
 
-// TestTombstonesAreDropped: what is left of a replica that is gone refuses its
-// late messages for four TTL, and does not stay for ever.
+// TestTombstonesAreDropped: the tombstone of a replica refuses its late messages for
+// four TTL, and does not stay for ever.
 func TestTombstonesAreDropped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
 		a, b := start(t, s), start(t, s)
-		mature(t, a, b)
+		waitReady(t, a, b)
 		c, err := s.data.Dial(t.Context(), 0)
 		if err != nil {
 			t.Fatal(err)
@@ -174,7 +175,7 @@ func TestTombstonesAreDropped(t *testing.T) {
 				t.Fatalf("%d tombstones %v after one replica has stopped, want 1", n, time.Since(stopped))
 			}
 		}
-		time.Sleep(ttl / 2) // to see it first, and to see that it is time
+		time.Sleep(ttl / 2) // one look to see it first, another to see that it is time
 		if n := left(); n != 0 {
 			t.Errorf("%d tombstones are left", n)
 		}
@@ -185,11 +186,11 @@ func TestCloseGivesBackAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
 		a, b := start(t, s), start(t, s)
-		mature(t, a, b)
+		waitReady(t, a, b)
 		for range 5 {
 			admit(t, a, 5)
 		}
-		refused(t, b, 5, limiter.ErrFull)
+		requireRefused(t, b, 5, limiter.ErrFull)
 		stop(t, a)
 		admit(t, b, 5)
 		if _, err := a.Admit(t.Context(), limitOf(5)); !errors.Is(err, limiter.ErrClosed) {
@@ -203,23 +204,23 @@ func TestOtherSettingsAreRefused(t *testing.T) {
 		s := newLink()
 		way := s.fork()
 		a := start(t, way)
-		mature(t, a)
+		waitReady(t, a)
 		b := start(t, s, func(o *limiter.Options) { o.TTL = 2 * ttl })
 		time.Sleep(ttl)
-		refused(t, b, 5, limiter.ErrMismatch)
+		requireRefused(t, b, 5, limiter.ErrMismatch)
 		if m := b.Status().Mismatch; m != "v1 ttl=10000 loss=keep shards=1" {
 			t.Errorf("mismatch %q", m)
 		}
 		crash(a, way)
 		time.Sleep(2 * ttl) // 0.75 of b's own, longer TTL, and two looks
-		admit(t, b, 5)      // the dead with other settings do not keep it out
+		admit(t, b, 5)      // dead replicas with other settings do not keep it out
 	})
 }
 
 func TestMoveGivesBackEvenWhenRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := start(t, newLink())
-		mature(t, l)
+		waitReady(t, l)
 		first, second := limitOf(1), limiter.Limit{Rule: "c1aaaa/s2", Max: 1}
 		g, err := l.Admit(t.Context(), first)
 		if err != nil {
@@ -251,7 +252,7 @@ func TestPerKeyAndRuleTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
 		a, b := start(t, s), start(t, s)
-		mature(t, a, b)
+		waitReady(t, a, b)
 		of := func(key string) limiter.Limit {
 			return limiter.Limit{Rule: "c1aaaa/s1", Max: 3, Key: key, KeyMax: 2}
 		}
@@ -278,7 +279,7 @@ func TestClientThatLeavesWhileWaiting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
 		l := start(t, s)
-		mature(t, l)
+		waitReady(t, l)
 		s.down()
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
@@ -301,7 +302,7 @@ func TestReloadNumbersTheSpaces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
 		a, b := start(t, s), start(t, s)
-		mature(t, a, b)
+		waitReady(t, a, b)
 		if n := a.Status().Generation; n != 1 {
 			t.Errorf("generation %d, want 1", n)
 		}
@@ -315,20 +316,20 @@ func TestReloadNumbersTheSpaces(t *testing.T) {
 			spaces[space]++
 		}
 		if len(spaces) != 2 {
-			t.Errorf("spaces on the membership: %v", spaces)
+			t.Errorf("spaces of the members: %v", spaces)
 		}
 	})
 }
 
-// TestOtherNumberOfShards: who spreads rules over more shards than we do would
-// count most of them where we do not look.
+// TestOtherNumberOfShards: a replica with more shards than the others would count
+// most rules where they do not look.
 func TestOtherNumberOfShards(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		one := newLink()
 		two := one.fork()
 		two.more = []*storetest.Model{storetest.NewModelInRealTime()}
 		a := start(t, one)
-		mature(t, a)
+		waitReady(t, a)
 		b := start(t, two)
 		time.Sleep(ttl)
 		for i := range 8 { // some are in the second shard
@@ -344,7 +345,7 @@ func TestTwoShards(t *testing.T) {
 		s := newLink()
 		s.more = []*storetest.Model{storetest.NewModelInRealTime()}
 		l := start(t, s)
-		mature(t, l)
+		waitReady(t, l)
 		for i := range 8 {
 			if _, err := l.Admit(t.Context(), limiter.Limit{Rule: fmt.Sprint("c1aaaa/s", i), Max: 1}); err != nil {
 				t.Errorf("rule %d: %v", i, err)

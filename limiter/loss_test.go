@@ -35,7 +35,7 @@ func (c spiedConn) Join(ctx context.Context, j store.Join) (store.JoinReply, err
 	return c.Conn.Join(ctx, j)
 }
 
-// again sends a copy of a join that bears the data.
+// again sends a copy of a join, which creates its epoch again.
 func again(t *testing.T, data *storetest.Model, j store.Join) {
 	t.Helper()
 	conn, err := data.Dial(t.Context(), 0)
@@ -47,9 +47,9 @@ func again(t *testing.T, data *storetest.Model, j store.Join) {
 	}
 }
 
-// notBoth asks a until it admits to a limit of one, of which g is a session, or
-// for two TTL, and fails if then both sessions are valid.
-func notBoth(t *testing.T, a *limiter.Limiter, g *limiter.Grant) {
+// requireOneValid asks a until it admits a session of a limit of one, of which g is
+// a session, or for two TTL. It fails if both are valid then.
+func requireOneValid(t *testing.T, a *limiter.Limiter, g *limiter.Grant) {
 	t.Helper()
 	for range 2000 {
 		if h, err := a.Admit(t.Context(), limitOf(1)); err == nil {
@@ -61,30 +61,30 @@ func notBoth(t *testing.T, a *limiter.Limiter, g *limiter.Grant) {
 		}
 		time.Sleep(ttl / 1000)
 	}
-	t.Error("nobody is admitted within two TTL")
+	t.Error("no session is admitted within two TTL")
 }
 
-// A join that comes twice, the second time to a server that has lost its data
-// again, bears the same epoch anew: the time for which its replica has witnessed
-// the first one must not count for the second.
-func TestDataBornTwiceIsNotTheSame(t *testing.T) {
+// TestEpochCreatedTwiceIsNotTheSame: a join arrives twice, the second time at a
+// server that has lost its data again, and creates the same epoch twice. The time
+// for which its replica has witnessed the first must not count for the second.
+func TestEpochCreatedTwiceIsNotTheSame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		wayB := newLink()
 		wayA, data := &spied{link: wayB.fork()}, wayB.data
-		borneByA := func() bool { return data.Dump()["m"]["birth"] == wayA.join.Load().Candidate }
+		createdByA := func() bool { return data.Dump()["m"]["birth"] == wayA.join.Load().Candidate }
 		a, b := start(t, wayA, strict), start(t, wayB, strict)
-		mature(t, a, b)
+		waitReady(t, a, b)
 		g := admit(t, b, 1)
 		// The first loss: a is back first, but its first batch gets lost. Then b.
 		wayB.down()
 		data.Restart(storetest.Snapshot{})
 		wayA.set(func(op string) (error, error) {
-			if op == "batch" && borneByA() {
+			if op == "batch" && createdByA() {
 				return errCut, nil
 			}
 			return nil, nil
 		})
-		for !borneByA() {
+		for !createdByA() {
 			time.Sleep(ttl / 1000)
 		}
 		wayB.up()
@@ -94,14 +94,15 @@ func TestDataBornTwiceIsNotTheSame(t *testing.T) {
 		data.Restart(storetest.Snapshot{})
 		again(t, data, *wayA.join.Load())
 		wayA.up()
-		notBoth(t, a, g)
+		requireOneValid(t, a, g)
 		wayB.up()
 	})
 }
 
-// Housekeeping that fails each time, as for a user that may not do it, takes
-// nobody's turn: batches go, and with them the lease stays.
-func TestHousekeepingThatFailsStarvesNobody(t *testing.T) {
+// TestTidyingThatFailsStarvesNobody: expiring replicas and ending a recovery fail
+// each time, as for a Redis user that lacks the right. Batches take their turn all
+// the same and renew the lease.
+func TestTidyingThatFailsStarvesNobody(t *testing.T) {
 	for _, failing := range []string{"expire", "end_recovery"} {
 		t.Run(failing, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -109,7 +110,7 @@ func TestHousekeepingThatFailsStarvesNobody(t *testing.T) {
 				way := s.fork()
 				a, b := start(t, s, strict), limiter.New(limiter.Options{Store: way, TTL: ttl, StoreWait: time.Second, Strict: true})
 				b.SetSpace("c1aaaa", nil)
-				mature(t, a, b)
+				waitReady(t, a, b)
 				g := admit(t, a, 5)
 				s.set(func(op string) (error, error) {
 					if op == failing {
@@ -118,7 +119,7 @@ func TestHousekeepingThatFailsStarvesNobody(t *testing.T) {
 					return nil, nil
 				})
 				if failing == "end_recovery" {
-					s.data.Drop("t") // and the data is recovering again
+					s.data.Drop("t") // so that the store recovers again
 				}
 				crash(b, way)
 				time.Sleep(3 * ttl)
@@ -132,14 +133,14 @@ func TestHousekeepingThatFailsStarvesNobody(t *testing.T) {
 }
 
 // TestDeadOfLostDataAreForgotten: a replica with other settings knew of a dead one
-// when Redis lost its data, and another bore it again. It looks on in peace, and
-// comes in when that one has died as well.
+// when Redis lost its data and another replica created an epoch. It does not ask to
+// expire the dead one again and again, and joins when the other has died as well.
 func TestDeadOfLostDataAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
 		ways := []*link{s.fork(), s.fork(), s.fork()}
-		dead, rival := start(t, ways[0]), start(t, ways[1])
-		mature(t, dead, rival)
+		dead, conflicting := start(t, ways[0]), start(t, ways[1])
+		waitReady(t, dead, conflicting)
 		var requests atomic.Int64
 		other := start(t, ways[2], func(o *limiter.Options) {
 			o.TTL = 2 * ttl
@@ -171,23 +172,23 @@ func TestDeadOfLostDataAreForgotten(t *testing.T) {
 		requests.Store(0)
 		time.Sleep(ttl)
 		if n := requests.Load(); n > 50 || other.Status().Joined {
-			t.Errorf("beside its rival: joined %v, %d requests in a TTL", other.Status().Joined, n)
+			t.Errorf("beside the conflicting replica: joined %v, %d requests in a TTL", other.Status().Joined, n)
 		}
-		crash(rival, ways[1])
+		crash(conflicting, ways[1])
 		time.Sleep(4 * ttl)
 		if !other.Status().Joined {
-			t.Errorf("it is kept out by the dead: %+v", other.Status())
+			t.Errorf("dead replicas keep it out: %+v", other.Status())
 		}
 	})
 }
 
-// TestCutClaimEndsItsSession: the data was lost, and somebody else was first to
-// claim the only slot.
+// TestCutClaimEndsItsSession: the data was lost, and another replica was the first
+// to claim the only slot.
 func TestCutClaimEndsItsSession(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
 		l := start(t, s, strict)
-		mature(t, l)
+		waitReady(t, l)
 		g := admit(t, l, 1)
 		s.data.Flush()
 		conn, err := s.data.Dial(t.Context(), 0)

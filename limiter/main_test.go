@@ -21,17 +21,17 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const ttl = 10 * time.Second
 
-// link is a store with a lease behind a network that fails as it is told to.
+// link is a leased store behind a network that fails as a test tells it to.
 type link struct {
 	more  []*storetest.Model // further shards
 	mu    sync.Mutex
 	data  *storetest.Model
 	fault func(op string) (before, after error)
 	joins atomic.Int64
-	slow  atomic.Int64 // nanoseconds that each request takes longer
+	slow  atomic.Int64 // by how many nanoseconds each request is delayed
 
 	entries  atomic.Int64 // counters stated, in joins and batches
-	canceled atomic.Int64 // requests that were given up by who sent them
+	canceled atomic.Int64 // requests whose sender gave them up
 }
 
 var errCut = errors.New("connection cut")
@@ -51,7 +51,7 @@ func (l *link) set(fault func(op string) (before, after error)) {
 	l.fault = fault
 }
 
-// restart is a server that comes back with nothing.
+// restart replaces the server with one that has no data.
 func (l *link) restart() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -103,7 +103,7 @@ func through[R any](ctx context.Context, c *linkConn, op string, do func() (R, e
 	}
 	data, before, after := c.link.state(op)
 	if data != c.data && !slices.Contains(c.link.more, c.data) {
-		before = errCut // that server is gone
+		before = errCut // that server no longer exists
 	}
 	if before != nil {
 		return none, before
@@ -158,10 +158,10 @@ func stop(t *testing.T, l *limiter.Limiter) {
 	}
 }
 
-// fork is another way to the same data, for a replica that is to be cut off alone.
+// fork returns another way to the same data, to cut off one replica alone.
 func (l *link) fork() *link { return &link{data: l.data} }
 
-// crash ends a limiter without a word to the store.
+// crash ends a limiter without telling the store.
 func crash(l *limiter.Limiter, way *link) {
 	way.down()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -182,7 +182,7 @@ func admit(t *testing.T, l *limiter.Limiter, n int64) *limiter.Grant {
 	return g
 }
 
-func refused(t *testing.T, l *limiter.Limiter, n int64, want error) {
+func requireRefused(t *testing.T, l *limiter.Limiter, n int64, want error) {
 	t.Helper()
 	if g, err := l.Admit(t.Context(), limitOf(n)); !errors.Is(err, want) {
 		t.Fatalf("Admit: got %v, %v; want %v", g, err, want)
@@ -191,8 +191,8 @@ func refused(t *testing.T, l *limiter.Limiter, n int64, want error) {
 
 func total(l *limiter.Limiter) int64 { return l.Status().Totals["c1aaaa/s1"] }
 
-// mature waits until the store gives out slots.
-func mature(t *testing.T, limiters ...*limiter.Limiter) {
+// waitReady waits until the store admits new sessions.
+func waitReady(t *testing.T, limiters ...*limiter.Limiter) {
 	t.Helper()
 	for range 200 {
 		synctest.Wait()
@@ -206,15 +206,15 @@ func mature(t *testing.T, limiters ...*limiter.Limiter) {
 		}
 		time.Sleep(ttl / 100)
 	}
-	t.Fatalf("not mature after two TTL: %+v", limiters[0].Status())
+	t.Fatalf("not ready after two TTL: %+v", limiters[0].Status())
 }
 
-// mustJoin waits, on the real clock, for a store without a lease.
+// mustJoin waits, on the real clock, until a store without a lease is joined.
 func mustJoin(t *testing.T, l *limiter.Limiter) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); !l.Status().WasReady; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("memory store not mature: %+v", l.Status())
+			t.Fatalf("the memory store is not ready: %+v", l.Status())
 		}
 	}
 }

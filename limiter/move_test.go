@@ -8,7 +8,7 @@ import (
 	"usher/limiter"
 )
 
-// moves calls f for every two of the limits, made to admit one.
+// moves calls f for every pair of the limits, which then admit one session each.
 func moves(limits []limiter.Limit, f func(from, to limiter.Limit)) {
 	for _, from := range limits {
 		for _, to := range limits {
@@ -20,32 +20,32 @@ func moves(limits []limiter.Limit, f func(from, to limiter.Limit)) {
 	}
 }
 
-// TestMoveAcrossShards: what a session held in one shard is free again when it
+// TestMoveAcrossShards: a session's slot in one shard is free again when the session
 // moves to another, also if it is refused there.
 func TestMoveAcrossShards(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, limits := sharded()
 		a, b := start(t, s), start(t, s)
-		mature(t, a, b)
+		waitReady(t, a, b)
 		moves(limits, func(from, to limiter.Limit) {
-			first := wants(t, a, from, nil)
+			first := requireAnswer(t, a, from, nil)
 			if err := first.Move(t.Context(), to); err != nil {
 				t.Fatalf("%s to %s: %v", from.Rule, to.Rule, err)
 			}
 			synctest.Wait()
-			second := wants(t, b, from, nil)
+			second := requireAnswer(t, b, from, nil)
 			if err := second.Move(t.Context(), to); !errors.Is(err, limiter.ErrFull) {
 				t.Fatalf("%s to %s: %v, want it refused as full", from.Rule, to.Rule, err)
 			}
 			synctest.Wait()
-			wants(t, a, from, nil).Release()
+			requireAnswer(t, a, from, nil).Release()
 			first.Release()
 			synctest.Wait()
 		})
 	})
 }
 
-// TestMoveAcrossShardsWithoutStore: the same where the first shard, which says
+// TestMoveAcrossShardsWithoutStore: the same while the first shard, which decides
 // whether the replicas agree, was never reached.
 func TestMoveAcrossShardsWithoutStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -53,15 +53,15 @@ func TestMoveAcrossShardsWithoutStore(t *testing.T) {
 		s.down()
 		l := start(t, s, func(o *limiter.Options) { o.StoreWait, o.AdmitLocally = 0, true })
 		moves(limits, func(from, to limiter.Limit) {
-			g := wants(t, l, from, nil)
+			g := requireAnswer(t, l, from, nil)
 			if err := g.Move(t.Context(), to); err != nil {
 				t.Fatalf("%s to %s: %v", from.Rule, to.Rule, err)
 			}
-			second := wants(t, l, from, nil)
+			second := requireAnswer(t, l, from, nil)
 			if err := second.Move(t.Context(), to); !errors.Is(err, limiter.ErrFull) {
 				t.Fatalf("%s to %s: %v, want it refused as full", from.Rule, to.Rule, err)
 			}
-			wants(t, l, from, nil).Release()
+			requireAnswer(t, l, from, nil).Release()
 			g.Release()
 		})
 	})

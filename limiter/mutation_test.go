@@ -1,222 +1,200 @@
-package limiter
+package limiter_test
 
 import (
-	"encoding/json"
+	"errors"
 	"flag"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
-// mutation takes one mechanism out of the source. The test that is named must
-// then fail, and no other will do: a schedule of the simulation, among as many
-// as a normal run has, from the first seed; or, where why says what keeps the
-// simulation from it, another test, of this package or of the contract.
+// mutation takes one mechanism out of the source, where a comment //mutate:name
+// marks it. The test that it names must then fail. That is a schedule of the
+// simulation, among as many as a normal run has, from the first seed; or, if why
+// says what keeps the simulation from noticing, another test.
 type mutation struct {
-	name     string
-	file     string // below the module's root
-	old, new string // old stands there exactly once
-	by       string
-	why      string
+	name string
+	with string // what replaces the marked code; "" takes it out, see mutate_test.go
+	by   string // the test, after its folder
+	why  string
 }
 
 const (
-	replicaGo  = "limiter/holder.go"
-	batchGo    = "limiter/batch.go"
-	counterGo  = "limiter/counter.go"
-	observerGo = "limiter/observer.go"
-	driverGo   = "limiter/shard.go"
-	restGo     = "limiter/rest.go"
-	shardGo    = "store/internal/model/shard.go"
-	entriesGo  = "store/internal/model/entries.go"
+	sim     = "limiter/replica TestSimulation/"
+	table   = "limiter/replica "
+	driver  = "limiter "
+	clauses = "store/memstore TestContract"
 )
 
 const (
-	ownDriver  = "it has a driver of its own"
-	lateRivals = "takes a loss amid a change of settings, and one more fault just then"
+	ownDriver     = "it has a driver of its own"
+	lateConflict  = "takes a loss amid a change of settings, and one more fault just then"
+	cutOffExcused = "those cut off are excused, and so is what they reuse"
+	lateAnswer    = "takes a late answer, and one seed in a hundred has it where it matters"
+	twoChunks     = "takes a loss of data between two chunks of claims"
 )
 
 var mutations = []mutation{
-	{"no live: what waits is stated as if it lived", batchGo, "Live: c.live, Need: need}", "Live: need, Need: need}", "TestSimulation/rollbacks/keep", ""},
-	{"no fence", replicaGo, "fence: ttl * 7 / 10", "fence: ttl * 70 / 10", "TestSimulation/rollbacks/strict", ""},
-	{"witness shorter than the fence", replicaGo, "witness: ttl * 3 / 4", "witness: ttl * 4 / 10", "TestSimulation/rollbacks/strict", ""},
-	{"lease from the reply", batchGo, "h.lease.fence.Store(int64(r.sent + h.timing.fence))", "h.lease.fence.Store(int64(now + h.timing.fence))", "TestFenceCountsFromTheFirstSend", "takes a late answer, and one seed in a hundred has it where it matters"},
-	{"lease from a resend", replicaGo, "if r.sent == 0 {", "if true {", "TestFenceCountsFromTheFirstSend", "takes a late answer, and one seed in a hundred has it where it matters"},
-	{"no gap rule", observerGo, "now-o.lastLook > t.gap ||", "", "TestSimulation/blackouts/keep", ""},
-	{"tombstones are dropped early", observerGo, "if now-since >= t.tombstone {", "if true {", "TestSimulation/settings_and_losses/keep", ""},
-	{"tombstones are never dropped", observerGo, "o.gone = append(o.gone, h)", "_ = h", "TestTombstonesAreDropped", "they do no harm but to the size of the data"},
-	{"refused as full without this reply's total", batchGo, "err := reason(n, c)\n\t\tswitch", "err := ErrFull\n\t\tswitch", "TestSimulation/rollbacks/keep", ""},
-	{"waiters get own less what lives now", batchGo, "slots := n.Granted - s.live\n", "slots := n.Granted - c.live\n", "TestFairness", ""},
-	{"refilled although over", counterGo, "!c.over && !c.contended", "!c.contended", "TestCutOffReplicaDrainsAndIsNotRefilled", "those cut off are excused, and so is what they refill"},
-	{"no fence while detached", replicaGo, "if !h.lease.ended && h.lease.passed(now) {", "if (h.phase == live || h.phase == reclaiming) && h.lease.passed(now) {", "TestSimulation/rollbacks/strict", ""},
-	{"over not set at the fence", replicaGo, "c.over = true", "_ = c", "TestNothingIsRefilledAfterTheFence", "those cut off are excused, and so is what they refill"},
-	{"over cleared by a recovering total", batchGo, "} else if !h.recovering {\n\t\tc.over = false", "} else {\n\t\tc.over = false", "TestNothingIsRefilledAfterTheFence", "those cut off are excused, and so is what they refill"},
-	{"hand-over beyond what a batch in flight states", counterGo, " && (!c.inFlight || c.live < c.sentLive)", "", "TestSimulation/rollbacks/keep", ""},
-	{"hand-over although contended", counterGo, "!c.over && !c.contended", "!c.over", "TestFairness", ""},
-	{"a batch survives the loss of its lease", replicaGo, "h.resend = nil\n\th.claims", "h.claims", "TestSimulation/rollbacks/strict", ""},
-	{"a join of the same stream again", batchGo, "h.stream++", "h.stream = max(h.stream, 1)", "TestSimulation/rollbacks/keep", ""},
-	{"a counter of a lost batch is forgotten", replicaGo, "c.unsure = c.unsure || c.inFlight", "", "TestSimulation/rates_and_everything/keep", ""},
-	{"lost leases are not fenced", batchGo, "h.older = append(h.older, h.lease)", "_ = h", "TestClaimsStayOnTheOldFence", "takes a loss of data between two chunks of claims"},
-	{"claims confirmed before they are", batchGo, "h.lease = &lease{}\n\tfor _, c := range h.counters {\n\t\tc.own = 0", "h.lease = &lease{}\n\tfor _, c := range h.counters {\n\t\tc.lease.Store(h.lease)\n\t\tc.own = 0", "TestClaimsStayOnTheOldFence", "takes a loss of data between two chunks of claims"},
-	{"claims of counters that are gone", batchGo, "h.counters[c.name] == c {", "true {", "TestSimulation/rates_and_everything/keep", ""},
-	{"a mismatched replica does not expire", replicaGo, "case h.observer.hasDead():\n\t\treturn h.makeExpire(h.observer.nextDead())\n\tcase now >= h.retryAt:", "case now >= h.retryAt:", "TestSimulation/settings/keep", ""},
+	{"waiting-sessions-are-stated-as-live", "need", sim + "rollbacks/keep", ""},
+	{"no-lease-deadline", "ttl * 70 / 10", sim + "rollbacks/strict", ""},
+	{"witness-shorter-than-the-lease", "ttl * 4 / 10", sim + "rollbacks/strict", ""},
+	{"lease-from-the-reply", "m.leases.current.deadline = now + m.timing.lease", driver + "TestDeadlineCountsFromTheFirstSend", lateAnswer},
+	{"lease-from-a-resend", "true", driver + "TestDeadlineCountsFromTheFirstSend", lateAnswer},
+	{"no-gap-rule", "", sim + "blackouts/keep", ""},
+	{"tombstones-are-dropped-early", "true", sim + "settings_and_losses/keep", ""},
+	{"tombstones-are-never-dropped", "", driver + "TestTombstonesAreDropped", "they do no harm but to the size of the data"},
+	{"refused-as-full-without-the-total-of-this-reply", "err := ErrFull", sim + "rollbacks/keep", ""},
+	{"waiters-get-granted-less-what-lives-now", "slots := n.Granted - c.live", table + "TestFairness", ""},
+	{"reused-although-over-the-limit", "", driver + "TestCutOffReplicaDrainsAndReusesNoSlot", cutOffExcused},
+	{"no-deadline-while-detached", "m.joined() && l.current.passed(now)", sim + "rollbacks/strict", ""},
+	{"over-limit-not-set-at-the-deadline", "", driver + "TestNoSlotIsReusedAfterTheDeadline", cutOffExcused},
+	{"over-limit-cleared-by-a-total-in-recovery", "true", driver + "TestNoSlotIsReusedAfterTheDeadline", cutOffExcused},
+	{"hand-over-beyond-what-a-batch-in-flight-states", "", sim + "rollbacks/keep", ""},
+	{"hand-over-although-contended", "", table + "TestFairness", ""},
+	{"a-batch-survives-the-loss-of-its-lease", "", sim + "rollbacks/strict", ""},
+	{"a-join-of-the-same-stream-again", "m.stream.number = max(m.stream.number, 1)", sim + "rollbacks/keep", ""},
+	{"a-counter-of-a-lost-batch-is-forgotten", "", sim + "rates_and_everything/keep", ""},
+	{"lost-leases-have-no-deadline", "", driver + "TestClaimsStayOnTheOldDeadline", twoChunks},
+	{"claims-confirmed-before-they-are", "c.granted, c.lease = 0, m.leases.current", driver + "TestClaimsStayOnTheOldDeadline", twoChunks},
+	{"claims-of-counters-that-are-gone", "true", sim + "rates_and_everything/keep", ""},
+	{"a-mismatched-replica-expires-nobody", "", sim + "settings/keep", ""},
+	{"an-epoch-is-proved-by-its-join", "return true", driver + "TestEpochCreatedTwiceIsNotTheSame", "takes two losses at once, and a copy of one join between them"},
+	{"lost-data-of-conflicting-replicas-is-created", "false", driver + "TestOtherSettingsCreateNoEpoch", "their limits hold all the same: the recovery is watched for their time"},
+	{"tidying-before-all-else", "default:", driver + "TestTidyingThatFailsStarvesNobody", "no store refuses it for ever"},
+	{"batches-before-all-else", "o.tidied = true", driver + "TestRecoveryEndsUnderLoad", "its load leaves gaps between batches"},
+	{"what-must-wait-keeps-the-driver-awake", "false", sim + "rollbacks/strict", ""},
+	{"nobody-sends-what-had-to-wait", "return false", sim + "rollbacks/strict", ""},
+	{"a-space-that-had-to-wait-awaits-a-heartbeat", "", sim + "stops_and_restarts/strict", ""},
+	{"a-resend-awaits-a-heartbeat", "", driver + "TestBusyStoreIsAskedAgainSoon", "its stores never put anybody off"},
+	{"the-dead-of-lost-data-are-expired-again", "", driver + "TestDeadOfLostDataAreForgotten", "takes an expire and the data that are lost at once"},
+	{"a-move-tells-late-what-it-gave-back", "", driver + "TestToldAtOnce", ownDriver},
+	{"another-space-is-told-late", "", driver + "TestToldAtOnce", ownDriver},
+	{"the-end-is-told-late", "", driver + "TestToldAtOnce", ownDriver},
+	{"a-local-admission-is-told-late", "", driver + "TestLocalAdmissionIsToldAtOnce", ownDriver},
+	{"refused-during-a-recovery-and-not-admitted-locally", "if answered {\n\treturn err\n}\nreturn s.orLocally(g, limit, err)", driver + "TestRefusedDuringRecoveryIsAdmittedLocally", ownDriver},
+	{"a-late-answer-is-lost", "<-g.answered\nreturn nil, false", driver + "TestAnswerAfterTheDeadline", ownDriver},
+	{"a-client-that-left-keeps-a-slot", "", driver + "TestClientLeavesWhileItAsks", ownDriver},
+	{"a-client-that-leaves-takes-the-request-along", "s.send(ctx, true)", driver + "TestClientLeavesWhileItAsks", ownDriver},
+	{"the-end-does-not-hear-of-a-requests-end", "s.sleepUntil = 0 * math.MaxInt64", driver + "TestCloseIsCutShort", ownDriver},
+	{"a-recovery-of-conflicting-replicas-ends-in-our-time", "", driver + "TestLateJoinOfOtherSettings", lateConflict},
+	{"conflicting-replicas-are-forgotten-at-once", "o.conflict = conflict{}", driver + "TestConflictingReplicasComeBack", lateConflict},
+	{"conflicting-replicas-keep-nobody-out-during-a-try-to-join", "case m.phase == mismatched:", driver + "TestKeptOutReplicaAdmitsNobody", "nobody there admits locally"},
+	{"who-is-kept-out-remembers-who-asked", "", table + "TestKeptOutForgets", "it does no harm but to memory"},
+	{"strict-admits-locally", "", driver + "TestStrictAdmitsNobodyLocally", ownDriver},
+	{"a-slot-that-was-taken-is-valid-again", "", driver + "TestTakenSlotStaysInvalid", "its clients end with their slots"},
+	{"a-cut-claim-ends-no-session", "", driver + "TestCutClaimEndsItsSession", "takes another that claims what it has not"},
+	{"hand-over-of-a-throttled-counter", "", sim + "rates_and_everything/keep", ""},
+	{"a-rate-alone-gets-what-is-granted", "", sim + "rates_and_everything/keep", ""},
+	{"a-counter-in-flight-is-dropped", "", sim + "rollbacks/keep", ""},
+	{"a-counter-that-the-store-may-count-is-dropped", "", sim + "rates_and_everything/strict", ""},
+	{"a-rate-alone-is-counted", "true", driver + "TestThrottleAloneCountsNothing", "what is counted for nothing is dropped with its session"},
 
-	{"no token check", shardGo, "|| r.token != b.Prev && r.token != b.New {", "{", "TestSimulation/rollbacks/strict", ""},
-	{"duplicates take effect", shardGo, "if r.token == b.New {", "if false {", "TestSimulation/rollbacks/strict", ""},
-	{"late join accepted", shardGo, "if s.m != nil && s.m.tombstones[j.Replica] >= j.Stream || r != nil && r.token.Stream >= j.Stream {", "if r != nil && false {", "TestSimulation/rollbacks/strict", ""},
-	{"no tombstone", shardGo, "s.m != nil && s.m.tombstones[j.Replica] >= j.Stream || ", "", "TestSimulation/stops_and_restarts/strict", ""},
-	{"no grace", shardGo, "recovering: true,", "recovering: false,", "TestSimulation/rollbacks/strict", ""},
-	{"a epoch is proved by its join", observerGo, "!h.leased || h.acked.Seq > 0", "true", "TestDataBornTwiceIsNotTheSame", "takes two losses at once, and a copy of one join between them"},
-	{"others' lost data is borne", batchGo, "MustNotCreate: h.rivals.mayReturn(now, h.timing)", "MustNotCreate: false", "TestOtherSettingsBearNoLostData", "their limits hold all the same: recovering data is watched for their time"},
-	{"housekeeping before all else", replicaGo, "case opBatch:\n\t\t\th.tidied = false", "default:\n\t\t\th.tidied = false", "TestHousekeepingThatFailsStarvesNobody", "no store refuses it for ever"},
-	{"batches before all else", replicaGo, "case opExpire, opEndRecovery: // it may fail each time\n\t\t\th.tidied = true\n\t\tcase opBatch:\n\t\t\th.tidied = false\n", "default:\n\t\t\th.tidied = true\n", "TestMaturesUnderLoad", "its load leaves gaps between batches"},
-	{"what must wait keeps the driver awake", restGo, "if h.busy && at <= now {", "if false {", "TestSimulation/rollbacks/strict", ""},
-	{"nobody sends what had to wait", restGo, "return !h.busy && h.wakeAt() < rests", "return false", "TestSimulation/rollbacks/strict", ""},
-	{"a space that had to wait is told with a heartbeat", restGo, " || h.space != h.spaceKnown || h.untidy()", " || h.untidy()", "TestSimulation/stops_and_restarts/strict", ""},
-	{"a resend awaits a heartbeat", restGo, "len(h.queue) > 0 || h.resend != nil ||", "len(h.queue) > 0 ||", "TestBusyStoreIsAskedAgainSoon", "its stores never put anybody off"},
-	{"the dead of lost data are expired again and again", replicaGo, "h.observer = newObserver() // who is dead", "_ = h // who is dead", "TestDeadOfLostDataAreForgotten", "takes a expire and the data that are lost at once"},
-	{"a move tells late what it gave back", driverGo, "s.rouseIfDue() // for old", "", "TestToldAtOnce", ownDriver},
-	{"another space is told late", driverGo, "s.replica.space, s.replica.watch = space, watch\n\ts.mu.Unlock()\n\ts.rouse()", "s.replica.space, s.replica.watch = space, watch\n\ts.mu.Unlock()", "TestToldAtOnce", ownDriver},
-	{"the end is told late", driverGo, "s.replica.leave()\n\ts.mu.Unlock()\n\ts.rouse()", "s.replica.leave()\n\ts.mu.Unlock()", "TestToldAtOnce", ownDriver},
-	{"who is admitted alone is told late", driverGo, "s.rouseIfDue()\n\treturn got, err", "return got, err", "TestAdmittedAloneIsToldAtOnce", ownDriver},
-	{"whom youth refuses is not admitted alone", driverGo, "return s.orAlone(limit, a.slot, a.err)", "if answered {\n\t\treturn a.slot, a.err\n\t}\n\treturn s.orAlone(limit, a.slot, a.err)", "TestRefusedForYouthIsAdmittedAlone", ownDriver},
-	{"a late answer is lost", driverGo, "return <-w.done, true", "<-w.done\n\treturn answer{}, false", "TestAnswerAfterTheDeadline", ownDriver},
-	{"who left keeps a slot", driverGo, "a.slot.release()\n\t\treturn nil, err", "return nil, err", "TestClientLeavesWhileItAsks", ownDriver},
-	{"who leaves takes the request along", driverGo, "context.WithoutCancel(ctx)", "ctx", "TestClientLeavesWhileItAsks", ownDriver},
-	{"the end does not hear of a request's", driverGo, "s.rests = math.MaxInt64", "s.rests = 0 * math.MaxInt64", "TestCloseIsCutShort", ownDriver},
-	{"young data of rivals ripens in our own time", observerGo, "t.witness = max(t.witness, h.rivals.witness)", "_ = h", "TestLateJoinOfOtherSettings", lateRivals},
-	{"rivals are forgotten at once", batchGo, "rivals{witness: h.rivals.witness}", "rivals{}", "TestRivalsComeBack", lateRivals},
-	{"rivals keep nobody out during a try to join", counterGo, "case h.apart():", "case h.phase == mismatched:", "TestWhoIsKeptOutAdmitsNobody", "nobody there admits alone"},
-	{"who is kept out remembers who asked", observerGo, "\t\th.drop(c)\n\t}\n}\n\n// apart", "\t}\n}\n\n// apart", "TestKeptOutForgets", "it does no harm but to memory"},
-	{"strict admits alone", driverGo, "!o.AdmitLocally || o.Strict ||", "!o.AdmitLocally ||", "TestStrictAdmitsNobodyAlone", ownDriver},
-	{"a slot that was taken is valid again", "limiter/grant.go", "!s.dead.Load() && ", "", "TestTakenSlotStaysInvalid", "its clients end with their slots"},
-	{"a cut claim ends no session", batchGo, "h.take(c, c.live-c.own) // a claim that was cut", "_ = c", "TestCutClaimEndsItsSession", "takes another that claims what it has not"},
-	{"whoever matured the data before matures it again", shardGo, " || !me.Token.Reaches(q.Token)", "", "TestContract", "takes copies of a join and of a mature, in this order, after a loss"},
-	{"matures while a replica claims", shardGo, "claiming = claiming || m.State == store.MemberClaiming", "_ = m", "TestContract", "three counters are claimed long before data is ripe"},
-	{"no expiring mark", shardGo, "target.State = store.MemberExpiring", "", "TestContract", "a second line: a join states all counts anew"},
-	{"a epoch in m only", shardGo, "if s.m == nil || s.t == nil || s.m.epoch != b.New.Epoch || s.t.epoch != b.New.Epoch || r == nil {",
-		"if s.m != nil && s.t == nil {\n\t\ts.t = &totals{epoch: s.m.epoch, count: map[string]int64{}, notes: map[string][]string{}}\n\t}\n" +
-			"\tif s.m == nil || s.m.epoch != b.New.Epoch || r == nil {", "TestSimulation/rates_and_everything/keep", ""},
-	{"a join builds on data of another history", shardGo, "|| s.m.history != s.history {", "{", "TestSimulation/rollbacks/strict", ""},
-	{"a batch builds on data of another history", shardGo, "if s.m.history != s.history {\n\t\treturn", "if false {\n\t\treturn", "TestSimulation/fail-backs/strict", ""},
-	{"a expire of any token", shardGo, "if target.Token != q.Token {\n\t\treturn store.Alive, nil\n\t}", "q.Token = target.Token", "TestSimulation/partitions/keep", ""},
-	{"counts cleared at a join", shardGo, "if j.Last.Epoch == s.m.epoch {\n\t\t\treturn true", "if false {\n\t\t\treturn true", "TestSimulation/blackouts/keep", ""},
-	{"an unanswered join counts twice", shardGo, "s.t.add(c, -n)", "_, _ = c, n", "TestSimulation/rates_and_everything/keep", ""},
-	{"a copy of the join that bore the data bears it again", shardGo, "s.m != nil && s.m.epoch == j.Candidate || s.t != nil && s.t.epoch == j.Candidate {", "false {", "TestContract", "takes a lost key and a late copy of one join among hundreds"},
-	{"counts without a member are kept", shardGo, " || me == nil && r != nil && r.token.Epoch == s.m.epoch {", " {", "TestContract", "the same, and two keys more"},
-	{"no settings check", shardGo, "s.m.settings != j.Settings && s.m.hasOther(j.Replica)", "false", "TestSimulation/settings/keep", ""},
-	{"a recovering store grows", entriesGo, "if s.m.recovering || how.more {\n\t\tfree = min(free, 0)", "if how.more {\n\t\tfree = min(free, 0)", "TestContract", "a second line: who knows that it is recovering asks for nothing"},
-	{"strict claims above the maximum", entriesGo, "floor = min(e.Live, granted+max(0, room))", "floor = e.Live + 0*room", "TestContract", "a second line: the fence has ended what would be cut"},
-	{"one pass", entriesGo, "\t\ts.shrink(replica, e, held)\n\t}\n\tfor _, e := range entries {\n", "\t\ts.shrink(replica, e, held)\n", "TestSimulation/moves/keep", ""},
-	{"the rule's total is not moved", entriesGo, "[]string{counter, store.RuleOf(counter)}", "[]string{counter}", "TestSimulation/calm/strict", ""},
-	{"no note", entriesGo, "s.t.note(l.name, replica)", "_ = l", "TestFairness", ""},
-	{"a note of one name", entriesGo, "names = append(names, h)", "_ = h", "TestFairness", ""},
-	{"hand-over of a throttled counter", counterGo, " && !c.throttled && c.live", " && c.live", "TestSimulation/rates_and_everything/keep", ""},
-	{"a rate alone gets what is held", batchGo, "slots = n.Admitted", "_ = n.Admitted", "TestSimulation/rates_and_everything/keep", ""},
-	{"a counter in flight is dropped", counterGo, " && !c.inFlight && !c.unsure {", " && !c.unsure {", "TestSimulation/rollbacks/keep", ""},
-	{"a counter that the store may have is dropped", counterGo, " && !c.inFlight && !c.unsure {", " && !c.inFlight {", "TestSimulation/rates_and_everything/strict", ""},
-	{"a rate alone is counted", counterGo, "counted: e.Counted()", "counted: true", "TestThrottleAloneCountsNothing", "what is counted for nothing is dropped with its session"},
-	{"a duplicate is answered anew", shardGo, "s.answerRates(now, b.Entries, r.admitted, counts) // the first",
-		"counts = s.apply(b.Replica, b.Entries, terms{now: now, strict: b.Strict, more: b.More})\n\t\ts.answerRates(now, b.Entries, r.admitted, counts) // the first", "TestSimulation/rollbacks/strict", ""},
-	{"a refusal uses up the rate", entriesGo, "s.begin(levels, admitted, how)", "s.begin(levels, tokens, how)", "TestSimulation/rates_and_everything/keep", ""},
-	{"the rule's rate is not used up", entriesGo, "for _, l := range levels {\n\t\tif l.rate.N > 0 && n > 0 {", "for _, l := range levels[:1] {\n\t\tif l.rate.N > 0 && n > 0 {", "TestSimulation/rates_and_everything/keep", ""},
-	{"slots in hand begin sessions of a throttled counter", entriesGo, "max(floor, granted+free), e.Live+tokens)", "max(floor, granted+free), max(granted, e.Live+tokens))", "TestSimulation/rates_and_everything/keep", ""},
-	{"a window that every use prolongs", "store/limit/windows.go", "o.used += n", "o.used, o.end = o.used+n, now+per", "TestSimulation/rates_and_everything/keep", ""},
-	{"what is freed is not held", entriesGo, "held[l.name] += freed", "_ = freed", "TestSimulation/moves/keep", ""},
+	{"no-token-check", "", sim + "rollbacks/strict", ""},
+	{"duplicates-take-effect", "false", sim + "rollbacks/strict", ""},
+	{"a-late-join-is-accepted", "r != nil && false", sim + "rollbacks/strict", ""},
+	{"no-tombstone", "", sim + "stops_and_restarts/strict", ""},
+	{"no-recovery", "false", sim + "rollbacks/strict", ""},
+	{"whoever-ended-the-recovery-before-ends-it-again", "", clauses, "takes copies of a join and of the end of a recovery, in this order, after a loss"},
+	{"a-recovery-ends-while-a-replica-claims", "_ = m", clauses, "three counters are claimed long before a recovery may end"},
+	{"no-expiring-mark", "", clauses, "a second line: a join states all counts anew"},
+	{"an-epoch-in-m-only", "func() bool {\nif s.m != nil && s.t == nil {\n" +
+		"s.t = &totals{epoch: s.m.epoch, count: map[string]int64{}, notes: map[string][]string{}}\n}\n" +
+		"return s.m == nil || s.m.epoch != b.New.Epoch || r == nil\n}()", sim + "rates_and_everything/keep", ""},
+	{"a-join-builds-on-data-of-another-history", "", sim + "rollbacks/strict", ""},
+	{"a-batch-builds-on-data-of-another-history", "", sim + "fail-backs/strict", ""},
+	{"an-expire-of-any-token", "func() bool { q.Token = target.Token; return false }()", sim + "partitions/keep", ""},
+	{"counts-cleared-at-a-join", "false", sim + "blackouts/keep", ""},
+	{"an-unanswered-join-counts-twice", "_, _ = c, n", sim + "rates_and_everything/keep", ""},
+	{"a-copy-of-the-join-that-created-an-epoch-creates-it-again", "", clauses, "takes a lost key and a late copy of one join among hundreds"},
+	{"counts-without-a-member-are-kept", "", clauses, "the same, and two keys more"},
+	{"no-settings-check", "", sim + "settings/keep", ""},
+	{"a-recovering-store-grows", "how.more", clauses, "a second line: a replica that knows of the recovery asks for nothing"},
+	{"strict-claims-above-the-maximum", "floor = e.Live + 0*room", clauses, "a second line: the lease that ended has ended what would be cut"},
+	{"one-pass", "var admitted []int64\nfor _, e := range entries {\ns.shrink(replica, e, held)\nif a := s.grow(replica, e, held, how); e.Throttled() {\n" +
+		"admitted = append(admitted, a)\n}\n}\nif len(admitted) > 0 {\ns.r[replica].admitted = admitted\n}\nreturn s.answer(replica, entries)", sim + "moves/keep", ""},
+	{"the-total-of-the-rule-is-not-moved", "[]string{counter}", sim + "calm/strict", ""},
+	{"no-note", "", table + "TestFairness", ""},
+	{"a-note-of-one-name", "", table + "TestFairness", ""},
+	{"a-duplicate-is-answered-anew", "counts = s.apply(b.Replica, b.Entries, terms{now: now, strict: b.Strict, more: b.More})\n" +
+		"s.answerRates(now, b.Entries, r.admitted, counts)", sim + "rollbacks/strict", ""},
+	{"a-refusal-uses-up-the-rate", "s.begin(levels, tokens, how)", sim + "rates_and_everything/keep", ""},
+	{"the-rate-of-the-rule-is-not-used-up", "levels[:1]", sim + "rates_and_everything/keep", ""},
+	{"slots-in-hand-begin-sessions-of-a-throttled-counter", "to := min(e.Need, max(floor, granted+free), max(granted, e.Live+tokens))", sim + "rates_and_everything/keep", ""},
+	{"a-window-that-every-use-prolongs", "o.used, o.end = o.used+n, now+per", sim + "rates_and_everything/keep", ""},
+	{"what-is-freed-is-not-held", "", sim + "moves/keep", ""},
 }
 
 var withMutations = flag.Bool("mutations", false, "take the protocol's mechanisms out one by one, and see that a test fails")
 
-// TestMutations builds the tests once a mutation, with the source changed in an
-// overlay, and runs the one that must notice it.
+// TestMutationsAreMarked: every mutation has its marker in the source and can be
+// applied there, and every marker has its mutation. Otherwise one of them is stale.
+func TestMutationsAreMarked(t *testing.T) {
+	marked := markers(t, moduleRoot(t))
+	for _, m := range mutations {
+		at, ok := marked[m.name]
+		delete(marked, m.name)
+		if !ok {
+			t.Errorf("%s is stale: no source has //mutate:%s", m.name, m.name)
+		} else if _, err := at.mutate(m.with); err != nil {
+			t.Errorf("%s is stale: %s:%d: %v", m.name, at.path, at.line, err)
+		}
+	}
+	for name, at := range marked {
+		t.Errorf("%s:%d: //mutate:%s is stale: no mutation has this name", at.path, at.line, name)
+	}
+}
+
+// TestMutations builds the tests of a package once a mutation, with the source
+// changed in an overlay, and runs the test that must notice it. A mutation that
+// cannot be applied, built or tested is stale; one that no test notices survives.
 func TestMutations(t *testing.T) {
 	if !*withMutations {
-		t.Log("not asked for: -mutations runs them, in a minute or two")
+		t.Log("not asked for: -mutations runs them, in some minutes")
 		return
 	}
-	root, err := filepath.Abs("..")
-	if err != nil {
-		t.Fatal(err)
-	}
+	var killed, survived, stale atomic.Int64
+	t.Cleanup(func() { t.Logf("%d killed, %d survived, %d stale", killed.Load(), survived.Load(), stale.Load()) })
+	root := moduleRoot(t)
+	marked := markers(t, root)
 	for _, m := range mutations {
 		t.Run(m.name, func(t *testing.T) {
 			t.Parallel()
-			simulated := strings.HasPrefix(m.by, "TestSimulation/") || m.by == "TestFairness"
-			if simulated != (m.why == "") {
-				t.Fatalf("%s is named: is there a reason (%q) why the simulation cannot notice it?", m.by, m.why)
-			}
-			if !mutate(t, root, m).caughtBy(m.by) {
-				t.Errorf("%s did not notice it", m.by)
+			switch survives, err := m.run(t, root, marked); {
+			case err != nil:
+				stale.Add(1)
+				t.Errorf("stale: %v", err)
+			case survives:
+				survived.Add(1)
+				t.Errorf("survived: %s did not notice it", m.by)
+			default:
+				killed.Add(1)
 			}
 		})
 	}
 }
 
-// contract is the suite of the contract, which is in a package of its own.
-const contract = "TestContract"
-
-// mutant is the source with one mutation.
-type mutant struct {
-	t       *testing.T
-	root    string
-	dir     string
-	overlay string
+func (m mutation) run(t *testing.T, root string, marked map[string]marker) (survives bool, err error) {
+	at, ok := marked[m.name]
+	if !ok {
+		return false, errors.New("no source has its marker")
+	}
+	if simulated := strings.HasPrefix(m.by, sim) || m.by == table+"TestFairness"; simulated != (m.why == "") {
+		return false, errors.New("a test beside the simulation needs a reason, and the simulation needs none")
+	}
+	u, err := newMutant(root, t.TempDir(), at, m.with)
+	if err != nil {
+		return false, err
+	}
+	folder, test, _ := strings.Cut(m.by, " ")
+	return u.survives(t, folder, test)
 }
 
-func mutate(t *testing.T, root string, m mutation) *mutant {
-	path := filepath.Join(root, m.file)
-	source, err := os.ReadFile(path)
+func moduleRoot(t *testing.T) string {
+	t.Helper()
+	root, err := filepath.Abs("..")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := strings.Count(string(source), m.old); n != 1 {
-		t.Fatalf("%q stands %d times in %s, want once: bring the mutation up to date", m.old, n, m.file)
-	}
-	u := &mutant{t: t, root: root, dir: t.TempDir()}
-	file := filepath.Join(u.dir, "mutant.go")
-	if err := os.WriteFile(file, []byte(strings.Replace(string(source), m.old, m.new, 1)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {path: file}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	u.overlay = filepath.Join(u.dir, "overlay.json")
-	if err := os.WriteFile(u.overlay, overlay, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return u
-}
-
-// caughtBy reports whether the test of that name fails.
-func (u *mutant) caughtBy(test string) bool {
-	pattern := "^" + strings.ReplaceAll(test, "/", "$/^") + "$"
-	folder := "limiter"
-	if test == contract {
-		folder = "store/memstore"
-	}
-	args := []string{"-test.run", pattern, "-test.failfast", "-test.timeout=3m"}
-	if folder == "limiter" {
-		args = append(args, "-sim.first=1", "-sim.seeds=100")
-	}
-	cmd := exec.CommandContext(u.t.Context(), u.build(folder), args...)
-	cmd.Dir = filepath.Join(u.root, folder)
-	out, err := cmd.CombinedOutput()
-	return err != nil && strings.Contains(string(out), "--- FAIL: ")
-}
-
-// build compiles the tests of a package, once.
-func (u *mutant) build(folder string) string {
-	binary := filepath.Join(u.dir, filepath.Base(folder)+".test")
-	if _, err := os.Stat(binary); err == nil {
-		return binary
-	}
-	cmd := exec.CommandContext(u.t.Context(), "go", "test", "-c", "-o", binary, "-overlay", u.overlay, "-vet=off", "-ldflags=-s -w", "./"+folder)
-	cmd.Dir = u.root
-	if out, err := cmd.CombinedOutput(); err != nil {
-		u.t.Fatalf("the mutant does not compile:\n%s", out)
-	}
-	return binary
+	return root
 }

@@ -17,12 +17,12 @@ func TestLostReplyIsNotCountedTwice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
 		l := start(t, s)
-		mature(t, l)
+		waitReady(t, l)
 		cuts := 3
 		s.set(func(op string) (error, error) {
 			if op == "batch" && cuts > 0 {
 				cuts--
-				return nil, errCut // executed, and the reply is lost
+				return nil, errCut // the request is executed, and its reply lost
 			}
 			return nil, nil
 		})
@@ -46,12 +46,12 @@ func TestOutageKeep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
 		a, b := start(t, s), start(t, s)
-		mature(t, a, b)
+		waitReady(t, a, b)
 		g := admit(t, a, 3)
 		admit(t, b, 3)
 		s.down()
 		begin := time.Now()
-		refused(t, a, 3, limiter.ErrUnavailable)
+		requireRefused(t, a, 3, limiter.ErrUnavailable)
 		if waited := time.Since(begin); waited != 3*time.Second {
 			t.Errorf("refused after %v, want the store wait", waited)
 		}
@@ -60,60 +60,59 @@ func TestOutageKeep(t *testing.T) {
 			t.Errorf("after the outage: valid %v, %+v", g.Valid(), a.Status())
 		}
 		s.up()
-		mature(t, a, b)
+		waitReady(t, a, b)
 		time.Sleep(ttl)
 		if n := total(a); n != 2 {
 			t.Errorf("total %d after the outage, want both sessions", n)
 		}
 		admit(t, b, 3)
-		refused(t, a, 3, limiter.ErrFull)
+		requireRefused(t, a, 3, limiter.ErrFull)
 	})
 }
 
-func TestOutageStrictClosesAtTheFence(t *testing.T) {
+func TestOutageStrictClosesAtTheDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
 		l := start(t, s, strict)
-		mature(t, l)
+		waitReady(t, l)
 		g := admit(t, l, 3)
 		s.down()
 		cut := time.Now()
 		time.Sleep(ttl * 5 / 10)
 		if !g.Valid() {
-			t.Error("not valid before the fence")
+			t.Error("not valid before the deadline")
 		}
 		<-lost(g)
 		if since := time.Since(cut); since > ttl*7/10 {
 			t.Errorf("lost after %v", since)
 		}
-		<-lost(g) // who asks late is told at once
+		<-lost(g) // a late question is answered at once
 		if g.Valid() {
-			t.Error("valid after the fence")
+			t.Error("valid after the deadline")
 		}
 		g.Release()
 		s.up()
-		mature(t, l)
+		waitReady(t, l)
 		admit(t, l, 1)
 	})
 }
 
-// TestLostLeasesAreCounted: once for each loss, and only where a session relied
-// on the lease, however soon the replica is back and however many counters it
-// claims then.
+// TestLostLeasesAreCounted: a lost lease counts once, and only if a session relied
+// on it, however soon the replica is back and however many counters it then claims.
 func TestLostLeasesAreCounted(t *testing.T) {
 	for name, change := range map[string]func(*limiter.Options){"keep": func(*limiter.Options) {}, "close": strict} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newLink()
 				l := start(t, s, change)
-				mature(t, l)
+				waitReady(t, l)
 				loses := func(want uint64) {
 					t.Helper()
 					s.down()
 					time.Sleep(ttl)
-					s.restart() // so that it is another lease on which they are claimed
+					s.restart() // so that the claims stand on another lease
 					s.up()
-					mature(t, l)
+					waitReady(t, l)
 					time.Sleep(ttl)
 					if n := l.Status().LeasesLost; n != want {
 						t.Errorf("%d leases lost, want %d", n, want)
@@ -130,7 +129,7 @@ func TestLostLeasesAreCounted(t *testing.T) {
 				if name == "keep" {
 					loses(2)
 				} else {
-					loses(1) // they have ended
+					loses(1) // the sessions have ended
 				}
 			})
 		})
@@ -141,7 +140,7 @@ func TestStoreThatLostItsData(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
 		a, b := start(t, s), start(t, s)
-		mature(t, a, b)
+		waitReady(t, a, b)
 		first := admit(t, a, 5)
 		admit(t, a, 5)
 		admit(t, a, 5)
@@ -151,22 +150,22 @@ func TestStoreThatLostItsData(t *testing.T) {
 		if n := total(a); n != 4 || !a.Status().Recovering {
 			t.Errorf("re-claimed %d of 4, %+v", n, a.Status())
 		}
-		refused(t, a, 5, limiter.ErrRecovering)
+		requireRefused(t, a, 5, limiter.ErrRecovering)
 		first.Release()
-		admit(t, a, 5) // a slot that is ours may be used again
-		refused(t, a, 5, limiter.ErrRecovering)
-		mature(t, a, b)
+		admit(t, a, 5) // a slot that this replica holds may be reused
+		requireRefused(t, a, 5, limiter.ErrRecovering)
+		waitReady(t, a, b)
 		admit(t, b, 5)
-		refused(t, a, 5, limiter.ErrFull)
+		requireRefused(t, a, 5, limiter.ErrFull)
 	})
 }
 
-func TestCutOffReplicaDrainsAndIsNotRefilled(t *testing.T) {
+func TestCutOffReplicaDrainsAndReusesNoSlot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sa := newLink()
 		sb := sa.fork()
 		a, b := start(t, sa), start(t, sb)
-		mature(t, a, b)
+		waitReady(t, a, b)
 		mine := admit(t, a, 2)
 		other := admit(t, a, 2)
 		sa.down()
@@ -174,29 +173,29 @@ func TestCutOffReplicaDrainsAndIsNotRefilled(t *testing.T) {
 		admit(t, b, 2)
 		theirs := admit(t, b, 2)
 		sa.up()
-		mature(t, a, b)
+		waitReady(t, a, b)
 		time.Sleep(ttl / 5)
 		if n := total(b); n != 4 {
 			t.Errorf("total %d, want 4: two kept, two given to others", n)
 		}
 		mine.Release()
-		refused(t, a, 2, limiter.ErrFull)
+		requireRefused(t, a, 2, limiter.ErrFull)
 		other.Release()
-		refused(t, a, 2, limiter.ErrFull)
+		requireRefused(t, a, 2, limiter.ErrFull)
 		theirs.Release()
 		synctest.Wait()
 		admit(t, a, 2)
-		refused(t, b, 2, limiter.ErrFull)
+		requireRefused(t, b, 2, limiter.ErrFull)
 	})
 }
 
-// TestClaimsStayOnTheOldFence: after the store lost its data, a session is
-// covered by the new lease only once its own counter was confirmed.
-func TestClaimsStayOnTheOldFence(t *testing.T) {
+// TestClaimsStayOnTheOldDeadline: after the store lost its data, the new lease covers
+// a session only when the store has confirmed the session's counter.
+func TestClaimsStayOnTheOldDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
 		l := start(t, s, strict)
-		mature(t, l)
+		waitReady(t, l)
 		var grants []*limiter.Grant
 		for i := range store.MaxEntries + 6 {
 			g, err := l.Admit(t.Context(), limiter.Limit{Rule: fmt.Sprintf("c1aaaa/s%03d", i), Max: 1})
@@ -208,7 +207,7 @@ func TestClaimsStayOnTheOldFence(t *testing.T) {
 		joins := s.joins.Load()
 		s.set(func(op string) (error, error) {
 			if op == "batch" && s.joins.Load() > joins {
-				return errCut, nil // the join gets through, the claims after it do not
+				return errCut, nil // the join arrives, the claims after it do not
 			}
 			return nil, nil
 		})
@@ -231,9 +230,9 @@ func TestStoreDownAdmit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
 		way := s.fork()
-		alone := func(o *limiter.Options) { o.AdmitLocally = true }
-		a, b := start(t, s, alone), start(t, way, alone)
-		mature(t, a, b)
+		locally := func(o *limiter.Options) { o.AdmitLocally = true }
+		a, b := start(t, s, locally), start(t, way, locally)
+		waitReady(t, a, b)
 		if g := admit(t, a, 2); !g.Confirmed() {
 			t.Error("an admission by the store is not confirmed")
 		}
@@ -244,12 +243,12 @@ func TestStoreDownAdmit(t *testing.T) {
 		if waited := time.Since(begin); waited != 3*time.Second || first.Confirmed() {
 			t.Errorf("admitted after %v, confirmed %v; want the store wait, and not", waited, first.Confirmed())
 		}
-		refused(t, a, 2, limiter.ErrFull) // by its own count
+		requireRefused(t, a, 2, limiter.ErrFull) // by its own count
 		tooMany := admit(t, b, 2)
 		time.Sleep(2 * ttl)
 		s.up()
 		way.up()
-		mature(t, a, b)
+		waitReady(t, a, b)
 		time.Sleep(ttl / 2)
 		if n := total(a); n != 3 {
 			t.Errorf("total %d, want 3: all are counted now", n)
@@ -258,19 +257,19 @@ func TestStoreDownAdmit(t *testing.T) {
 		first.Release()
 		time.Sleep(ttl / 5)
 		admit(t, b, 2)
-		refused(t, a, 2, limiter.ErrFull)
-		refused(t, b, 2, limiter.ErrFull)
+		requireRefused(t, a, 2, limiter.ErrFull)
+		requireRefused(t, b, 2, limiter.ErrFull)
 	})
 }
 
-// TestNothingIsRefilledAfterTheFence: a replica that was cut off does not know
-// what others were given meanwhile, and a recovering store does not know yet.
-func TestNothingIsRefilledAfterTheFence(t *testing.T) {
+// TestNoSlotIsReusedAfterTheDeadline: a replica that was cut off does not know which
+// slots others got meanwhile, and a recovering store does not know it yet.
+func TestNoSlotIsReusedAfterTheDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sa := newLink()
 		sb := sa.fork()
 		a, b := start(t, sa), start(t, sb)
-		mature(t, a, b)
+		waitReady(t, a, b)
 		mine := admit(t, a, 2)
 		admit(t, a, 2)
 		sa.down()
@@ -282,42 +281,42 @@ func TestNothingIsRefilledAfterTheFence(t *testing.T) {
 		sa.up()
 		time.Sleep(ttl / 5)
 		if !a.Status().Recovering || total(a) != 2 {
-			t.Fatalf("a is to be alone on a recovering store: %+v", a.Status())
+			t.Fatalf("a should be alone on a recovering store: %+v", a.Status())
 		}
 		mine.Release()
-		refused(t, a, 2, limiter.ErrRecovering) // b's two, of which nobody knows, still live
+		requireRefused(t, a, 2, limiter.ErrRecovering) // the store does not know of b's two sessions, which still live
 		sb.up()
-		mature(t, a, b)
+		waitReady(t, a, b)
 		time.Sleep(ttl / 5)
 		if n := total(a); n != 3 {
 			t.Errorf("total %d, want 3: one of a's left, two of b's", n)
 		}
-		refused(t, b, 2, limiter.ErrFull)
+		requireRefused(t, b, 2, limiter.ErrFull)
 	})
 }
 
-// TestOutageIsForgotten: clients that came and went while the store was away,
-// or recovering, are nothing to tell it afterwards.
+// TestOutageIsForgotten: the store is not told of clients that came and went while it
+// was away or recovering.
 func TestOutageIsForgotten(t *testing.T) {
 	for name, c := range map[string]struct {
-		outage func(*link)
-		since  time.Duration // until the clients come
-		wait   time.Duration // for the store; the clients themselves wait no longer than 100 ms
-		alone  bool
+		outage  func(*link)
+		since   time.Duration // until the clients come
+		wait    time.Duration // for the store; the clients themselves wait no longer than 100 ms
+		locally bool
 	}{
-		"refused before the fence":      {(*link).down, ttl / 5, 0, false},
-		"refused after the fence":       {(*link).down, 2 * ttl, 0, false},
-		"waited before the fence":       {(*link).down, ttl / 5, ttl, false},
-		"waited after the fence":        {(*link).down, 2 * ttl, ttl, false},
+		"refused before the deadline":   {(*link).down, ttl / 5, 0, false},
+		"refused after the deadline":    {(*link).down, 2 * ttl, 0, false},
+		"waited before the deadline":    {(*link).down, ttl / 5, ttl, false},
+		"waited after the deadline":     {(*link).down, 2 * ttl, ttl, false},
 		"waited for a recovering store": {(*link).restart, ttl / 4, ttl, false},
-		"admitted before the fence":     {(*link).down, ttl / 5, 0, true},
-		"admitted after the fence":      {(*link).down, 2 * ttl, 0, true},
+		"admitted before the deadline":  {(*link).down, ttl / 5, 0, true},
+		"admitted after the deadline":   {(*link).down, 2 * ttl, 0, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newLink()
-				l := start(t, s, func(o *limiter.Options) { o.StoreWait, o.AdmitLocally = c.wait, c.alone })
-				mature(t, l)
+				l := start(t, s, func(o *limiter.Options) { o.StoreWait, o.AdmitLocally = c.wait, c.locally })
+				waitReady(t, l)
 				c.outage(s)
 				time.Sleep(c.since)
 				s.entries.Store(0)
@@ -327,38 +326,39 @@ func TestOutageIsForgotten(t *testing.T) {
 						ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 						defer cancel()
 						g, err := l.Admit(ctx, limiter.Limit{Rule: "c1aaaa/s1", Max: 1000, Key: fmt.Sprint(i), KeyMax: 1})
-						if admitted := err == nil; admitted != c.alone {
-							t.Errorf("client %d: %v, want it admitted: %v", i, err, c.alone)
+						if admitted := err == nil; admitted != c.locally {
+							t.Errorf("client %d: %v, want it admitted: %v", i, err, c.locally)
 						}
 						g.Release()
 					})
 				}
 				clients.Wait()
 				s.up()
-				mature(t, l)
+				waitReady(t, l)
 				time.Sleep(ttl)
 				if n := s.entries.Load(); n != 0 {
-					t.Errorf("%d counters were stated for clients that are gone", n)
+					t.Errorf("%d counters were stated for clients that have left", n)
 				}
 			})
 		})
 	}
 }
 
-// TestStrictAdmitsNobodyAlone, whatever the options say.
-func TestStrictAdmitsNobodyAlone(t *testing.T) {
+// TestStrictAdmitsNobodyLocally: also if Options.AdmitLocally is set.
+func TestStrictAdmitsNobodyLocally(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
 		l := start(t, s, strict, func(o *limiter.Options) { o.AdmitLocally = true })
-		mature(t, l)
+		waitReady(t, l)
 		s.down()
-		refused(t, l, 2, limiter.ErrUnavailable)
+		requireRefused(t, l, 2, limiter.ErrUnavailable)
 		s.up()
 	})
 }
 
-// TestYouthLasts as long as the fence of whoever may be away, and little longer.
-func TestYouthLasts(t *testing.T) {
+// TestRecoveryLasts: it takes as long as the lease of a replica that may be away,
+// and little longer.
+func TestRecoveryLasts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
 		l := start(t, s)
@@ -367,7 +367,7 @@ func TestYouthLasts(t *testing.T) {
 			time.Sleep(ttl / 1000)
 		}
 		if took := time.Since(began); took < ttl*3/4 || took > ttl*81/100 {
-			t.Errorf("young for %v at a TTL of %v", took, ttl)
+			t.Errorf("recovering for %v at a TTL of %v", took, ttl)
 		}
 	})
 }

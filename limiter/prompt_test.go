@@ -17,16 +17,16 @@ import (
 	"usher/store/storetest"
 )
 
-// inStore returns what the store counts of a counter, for all replicas.
+// inStore returns the store's total of a counter, "" for 0.
 func inStore(l *link, counter string) string { return l.data.Dump()["t"][counter] }
 
-// TestMoveIsOneBatch: whoever sees the new slot taken sees the old one free,
-// also where nobody is short of it.
+// TestMoveIsOneBatch: when the new slot is taken, the old one is free, also where
+// nobody is short of slots.
 func TestMoveIsOneBatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
 		a, b := start(t, s), start(t, s)
-		mature(t, a, b)
+		waitReady(t, a, b)
 		first, second := limiter.Limit{Rule: "c1aaaa/c1", Max: 100}, limiter.Limit{Rule: "c1aaaa/s1", Max: 100}
 		g, err := a.Admit(t.Context(), first)
 		if err != nil {
@@ -42,8 +42,8 @@ func TestMoveIsOneBatch(t *testing.T) {
 	})
 }
 
-// TestFreedSlotsAreNotKept: what ended here is free elsewhere 2 ms later,
-// whatever else this replica asks for meanwhile.
+// TestFreedSlotsAreNotKept: other replicas may use the slot of a session that ended
+// here 2 ms later, whatever else this replica asks for meanwhile.
 func TestFreedSlotsAreNotKept(t *testing.T) {
 	busy := limiter.Limit{Rule: "c1aaaa/s2", Max: 1000}
 	for name, free := range map[string]func(*testing.T, *limiter.Limiter, *limiter.Grant){
@@ -78,7 +78,7 @@ func TestFreedSlotsAreNotKept(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newLink()
 				a, b := start(t, s), start(t, s)
-				mature(t, a, b)
+				waitReady(t, a, b)
 				free(t, a, admit(t, a, 2))
 				time.Sleep(3 * time.Millisecond)
 				one, two := admit(t, b, 2), admit(t, b, 2)
@@ -89,14 +89,14 @@ func TestFreedSlotsAreNotKept(t *testing.T) {
 	}
 }
 
-// TestStoreWaitCountsFromTheQuestion: who asks the store himself, and gets no
-// answer, waits no longer for that.
+// TestStoreWaitCountsFromTheQuestion: a client that sends the batch itself, and gets
+// no answer, does not wait longer for that.
 func TestStoreWaitCountsFromTheQuestion(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const wait = 3 * time.Second
 		s := newLink()
 		l := start(t, s, func(o *limiter.Options) { o.StoreWait = wait })
-		mature(t, l)
+		waitReady(t, l)
 		s.slow.Store(int64(ttl / 10)) // the time limit of a request
 		s.set(func(string) (error, error) { return context.DeadlineExceeded, nil })
 		began := time.Now()
@@ -109,13 +109,13 @@ func TestStoreWaitCountsFromTheQuestion(t *testing.T) {
 	})
 }
 
-// TestBusyStoreIsAskedAgainSoon: a server that says "not now" is asked again after
-// 20 ms, also if nothing else happens meanwhile.
+// TestBusyStoreIsAskedAgainSoon: a busy server is asked again after 20 ms, also if
+// nothing else happens meanwhile.
 func TestBusyStoreIsAskedAgainSoon(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
 		l := start(t, s)
-		mature(t, l)
+		waitReady(t, l)
 		time.Sleep(ttl / 20) // between two heartbeats
 		var refusals atomic.Int64
 		s.set(func(op string) (error, error) {
@@ -133,13 +133,13 @@ func TestBusyStoreIsAskedAgainSoon(t *testing.T) {
 	})
 }
 
-// TestMoveWhileInFlight: also if a batch with the old counter is under way, what
-// the session had goes with the next one.
+// TestMoveWhileInFlight: while a batch with the old counter is under way, the next
+// batch gives back what the session held.
 func TestMoveWhileInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
 		l := start(t, s)
-		mature(t, l)
+		waitReady(t, l)
 		first, second := limiter.Limit{Rule: "c1aaaa/c1", Max: 100}, limiter.Limit{Rule: "c1aaaa/s1", Max: 100}
 		g, err := l.Admit(t.Context(), first)
 		if err != nil {
@@ -169,7 +169,7 @@ func TestMoveWhileInFlight(t *testing.T) {
 	})
 }
 
-// sharded returns a link to four shards, and limits that lie in all of them.
+// sharded returns a link to four shards, and limits that are spread over them.
 func sharded() (*link, []limiter.Limit) {
 	s := newLink()
 	s.more = []*storetest.Model{storetest.NewModelInRealTime(), storetest.NewModelInRealTime(), storetest.NewModelInRealTime()}
@@ -180,8 +180,8 @@ func sharded() (*link, []limiter.Limit) {
 	return s, limits
 }
 
-// TestStoreDownAdmitInEveryShard: a store that was never reached at all refuses
-// nobody either.
+// TestStoreDownAdmitInEveryShard: sessions are admitted locally also if the store was
+// never reached.
 func TestStoreDownAdmitInEveryShard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, limits := sharded()
@@ -198,8 +198,8 @@ func TestStoreDownAdmitInEveryShard(t *testing.T) {
 	})
 }
 
-// TestStoreWaitIsOneForAllShards: waiting for the first shard, which says
-// whether the replicas agree, is part of the wait.
+// TestStoreWaitIsOneForAllShards: the time for the first shard, which decides whether
+// the replicas agree, is part of the wait.
 func TestStoreWaitIsOneForAllShards(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const wait = 3 * time.Second
@@ -229,12 +229,12 @@ func TestStoreWaitIsOneForAllShards(t *testing.T) {
 	})
 }
 
-// TestNoWaitIsNoRefusal: without time to wait, a store that answers is asked.
+// TestNoWaitIsNoRefusal: a store that answers is asked also if sessions may not wait.
 func TestNoWaitIsNoRefusal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, limits := sharded()
 		l := start(t, s, func(o *limiter.Options) { o.StoreWait = 0 })
-		mature(t, l)
+		waitReady(t, l)
 		for i := range 200 {
 			g, err := l.Admit(t.Context(), limits[i%len(limits)])
 			if err != nil {
@@ -246,15 +246,15 @@ func TestNoWaitIsNoRefusal(t *testing.T) {
 	})
 }
 
-// The same when many ask at once, and each waits for the question of another:
-// the limit is held exactly, also by those who would go on without the store.
+// The same when many sessions ask at once and each waits for the question of
+// another: the limit is exact, also where sessions may be admitted locally.
 func TestNoWaitIsNoRefusalForMany(t *testing.T) {
-	for _, alone := range []bool{false, true} {
+	for _, locally := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			s := newLink()
-			hasty := func(o *limiter.Options) { o.StoreWait, o.AdmitLocally = 0, alone }
+			hasty := func(o *limiter.Options) { o.StoreWait, o.AdmitLocally = 0, locally }
 			replicas := []*limiter.Limiter{start(t, s, hasty), start(t, s, hasty)}
-			mature(t, replicas...)
+			waitReady(t, replicas...)
 			s.slow.Store(int64(time.Millisecond))
 			var held, full atomic.Int64
 			var tasks sync.WaitGroup
@@ -266,24 +266,24 @@ func TestNoWaitIsNoRefusalForMany(t *testing.T) {
 					case errors.Is(err, limiter.ErrFull):
 						full.Add(1)
 					default:
-						t.Errorf("admitting alone %v: %v", alone, err)
+						t.Errorf("admitting locally %v: %v", locally, err)
 					}
 				})
 			}
 			tasks.Wait()
 			if held.Load() != 5 || full.Load() != 35 {
-				t.Errorf("admitting alone %v: %d of 5 held, %d refused as full", alone, held.Load(), full.Load())
+				t.Errorf("admitting locally %v: %d of 5 held, %d refused as full", locally, held.Load(), full.Load())
 			}
 		})
 	}
 }
 
-// A store matures in its time though sessions are asked for all the while: there
-// is a batch to send whenever one returns.
-func TestMaturesUnderLoad(t *testing.T) {
+// TestRecoveryEndsUnderLoad: the recovery ends in its time although sessions ask all
+// the while, so that there is a batch to send whenever one returns.
+func TestRecoveryEndsUnderLoad(t *testing.T) {
 	for name, c := range map[string]struct {
-		limit limiter.Limit
-		alone bool
+		limit   limiter.Limit
+		locally bool
 	}{
 		"rates":         {limiter.Limit{Rule: "c1aaaa/s1", Max: limit.None, Throttle: limit.Rate{N: 1 << 40, Per: time.Second}}, false},
 		"without store": {limiter.Limit{Rule: "c1aaaa/s1", Max: 1000}, true},
@@ -292,7 +292,7 @@ func TestMaturesUnderLoad(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newLink()
 				s.slow.Store(int64(5 * time.Millisecond))
-				l := start(t, s, func(o *limiter.Options) { o.AdmitLocally = c.alone })
+				l := start(t, s, func(o *limiter.Options) { o.AdmitLocally = c.locally })
 				ctx, cancel := context.WithCancel(t.Context())
 				var tasks sync.WaitGroup
 				for i := range 64 {

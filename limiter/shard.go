@@ -5,44 +5,50 @@ import (
 	"errors"
 	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"usher/limiter/replica"
 	"usher/store"
 )
 
-// shard drives one replica: it carries out what the replica wants sent, one
-// request at a time, and hands the answers back. Whoever finds nothing under
-// way sends a batch himself; its goroutine run does all the rest.
+// shard drives the state machine of one shard: it carries out what the machine
+// wants sent, one request at a time, and hands the outcomes back. A caller that
+// finds no request under way sends its batch itself; the goroutine run does
+// everything else.
 type shard struct {
 	limiter *Limiter
 	index   int
-	fenced  bool // sessions end at the fence
+	strict  bool // sessions end at the lease deadline
 
-	mu      sync.Mutex
-	replica *replica
-	agreed  bool          // the first shard: limiter.agreed is closed
-	rests   time.Duration // run sleeps until then if nobody rouses it; 0: it does not sleep
+	mu         sync.Mutex
+	machine    *replica.Machine
+	agreed     bool          // the first shard: limiter.agreed is closed
+	sleepUntil time.Duration // run sleeps until then if nobody wakes it; 0: it does not sleep
 
-	conn  store.Conn    // owned by who carries out the request under way
+	// deadline is machine.NextDeadline for those that do not hold mu.
+	deadline atomic.Int64
+
+	conn  store.Conn    // owned by whoever carries out the request under way
 	wake  chan struct{} // something may be due; holds at most one token
 	left  chan struct{} // closed when the store is left
 	tasks sync.WaitGroup
 }
 
-func newShard(l *Limiter, index int, h *replica) *shard {
+func newShard(l *Limiter, index int, m *replica.Machine) *shard {
 	s := &shard{
-		limiter: l, index: index, replica: h,
-		fenced: l.options.Strict && l.options.Store.Leased(),
+		limiter: l, index: index, machine: m,
+		strict: l.options.Strict && l.options.Store.Leased(),
 		wake:   make(chan struct{}, 1), left: make(chan struct{}),
 	}
-	h.shard = s
+	s.deadline.Store(int64(m.NextDeadline()))
 	return s
 }
 
 func (s *shard) begin(ctx context.Context) {
 	s.tasks.Go(func() { s.run(ctx) })
-	if s.fenced {
-		s.tasks.Go(func() { s.watchFence(ctx) })
+	if s.strict {
+		s.tasks.Go(func() { s.watchDeadlines(ctx) })
 	}
 }
 
@@ -72,27 +78,34 @@ func (s *shard) rest() (pause time.Duration, over bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.limiter.now()
-	s.rests = s.replica.restUntil(now)
-	return max(s.rests-now, 0), s.replica.phase == left && !s.replica.busy
+	s.sleepUntil = s.machine.SleepUntil(now)
+	return max(s.sleepUntil-now, 0), s.machine.Left() && !s.machine.Busy()
 }
 
-// rouseIfDue rouses run if there is something for it to do before it wakes by
-// itself. s.mu is held.
-func (s *shard) rouseIfDue() {
-	if s.replica.rouses(s.rests) {
-		s.rouse()
+// wakeIfDue wakes run if there is something to do before it wakes by itself.
+// s.mu is held.
+func (s *shard) wakeIfDue() {
+	if s.machine.NeedsWake(s.sleepUntil) {
+		s.wakeUp()
 	}
 }
 
-// end waits for a request that somebody else may still have under way: it is
-// bounded by its own time limit.
+func (s *shard) wakeUp() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// end waits for a request that somebody else may still have under way. The time
+// limit of a request bounds it.
 func (s *shard) end() {
 	defer close(s.left)
 	for {
 		s.mu.Lock()
-		s.replica.abandon()
-		s.rests = math.MaxInt64
-		busy, conn := s.replica.busy, s.conn
+		s.machine.Abandon()
+		s.sleepUntil = math.MaxInt64 //mutate:the-end-does-not-hear-of-a-requests-end
+		busy, conn := s.machine.Busy(), s.conn
 		s.mu.Unlock()
 		if !busy {
 			if conn != nil {
@@ -104,16 +117,17 @@ func (s *shard) end() {
 	}
 }
 
-// watchFence wakes blocked sessions when the fence has passed, also while a
-// request to the store hangs.
-func (s *shard) watchFence(ctx context.Context) {
+// watchDeadlines wakes blocked sessions when their lease has ended, also while
+// a request to the store hangs.
+func (s *shard) watchDeadlines(ctx context.Context) {
 	for {
 		s.mu.Lock()
 		now := s.limiter.now()
-		s.replica.checkFences(now)
-		pause := max(s.replica.nextFence()-now, time.Millisecond)
+		s.machine.CheckDeadlines(now)
+		s.passOn()
+		pause := max(s.machine.NextDeadline()-now, time.Millisecond)
 		s.mu.Unlock()
-		timer := time.NewTimer(min(pause, s.replica.timing.fence))
+		timer := time.NewTimer(min(pause, s.machine.LeaseTime()))
 		select {
 		case <-ctx.Done():
 			timer.Stop()
@@ -126,196 +140,246 @@ func (s *shard) watchFence(ctx context.Context) {
 	}
 }
 
-func (s *shard) rouse() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
+// passOn tells grants what the last steps of the machine decided about them. It
+// ends every section under s.mu in which the machine took a step.
+func (s *shard) passOn() {
+	for _, e := range s.machine.Effects() {
+		g := e.Owner.(*Grant)
+		switch {
+		case !e.Lost:
+			g.slot = e.Slot
+			g.answered <- e.Err
+		case g.slot == e.Slot: // else it has moved on
+			g.lost.Store(true)
+			if g.whenLost != nil {
+				g.whenLost()
+			}
+		}
 	}
+	// After the above: whoever reads the new deadline sees what was lost.
+	s.deadline.Store(int64(s.machine.NextDeadline()))
+}
+
+// valid reports whether a session may write now. Before the next deadline of any
+// lease, what was not taken away is valid.
+func (s *shard) valid(g *Grant) bool {
+	now := s.limiter.now()
+	before := int64(now) < s.deadline.Load() // read before lost, which passOn writes first
+	if g.lost.Load() {                       //mutate:a-slot-that-was-taken-is-valid-again
+		return false
+	}
+	if before {
+		return true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.machine.Valid(now, g.slot)
 }
 
 // send carries out one request, if one is due, and reports whether it did.
 // batchOnly is for callers that wait for an answer: they send what they wait
 // for, and nothing else.
 func (s *shard) send(ctx context.Context, batchOnly bool) bool {
-	s.mu.Lock()
-	if !batchOnly {
-		s.rests = 0
-	}
-	now := s.limiter.now()
-	var r *request
-	if !batchOnly || s.replica.batchNext(now) {
-		r = s.replica.next(now)
-	}
+	r := s.next(batchOnly)
 	if r == nil {
-		if batchOnly {
-			s.rouseIfDue() // it takes more than a batch
-		}
-		s.mu.Unlock()
 		return false
 	}
-	s.mu.Unlock()
 	began := s.limiter.now()
 	o := s.perform(ctx, r)
-	s.limiter.options.Observe(string(r.op), s.limiter.now()-began, o.err)
+	s.limiter.options.Observe(string(r.Op), s.limiter.now()-began, o.Err)
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.replica.handle(s.limiter.now(), r, o)
-	if !s.replica.connected && s.conn != nil {
+	s.machine.Handle(s.limiter.now(), r, o)
+	s.passOn()
+	if !s.machine.Connected() && s.conn != nil {
 		s.conn.Close()
 		s.conn = nil
 	}
-	if s.index == 0 && !s.agreed && s.replica.phase == live {
+	if s.index == 0 && !s.agreed && s.machine.Live() {
 		s.agreed = true
 		close(s.limiter.agreed)
 	}
 	if batchOnly {
-		s.rouseIfDue()
+		s.wakeIfDue()
 	}
 	return true
 }
 
-// perform is where the store is spoken to.
-func (s *shard) perform(ctx context.Context, r *request) (o outcome) {
-	limit := s.replica.timing.request
-	if r.op == opDial {
-		limit *= 2 // with a name to resolve and a TLS handshake
+// next returns the request to send, or nil.
+func (s *shard) next(batchOnly bool) *replica.Request {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.limiter.now()
+	if !batchOnly {
+		s.sleepUntil = 0
+	} else if !s.machine.BatchNext(now) {
+		s.wakeIfDue() // what comes first is not for a caller to send
+		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	r := s.machine.Next(now)
+	s.passOn()
+	if r == nil && batchOnly {
+		s.wakeIfDue()
+	}
+	return r
+}
+
+// perform is where the store is spoken to.
+func (s *shard) perform(ctx context.Context, r *replica.Request) (o replica.Outcome) {
+	timeout := s.machine.RequestTimeout()
+	if r.Op == replica.Dial {
+		timeout *= 2 // with a name to resolve and a TLS handshake
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	switch r.op {
-	case opDial:
-		if s.conn, o.err = s.limiter.options.Store.Dial(ctx, s.index); o.err != nil {
+	switch r.Op {
+	case replica.Dial:
+		if s.conn, o.Err = s.limiter.options.Store.Dial(ctx, s.index); o.Err != nil {
 			s.conn = nil
 		}
-	case opJoin:
-		o.join, o.err = s.conn.Join(ctx, r.join)
-	case opBatch:
-		o.batch, o.err = s.conn.Batch(ctx, r.batch)
-	case opObserve:
-		o.membership, o.err = s.conn.Observe(ctx, r.watch)
-	case opExpire:
-		o.expire, o.err = s.conn.Expire(ctx, r.expire)
-	case opEndRecovery:
-		o.recovering, o.err = s.conn.EndRecovery(ctx, r.mature)
+	case replica.Join:
+		o.Join, o.Err = s.conn.Join(ctx, r.Join)
+	case replica.Batch:
+		o.Batch, o.Err = s.conn.Batch(ctx, r.Batch)
+	case replica.Observe:
+		o.Members, o.Err = s.conn.Observe(ctx, r.Watch)
+	case replica.Expire:
+		o.Expire, o.Err = s.conn.Expire(ctx, r.Expire)
+	case replica.EndRecovery:
+		o.Recovering, o.Err = s.conn.EndRecovery(ctx, r.EndRecovery)
 	}
 	return o
 }
 
-// admit gives back old, if any, and takes a slot of limit. It waits for the
-// store, counted from when the question was asked.
-func (s *shard) admit(ctx context.Context, old *slot, limit Limit, asked time.Duration) (*slot, error) {
-	s.mu.Lock()
-	wait := s.limiter.options.StoreWait
-	if s.replica.phase == live && s.replica.connected {
-		// It answers, as far as we know: nobody is refused for having no time for
-		// one round trip.
-		wait = max(wait, s.replica.timing.request)
-	}
-	deadline := asked + wait
-	got, w, err := s.replica.move(s.limiter.now(), old, limit, deadline)
+// admit gives back what g holds in this shard, if anything, and takes a slot of
+// limit for it. It waits for the store, counted from when the question was asked.
+func (s *shard) admit(ctx context.Context, g *Grant, limit Limit, asked time.Duration) error {
+	w, deadline, err := s.ask(g, limit, asked)
 	if w == nil {
-		s.rouseIfDue() // for old
-		s.mu.Unlock()
-		return s.orAlone(limit, got, err)
+		return s.orLocally(g, limit, err)
 	}
-	s.mu.Unlock()
-	// A request is everybody's, so ctx does not end it: whoever sends it may be
-	// kept for its time limit, a tenth of the TTL.
-	s.send(context.WithoutCancel(ctx), true)
-	a, answered := s.await(ctx, w, deadline)
-	if err := ctx.Err(); err != nil {
-		a.slot.release()
-		return nil, err
+	// A batch carries everybody's questions, so ctx does not end it. Its sender
+	// may have to wait for its time limit, a tenth of the TTL.
+	s.send(context.WithoutCancel(ctx), true) //mutate:a-client-that-leaves-takes-the-request-along
+	err, answered := s.await(ctx, g, w, deadline)
+	if gone := ctx.Err(); gone != nil {
+		g.giveUp() //mutate:a-client-that-left-keeps-a-slot
+		return gone
 	}
 	if !answered {
-		a.err = s.whyNot(w)
+		err = s.unanswered(w)
 	}
-	return s.orAlone(limit, a.slot, a.err)
+	return s.orLocally(g, limit, err) //mutate:refused-during-a-recovery-and-not-admitted-locally
 }
 
-// await waits for a waiter's answer until the deadline, or takes him back.
-func (s *shard) await(ctx context.Context, w *waiter, deadline time.Duration) (a answer, answered bool) {
+// ask puts g's question to the machine, which answers at once or returns a waiter.
+func (s *shard) ask(g *Grant, limit Limit, asked time.Duration) (w *replica.Waiter, deadline time.Duration, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	wait := s.limiter.options.StoreWait
+	if s.machine.Live() && s.machine.Connected() {
+		// As far as we know the store answers. Then nobody is refused for a wait
+		// that is shorter than one round trip.
+		wait = max(wait, s.machine.RequestTimeout())
+	}
+	deadline = asked + wait
+	old := s.begins(g)
+	g.slot, w, err = s.machine.Ask(s.limiter.now(), g, old, limit.entry(), deadline)
+	if w != nil {
+		g.answered = make(chan error, 1)
+	} else {
+		s.wakeIfDue() // for old //mutate:a-move-tells-late-what-it-gave-back
+	}
+	s.passOn()
+	return w, deadline, err
+}
+
+// begins prepares g for a slot of this shard, and returns the one that it had.
+// s.mu is held.
+func (s *shard) begins(g *Grant) (old *replica.Slot) {
+	old = g.slot
+	g.shard, g.slot, g.whenLost = s, nil, nil
+	g.lost.Store(false)
+	return old
+}
+
+// await waits for the answer until the deadline, or takes the question back.
+func (s *shard) await(ctx context.Context, g *Grant, w *replica.Waiter, deadline time.Duration) (err error, answered bool) {
 	if left := deadline - s.limiter.now(); left > 0 {
 		timer := time.NewTimer(left)
 		defer timer.Stop()
 		select {
-		case a = <-w.done:
-			return a, true
+		case err = <-g.answered:
+			return err, true
 		case <-ctx.Done():
 		case <-timer.C:
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.replica.withdraw(w) {
-		return answer{}, false
+	if s.machine.Withdraw(w) {
+		return nil, false
 	}
-	return <-w.done, true
+	return <-g.answered, true //mutate:a-late-answer-is-lost
 }
 
-// orAlone is what becomes of an admission that the store could not be asked about.
-func (s *shard) orAlone(limit Limit, got *slot, err error) (*slot, error) {
+// orLocally decides about an admission that ended with err: where the store could
+// not be asked, it may be admitted without the store.
+func (s *shard) orLocally(g *Grant, limit Limit, err error) error {
 	o := s.limiter.options
-	if !o.AdmitLocally || o.Strict || !errors.Is(err, ErrUnavailable) && !errors.Is(err, ErrRecovering) {
-		return got, err
+	if !o.AdmitLocally ||
+		o.Strict || //mutate:strict-admits-locally
+		!errors.Is(err, ErrUnavailable) && !errors.Is(err, ErrRecovering) {
+		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	got, err = s.replica.admitAlone(s.limiter.now(), limit)
-	s.rouseIfDue()
-	return got, err
+	s.begins(g)
+	g.slot, err = s.machine.AdmitLocally(s.limiter.now(), g, limit.entry())
+	s.passOn()
+	s.wakeIfDue() //mutate:a-local-admission-is-told-late
+	return err
 }
 
-// whyNot says why a waiter got no answer.
-func (s *shard) whyNot(w *waiter) error {
+// unanswered says why a waiter got no answer.
+func (s *shard) unanswered(w *replica.Waiter) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.replica.recovering && w.counter.counted {
-		return ErrRecovering
-	}
-	return ErrUnavailable
+	return s.machine.Unanswered(w)
+}
+
+func (s *shard) release(slot *replica.Slot) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.machine.Release(s.limiter.now(), slot)
+	s.passOn()
+	s.wakeIfDue()
 }
 
 func (s *shard) setSpace(space string, watch []string) {
 	s.mu.Lock()
-	s.replica.space, s.replica.watch = space, watch
+	s.machine.SetSpace(space, watch)
 	s.mu.Unlock()
-	s.rouse()
+	s.wakeUp() //mutate:another-space-is-told-late
 }
 
 func (s *shard) mismatched() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.replica.apart()
+	return s.machine.Mismatched()
 }
 
 func (s *shard) leave() {
 	s.mu.Lock()
-	s.replica.leave()
+	s.machine.Leave()
+	s.passOn()
 	s.mu.Unlock()
-	s.rouse()
+	s.wakeUp() //mutate:the-end-is-told-late
 }
 
 func (s *shard) status() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	h := s.replica
-	out := Status{
-		Joined: h.phase == live || h.phase == reclaiming, WasReady: h.ripe, Recovering: h.recovering,
-		Replicas: map[string]string{}, Totals: map[string]int64{}, LeasesLost: h.lapsed,
-	}
-	if h.apart() {
-		out.Mismatch = h.rivals.settings.String()
-	}
-	if h.space == h.spaceKnown {
-		out.Generation = h.number
-	}
-	for _, m := range h.membership.Members {
-		out.Replicas[m.Replica] = m.Space
-	}
-	for _, c := range h.watch {
-		out.Totals[c] = h.membership.Totals[c]
-	}
-	return out
+	return s.machine.Status()
 }

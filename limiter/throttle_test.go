@@ -10,13 +10,13 @@ import (
 	"usher/store/limit"
 )
 
-// rateOf is n in 20 s, and at most limit at a time.
+// rateOf is n sessions in 20 s, and at most most of them at a time.
 func rateOf(n, most int64) limiter.Limit {
 	return limiter.Limit{Rule: "c1aaaa/s1", Max: most, Throttle: limit.Rate{N: n, Per: 2 * ttl}}
 }
 
-// wants admits by limit, or is refused.
-func wants(t *testing.T, l *limiter.Limiter, limit limiter.Limit, want error) *limiter.Grant {
+// requireAnswer asks for a session of limit and requires the answer want.
+func requireAnswer(t *testing.T, l *limiter.Limiter, limit limiter.Limit, want error) *limiter.Grant {
 	t.Helper()
 	g, err := l.Admit(t.Context(), limit)
 	if !errors.Is(err, want) {
@@ -31,14 +31,14 @@ func TestThrottleOverReplicas(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newLink()
 				a, b := start(t, s), start(t, s)
-				mature(t, a, b)
+				waitReady(t, a, b)
 				for range 2 { // two windows
-					wants(t, a, limit, nil).Release()
+					requireAnswer(t, a, limit, nil).Release()
 					time.Sleep(ttl)
-					wants(t, b, limit, nil).Release()
-					wants(t, a, limit, nil).Release()
-					wants(t, a, limit, limiter.ErrThrottled)
-					wants(t, b, limit, limiter.ErrThrottled)
+					requireAnswer(t, b, limit, nil).Release()
+					requireAnswer(t, a, limit, nil).Release()
+					requireAnswer(t, a, limit, limiter.ErrThrottled)
+					requireAnswer(t, b, limit, limiter.ErrThrottled)
 					time.Sleep(ttl)
 				}
 				if n := total(a); n != 0 {
@@ -49,13 +49,13 @@ func TestThrottleOverReplicas(t *testing.T) {
 	}
 }
 
-// TestThrottleLostReply: what was used up for a session begins one, also when
-// the answer has to be asked for again.
+// TestThrottleLostReply: a place of the window that was used up for a session lets
+// one begin, also if the answer has to be asked for again.
 func TestThrottleLostReply(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
 		l := start(t, s)
-		mature(t, l)
+		waitReady(t, l)
 		for range 3 {
 			cuts := 2
 			s.set(func(op string) (error, error) {
@@ -65,14 +65,14 @@ func TestThrottleLostReply(t *testing.T) {
 				}
 				return nil, nil
 			})
-			wants(t, l, rateOf(3, limit.None), nil)
+			requireAnswer(t, l, rateOf(3, limit.None), nil)
 		}
-		wants(t, l, rateOf(3, limit.None), limiter.ErrThrottled)
+		requireAnswer(t, l, rateOf(3, limit.None), limiter.ErrThrottled)
 	})
 }
 
-// TestThrottleAloneCountsNothing: there is nothing that a recovering store could
-// not know, that a fence could end, or that would have to be given back.
+// TestThrottleAloneCountsNothing: sessions of a rate alone are admitted during a
+// recovery, do not end with a lease, and give nothing back.
 func TestThrottleAloneCountsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
@@ -81,12 +81,12 @@ func TestThrottleAloneCountsNothing(t *testing.T) {
 		if !l.Status().Recovering {
 			t.Fatalf("not recovering: %+v", l.Status())
 		}
-		g := wants(t, l, rateOf(1, limit.None), nil)
-		wants(t, l, rateOf(1, limit.None), limiter.ErrThrottled)
+		g := requireAnswer(t, l, rateOf(1, limit.None), nil)
+		requireAnswer(t, l, rateOf(1, limit.None), limiter.ErrThrottled)
 		counted := rateOf(1, 5)
 		counted.Rule = "c1aaaa/s2"
-		wants(t, l, counted, limiter.ErrRecovering)
-		mature(t, l)
+		requireAnswer(t, l, counted, limiter.ErrRecovering)
+		waitReady(t, l)
 		for c, n := range s.data.Dump()["t"] {
 			if c != ".b" {
 				t.Errorf("the store counts %s of %s", n, c)
@@ -104,7 +104,7 @@ func TestThrottleAloneCountsNothing(t *testing.T) {
 		}
 		g.Release()
 		g.Release()
-		wants(t, l, rateOf(1, limit.None), limiter.ErrUnavailable)
+		requireAnswer(t, l, rateOf(1, limit.None), limiter.ErrUnavailable)
 		s.up()
 	})
 }
@@ -113,52 +113,52 @@ func TestThrottleByKey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
 		a, b := start(t, s), start(t, s)
-		mature(t, a, b)
+		waitReady(t, a, b)
 		of := func(key string) limiter.Limit {
 			l := rateOf(3, limit.None)
 			l.Key, l.KeyMax, l.KeyThrottle = key, 1, limit.Rate{N: 2, Per: 2 * ttl}
 			return l
 		}
-		first := wants(t, a, of("x"), nil)
-		wants(t, b, of("x"), limiter.ErrFull)
+		first := requireAnswer(t, a, of("x"), nil)
+		requireAnswer(t, b, of("x"), limiter.ErrFull)
 		first.Release()
 		synctest.Wait()
-		wants(t, b, of("x"), nil).Release()
+		requireAnswer(t, b, of("x"), nil).Release()
 		synctest.Wait()
-		wants(t, a, of("x"), limiter.ErrThrottled) // the key's
-		wants(t, a, of("y"), nil)
-		wants(t, b, of("z"), limiter.ErrThrottled) // the rule's
+		requireAnswer(t, a, of("x"), limiter.ErrThrottled) // the key's
+		requireAnswer(t, a, of("y"), nil)
+		requireAnswer(t, b, of("z"), limiter.ErrThrottled) // the rule's
 	})
 }
 
-// TestThrottleStoreDownAdmit: without the store each replica has windows of its own.
+// TestThrottleStoreDownAdmit: without the store each replica has its own windows.
 func TestThrottleStoreDownAdmit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
 		alone := func(o *limiter.Options) { o.AdmitLocally = true }
 		a, b := start(t, s, alone), start(t, s, alone)
-		mature(t, a, b)
+		waitReady(t, a, b)
 		s.down()
 		for _, l := range []*limiter.Limiter{a, b} {
 			for range 2 {
-				if wants(t, l, rateOf(2, limit.None), nil).Confirmed() {
+				if requireAnswer(t, l, rateOf(2, limit.None), nil).Confirmed() {
 					t.Error("confirmed without the store")
 				}
 			}
-			wants(t, l, rateOf(2, limit.None), limiter.ErrThrottled)
+			requireAnswer(t, l, rateOf(2, limit.None), limiter.ErrThrottled)
 		}
 		time.Sleep(2 * ttl)
-		wants(t, a, rateOf(2, limit.None), nil)
+		requireAnswer(t, a, rateOf(2, limit.None), nil)
 		counted := rateOf(2, 1)
 		counted.Rule = "c1aaaa/s2"
-		wants(t, a, counted, nil)
-		wants(t, a, counted, limiter.ErrFull)
+		requireAnswer(t, a, counted, nil)
+		requireAnswer(t, a, counted, limiter.ErrFull)
 		s.up()
 	})
 }
 
-// TestKeysStoreDownAdmit: a replica by itself holds the rule's limits over all
-// keys, and each key's.
+// TestKeysStoreDownAdmit: a replica that admits locally keeps to the limits of the
+// rule over all keys, and to those of each key.
 func TestKeysStoreDownAdmit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
@@ -170,19 +170,19 @@ func TestKeysStoreDownAdmit(t *testing.T) {
 				Key: key, KeyMax: 2, KeyThrottle: limit.Rate{N: 3, Per: ttl},
 			}
 		}
-		wants(t, l, of("s2", "x"), nil) // another rule, which counts apart
-		first := wants(t, l, of("s1", "x"), nil)
-		wants(t, l, of("s1", "x"), nil)
-		wants(t, l, of("s1", "x"), limiter.ErrFull) // the key's
-		second := wants(t, l, of("s1", "y"), nil)
-		wants(t, l, of("s1", "z"), limiter.ErrFull) // the rule's
+		requireAnswer(t, l, of("s2", "x"), nil) // another rule, with a count of its own
+		first := requireAnswer(t, l, of("s1", "x"), nil)
+		requireAnswer(t, l, of("s1", "x"), nil)
+		requireAnswer(t, l, of("s1", "x"), limiter.ErrFull) // the key's
+		second := requireAnswer(t, l, of("s1", "y"), nil)
+		requireAnswer(t, l, of("s1", "z"), limiter.ErrFull) // the rule's
 		first.Release()
-		wants(t, l, of("s1", "x"), nil).Release()
-		wants(t, l, of("s1", "x"), limiter.ErrThrottled) // the key's
+		requireAnswer(t, l, of("s1", "x"), nil).Release()
+		requireAnswer(t, l, of("s1", "x"), limiter.ErrThrottled) // the key's
 		second.Release()
-		wants(t, l, of("s1", "z"), nil).Release()
-		wants(t, l, of("s1", "z"), limiter.ErrThrottled) // the rule's
-		wants(t, l, of("s2", "z"), nil)
+		requireAnswer(t, l, of("s1", "z"), nil).Release()
+		requireAnswer(t, l, of("s1", "z"), limiter.ErrThrottled) // the rule's
+		requireAnswer(t, l, of("s2", "z"), nil)
 		s.up()
 	})
 }

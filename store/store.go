@@ -1,18 +1,19 @@
 // Package store is the contract between a limiter and the place where all
 // replicas count: five operations on one shard, their meaning and their errors.
 //
-// A replica (one replica process) never sends "+1" or "-1". For each counter
-// that changed it sends two absolute numbers, Live (sessions that exist) and
-// Need (live plus waiting), and the store answers how many it may hold. Each
-// batch names its predecessor's token and carries its own, so that a
-// byte-identical resend changes nothing and a late copy is refused.
+// A replica never sends "+1" or "-1". For each counter that changed it sends two
+// absolute numbers: Live, the sessions that exist, and Need, those and the ones
+// that wait. The store answers how many sessions the replica may hold. Each batch
+// names the token of its predecessor and its own, so that a byte-identical resend
+// changes nothing and a late copy is refused.
 //
-// The contract knows no clock. A replica is dead when another replica has
+// The contract has no clock. A replica is dead when another replica has
 // witnessed its token unchanged for long enough and says so with Expire, which
 // names exactly that token. Only the windows of rates end by the store's own
-// clock, and a window that is lost resets a rate and nothing else. Two packages
-// implement the contract, memstore and redisstore; storetest holds both to
-// every clause of it.
+// clock, and a lost window resets a rate and nothing else.
+//
+// Packages memstore and redisstore implement the contract. storetest tests both
+// against every clause of it.
 package store
 
 import (
@@ -30,23 +31,25 @@ import (
 // the cost of a script in Redis grows faster than linearly.
 const MaxEntries = 64
 
-// MaxExpire is the most counters that one Expire gives back before it answers More.
+// MaxExpire is the most counters that one Expire gives back before it answers
+// More: a script must not block Redis for long.
 const MaxExpire = 500
 
 // Errors of the contract. Any other error means that the outcome is unknown:
 // the request may or may not have been executed, now or later.
 var (
 	// ErrLost says that the store does not hold what the caller builds on: its
-	// data was lost or rolled back, or the replica was declared dead. Join anew.
-	ErrLost = errors.New("store: the lease or the store's data is lost")
-	// ErrStale answers a Join that a newer one of the same replica has overtaken.
-	ErrStale = errors.New("store: a newer join of this replica exists")
+	// data was lost or rolled back, or the replica was declared dead. Join again.
+	ErrLost = errors.New("the lease or the store's data is lost")
+	// ErrStale answers a Join after a newer one of the same replica, or a copy of
+	// the Join that created an epoch of which a part is lost.
+	ErrStale = errors.New("a newer join of this replica exists")
 	// ErrBusy says that the request was not executed and may be sent again,
 	// byte for byte, over the same connection.
-	ErrBusy = errors.New("store: busy, not executed")
-	// ErrMoved says that the request was not executed and that this
-	// connection leads to the wrong place: dial again.
-	ErrMoved = errors.New("store: this server does not serve the shard now, not executed")
+	ErrBusy = errors.New("the store is busy and did not execute the request")
+	// ErrMoved says that the request was not executed, because this connection
+	// leads to the wrong server. Dial again.
+	ErrMoved = errors.New("this server does not serve the shard and did not execute the request")
 )
 
 // Store opens connections to the shards of one cluster of replicas.
@@ -54,38 +57,40 @@ var (
 type Store interface {
 	// Shards returns the number of shards, at least 1.
 	Shards() int
-	// Leased reports whether replicas must renew their lease. A store inside
-	// the process answers false: it cannot be lost, so there is no fence.
+	// Leased reports whether replicas must renew their lease. A store inside the
+	// process answers false: the process cannot lose it.
 	Leased() bool
 	// Dial opens a connection to a shard.
 	Dial(ctx context.Context, shard int) (Conn, error)
-	// Close frees what the store itself holds; open connections stay the
-	// caller's to close.
+	// Close frees what the store itself holds. The caller closes its connections.
 	Close() error
 }
 
-// Conn is one connection to one shard. After any
-// error but the ones above, the caller closes it and never uses it again.
-// A Conn is not safe for concurrent use.
+// Conn is one connection to one shard. After any error but ErrLost, ErrStale and
+// ErrBusy the caller closes it and does not use it again. A Conn is not safe for
+// concurrent use.
 type Conn interface {
+	// Join makes a replica a member and takes its claims.
 	Join(context.Context, Join) (JoinReply, error)
+	// Batch changes a member's counts and renews its lease.
 	Batch(context.Context, Batch) (BatchReply, error)
-	// Observe reads the membership, and the totals of the named counters.
+	// Observe reads who the members are, and the totals of the named counters.
 	Observe(ctx context.Context, counters []string) (Membership, error)
+	// Expire gives back what a dead or leaving replica holds.
 	Expire(context.Context, Expire) (ExpireReply, error)
+	// EndRecovery ends the recovery, and reports whether it goes on.
 	EndRecovery(context.Context, EndRecovery) (recovering bool, err error)
 	Close() error
 }
 
-// Token is the identity of a replica's last batch: the epoch of the data that
-// it speaks of, the number of the replica's stream (a new one with each join)
-// and the place in the stream.
+// Token identifies a replica's last batch: the epoch of the data, the number of
+// the replica's stream (a new one with each join), and the place in the stream.
 type Token struct {
 	Epoch       string
 	Stream, Seq uint64
 }
 
-// String returns epoch:stream:seq, the form in which stores compare tokens.
+// String returns epoch:stream:seq, as stores keep and compare tokens.
 func (t Token) String() string {
 	if t == (Token{}) {
 		return ""
@@ -108,21 +113,22 @@ func ParseToken(s string) (Token, error) {
 	}
 	parts := strings.Split(s, ":")
 	if len(parts) != 3 {
-		return Token{}, fmt.Errorf("store: malformed token %q", s)
+		return Token{}, fmt.Errorf("malformed token %q", s)
 	}
 	stream, err1 := strconv.ParseUint(parts[1], 10, 64)
 	seq, err2 := strconv.ParseUint(parts[2], 10, 64)
 	if err := errors.Join(err1, err2); err != nil {
-		return Token{}, fmt.Errorf("store: malformed token %q: %w", s, err)
+		return Token{}, fmt.Errorf("malformed token %q: %w", s, err)
 	}
 	return Token{Epoch: parts[0], Stream: stream, Seq: seq}, nil
 }
 
-// Settings are what all replicas of a cluster must agree on.
+// Settings are what all replicas of a cluster must agree on. A join with other
+// settings than a member's is refused with Mismatch.
 type Settings struct {
 	Protocol int           // version of this contract
 	TTL      time.Duration // lease TTL, whole milliseconds
-	Strict   bool          // sessions end at the fence
+	Strict   bool          // sessions end at the lease deadline
 	Shards   int
 }
 
@@ -141,7 +147,7 @@ func ParseSettings(text string) (Settings, error) {
 	var ttl int64
 	var mode string
 	if _, err := fmt.Sscanf(text, "v%d ttl=%d loss=%s shards=%d", &s.Protocol, &ttl, &mode, &s.Shards); err != nil {
-		return Settings{}, fmt.Errorf("store: malformed settings %q: %w", text, err)
+		return Settings{}, fmt.Errorf("malformed settings %q: %w", text, err)
 	}
 	s.TTL = time.Duration(ttl) * time.Millisecond
 	s.Strict = mode == "strict"
@@ -153,29 +159,30 @@ type Entry struct {
 	// Counter is <space>/<rule> or <space>/<rule>/<key>. The count of a rule
 	// with keys is the sum over its keys.
 	Counter string
-	// Max is the counter's own maximum, RuleMax, for a counter with a key,
-	// that of its rule. limit.None is none.
+	// Max is the counter's own maximum. RuleMax, for a counter with a key, is its
+	// rule's. limit.None is no maximum.
 	Max, RuleMax int64
-	// Rate is the counter's own rate, RuleRate, for a counter with a key, that
-	// of its rule. They matter only where Need is above Live: nothing else
-	// uses a rate up. A Join has none.
+	// Rate is the counter's own rate. RuleRate, for a counter with a key, is its
+	// rule's. They matter only where Need is above Live, because nothing else
+	// uses up a rate. A Join has none.
 	Rate, RuleRate limit.Rate
-	// Live sessions exist; Need is Live and those that wait to be admitted.
+	// Live sessions exist. Need is Live and those that wait to be admitted.
 	Live, Need int64
 }
 
-// Throttled reports whether sessions of the counter are held to a rate: then
-// none begins but those that a reply counts as Admitted.
+// Throttled reports whether the counter has a rate. Then a session begins only if
+// a reply counts it as Admitted.
 func (e Entry) Throttled() bool { return e.Rate.N > 0 || e.RuleRate.N > 0 }
 
-// Counted reports whether the store keeps the number of sessions. With rates
-// and no maximum it does not: only beginnings count, Live is 0, and the
-// answer's Granted and Total are 0.
+// Counted reports whether the store keeps the number of sessions. With rates and
+// no maximum it counts only that they begin: Live is 0, and so are Granted and
+// Total in the answer.
 func (e Entry) Counted() bool {
 	return e.Max != limit.None || e.RuleMax != limit.None || !e.Throttled()
 }
 
-// RuleOf returns the rule's counter of a counter with a key, else "".
+// RuleOf returns the counter of the rule to which a counter with a key belongs,
+// and "" for a counter without a key.
 func RuleOf(counter string) string {
 	space, rest, ok := strings.Cut(counter, "/")
 	if !ok {
@@ -193,28 +200,30 @@ type Count struct {
 	Granted   int64 // what the replica may hold now
 	Total     int64 // the counter's total over all replicas
 	RuleTotal int64 // with a key: the rule's total over all keys
-	Contended bool  // another replica was refused here lately: ask, do not hand over
-	// With rates: how many of the waiting were admitted, the same in the
-	// answer to a duplicate; and whether the counter's window, and its rule's,
-	// is used up now.
+	// Contended says that another replica was refused here lately: a freed slot
+	// is for the next replica that asks, and must not be reused without asking.
+	Contended bool
+	// With rates: how many of the waiting sessions were admitted, the same in the
+	// answer to a duplicate, and whether the window of the counter and that of its
+	// rule are used up now.
 	Admitted      int64
 	Throttled     bool
 	RuleThrottled bool
 }
 
-// Join states who a replica is and re-claims its live sessions. It is never
-// sent twice: after an unknown outcome the next Join has a higher Stream.
+// Join states who a replica is and claims its live sessions. It is never sent
+// twice: after an unknown outcome the next Join has a higher Stream.
 type Join struct {
 	Replica   string // 128 random bits, hexadecimal, made at process start
-	Candidate string // the epoch to give to data that must be born anew
+	Candidate string // the name of the epoch if this join creates one; unique
 	Stream    uint64 // from 1
 	Settings  Settings
 	Last      Token  // the last acknowledged token, zero if none
 	Space     string // the counter space (digest of the rules) in force here
 	Number    uint64 // the number that Space is known by here, 0 if none yet
-	More      bool   // further claims follow in batches
-	// MustNotCreate forbids that data is born anew for this join: its replica has met
-	// others with other settings, whose data that is.
+	More      bool   // more claims follow in batches
+	// MustNotCreate forbids this join to create an epoch. The replica has met
+	// replicas with other settings, and lost data is theirs to create again.
 	MustNotCreate bool
 	Entries       []Entry
 }
@@ -225,21 +234,20 @@ type JoinStatus int
 const (
 	Joined   JoinStatus = iota
 	Mismatch            // other replicas use other settings
-	Expiring            // the replica is being expired: finish that, join anew
-	NoData              // there is no data to build on, and the join was mustNotCreate
+	Expiring            // the replica's counts are being given back: finish that, then join again
+	NoData              // there is no data to build on, and the join must not create an epoch
 )
 
 // JoinReply answers a Join.
 type JoinReply struct {
 	Status     JoinStatus
 	Epoch      string
-	Recovering bool // the data was just born: nothing new is given out
-	// Kept says that the replica's counts were still there.
-	Kept     bool
-	Number   uint64   // of the replica's space
-	Counts   []Count  // one per entry
-	Settings Settings // with Mismatch: those in force
-	Token    Token    // with Expiring: the token to expire
+	Recovering bool     // the epoch is new: sessions are claimed, and no new ones admitted
+	Kept       bool     // the replica's counts were still there
+	Number     uint64   // of the replica's space
+	Counts     []Count  // one per entry
+	Settings   Settings // with Mismatch: those in force
+	Token      Token    // with Expiring: the token to expire
 }
 
 // Batch is one step of a replica's ordered stream, and its heartbeat.
@@ -247,8 +255,8 @@ type Batch struct {
 	Replica   string
 	Prev, New Token // New follows Prev in the same epoch and stream
 	Strict    bool
-	More      bool   // further claims follow
-	Space     string // when the space changed with a reload, else ""
+	More      bool   // more claims follow
+	Space     string // the space if it has changed, else ""
 	Number    uint64
 	Entries   []Entry // each of another counter
 }
@@ -260,16 +268,16 @@ type BatchReply struct {
 	Counts     []Count
 }
 
-// MemberState is where a member of the membership stands.
+// MemberState says what a member is doing.
 type MemberState string
 
 const (
 	MemberOK       MemberState = "ok"
-	MemberClaiming MemberState = "claiming" // still re-stating its sessions
+	MemberClaiming MemberState = "claiming" // it has not restated all its sessions yet
 	MemberExpiring MemberState = "dying"    // its counts are being given back
 )
 
-// Member is one replica on the membership.
+// Member is a replica that the store knows.
 type Member struct {
 	Replica string
 	Token   Token
@@ -277,7 +285,7 @@ type Member struct {
 	Space   string
 }
 
-// Membership is what an observer reads.
+// Membership is what Observe reads.
 type Membership struct {
 	Epoch      string // "" when the shard holds no data
 	Recovering bool
@@ -288,8 +296,8 @@ type Membership struct {
 	Totals     map[string]int64  // of the counters asked for
 }
 
-// Expire gives back all that Target holds, if its token is still Token. A
-// replica expires itself to leave.
+// Expire gives back all that Target holds, if its token is still Token. A replica
+// that leaves expires itself.
 type Expire struct {
 	Target string
 	Epoch  string
@@ -297,19 +305,19 @@ type Expire struct {
 	Max    int // counters to give back at most, before the answer is More; MaxExpire
 }
 
-// ExpireReply answers a Expire.
+// ExpireReply answers an Expire.
 type ExpireReply int
 
 const (
-	Gone  ExpireReply = iota // the target is off the membership
-	More                     // some of its counters are left: expire again
-	Alive                    // the target has moved on since: it lives
+	Gone  ExpireReply = iota // the target is no member any more
+	More                     // some of its counters are left: ask again
+	Alive                    // the target has another token: it lives
 )
 
-// EndRecovery drops tombstones and, when Ready, ends the recovering state if no replica
-// is claiming. It is refused as lost where the membership does not show its sender
-// with Token or a later one: after a late copy of the join that bore the data
-// before it was lost, a late copy of this one must not end its youth.
+// EndRecovery drops tombstones and, with Ready, ends the recovery unless a member
+// is still claiming. It is refused as lost unless the members show its sender with
+// Token or a later one. Otherwise, after a loss, late copies of a join and of an
+// EndRecovery could create an epoch and end its recovery at once.
 type EndRecovery struct {
 	Replica string // who sends it
 	Token   Token  // as last acknowledged to it

@@ -33,7 +33,7 @@ func (w *Windows) Use(now time.Duration, name string, per time.Duration, n int64
 		w.sweep(now)
 		o = window{end: now + per}
 	}
-	o.used += n
+	o.used += n //mutate:a-window-that-every-use-prolongs
 	w.open[name] = o
 }
 

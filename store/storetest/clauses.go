@@ -12,7 +12,7 @@ func firstJoin(f *fixture) {
 	f.want("birth of an empty shard", f.observe().Epoch, "")
 	a := f.replica()
 	reply := a.mustJoin()
-	f.want("young", reply.Recovering, true)
+	f.want("recovering", reply.Recovering, true)
 	f.want("kept", reply.Kept, false)
 	r := f.observe()
 	f.want("birth", r.Epoch, reply.Epoch)
@@ -24,8 +24,8 @@ func recoveringAdmitsNothing(f *fixture) {
 	a := f.replica()
 	a.mustJoin()
 	reply := a.batch(entry(5, 0, 3))
-	f.want("young", reply.Recovering, true)
-	f.want("own", reply.Counts[0].Granted, 0)
+	f.want("recovering", reply.Recovering, true)
+	f.want("granted", reply.Counts[0].Granted, 0)
 }
 
 func recoveringTakesClaims(f *fixture) {
@@ -34,7 +34,7 @@ func recoveringTakesClaims(f *fixture) {
 	f.want("claimed by batch", a.batch(entry(5, 4, 6)).Counts[0].Granted, 4)
 }
 
-func maturing(f *fixture) {
+func endingRecovery(f *fixture) {
 	a := f.replica()
 	req := a.joinRequest(entry(5, 1, 1))
 	req.More = true
@@ -42,24 +42,24 @@ func maturing(f *fixture) {
 	f.wantErr("Join", err, nil)
 	a.last = store.Token{Epoch: reply.Epoch, Stream: a.stream}
 	a.learn(req.Entries, reply.Counts)
-	mature := store.EndRecovery{Replica: a.id, Token: a.last, Ready: true}
+	end := store.EndRecovery{Replica: a.id, Token: a.last, Ready: true}
 
-	recovering, err := f.conn.EndRecovery(f.ctx, mature)
+	recovering, err := f.conn.EndRecovery(f.ctx, end)
 	f.wantErr("EndRecovery", err, nil)
-	f.want("young while a replica claims", recovering, true)
+	f.want("recovering while a replica claims", recovering, true)
 	f.want("state", f.observe().Members[0].State, store.MemberClaiming)
 
 	a.batch(entry(5, 1, 1))
 	recovering, _ = f.conn.EndRecovery(f.ctx, store.EndRecovery{Replica: a.id, Token: a.last})
-	f.want("young before it is ripe", recovering, true)
-	recovering, _ = f.conn.EndRecovery(f.ctx, mature)
-	f.want("young when ripe", recovering, false)
-	f.want("young on the membership", f.observe().Recovering, false)
-	f.want("own of a mature store", a.batch(entry(5, 1, 4)).Counts[0].Granted, 4)
+	f.want("recovering before it may end", recovering, true)
+	recovering, _ = f.conn.EndRecovery(f.ctx, end)
+	f.want("recovering when it may end", recovering, false)
+	f.want("recovering, as the members see it", f.observe().Recovering, false)
+	f.want("granted by a ready store", a.batch(entry(5, 1, 4)).Counts[0].Granted, 4)
 }
 
 func growthStops(f *fixture) {
-	a, b := f.mature()
+	a, b := f.ready()
 	f.want("a", a.batch(entry(5, 0, 3)).Counts[0], store.Count{Granted: 3, Total: 3})
 	f.want("b", b.batch(entry(5, 0, 4)).Counts[0], store.Count{Granted: 2, Total: 5})
 	f.want("a again", a.batch(entry(5, 3, 4)).Counts[0].Granted, 3)
@@ -67,22 +67,22 @@ func growthStops(f *fixture) {
 }
 
 func maximumZero(f *fixture) {
-	a, _ := f.mature()
-	f.want("own", a.batch(entry(0, 0, 1)).Counts[0], store.Count{})
+	a, _ := f.ready()
+	f.want("granted", a.batch(entry(0, 0, 1)).Counts[0], store.Count{})
 }
 
 func resend(f *fixture) {
-	a, b := f.mature()
+	a, b := f.ready()
 	req := a.batchRequest(entry(5, 0, 3))
 	first := a.send(req)
 	b.batch(entry(5, 0, 1))
 	second := a.send(req)
-	f.want("own of the duplicate", second.Counts[0].Granted, first.Counts[0].Granted)
+	f.want("granted by the duplicate", second.Counts[0].Granted, first.Counts[0].Granted)
 	f.want("total that the duplicate sees", second.Counts[0].Total, 4)
 }
 
 func lateCopy(f *fixture) {
-	a, _ := f.mature()
+	a, _ := f.ready()
 	old := a.batchRequest(entry(5, 0, 3))
 	a.send(old)
 	a.batch(entry(5, 0, 0))
@@ -92,7 +92,7 @@ func lateCopy(f *fixture) {
 }
 
 func oldStream(f *fixture) {
-	a, _ := f.mature()
+	a, _ := f.ready()
 	old := a.batchRequest(entry(5, 0, 3))
 	a.mustJoin()
 	_, err := f.conn.Batch(f.ctx, old)
@@ -101,7 +101,7 @@ func oldStream(f *fixture) {
 }
 
 func staleJoin(f *fixture) {
-	a, _ := f.mature()
+	a, _ := f.ready()
 	old := a.joinRequest(entry(5, 2, 2))
 	a.mustJoin()
 	_, err := f.conn.Join(f.ctx, old)
@@ -110,12 +110,12 @@ func staleJoin(f *fixture) {
 }
 
 func keptJoin(f *fixture) {
-	a, b := f.mature()
+	a, b := f.ready()
 	a.batch(entry(5, 0, 4))
 	reply := a.mustJoin() // claims nothing yet: counts stay
 	f.want("kept", reply.Kept, true)
-	f.want("young", reply.Recovering, false)
-	f.want("own of b beside the kept", b.batch(entry(5, 0, 5)).Counts[0].Granted, 1)
+	f.want("recovering", reply.Recovering, false)
+	f.want("granted to b beside the counts that were kept", b.batch(entry(5, 0, 5)).Counts[0].Granted, 1)
 	f.want("restated", a.batch(entry(5, 2, 2)).Counts[0].Granted, 2)
 }
 
@@ -131,16 +131,16 @@ func unansweredJoin(f *fixture) {
 }
 
 func otherHistory(f *fixture, turn func()) {
-	a, b := f.mature()
+	a, b := f.ready()
 	a.batch(entry(5, 0, 2))
 	epoch := a.last.Epoch
 	turn()
 	late := a.batchRequest(entry(5, 2, 3))
 	_, err := f.conn.Batch(f.ctx, late)
 	f.wantErr("batch in another history", err, store.ErrLost)
-	clear(a.own) // with the data that is gone
+	clear(a.own) // their data is gone
 	reply := b.mustJoin(entry(5, 1, 1))
-	f.want("young", reply.Recovering, true)
+	f.want("recovering", reply.Recovering, true)
 	f.want("kept", reply.Kept, false)
 	f.want("same epoch", reply.Epoch == epoch, false)
 	_, err = f.conn.Batch(f.ctx, late)
@@ -149,7 +149,7 @@ func otherHistory(f *fixture, turn func()) {
 }
 
 func mismatch(f *fixture) {
-	a, _ := f.mature()
+	a, _ := f.ready()
 	c := f.replica()
 	c.settings.TTL = 3 * time.Second
 	reply, err := c.join()
@@ -160,8 +160,8 @@ func mismatch(f *fixture) {
 	a.batch() // the others are not disturbed
 }
 
-// mustNotCreate: whoever has met others with other settings does not bear data that
-// may still be theirs.
+// mustNotCreate: a replica that has met replicas with other settings does not
+// create an epoch where theirs may come back.
 func mustNotCreate(f *fixture) {
 	a := f.replica()
 	a.mustNotCreate = true
@@ -169,12 +169,12 @@ func mustNotCreate(f *fixture) {
 	f.wantErr("Join", err, nil)
 	f.want("status without data", reply.Status, store.NoData)
 	f.want("birth", f.observe().Epoch, "")
-	f.mature()
+	f.ready()
 	f.want("status with data", a.mustJoin().Status, store.Joined)
 }
 
 func changeSettings(f *fixture) {
-	a, b := f.mature()
+	a, b := f.ready()
 	if _, err := a.expire(b); err != nil {
 		f.Fatalf("Expire: %v", err)
 	}
@@ -184,7 +184,7 @@ func changeSettings(f *fixture) {
 }
 
 func shrinkFirst(f *fixture) {
-	a, _ := f.mature()
+	a, _ := f.ready()
 	a.batch(keyedEntry("x", 5, 2, 2))
 	reply := a.batch(keyedEntry("y", 5, 2, 2), keyedEntry("x", 5, 2, 0))
 	f.want("y", reply.Counts[0], store.Count{Granted: 2, Total: 2, RuleTotal: 2})
@@ -192,7 +192,7 @@ func shrinkFirst(f *fixture) {
 }
 
 func keyed(f *fixture) {
-	a, b := f.mature()
+	a, b := f.ready()
 	reply := a.batch(keyedEntry("x", 2, 3, 4), keyedEntry("y", 2, 3, 2))
 	f.want("x", reply.Counts[0], store.Count{Granted: 2, Total: 2, RuleTotal: 3})
 	f.want("y", reply.Counts[1], store.Count{Granted: 1, Total: 1, RuleTotal: 3})
@@ -201,9 +201,9 @@ func keyed(f *fixture) {
 }
 
 func overDrains(f *fixture) {
-	a, b := f.mature()
+	a, b := f.ready()
 	a.batch(entry(5, 0, 5))
-	b.mustJoin(entry(5, 3, 3)) // b comes back with sessions that the store had given up
+	b.mustJoin(entry(5, 3, 3)) // b comes back with sessions that the store no longer counted
 	f.want("total above", f.observe("c1aaaa/s1").Totals["c1aaaa/s1"], 8)
 	f.want("a asks for more", a.batch(entry(5, 4, 6)).Counts[0], store.Count{Granted: 4, Total: 7})
 	f.want("b keeps its own", b.batch(entry(5, 3, 3)).Counts[0].Granted, 3)
@@ -218,43 +218,43 @@ func claimsAbove(f *fixture) {
 	a.settings, b.settings = strict, strict
 	a.mustJoin(entry(5, 4, 4))
 	f.want("strict claim", b.mustJoin(entry(5, 3, 3)).Counts[0].Granted, 1)
-	f.ripen(a)
+	f.endRecovery(a)
 	f.want("strict later", b.batch(entry(5, 3, 3)).Counts[0].Granted, 1)
 }
 
 func fairness(f *fixture) {
-	a, b := f.mature()
+	a, b := f.ready()
 	a.batch(entry(2, 0, 2))
 	f.want("b is refused", b.batch(entry(2, 0, 1)).Counts[0], store.Count{Total: 2})
 	f.want("a learns of it", a.batch(entry(2, 2, 2)).Counts[0].Contended, true)
-	// One session of a ends while another of a waits: the slot is b's.
+	// A session of a ends while another of a waits: the slot is for b.
 	f.want("a's waiter", a.batch(entry(2, 1, 2)).Counts[0], store.Count{Granted: 1, Total: 1})
 	f.want("b asks again", b.batch(entry(2, 0, 1)).Counts[0].Granted, 1)
 	f.want("a may hand over again", a.batch(entry(2, 1, 1)).Counts[0].Contended, false)
 }
 
 func fairnessOfRule(f *fixture) {
-	a, b := f.mature()
+	a, b := f.ready()
 	a.batch(keyedEntry("x", 2, 3, 2), keyedEntry("y", 2, 3, 1))
 	f.want("b is refused", b.batch(keyedEntry("z", 2, 3, 1)).Counts[0].Granted, 0)
-	reply := a.batch(keyedEntry("y", 2, 3, 2), keyedEntry("x", 2, 3, 1)) // all have ended, and others ask
+	reply := a.batch(keyedEntry("y", 2, 3, 2), keyedEntry("x", 2, 3, 1)) // all have ended, and other sessions ask
 	f.want("taken back of y", reply.Counts[0].Granted, 0)
 	f.want("taken back of x", reply.Counts[1].Granted, 0)
 	f.want("b gets its share", b.batch(keyedEntry("z", 2, 3, 2)).Counts[0].Granted, 2)
 }
 
 func twoNames(f *fixture) {
-	a, b := f.mature()
+	a, b := f.ready()
 	a.batch(entry(1, 0, 1))
 	b.batch(entry(1, 0, 1)) // refused, noted
-	a.batch(entry(1, 1, 2)) // refused too, must not wipe b's name
+	a.batch(entry(1, 1, 2)) // refused as well, which must not remove b's name
 	f.want("contended", a.batch(entry(1, 1, 1)).Counts[0].Contended, true)
 	a.batch(entry(1, 0, 1))
 	f.want("b gets the slot", b.batch(entry(1, 0, 1)).Counts[0].Granted, 1)
 }
 
-func reapToken(f *fixture) {
-	a, b := f.mature()
+func expireToken(f *fixture) {
+	a, b := f.ready()
 	b.batch(entry(5, 0, 2))
 	seen := *b
 	b.batch()
@@ -284,8 +284,8 @@ func (h *replica) many() {
 	}
 }
 
-func reapMany(f *fixture) {
-	a, b := f.mature()
+func expireMany(f *fixture) {
+	a, b := f.ready()
 	b.many()
 	reply, err := a.expire(b)
 	f.wantErr("first call", err, nil)
@@ -297,7 +297,7 @@ func reapMany(f *fixture) {
 }
 
 func expiring(f *fixture) {
-	a, b := f.mature()
+	a, b := f.ready()
 	b.many()
 	if reply, err := a.expire(b); reply != store.More || err != nil {
 		f.Fatalf("Expire: %v, %v", reply, err)
@@ -314,7 +314,7 @@ func expiring(f *fixture) {
 }
 
 func tombstone(f *fixture) {
-	a, b := f.mature()
+	a, b := f.ready()
 	late := b.joinRequest(entry(5, 2, 2))
 	late.Stream = b.last.Stream
 	if reply, err := a.expire(b); reply != store.Gone || err != nil {
@@ -330,7 +330,7 @@ func tombstone(f *fixture) {
 }
 
 func leave(f *fixture) {
-	a, b := f.mature()
+	a, b := f.ready()
 	a.batch(entry(5, 0, 2))
 	for _, h := range []*replica{a, b} {
 		if reply, err := h.expire(h); reply != store.Gone || err != nil {
@@ -343,11 +343,11 @@ func leave(f *fixture) {
 	c := f.replica()
 	reply := c.mustJoin()
 	f.want("birth after a clean stop", reply.Epoch, a.last.Epoch)
-	f.want("young after a clean stop", reply.Recovering, false)
+	f.want("recovering after a clean stop", reply.Recovering, false)
 }
 
 func numbers(f *fixture) {
-	a, b := f.mature()
+	a, b := f.ready()
 	f.want("first number", f.observe().Numbers, map[string]uint64{"c1aaaa": 1})
 	req := b.batchRequest()
 	req.Space = "c1bbbb"
@@ -372,13 +372,13 @@ func numbers(f *fixture) {
 	f.want("a space whose replica is gone", f.observe().Numbers, map[string]uint64{"c1bbbb": 2})
 }
 
-func otherBirth(f *fixture) {
-	a, b := f.mature()
+func otherEpoch(f *fixture) {
+	a, b := f.ready()
 	a.last.Epoch = "another"
 	_, err := f.conn.Batch(f.ctx, a.batchRequest())
 	f.wantErr("batch", err, store.ErrLost)
 	_, err = b.expire(a)
 	f.wantErr("expire", err, store.ErrLost)
 	_, err = f.conn.EndRecovery(f.ctx, store.EndRecovery{Replica: a.id, Token: a.last, Ready: true})
-	f.wantErr("mature", err, store.ErrLost)
+	f.wantErr("end recovery", err, store.ErrLost)
 }

@@ -2,7 +2,7 @@ package storetest
 
 import "usher/store"
 
-// loseAll drops all that two replicas have.
+// loseAll drops the data of a shard with these replicas.
 func loseAll(drop func(string), replicas ...*replica) {
 	drop("m")
 	drop("t")
@@ -49,27 +49,27 @@ func countsWithoutAMember(f *fixture, drop func(string)) {
 	f.want("kept", reply.Kept, false)
 }
 
-func copyOfAMature(f *fixture, drop func(string)) {
+func copyOfAnEndRecovery(f *fixture, drop func(string)) {
 	a := f.replica()
 	first := a.joinRequest()
 	reply, err := f.conn.Join(f.ctx, first)
 	f.wantErr("the first join", err, nil)
 	a.last = store.Token{Epoch: reply.Epoch, Stream: first.Stream}
 	a.batch()
-	mature := store.EndRecovery{Replica: a.id, Token: a.last, Ready: true}
-	_, err = f.conn.EndRecovery(f.ctx, mature)
-	f.wantErr("mature", err, nil)
+	end := store.EndRecovery{Replica: a.id, Token: a.last, Ready: true}
+	_, err = f.conn.EndRecovery(f.ctx, end)
+	f.wantErr("end recovery", err, nil)
 	loseAll(drop, a)
 	_, err = f.conn.Join(f.ctx, first)
 	f.wantErr("a copy of the join", err, nil)
-	_, err = f.conn.EndRecovery(f.ctx, mature)
-	f.wantErr("a copy of the mature", err, store.ErrLost)
-	f.want("young", f.observe().Recovering, true)
+	_, err = f.conn.EndRecovery(f.ctx, end)
+	f.wantErr("a copy of the EndRecovery", err, store.ErrLost)
+	f.want("recovering", f.observe().Recovering, true)
 }
 
-// A sender that has not come as far as it says, is not on the membership, or has
-// joined since: the data was lost, and born again by a copy of a join.
-func matureToken(f *fixture) {
+// A sender whose token the store has not seen, that is no member, or has joined
+// since: the data was lost, and a copy of a join created the epoch again.
+func endRecoveryToken(f *fixture) {
 	a, b := f.replica(), f.replica()
 	a.mustJoin()
 	b.mustJoin()
@@ -83,9 +83,9 @@ func matureToken(f *fixture) {
 	} {
 		m.Ready = true
 		_, err := f.conn.EndRecovery(f.ctx, m)
-		f.wantErr("mature", err, store.ErrLost)
+		f.wantErr("end recovery", err, store.ErrLost)
 	}
 	recovering, err := f.conn.EndRecovery(f.ctx, store.EndRecovery{Replica: a.id, Token: joined, Ready: true})
-	f.wantErr("mature by an earlier token", err, nil)
-	f.want("young", recovering, false)
+	f.wantErr("end recovery by an earlier token", err, nil)
+	f.want("recovering", recovering, false)
 }

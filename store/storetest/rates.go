@@ -10,14 +10,14 @@ import (
 // perHour is n in a window that does not end while a test runs.
 func perHour(n int64) limit.Rate { return limit.Rate{N: n, Per: time.Hour} }
 
-// rated speaks of a counter without keys that has a rate.
+// rated states a counter without keys that has a rate.
 func rated(n, most, live, need int64) store.Entry {
 	e := entry(most, live, need)
 	e.Rate = perHour(n)
 	return e
 }
 
-// ratedKey speaks of a key that has a rate under its rule's.
+// ratedKey states a key that has a rate below that of its rule.
 func ratedKey(key string, n, ruleN, need int64) store.Entry {
 	e := keyedEntry(key, limit.None, limit.None, need)
 	e.Rate, e.RuleRate = perHour(n), perHour(ruleN)
@@ -25,7 +25,7 @@ func ratedKey(key string, n, ruleN, need int64) store.Entry {
 }
 
 func rateOfAll(f *fixture) {
-	a, b := f.mature()
+	a, b := f.ready()
 	f.want("a", a.batch(rated(3, 9, 0, 2)).Counts[0], store.Count{Granted: 2, Total: 2, Admitted: 2})
 	f.want("b", b.batch(rated(3, 9, 0, 4)).Counts[0], store.Count{Granted: 1, Total: 3, Admitted: 1, Throttled: true})
 	f.want("b again", b.batch(rated(3, 9, 1, 2)).Counts[0], store.Count{Granted: 1, Total: 3, Throttled: true})
@@ -34,7 +34,7 @@ func rateOfAll(f *fixture) {
 }
 
 func rateRefusals(f *fixture) {
-	a, b := f.mature()
+	a, b := f.ready()
 	a.batch(rated(3, 1, 0, 1))
 	for range 4 {
 		f.want("full", b.batch(rated(3, 1, 0, 1)).Counts[0].Admitted, 0)
@@ -44,7 +44,7 @@ func rateRefusals(f *fixture) {
 }
 
 func rateBoth(f *fixture) {
-	a, b := f.mature()
+	a, b := f.ready()
 	reply := a.batch(ratedKey("x", 1, 4, 3), ratedKey("y", 2, 4, 1))
 	f.want("x: its own", reply.Counts[0], store.Count{Admitted: 1, Throttled: true})
 	f.want("y", reply.Counts[1], store.Count{Admitted: 1})
@@ -55,7 +55,7 @@ func rateBoth(f *fixture) {
 }
 
 func rateDuplicate(f *fixture) {
-	a, b := f.mature()
+	a, b := f.ready()
 	e, alone := rated(5, 9, 0, 2), ratedKey("x", 3, 3, 2)
 	alone.Counter = "c1aaaa/s2/x"
 	plain := ratedKey("y", 0, 0, 0) // of the same rule, with nobody waiting
@@ -70,7 +70,7 @@ func rateDuplicate(f *fixture) {
 }
 
 func rateNothingInHand(f *fixture) {
-	a, b := f.mature()
+	a, b := f.ready()
 	a.batch(rated(9, 4, 0, 4))
 	f.want("three ended, one waits", a.batch(rated(9, 4, 1, 2)).Counts[0], store.Count{Granted: 2, Total: 2, Admitted: 1})
 	f.want("b", b.batch(rated(6, 4, 0, 2)).Counts[0], store.Count{Granted: 1, Total: 3, Admitted: 1, Throttled: true})
@@ -80,15 +80,15 @@ func rateNothingInHand(f *fixture) {
 func rateAlone(f *fixture) {
 	a := f.replica()
 	a.mustJoin()
-	f.want("young, with a maximum", a.batch(rated(3, 9, 0, 2)).Counts[0], store.Count{})
-	f.want("young, without", a.batch(rated(3, limit.None, 0, 2)).Counts[0], store.Count{Admitted: 2})
+	f.want("recovering, with a maximum", a.batch(rated(3, 9, 0, 2)).Counts[0], store.Count{})
+	f.want("recovering, without", a.batch(rated(3, limit.None, 0, 2)).Counts[0], store.Count{Admitted: 2})
 	f.want("again", a.batch(rated(3, limit.None, 0, 2)).Counts[0], store.Count{Admitted: 1, Throttled: true})
-	f.ripen(a)
-	f.want("mature", a.batch(rated(4, limit.None, 0, 2)).Counts[0], store.Count{Admitted: 1, Throttled: true})
+	f.endRecovery(a)
+	f.want("ready", a.batch(rated(4, limit.None, 0, 2)).Counts[0], store.Count{Admitted: 1, Throttled: true})
 }
 
 func rateClaims(f *fixture) {
-	a, _ := f.mature()
+	a, _ := f.ready()
 	req := a.batchRequest(rated(3, 9, 1, 3))
 	req.More = true
 	f.want("claims", a.send(req).Counts[0], store.Count{Granted: 1, Total: 1})
@@ -100,7 +100,7 @@ func rateClaims(f *fixture) {
 }
 
 func rateWindowEnds(f *fixture) {
-	a, _ := f.mature()
+	a, _ := f.ready()
 	e := rated(2, limit.None, 0, 5)
 	e.Rate.Per = 50 * time.Millisecond
 	f.want("first window", a.batch(e).Counts[0].Admitted, 2)

@@ -1,5 +1,6 @@
-// Package storetest holds every store to the contract of package store, one
-// subtest a clause. Both stores run it, and neither has clauses of its own.
+// Package storetest tests a store against every clause of the contract of package
+// store, one subtest for each. Both stores run it, and neither has clauses of its
+// own. Model is a store for tests of what is built on the contract.
 package storetest
 
 import (
@@ -21,43 +22,43 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		name string
 		test func(*fixture)
 	}{
-		{"a first join bears recovering data", firstJoin},
+		{"a first join creates an epoch, which is recovering", firstJoin},
 		{"a recovering store admits nothing new", recoveringAdmitsNothing},
 		{"a recovering store takes claims", recoveringTakesClaims},
-		{"data matures when ripe and nobody is claiming", maturing},
-		{"growth stops at the maximum, whoever asks", growthStops},
+		{"a recovery ends when it may and no replica is claiming", endingRecovery},
+		{"growth stops at the maximum, whichever replica asks", growthStops},
 		{"a maximum of 0 admits nobody", maximumZero},
 		{"a byte-identical resend changes nothing", resend},
 		{"a late copy is refused", lateCopy},
 		{"an old stream is refused after a join", oldStream},
-		{"a join that was overtaken is stale", staleJoin},
+		{"a join after a newer one is stale", staleJoin},
 		{"a join with a known token keeps the counts", keptJoin},
 		{"a join that was never answered is not counted twice", unansweredJoin},
-		{"living replicas refuse other settings", mismatch},
-		{"a mustNotCreate join bears no data", mustNotCreate},
+		{"live replicas keep replicas with other settings out", mismatch},
+		{"a join that must not create an epoch creates none", mustNotCreate},
 		{"a sole replica may change the settings", changeSettings},
-		{"what shrinks goes before what grows", shrinkFirst},
+		{"everything that shrinks goes before everything that grows", shrinkFirst},
 		{"a rule is the sum of its keys, both limits or neither", keyed},
 		{"above the maximum a replica shrinks to its live sessions", overDrains},
 		{"strict cuts claims above the maximum, keep does not", claimsAbove},
-		{"what is freed goes to who was refused", fairness},
-		{"so is what is freed of several keys at once, of their rule", fairnessOfRule},
-		{"two names are remembered", twoNames},
-		{"a expire names exactly one token", reapToken},
-		{"a expire gives everything back, 500 counters a call", reapMany},
-		{"a expiring replica's batches are refused and it finishes its own expire", expiring},
+		{"a freed slot goes to the replica that was refused", fairness},
+		{"slots of several keys that are freed at once go to the replica that their rule refused", fairnessOfRule},
+		{"the names of two refused replicas are remembered", twoNames},
+		{"an expire names exactly one token", expireToken},
+		{"an expire gives everything back, 500 counters a call", expireMany},
+		{"an expiring replica is refused, and gives back the rest itself", expiring},
 		{"a tombstone refuses a late join until it is dropped", tombstone},
 		{"a replica that leaves keeps the epoch", leave},
 		{"a space has a number while a replica is on it", numbers},
-		{"requests about another epoch are refused", otherBirth},
-		{"data matures for who has come as far as it says", matureToken},
+		{"requests about another epoch are refused", otherEpoch},
+		{"a recovery ends for a sender whose token the store has seen", endRecoveryToken},
 		{"a rate is one over all replicas", rateOfAll},
 		{"a refusal uses up nothing of a rate", rateRefusals},
 		{"rates of a key and of its rule, both or neither", rateBoth},
 		{"a duplicate admits what it did first, and uses up nothing more", rateDuplicate},
-		{"with a rate, what ended is given back, and begins nothing", rateNothingInHand},
-		{"a rate alone counts no sessions, and is there while data is recovering", rateAlone},
-		{"claims begin nothing", rateClaims},
+		{"with a rate, a slot that is given back begins no session", rateNothingInHand},
+		{"a rate alone counts no sessions, and admits during a recovery", rateAlone},
+		{"claims begin no session", rateClaims},
 		{"a window ends", rateWindowEnds},
 	}
 	for _, c := range clauses {
@@ -65,22 +66,22 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 	}
 }
 
-// RunHistory runs the clause that data of another history is not built on.
-// turn begins another one in the store, whose data stays as it is.
+// RunHistory runs the clause that nothing is built on data of another history.
+// turn begins another history in the store, whose data stays as it is.
 func RunHistory(t *testing.T, s store.Store, turn func()) {
 	t.Helper()
 	otherHistory(newFixture(t, s), turn)
 }
 
-// RunLosses runs the clauses about data of which parts are lost, as a server
-// may evict them. open returns an empty store, and what drops one of its keys:
-// m, t, or r of a replica (r:<replica>).
+// RunLosses runs the clauses about data of which parts are lost, because a server
+// may evict keys one by one. open returns an empty store and a function that
+// drops one of its keys: m, t, or r of a replica (r:<replica>).
 func RunLosses(t *testing.T, open func(t *testing.T) (s store.Store, drop func(key string))) {
 	t.Helper()
 	for name, test := range map[string]func(*fixture, func(string)){
-		"a copy of the join that bore the data, of which a part is lost, is stale": copyOfTheFirstJoin,
-		"who has counts in the data and is not on its membership bears it anew":    countsWithoutAMember,
-		"a copy of a mature does not end the youth of data that is born again":     copyOfAMature,
+		"a copy of the join that created the epoch, of which a part is lost, is stale":         copyOfTheFirstJoin,
+		"a replica that has counts and is no member creates a new epoch":                       countsWithoutAMember,
+		"a copy of an EndRecovery does not end the recovery of an epoch that is created again": copyOfAnEndRecovery,
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, drop := open(t)
@@ -103,7 +104,7 @@ func newFixture(t *testing.T, s store.Store) *fixture {
 	return &fixture{T: t, conn: conn, ctx: t.Context(), seen: map[string]bool{}}
 }
 
-// fixture drives one shard in the place of several replicas.
+// fixture drives one shard in place of several replicas.
 type fixture struct {
 	*testing.T
 	ctx  context.Context
@@ -138,16 +139,16 @@ func (f *fixture) replica() *replica {
 	return h
 }
 
-// mature returns two replicas on mature, empty data.
-func (f *fixture) mature() (*replica, *replica) {
+// ready returns two replicas on a ready, empty store.
+func (f *fixture) ready() (*replica, *replica) {
 	a, b := f.replica(), f.replica()
 	a.mustJoin()
 	b.mustJoin()
-	f.ripen(a)
+	f.endRecovery(a)
 	return a, b
 }
 
-func (f *fixture) ripen(h *replica) {
+func (f *fixture) endRecovery(h *replica) {
 	f.Helper()
 	recovering, err := f.conn.EndRecovery(f.ctx, store.EndRecovery{Replica: h.id, Token: h.last, Ready: true})
 	if err != nil || recovering {
@@ -228,7 +229,7 @@ func (f *fixture) observe(counters ...string) store.Membership {
 	return r
 }
 
-// checkSums holds the totals to the sum over the replicas: invariant T.
+// checkSums compares the totals with the sums over the replicas: invariant T.
 func (f *fixture) checkSums() {
 	f.Helper()
 	want := map[string]int64{}
@@ -257,7 +258,7 @@ func (f *fixture) checkSums() {
 	}
 }
 
-// entry speaks of a counter without keys.
+// entry states a counter without keys.
 func entry(most, live, need int64) store.Entry {
 	return store.Entry{Counter: "c1aaaa/s1", Max: most, RuleMax: limit.None, Live: live, Need: need}
 }

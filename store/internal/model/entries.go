@@ -34,7 +34,7 @@ func levelsOf(e store.Entry) []level {
 // everything that grows, and answers them.
 func (s *shard) apply(replica string, entries []store.Entry, how terms) []store.Count {
 	held := map[string]int64{} // freed by this batch, and kept for the next replica that asks
-	var admitted []int64
+	var admitted []int64       //mutate:one-pass
 	for _, e := range entries {
 		s.shrink(replica, e, held)
 	}
@@ -69,7 +69,7 @@ func (s *shard) shrink(replica string, e store.Entry, held map[string]int64) {
 	}
 	for _, l := range levels {
 		if wanted(l) {
-			held[l.name] += freed
+			held[l.name] += freed //mutate:what-is-freed-is-not-held
 			s.t.dropNotes(l.name, func(h string) bool { return h != replica })
 		}
 	}
@@ -91,17 +91,17 @@ func (s *shard) grow(replica string, e store.Entry, held map[string]int64, how t
 			free = min(free, l.max-s.t.count[l.name]-held[l.name])
 		}
 	}
-	if s.m.recovering || how.more {
+	if s.m.recovering || how.more { //mutate:a-recovering-store-grows
 		free = min(free, 0)
 	}
 	floor := e.Live
 	if how.strict {
-		floor = min(e.Live, granted+max(0, room))
+		floor = min(e.Live, granted+max(0, room)) //mutate:strict-claims-above-the-maximum
 	}
-	to := min(e.Need, max(floor, granted+free), e.Live+tokens)
+	to := min(e.Need, max(floor, granted+free), e.Live+tokens) //mutate:slots-in-hand-begin-sessions-of-a-throttled-counter
 	s.set(replica, e.Counter, to)
 	admitted := max(0, to-e.Live)
-	s.begin(levels, admitted, how)
+	s.begin(levels, admitted, how) //mutate:a-refusal-uses-up-the-rate
 	if s.m.recovering || how.more {
 		return admitted
 	}
@@ -110,7 +110,7 @@ func (s *shard) grow(replica string, e store.Entry, held map[string]int64, how t
 		case to == e.Need:
 			s.t.dropNotes(l.name, func(h string) bool { return h == replica })
 		case l.max != limit.None && s.t.count[l.name] >= max(l.max, 1): // at a maximum of 0 nobody ever frees a slot
-			s.t.note(l.name, replica)
+			s.t.note(l.name, replica) //mutate:no-note
 		}
 	}
 	return admitted
@@ -132,7 +132,7 @@ func (s *shard) tokens(e store.Entry, levels []level, how terms) int64 {
 
 // begin uses up n places in the windows of both levels.
 func (s *shard) begin(levels []level, n int64, how terms) {
-	for _, l := range levels {
+	for _, l := range levels { //mutate:the-rate-of-the-rule-is-not-used-up
 		if l.rate.N > 0 && n > 0 {
 			s.w.Use(how.now, l.name, l.rate.Per, n)
 		}
@@ -198,7 +198,7 @@ func (s *shard) set(replica, counter string, to int64) {
 // add moves the totals of a counter and of its rule. At 0 the notes go with
 // the total.
 func (t *totals) add(counter string, n int64) {
-	for _, name := range []string{counter, store.RuleOf(counter)} {
+	for _, name := range []string{counter, store.RuleOf(counter)} { //mutate:the-total-of-the-rule-is-not-moved
 		if name == "" {
 			continue
 		}
@@ -219,7 +219,7 @@ func (t *totals) note(name, replica string) {
 	names := []string{replica}
 	for _, h := range t.notes[name] {
 		if h != replica {
-			names = append(names, h)
+			names = append(names, h) //mutate:a-note-of-one-name
 			break
 		}
 	}

@@ -48,13 +48,15 @@ type ledger struct {
 
 func (s *shard) join(j store.Join) (store.JoinReply, error) {
 	r := s.r[j.Replica]
-	if s.m != nil && s.m.tombstones[j.Replica] >= j.Stream || r != nil && r.token.Stream >= j.Stream {
+	if s.m != nil && s.m.tombstones[j.Replica] >= j.Stream || //mutate:a-late-join-is-accepted //mutate:no-tombstone
+		r != nil && r.token.Stream >= j.Stream {
 		return store.JoinReply{}, store.ErrStale
 	}
-	if s.m != nil && s.m.epoch == j.Candidate || s.t != nil && s.t.epoch == j.Candidate {
-		return store.JoinReply{}, store.ErrStale // a copy of the join that created this epoch, of which a part is lost
+	// A copy of the join that created this epoch, of which a part is lost?
+	if s.isOf(j.Candidate) { //mutate:a-copy-of-the-join-that-created-an-epoch-creates-it-again
+		return store.JoinReply{}, store.ErrStale
 	}
-	if s.m != nil && s.m.settings != j.Settings && s.m.hasOther(j.Replica) {
+	if s.hasConflict(j) { //mutate:no-settings-check
 		return store.JoinReply{Status: store.Mismatch, Settings: s.m.settings}, nil
 	}
 	switch needed := s.needsNewEpoch(j); {
@@ -80,11 +82,13 @@ func (s *shard) join(j store.Join) (store.JoinReply, error) {
 
 // needsNewEpoch reports whether the joining replica cannot build on the data.
 func (s *shard) needsNewEpoch(j store.Join) bool {
-	if s.m == nil || s.t == nil || s.t.epoch != s.m.epoch || s.m.history != s.history {
+	if s.m == nil || s.t == nil || s.t.epoch != s.m.epoch ||
+		s.m.history != s.history { //mutate:a-join-builds-on-data-of-another-history
 		return true
 	}
 	r, me := s.r[j.Replica], s.m.members[j.Replica]
-	if me != nil && (r == nil || r.token != me.Token) || me == nil && r != nil && r.token.Epoch == s.m.epoch {
+	if me != nil && (r == nil || r.token != me.Token) ||
+		me == nil && r != nil && r.token.Epoch == s.m.epoch { //mutate:counts-without-a-member-are-kept
 		return true
 	}
 	// The data went back: it shows an earlier state than the replica was told of.
@@ -99,8 +103,9 @@ func older(a, b store.Token) bool {
 func (s *shard) create(j store.Join) {
 	s.t = &totals{epoch: j.Candidate, count: map[string]int64{}, notes: map[string][]string{}}
 	s.m = &membership{
-		epoch: j.Candidate, history: s.history, recovering: true, settings: j.Settings,
-		members: map[string]*store.Member{}, tombstones: map[string]uint64{}, numbers: map[string]uint64{},
+		epoch: j.Candidate, history: s.history, settings: j.Settings,
+		recovering: true, //mutate:no-recovery
+		members:    map[string]*store.Member{}, tombstones: map[string]uint64{}, numbers: map[string]uint64{},
 	}
 }
 
@@ -110,13 +115,13 @@ func (s *shard) create(j store.Join) {
 func (s *shard) openLedger(j store.Join) (kept bool) {
 	r := s.r[j.Replica]
 	if r != nil && r.token.Epoch == s.m.epoch {
-		if j.Last.Epoch == s.m.epoch {
+		if j.Last.Epoch == s.m.epoch { //mutate:counts-cleared-at-a-join
 			return true
 		}
 		// An earlier join of this replica that was never answered: it counted at
 		// most MaxEntries counters.
 		for c, n := range r.granted {
-			s.t.add(c, -n)
+			s.t.add(c, -n) //mutate:an-unanswered-join-counts-twice
 		}
 	}
 	s.r[j.Replica] = &ledger{granted: map[string]int64{}}
@@ -135,19 +140,21 @@ func (s *shard) setMember(replica string, t store.Token, more bool, space string
 
 func (s *shard) batch(now time.Duration, b store.Batch) (store.BatchReply, error) {
 	r := s.r[b.Replica]
-	if s.m == nil || s.t == nil || s.m.epoch != b.New.Epoch || s.t.epoch != b.New.Epoch || r == nil {
+	if s.m == nil || s.t == nil || s.m.epoch != b.New.Epoch || s.t.epoch != b.New.Epoch || r == nil { //mutate:an-epoch-in-m-only
 		return store.BatchReply{}, store.ErrLost
 	}
-	if s.m.history != s.history {
+	if s.m.history != s.history { //mutate:a-batch-builds-on-data-of-another-history
 		return store.BatchReply{}, store.ErrLost // what other replicas did since then may be missing
 	}
 	me := s.m.members[b.Replica]
-	if me == nil || me.State == store.MemberExpiring || r.token != b.Prev && r.token != b.New {
+	if me == nil || me.State == store.MemberExpiring ||
+		r.token != b.Prev && r.token != b.New { //mutate:no-token-check
 		return store.BatchReply{}, store.ErrLost
 	}
-	if r.token == b.New {
+	if r.token == b.New { //mutate:duplicates-take-effect
 		counts := s.answer(b.Replica, b.Entries)
-		s.answerRates(now, b.Entries, r.admitted, counts) // the first answer again: a copy must not use up more
+		// What the first copy admitted: this one must not use up more.
+		s.answerRates(now, b.Entries, r.admitted, counts) //mutate:a-duplicate-is-answered-anew
 		return store.BatchReply{Recovering: s.m.recovering, Number: s.m.numbers[b.Space], Counts: counts}, nil
 	}
 	space := me.Space
@@ -169,7 +176,7 @@ func (s *shard) expire(q store.Expire) (store.ExpireReply, error) {
 	if target == nil {
 		return store.Gone, nil
 	}
-	if target.Token != q.Token {
+	if target.Token != q.Token { //mutate:an-expire-of-any-token
 		return store.Alive, nil
 	}
 	r := s.r[q.Target]
@@ -179,7 +186,7 @@ func (s *shard) expire(q store.Expire) (store.ExpireReply, error) {
 	}
 	for i, c := range slices.Sorted(maps.Keys(r.granted)) {
 		if i == q.Max {
-			target.State = store.MemberExpiring
+			target.State = store.MemberExpiring //mutate:no-expiring-mark
 			return store.More, nil
 		}
 		s.t.add(c, -r.granted[c])
@@ -196,7 +203,9 @@ func (s *shard) endRecovery(q store.EndRecovery) (recovering bool, err error) {
 	if s.m == nil || s.m.epoch != q.Token.Epoch {
 		return false, store.ErrLost
 	}
-	if me := s.m.members[q.Replica]; me == nil || !me.Token.Reaches(q.Token) {
+	me := s.m.members[q.Replica]
+	if me == nil ||
+		!me.Token.Reaches(q.Token) { //mutate:whoever-ended-the-recovery-before-ends-it-again
 		return false, store.ErrLost
 	}
 	for _, h := range q.Gone {
@@ -204,7 +213,7 @@ func (s *shard) endRecovery(q store.EndRecovery) (recovering bool, err error) {
 	}
 	claiming := false
 	for _, m := range s.m.members {
-		claiming = claiming || m.State == store.MemberClaiming
+		claiming = claiming || m.State == store.MemberClaiming //mutate:a-recovery-ends-while-a-replica-claims
 	}
 	if q.Ready && !claiming {
 		s.m.recovering = false
@@ -231,9 +240,18 @@ func (s *shard) observe(counters []string) store.Membership {
 	return out
 }
 
-func (m *membership) hasOther(replica string) bool {
-	for h := range m.members {
-		if h != replica {
+// isOf reports whether any part of the data is of that epoch.
+func (s *shard) isOf(epoch string) bool {
+	return s.m != nil && s.m.epoch == epoch || s.t != nil && s.t.epoch == epoch
+}
+
+// hasConflict reports whether another replica is a member with other settings.
+func (s *shard) hasConflict(j store.Join) bool {
+	if s.m == nil || s.m.settings == j.Settings {
+		return false
+	}
+	for h := range s.m.members {
+		if h != j.Replica {
 			return true
 		}
 	}

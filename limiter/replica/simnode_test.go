@@ -1,8 +1,7 @@
-package limiter
+package replica
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"usher/store"
@@ -11,7 +10,7 @@ import (
 // node is a replica.
 type node struct {
 	w        *world
-	h        *replica
+	m        *Machine
 	ttl      time.Duration
 	rate     float64 // of its clock
 	offset   time.Duration
@@ -23,37 +22,41 @@ type node struct {
 	stopping bool
 	sessions []*simSession
 	waiting  []*simWaiter
-	restsTo  time.Duration // the driver sleeps until then, by the node's clock; 0: it does not sleep
-	rest     int           // number of that sleep
+	sleepsTo time.Duration // the driver sleeps until then, by the node's clock; 0: it does not sleep
+	sleep    int           // number of that sleep
 	every    time.Duration // between clients, twice the mean
 	asked    int
 	admitted int
 }
 
 type simSession struct {
-	slot    *slot
+	slot    *Slot
 	limit   int  // index in simLimits
-	excused bool // its replica was cut off at some time: keep lets it live
+	excused bool // its replica was cut off at some time: in keep mode it may live on
 	// After a blackout: when others may have witnessed that its replica is silent.
 	witnessed time.Duration
 }
 
 type simWaiter struct {
-	w     *waiter
-	limit int
+	w        *Waiter
+	limit    int
+	answered bool
+	slot     *Slot
+	err      error
 }
 
 func (w *world) newNode() *node {
-	s := store.Settings{Protocol: protocol, TTL: simTTL, Strict: w.strict, Shards: 1}
+	s := store.Settings{Protocol: 1, TTL: simTTL, Strict: w.strict, Shards: 1}
 	if w.mix.settings && !w.calm && w.chance(0.5) {
 		s.TTL *= 2
 	}
 	n := &node{w: w, ttl: s.TTL, rate: 0.975 + w.random.Float64()*0.05, every: simTTL / 8}
 	n.offset = -w.now
-	n.h = newReplica(w.name("h"), s, true, func() string { return w.name("b") })
-	n.h.space = "c1aaaa"
-	n.h.chunk, n.h.expireMax = 1+w.random.IntN(2), 1
-	w.after(w.upTo(simTTL/10), n.rouse)
+	n.m = New(w.name("h"), s, true, func() string { return w.name("b") })
+	n.m.SetSpace("c1aaaa", nil)
+	n.m.chunk, n.m.expireMax = 1+w.random.IntN(2), 1
+	n.does("starts with TTL", n.ttl)
+	w.after(w.upTo(simTTL/10), n.wake)
 	w.after(w.upTo(simTTL), n.arrive)
 	return n
 }
@@ -63,60 +66,62 @@ func (n *node) clock() time.Duration {
 	return time.Duration(float64(n.w.now+n.offset)*n.rate) + 1
 }
 
-// rouse is the goroutine of the node's shard: it sends what is due, and then
-// sleeps for as long as the replica says. What the replica forgets to be woken
-// for is not done.
-func (n *node) rouse() {
+// wake is the goroutine of the node's shard: it sends what is due, and then
+// sleeps for as long as the machine says. If the machine forgets to have it
+// woken for something, that is not done.
+func (n *node) wake() {
 	if n.dead || n.w.now < n.paused {
 		return
 	}
-	n.rest++
-	n.restsTo = 0
+	n.sleep++
+	n.sleepsTo = 0
 	n.settleSessions()
-	r := n.h.next(n.clock())
+	r := n.m.Next(n.clock())
 	n.settleSessions()
 	if r != nil {
 		n.send(r, false)
 		return
 	}
-	if n.dead = n.h.phase == left; n.dead {
+	if n.dead = n.m.Left(); n.dead {
+		n.does("has left", nil)
 		return
 	}
-	n.restsTo = n.h.restUntil(n.clock())
-	pause, rest := n.restsTo-n.clock(), n.rest
+	n.sleepsTo = n.m.SleepUntil(n.clock())
+	pause, sleep := n.sleepsTo-n.clock(), n.sleep
 	if pause <= 0 {
-		n.w.fail("%s in phase %d is never at rest", n.h.id, n.h.phase)
+		n.w.fail("W", "%s is %v and never sleeps", n.m.id, n.m.phase)
 	}
 	n.w.after(time.Duration(float64(pause)/n.rate)+1, func() {
-		if n.rest == rest {
-			n.rouse()
+		if n.sleep == sleep {
+			n.wake()
 		}
 	})
 }
 
-// rouseIfDue is what everybody else does who changed something.
-func (n *node) rouseIfDue() {
-	if n.h.rouses(n.restsTo) {
-		n.rouse()
+// wakeIfDue is what everybody else does who changed something.
+func (n *node) wakeIfDue() {
+	if n.m.NeedsWake(n.sleepsTo) {
+		n.wake()
 	}
 }
 
 // call is what a client does that waits for an answer: it sends the batch if
 // that is next, and leaves everything else to the goroutine.
 func (n *node) call() {
-	if now := n.clock(); n.h.batchNext(now) {
-		if r := n.h.next(now); r != nil {
+	if now := n.clock(); n.m.BatchNext(now) {
+		if r := n.m.Next(now); r != nil {
 			n.send(r, true)
 			return
 		}
 	}
-	n.rouseIfDue()
+	n.wakeIfDue()
 }
 
 // send gives a request to the network; called says that a client sent it.
-func (n *node) send(r *request, called bool) {
+func (n *node) send(r *Request, called bool) {
 	w, conn, answered := n.w, n.conn, false
-	answer := func(o outcome) {
+	w.note(traced{who: n.m.id, phase: n.m.phase, what: "sends", request: r})
+	answer := func(o *Outcome) {
 		if answered || n.dead {
 			return
 		}
@@ -131,15 +136,15 @@ func (n *node) send(r *request, called bool) {
 	w.after(timeout, func() {
 		if !answered {
 			n.conn++
-			answer(outcome{err: errors.New("timeout")})
+			answer(&Outcome{Err: errTimeout})
 		}
 	})
-	if r.op == opDial {
+	if r.Op == Dial {
 		w.after(w.upTo(w.latency), func() {
 			if n.w.now >= n.cut {
 				n.conn++
 				n.severed = false
-				answer(outcome{})
+				answer(&Outcome{})
 			}
 		})
 		return
@@ -149,6 +154,7 @@ func (n *node) send(r *request, called bool) {
 			return
 		}
 		o := w.execute(n, r)
+		w.note(traced{who: "store", what: "answers " + n.m.id, request: r, outcome: o})
 		if reply && conn == n.conn && !n.severed && (w.calm || !w.chance(w.mix.lose/2)) {
 			w.after(w.upTo(w.latency), func() {
 				if n.w.now >= n.cut {
@@ -158,11 +164,14 @@ func (n *node) send(r *request, called bool) {
 		}
 	}
 	if !w.calm && w.chance(w.mix.double) {
+		w.happens("a copy of the request will come late", nil)
 		w.after(w.upTo(3*simTTL), func() { deliver(false) })
 	}
 	switch {
 	case !w.calm && w.chance(w.mix.lose/2):
+		w.happens("the request is lost", nil)
 	case !w.calm && w.chance(w.mix.late):
+		w.happens("the request will come late", nil)
 		w.after(w.upTo(3*simTTL), func() { deliver(false) })
 	default:
 		// A restart between sending and arrival breaks the connection.
@@ -174,54 +183,56 @@ func (n *node) send(r *request, called bool) {
 	}
 }
 
-func (n *node) handle(r *request, o outcome, called bool) {
+func (n *node) handle(r *Request, o *Outcome, called bool) {
 	if n.dead {
 		return
 	}
 	n.settleSessions()
-	wasLive := n.h.phase == live || n.h.phase == reclaiming
-	n.h.handle(n.clock(), r, o)
+	wasJoined := n.m.joined()
+	n.m.Handle(n.clock(), r, *o)
+	n.w.note(traced{who: n.m.id, phase: n.m.phase, what: "handles", request: r, outcome: o})
 	n.checkRefusals(o)
 	n.settleSessions()
-	if wasLive && n.h.phase == detached {
-		n.w.fences++
+	if wasJoined && n.m.phase == detached {
+		n.w.lapses++
 	}
-	n.checkOwn()
+	n.checkGranted()
 	n.checkLeft(r, o)
 	if called {
-		n.rouseIfDue()
+		n.wakeIfDue()
 	} else {
-		n.rouse()
+		n.wake()
 	}
 }
 
 // execute is the store.
-func (w *world) execute(n *node, r *request) (o outcome) {
+func (w *world) execute(n *node, r *Request) *Outcome {
 	ctx := context.Background()
 	c, _ := w.data.Dial(ctx, 0)
-	switch r.op {
-	case opJoin:
-		o.join, o.err = c.Join(ctx, r.join)
-	case opBatch:
-		before, had := w.data.Ledger(n.h.id)
+	o := &Outcome{}
+	switch r.Op {
+	case Join:
+		o.Join, o.Err = c.Join(ctx, r.Join)
+	case Batch:
+		before, had := w.data.Ledger(n.m.id)
 		totals := w.totals()
-		o.batch, o.err = c.Batch(ctx, r.batch)
-		if o.err == nil && before != r.batch.New {
-			if w.applied[appliedToken{n.h.id, r.batch.New}] {
-				w.fail("S: batch %s of %s took effect twice", r.batch.New, n.h.id)
+		o.Batch, o.Err = c.Batch(ctx, r.Batch)
+		if o.Err == nil && before != r.Batch.New {
+			if w.applied[appliedToken{n.m.id, r.Batch.New}] {
+				w.fail("S", "batch %s of %s took effect twice", r.Batch.New, n.m.id)
 			}
-			w.applied[appliedToken{n.h.id, r.batch.New}] = true
-			w.checkYoung(r, o, had)
-			w.checkShares(r.batch, o.batch, had, totals)
-			w.countRates(r.batch, o.batch)
+			w.applied[appliedToken{n.m.id, r.Batch.New}] = true
+			w.checkRecovering(r, o, had)
+			w.checkShares(r.Batch, o.Batch, had, totals)
+			w.countRates(r.Batch, o.Batch)
 		}
 		w.checkWindows()
-	case opObserve:
-		o.membership, o.err = c.Observe(ctx, r.watch)
-	case opExpire:
-		o.expire, o.err = c.Expire(ctx, r.expire)
-	case opEndRecovery:
-		o.recovering, o.err = c.EndRecovery(ctx, r.mature)
+	case Observe:
+		o.Members, o.Err = c.Observe(ctx, r.Watch)
+	case Expire:
+		o.Expire, o.Err = c.Expire(ctx, r.Expire)
+	case EndRecovery:
+		o.Recovering, o.Err = c.EndRecovery(ctx, r.EndRecovery)
 	}
 	w.checkSums()
 	return o

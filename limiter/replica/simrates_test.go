@@ -1,4 +1,4 @@
-package limiter
+package replica
 
 import (
 	"maps"
@@ -10,9 +10,9 @@ import (
 	"usher/store/limit"
 )
 
-// ratesTruth is what rates are held to: H. A session begins only if a batch,
-// when it took effect, used up a place in a window for it, and no window has
-// more places than the rate says; whatever is lost or doubled.
+// ratesTruth is the truth about rates: H. A session begins only if a batch used up
+// a place in a window for it when it took effect, and no window has more places
+// than the rate says, whatever is lost or doubled.
 type ratesTruth struct {
 	counted map[string]int64 // places used up, by counter
 	begun   map[string]int64 // sessions that began, by counter
@@ -33,7 +33,7 @@ func (r *ratesTruth) save()   { r.saved = maps.Clone(r.windows) }
 func (r *ratesTruth) forget() { clear(r.windows) }
 func (r *ratesTruth) goBack() { r.windows = maps.Clone(r.saved) }
 
-// countRates takes the answer to a batch that took effect just now.
+// countRates takes the answer to a batch that has just taken effect.
 func (w *world) countRates(b store.Batch, reply store.BatchReply) {
 	for i, e := range b.Entries {
 		if n := reply.Counts[i].Admitted; n > 0 {
@@ -55,11 +55,11 @@ func (w *world) useWindow(name string, rate limit.Rate, n int64) {
 	o.used += n
 	w.rates.windows[name] = o
 	if o.used > rate.N {
-		w.fail("H: %d sessions in a window of %s, rate %d", o.used, name, rate.N)
+		w.fail("H", "%d sessions in a window of %s, rate %d", o.used, name, rate.N)
 	}
 }
 
-// checkWindows: nothing but what batches admitted is in the store's windows.
+// checkWindows: the store's windows hold what batches admitted and nothing else.
 func (w *world) checkWindows() {
 	if !w.mix.rates {
 		return
@@ -70,24 +70,23 @@ func (w *world) checkWindows() {
 			continue
 		}
 		if used := dump["w:"+name][""]; used != strconv.FormatInt(o.used, 10) {
-			w.fail("H: %d sessions began in the window of %s, the store has %q", o.used, name, used)
+			w.fail("H", "%d sessions began in the window of %s, the store has %q", o.used, name, used)
 		}
 		delete(dump, "w:"+name)
 	}
 	for key := range dump {
 		if strings.HasPrefix(key, "w:") {
-			w.fail("H: the store has a window %s in which nothing began", key)
+			w.fail("H", "the store has a window %s in which nothing began", key)
 		}
 	}
 }
 
-// checkBegun: a session of limit begins.
-func (w *world) checkBegun(limit Limit) {
-	e := limit.entry()
+// checkBegun: a session of that limit begins.
+func (w *world) checkBegun(e store.Entry) {
 	if !e.Throttled() {
 		return
 	}
 	if w.rates.begun[e.Counter]++; w.rates.begun[e.Counter] > w.rates.counted[e.Counter] {
-		w.fail("H: %d sessions of %s began, %d were counted", w.rates.begun[e.Counter], e.Counter, w.rates.counted[e.Counter])
+		w.fail("H", "%d sessions of %s began, %d were counted", w.rates.begun[e.Counter], e.Counter, w.rates.counted[e.Counter])
 	}
 }

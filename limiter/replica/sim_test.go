@@ -1,4 +1,4 @@
-package limiter
+package replica
 
 import (
 	"container/heap"
@@ -9,26 +9,27 @@ import (
 	"usher/store/storetest"
 )
 
-// The simulation runs several replicas against the store's model in virtual
-// time, over a network that loses, delays and doubles messages, with replicas
-// that pause, crash and come back, and a store that loses its data or goes
-// back in time. A schedule follows from its seed alone. After every event the
-// invariants are held to the truth, which is the sessions themselves.
+// The simulation runs several replicas against the model of the store in virtual
+// time, over a network that loses, delays and doubles messages. Replicas pause,
+// crash and come back; the store loses its data or goes back in time. A schedule
+// follows from its seed alone. After every event the invariants are checked
+// against the truth, which is the sessions themselves. Each invariant has a
+// letter, which docs/guarantees.md explains.
 
 const simTTL = time.Second
 
-// mix is how often what goes wrong; rates are per simulated second.
+// mix says how often each fault happens. Rates are per simulated second.
 type mix struct {
 	name                         string
 	lose, late, double           float64 // per message
 	pause, crash, partition      float64
 	blackout                     float64
-	rare                         bool // what breaks is rare: sessions last longer, and there are three times as many schedules
+	rare                         bool // failures are rare: sessions last longer, and there are three times as many schedules
 	flush, drop, restart, goBack float64
 	failBack                     float64
-	rates                        bool // clients ask for limits with rates, too
-	keys                         bool // clients ask for the keys of one rule alone
-	move                         bool // what some sessions end with is a move to another limit
+	rates                        bool // clients ask for limits with rates as well
+	keys                         bool // clients ask only for the keys of one rule
+	move                         bool // some sessions end by a move to another limit
 	stop, space                  float64
 	settings                     bool // some replicas that replace crashed ones have another TTL
 }
@@ -61,7 +62,7 @@ var mixes = []mix{
 	{name: "rates and everything", rates: true, lose: 0.1, late: 0.1, double: 0.1, pause: 0.15, crash: 0.1, partition: 0.15, flush: 0.05, drop: 0.1, restart: 0.05, goBack: 0.05},
 }
 
-// calmFirst lets the store mature before anything goes wrong.
+// calmFirst lets the recovery of the store end before anything goes wrong.
 const calmFirst = simTTL * 3 / 2
 
 // world is one schedule.
@@ -72,6 +73,7 @@ type world struct {
 	now     time.Duration
 	events  events
 	order   uint64
+	trace   trace
 	data    *storetest.Model
 	saved   storetest.Snapshot
 	rates   *ratesTruth
@@ -80,10 +82,10 @@ type world struct {
 	applied map[appliedToken]bool // tokens that took effect
 	nodes   []*node
 	stopped []*node       // which leave, or have left
-	calm    bool          // faults are over
+	calm    bool          // no faults
 	latency time.Duration // of a message, at most
 	length  time.Duration // of sessions, twice the mean
-	dark    time.Duration // the last blackout ends then
+	dark    time.Duration // when the last blackout ends
 	closing bool          // no more clients come
 	limits  int           // how many of simLimits clients ask for
 	names   int
@@ -91,8 +93,8 @@ type world struct {
 	begun   [len(simLimits)]int // of admits, by limit
 	fulls   int
 	slowed  int // refused as throttled
-	fences  int
-	broken  []string
+	lapses  int // leases lost
+	broken  string
 }
 
 type event struct {
@@ -160,7 +162,7 @@ func (w *world) every(d time.Duration, do func()) {
 // runFor lets virtual time pass.
 func (w *world) runFor(d time.Duration) {
 	end := w.now + d
-	for len(w.events) > 0 && w.events[0].at <= end && len(w.broken) == 0 {
+	for len(w.events) > 0 && w.events[0].at <= end && w.broken == "" {
 		e := heap.Pop(&w.events).(event)
 		w.now = e.at
 		e.do()
@@ -172,6 +174,9 @@ func (w *world) runFor(d time.Duration) {
 	w.now = end
 }
 
-func (w *world) fail(format string, args ...any) {
-	w.broken = append(w.broken, fmt.Sprintf("at %v: ", w.now)+fmt.Sprintf(format, args...))
+// fail says that the invariants of these letters do not hold. The first failure counts.
+func (w *world) fail(letters, format string, args ...any) {
+	if w.broken == "" {
+		w.broken = fmt.Sprintf("at %v: %s: ", w.now, letters) + fmt.Sprintf(format, args...)
+	}
 }

@@ -1,4 +1,4 @@
-package limiter
+package replica
 
 import (
 	"flag"
@@ -12,15 +12,19 @@ import (
 const simLength = 10 * simTTL
 
 var (
-	simSeeds = flag.Int("sim.seeds", 0, "schedules of the simulation per fault mix and mode (default 100, or 10 with the race detector)")
+	simSeeds = flag.Int("sim.seeds", 0, "schedules of the simulation per fault mix and mode (default 100, 10 with the race detector, 2 with -short)")
 	simFirst = flag.Uint64("sim.first", 1, "seed of the first schedule")
 )
 
-// TestFairness: at a full counter, what share of their clients is admitted
-// differs by at most 4x between replicas with 1, 1/5 and 1/20 of the clients,
-// as long as a round trip is short against the time between two of them: Q.
+// TestFairness: Q. At a full counter, the shares of their clients that replicas
+// with 1, 1/5 and 1/20 of the clients admit differ by at most 4x, as long as a
+// round trip is short against the time between two clients.
 func TestFairness(t *testing.T) {
-	for seed := *simFirst; seed < *simFirst+5; seed++ {
+	seeds := uint64(5)
+	if testing.Short() {
+		seeds = 1
+	}
+	for seed := *simFirst; seed < *simFirst+seeds; seed++ {
 		w := newWorld(seed, mix{name: "fair"}, false)
 		w.limits, w.length, w.latency = 1, simTTL/5, simTTL/1000
 		w.runFor(2 * simTTL)
@@ -38,18 +42,23 @@ func TestFairness(t *testing.T) {
 		if most > 4*least {
 			t.Errorf("seed %d: shares from %.4f to %.4f: more than 4x apart", seed, least, most)
 		}
-		if len(w.broken) > 0 {
-			t.Errorf("seed %d: %s", seed, w.broken[0])
+		if w.broken != "" {
+			t.Errorf("seed %d: %s\n%s", seed, w.broken, w.report())
 		}
 	}
 }
 
-// TestSimulation runs schedules of every fault mix, strict and keep. A
-// failure names its seed: -sim.first=SEED -sim.seeds=1 repeats it.
+// TestSimulation runs schedules of every fault mix, strict and keep. A failure
+// names its seed and prints the last events; -sim.first=SEED -sim.seeds=1 repeats
+// it, -sim.trace prints all events.
 func TestSimulation(t *testing.T) {
 	var failed atomic.Bool
 	seeds := *simSeeds
-	if seeds == 0 {
+	switch {
+	case seeds > 0:
+	case testing.Short():
+		seeds = 2
+	default:
 		seeds = defaultSeeds
 	}
 	for _, m := range mixes {
@@ -64,7 +73,7 @@ func TestSimulation(t *testing.T) {
 			}
 			t.Run(m.name+"/"+mode, func(t *testing.T) {
 				t.Parallel()
-				var admits, fulls, slowed, fences int
+				var admits, fulls, slowed, lapses int
 				var begun [len(simLimits)]int
 				for i := range seeds {
 					if failed.Load() {
@@ -74,14 +83,14 @@ func TestSimulation(t *testing.T) {
 					w := newWorld(seed, m, strict)
 					w.runFor(simLength)
 					w.quiet()
-					if len(w.broken) > 0 {
+					if w.broken != "" {
 						failed.Store(true)
-						t.Fatalf("seed %d: %s", seed, w.broken[0])
+						t.Fatalf("seed %d: %s\n%s", seed, w.broken, w.report())
 					}
 					for i, k := range w.begun {
 						begun[i] += k
 					}
-					admits, fulls, slowed, fences = admits+w.admits, fulls+w.fulls, slowed+w.slowed, fences+w.fences
+					admits, fulls, slowed, lapses = admits+w.admits, fulls+w.fulls, slowed+w.slowed, lapses+w.lapses
 				}
 				if m.rates && slowed == 0 {
 					t.Error("nothing was throttled")
@@ -93,7 +102,7 @@ func TestSimulation(t *testing.T) {
 					t.Errorf("nothing was tried: %d admitted, %d refused", admits, fulls)
 				}
 				t.Logf("%d schedules of %v: %d admitted, %d refused as full, %d as throttled, %d leases lost",
-					seeds, simLength, admits, fulls, slowed, fences)
+					seeds, simLength, admits, fulls, slowed, lapses)
 			})
 		}
 	}

@@ -1,4 +1,4 @@
-package limiter
+package replica
 
 import (
 	"slices"
@@ -16,8 +16,8 @@ func (w *world) totals() map[string]string {
 	return w.data.Dump()["t"]
 }
 
-// checkShares: E and Q within a batch that took effect. Its replica had so much
-// before, and the store such totals and notes.
+// checkShares: E and Q within a batch that took effect. had is what the replica
+// held before, before the store's totals and notes.
 func (w *world) checkShares(b store.Batch, reply store.BatchReply, had map[string]int64, before map[string]string) {
 	if before == nil || reply.Recovering || b.More {
 		return
@@ -36,10 +36,10 @@ func (w *world) checkShares(b store.Batch, reply store.BatchReply, had map[strin
 		forOthers := freeing[e.Counter] && notesAnother(before, e.Counter, b.Replica) ||
 			freeing[rule] && notesAnother(before, rule, b.Replica)
 		if k.Granted < e.Need && !full(e, k) && !forOthers {
-			w.fail("E: %s got %d of %d of %s, which is not full: %+v", b.Replica, k.Granted, e.Need, e.Counter, k)
+			w.fail("E", "%s got %d of %d of %s, which is not full: %+v", b.Replica, k.Granted, e.Need, e.Counter, k)
 		}
 		if grew[rule] && notesAnother(before, rule, b.Replica) && k.RuleTotal > e.RuleMax-freed[rule] {
-			w.fail("Q: %s took back what it freed of %s, where another was refused", b.Replica, rule)
+			w.fail("Q", "%s took back what it freed of %s, where another was refused", b.Replica, rule)
 		}
 	}
 }
@@ -52,12 +52,12 @@ func notesAnother(totals map[string]string, name, replica string) bool {
 	return slices.ContainsFunc(strings.Fields(totals["!"+name]), func(h string) bool { return h != replica })
 }
 
-// checkLeft: F. Who has left in good order has left nothing.
-func (n *node) checkLeft(r *request, o outcome) {
-	if !n.stopping || n.h.phase != left || r.op != opExpire || o.err != nil {
+// checkLeft: F. A replica that has left in good order has left nothing behind.
+func (n *node) checkLeft(r *Request, o *Outcome) {
+	if !n.stopping || n.m.phase != left || r.Op != Expire || o.Err != nil {
 		return
 	}
-	if token, own := n.w.data.Ledger(n.h.id); token != (store.Token{}) {
-		n.w.fail("F: %s has left, the store has %s and %v of it", n.h.id, token, own)
+	if token, own := n.w.data.Ledger(n.m.id); token != (store.Token{}) {
+		n.w.fail("F", "%s has left, the store has %s and %v of it", n.m.id, token, own)
 	}
 }

@@ -1,4 +1,4 @@
-package limiter
+package replica
 
 import (
 	"errors"
@@ -8,11 +8,11 @@ import (
 	"usher/store/limit"
 )
 
-// TestReasonOrder: where several limits stand against a session, Dante names
-// the rule's rate, then the maxima, then the key's rate.
+// TestReasonOrder: where several limits refuse a session, the reason is the first
+// in Dante's order: the rule's rate, the maxima, the key's rate.
 func TestReasonOrder(t *testing.T) {
 	rule := &counter{name: "c1a/s1", max: 2, ruleMax: limit.None}
-	key := &counter{name: "c1a/s1/x", max: 2, ruleMax: 5}
+	key := &counter{name: "c1a/s1/x", rule: "c1a/s1", max: 2, ruleMax: 5}
 	for _, c := range []struct {
 		what string
 		on   *counter

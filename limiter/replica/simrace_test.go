@@ -1,6 +1,6 @@
 //go:build race
 
-package limiter
+package replica
 
 // The simulation is one goroutine: the race detector finds nothing in it and
 // makes it six times slower.

@@ -1,4 +1,4 @@
-package limiter
+package replica
 
 import (
 	"fmt"
@@ -11,6 +11,7 @@ import (
 // storm begins the faults.
 func (w *world) storm() {
 	w.calm = false
+	w.happens("the faults begin", nil)
 	m := w.mix
 	w.fault(m.pause, w.pause)
 	w.fault(m.crash, w.crash)
@@ -22,7 +23,7 @@ func (w *world) storm() {
 	w.fault(m.space, w.space)
 	w.fault(m.restart, func() {
 		w.restart(storetest.Snapshot{})
-		w.bornAgain()
+		w.dataLost()
 		w.rates.forget()
 	})
 	w.fault(m.failBack, w.failBack)
@@ -51,11 +52,12 @@ func (w *world) anyone() *node { return w.nodes[w.random.IntN(len(w.nodes))] }
 func (w *world) pause() {
 	n := w.anyone()
 	n.paused = w.now + w.outage(4*simTTL)
-	w.after(n.paused-w.now, n.rouse)
+	n.does("is paused until", n.paused)
+	w.after(n.paused-w.now, n.wake)
 }
 
-// outage is how long a node is away: often just about as long as it takes to
-// be given up, where the races are.
+// outage is how long a node is away. Often it is about as long as it takes the
+// others to give it up, because that is where the races are.
 func (w *world) outage(most time.Duration) time.Duration {
 	if w.chance(0.5) {
 		return simTTL*6/10 + w.upTo(simTTL/2)
@@ -63,12 +65,13 @@ func (w *world) outage(most time.Duration) time.Duration {
 	return w.upTo(most)
 }
 
-// partition cuts some nodes off. If the store loses its data at all, it often
-// does so when one comes back: with who was cut off there first.
+// partition cuts some nodes off. In a mix where the store loses its data, it
+// often does so when one of them comes back, which is then there first.
 func (w *world) partition() {
 	for _, n := range w.nodes {
 		if w.chance(0.5) {
 			n.cut = w.now + w.outage(3*simTTL)
+			n.does("is cut off until", n.cut)
 			if w.chance(5 * w.mix.flush) {
 				w.after(n.cut-w.now+w.upTo(simTTL*3/10), w.flush)
 			}
@@ -76,17 +79,18 @@ func (w *world) partition() {
 	}
 }
 
-// blackout cuts all nodes off for the same time: an outage that all see, which
-// must leave no session too many even where they live on.
+// blackout cuts all nodes off for the same time. It must leave no session too
+// many, not even in keep mode, where sessions live on.
 func (w *world) blackout() {
 	if w.chance(5 * w.mix.flush) {
 		w.flush() // some are back on the new data when it begins
 	}
 	w.after(w.upTo(simTTL/5), func() {
 		until := w.now + w.outage(2*simTTL)
-		if until-w.now > simTTL*3/10 { // else the others miss no look: who is away for longer is so alone
+		if until-w.now > simTTL*3/10 { // else nobody misses a look, and a replica that is away for longer is away alone
 			w.dark = max(w.dark, until)
 		}
+		w.happens("everybody is cut off until", until)
 		for _, n := range w.nodes {
 			n.cut = until
 		}
@@ -95,28 +99,30 @@ func (w *world) blackout() {
 
 func (w *world) flush() {
 	if !w.calm {
+		w.happens("the store loses its data", nil)
 		w.data.Flush()
 		w.rates.forget()
 		w.corrupt = true
-		w.bornAgain()
+		w.dataLost()
 	}
 }
 
-// bornAgain: a join that is sent twice may bear the same epoch again now, and the
-// batches upon it take effect once more, on nothing. What its replica has
-// witnessed of the data before does not count for these, see observed.
-func (w *world) bornAgain() { clear(w.applied) }
+// dataLost: a late copy of a join may now create the same epoch again, and copies
+// of the batches after it take effect once more, on nothing. What a replica has
+// witnessed of the data before does not count for these, see mayLook.
+func (w *world) dataLost() { clear(w.applied) }
 
 func (w *world) crash() {
 	w.kill(w.random.IntN(len(w.nodes)))
 }
 
 func (w *world) kill(i int) {
+	w.nodes[i].does("crashes", nil)
 	w.nodes[i].dead = true
 	w.nodes[i] = w.newNode()
 }
 
-// stop ends a replica in good order: its sessions first, then what it has.
+// stop ends a replica in good order: its sessions first, then it leaves.
 func (w *world) stop() {
 	i := w.random.IntN(len(w.nodes))
 	n := w.nodes[i]
@@ -126,30 +132,35 @@ func (w *world) stop() {
 	w.nodes[i] = w.newNode()
 	w.stopped = append(w.stopped, n)
 	n.stopping = true
+	n.does("is stopped", nil)
 	for _, s := range n.sessions {
-		n.h.release(n.clock(), s.slot)
+		n.m.Release(n.clock(), s.slot)
 	}
-	n.h.leave()
-	n.rouse()
+	n.m.Leave()
+	n.wake()
 }
 
 // space gives a replica new rules.
 func (w *world) space() {
 	n := w.anyone()
-	n.h.space = fmt.Sprint("c1space", w.random.IntN(3))
-	n.rouse()
+	n.m.SetSpace(fmt.Sprint("c1space", w.random.IntN(3)), nil)
+	n.does("has another space:", n.m.space.current)
+	n.wake()
 }
 
 func (w *world) drop() {
 	keys := []string{"m", "t"}
 	for _, n := range w.nodes {
-		keys = append(keys, "r:"+n.h.id)
+		keys = append(keys, "r:"+n.m.id)
 	}
-	w.data.Drop(keys[w.random.IntN(len(keys))])
+	key := keys[w.random.IntN(len(keys))]
+	w.happens("the store loses the key", key)
+	w.data.Drop(key)
 	w.corrupt = true
 }
 
 func (w *world) restart(from storetest.Snapshot) {
+	w.happens("the store restarts", nil)
 	w.data.Restart(from)
 	for _, n := range slices.Concat(w.nodes, w.stopped) {
 		n.severed = true
@@ -157,13 +168,14 @@ func (w *world) restart(from storetest.Snapshot) {
 	w.corrupt = true
 }
 
-// failBack: the server follows a replica of its own that lagged, and is made
-// the primary again at once. Nobody's connection breaks, and what it had
-// acknowledged meanwhile is gone.
+// failBack: the server follows a lagging replica of its own, and becomes the
+// primary again at once. No connection breaks, and what it had acknowledged
+// meanwhile is gone.
 func (w *world) failBack() {
 	lagging := w.data.Snapshot()
 	w.after(w.upTo(simTTL/5), func() {
 		if !w.calm {
+			w.happens("the store goes back without a broken connection", nil)
 			w.data.Restart(lagging)
 			w.corrupt = true
 		}

@@ -10,18 +10,18 @@ import (
 	"usher/limiter"
 )
 
-// TestTakenSlotStaysInvalid when the lease that it was lost with is followed by
-// another.
+// TestTakenSlotStaysInvalid: also when another lease follows the one with which the
+// slot was lost.
 func TestTakenSlotStaysInvalid(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
 		l := start(t, s, strict)
-		mature(t, l)
+		waitReady(t, l)
 		before := admit(t, l, 2)
 		s.down()
 		time.Sleep(ttl)
 		s.up()
-		mature(t, l)
+		waitReady(t, l)
 		after := admit(t, l, 2)
 		if before.Valid() || !after.Valid() {
 			t.Errorf("after the outage the old slot is valid: %v, the new one: %v", before.Valid(), after.Valid())
@@ -30,15 +30,15 @@ func TestTakenSlotStaysInvalid(t *testing.T) {
 	})
 }
 
-// TestFenceCountsFromTheFirstSend of the last request that was acknowledged:
-// neither from its answer, nor from when it was sent again.
-func TestFenceCountsFromTheFirstSend(t *testing.T) {
+// TestDeadlineCountsFromTheFirstSend: the lease lasts from when the last
+// acknowledged request was first sent, and not from its answer or its resend.
+func TestDeadlineCountsFromTheFirstSend(t *testing.T) {
 	for name, resent := range map[string]bool{"a slow answer": false, "a lost answer": true} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newLink()
 				var mu sync.Mutex
-				var open, acked time.Time // first sends: of the batch under way, and of the last that was acknowledged
+				var open, acked time.Time // when the batch under way, and the last acknowledged one, were first sent
 				l := start(t, s, strict, func(o *limiter.Options) {
 					o.Observe = func(op string, took time.Duration, err error) {
 						mu.Lock()
@@ -54,7 +54,7 @@ func TestFenceCountsFromTheFirstSend(t *testing.T) {
 						}
 					}
 				})
-				mature(t, l)
+				waitReady(t, l)
 				g := admit(t, l, 1)
 				s.slow.Store(int64(ttl / 20))
 				time.Sleep(ttl / 2)
@@ -75,10 +75,10 @@ func TestFenceCountsFromTheFirstSend(t *testing.T) {
 				s.down()
 				<-lost(g)
 				mu.Lock()
-				fence := acked.Add(ttl * 7 / 10)
+				deadline := acked.Add(ttl * 7 / 10)
 				mu.Unlock()
-				if late := time.Since(fence); late < 0 || late > ttl/100 {
-					t.Errorf("the session ends %v after the fence", late)
+				if late := time.Since(deadline); late < 0 || late > ttl/100 {
+					t.Errorf("the session ends %v after the deadline", late)
 				}
 				s.slow.Store(0)
 				s.up()

@@ -1,0 +1,203 @@
+package replica
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"time"
+
+	"usher/store"
+)
+
+// Ask gives back the slot old, if it is not nil, and asks for a slot of a
+// counter. want is the counter with its maxima and rates. The answer is a slot
+// or an error, if it can be given at once, else a waiter: then an Effect for
+// owner follows, unless Withdraw comes first. Both counters are then in the same
+// batch. deadline is when the wait ends.
+func (m *Machine) Ask(now time.Duration, owner any, old *Slot, want store.Entry, deadline time.Duration) (*Slot, *Waiter, error) {
+	if old != nil {
+		m.Release(now, old)
+	}
+	got, w, err := m.ask(now, owner, want, deadline)
+	if w == nil || old == nil || old.counter == nil {
+		return got, w, err
+	}
+	if c := old.counter; c.inFlight || c.place == inRelease {
+		m.queues.enqueue(c)
+	}
+	return got, w, err
+}
+
+func (m *Machine) ask(now time.Duration, owner any, want store.Entry, deadline time.Duration) (*Slot, *Waiter, error) {
+	m.CheckDeadlines(now)
+	switch {
+	case m.ending():
+		return nil, nil, ErrClosed
+	case m.Mismatched(): //mutate:conflicting-replicas-keep-nobody-out-during-a-try-to-join
+		return nil, nil, ErrMismatch
+	}
+	c := m.counterOf(want)
+	if len(c.waiters) == 0 && m.mayHandOver(now, c) {
+		return m.occupy(c, owner), nil, nil // during a recovery as well: the slot is ours
+	}
+	if c.counted && m.recoversAfter(deadline) {
+		m.drop(c)
+		return nil, nil, ErrRecovering
+	}
+	m.table.arrivals++
+	w := &Waiter{owner: owner, counter: c, order: m.table.arrivals, deadline: deadline}
+	c.waiters = append(c.waiters, w)
+	m.enqueueWaiting(c)
+	return nil, w, nil
+}
+
+// mayHandOver reports whether a session here may have a slot that the store
+// counts as ours and no session uses, without asking. Where there is a rate it
+// may not: nobody would count that the session began.
+func (m *Machine) mayHandOver(now time.Duration, c *counter) bool {
+	return m.phase == live && !m.leases.current.passed(now) && c.lease == m.leases.current &&
+		!c.overLimit && //mutate:reused-although-over-the-limit
+		!c.contended && //mutate:hand-over-although-contended
+		!c.throttled && //mutate:hand-over-of-a-throttled-counter
+		c.live < c.granted &&
+		(!c.inFlight || c.live < c.sentLive) //mutate:hand-over-beyond-what-a-batch-in-flight-states
+}
+
+// handOver gives free slots to waiters here, oldest first, as far as that needs
+// no question.
+func (m *Machine) handOver(now time.Duration, c *counter) {
+	for len(c.waiters) > 0 && m.mayHandOver(now, c) {
+		m.grant(c)
+	}
+}
+
+func (m *Machine) grant(c *counter) { m.answer(c, m.occupy(c, c.waiters[0].owner), nil) }
+
+// answer tells the first waiter of c.
+func (m *Machine) answer(c *counter, s *Slot, err error) {
+	m.effects = append(m.effects, Effect{Owner: c.waiters[0].owner, Slot: s, Err: err})
+	c.waiters[0] = nil
+	c.waiters = c.waiters[1:]
+}
+
+// occupy makes one session of c live, if c counts them.
+func (m *Machine) occupy(c *counter, owner any) *Slot {
+	if !c.counted {
+		return &Slot{ended: true}
+	}
+	m.table.count(c, 1)
+	m.table.admissions++
+	s := &Slot{owner: owner, counter: c, order: m.table.admissions}
+	if m.settings.Strict {
+		c.slots[s] = struct{}{}
+	}
+	return s
+}
+
+// Release ends a session's slot. It is idempotent.
+func (m *Machine) Release(now time.Duration, s *Slot) {
+	if s.ended {
+		return
+	}
+	s.ended = true
+	c := s.counter
+	delete(c.slots, s)
+	m.table.count(c, -1)
+	m.CheckDeadlines(now)
+	m.handOver(now, c)
+	m.enqueueSurplus(now, c)
+	m.drop(c)
+}
+
+// Valid reports whether a strict session may write now: its slot was not taken
+// away, and the lease that it stands on has not ended.
+func (m *Machine) Valid(now time.Duration, s *Slot) bool {
+	return s.counter == nil || !s.ended && !s.counter.lease.passed(now)
+}
+
+// Withdraw takes a waiter back that nobody answered. It reports false if
+// somebody did.
+func (m *Machine) Withdraw(w *Waiter) bool {
+	i := slices.Index(w.counter.waiters, w)
+	if i < 0 {
+		return false
+	}
+	w.counter.waiters = slices.Delete(w.counter.waiters, i, i+1)
+	m.drop(w.counter)
+	return true
+}
+
+// Unanswered says why a waiter got no answer until its deadline.
+func (m *Machine) Unanswered(w *Waiter) error {
+	if m.others.recovering && w.counter.counted {
+		return ErrRecovering
+	}
+	return ErrUnavailable
+}
+
+// AdmitLocally admits by what this replica knows itself, without the store: up
+// to the maximum on its own sessions, and as its own windows allow.
+func (m *Machine) AdmitLocally(now time.Duration, owner any, want store.Entry) (*Slot, error) {
+	if m.ending() {
+		return nil, ErrClosed
+	}
+	c := m.counterOf(want)
+	defer m.drop(c)
+	t := &m.table
+	n := store.Count{
+		Total: c.live, RuleTotal: t.ruleLive[c.rule],
+		Throttled:     c.rate.N > 0 && t.windows.Used(now, c.name) >= c.rate.N,
+		RuleThrottled: c.ruleRate.N > 0 && t.windows.Used(now, c.rule) >= c.ruleRate.N,
+	}
+	if err := reason(n, c); err != nil {
+		return nil, err
+	}
+	if c.rate.N > 0 {
+		t.windows.Use(now, c.name, c.rate.Per, 1)
+	}
+	if c.ruleRate.N > 0 {
+		t.windows.Use(now, c.rule, c.ruleRate.Per, 1)
+	}
+	s := m.occupy(c, owner)
+	s.local = true
+	if c.counted {
+		c.overLimit = true // as far as we know: no slot is reused before the store has counted it
+		m.queues.enqueue(c)
+	}
+	return s, nil
+}
+
+// takeAway ends the n youngest sessions of c: others may have their slots.
+func (m *Machine) takeAway(c *counter, n int64) {
+	youngestFirst := func(a, b *Slot) int { return cmp.Compare(b.order, a.order) }
+	for _, s := range slices.SortedFunc(maps.Keys(c.slots), youngestFirst)[:n] {
+		m.table.count(c, -1)
+		delete(c.slots, s)
+		s.ended = true
+		m.effects = append(m.effects, Effect{Owner: s.owner, Slot: s, Lost: true})
+	}
+}
+
+// enqueueWaiting sends c for its waiters. During a recovery they cannot be
+// admitted if they are counted, so they wait for the heartbeat.
+func (m *Machine) enqueueWaiting(c *counter) {
+	if !m.others.recovering || !c.counted {
+		m.queues.enqueue(c)
+	} else {
+		m.queues.enqueueForHeartbeat(c)
+	}
+}
+
+// enqueueSurplus sends c if the store counts more for us than there is.
+func (m *Machine) enqueueSurplus(now time.Duration, c *counter) {
+	switch {
+	case c.granted <= c.live || c.inFlight || c.place == inSend:
+	case m.others.recovering && !c.overLimit && m.phase == live:
+		// Nobody else could be given it now, but a session here may take it.
+		m.queues.enqueueForHeartbeat(c)
+	case c.nearlyFull || c.overLimit || c.contended || m.phase != live:
+		m.queues.enqueue(c)
+	default:
+		m.queues.enqueueForRelease(now, c)
+	}
+}

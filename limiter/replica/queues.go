@@ -1,0 +1,105 @@
+package replica
+
+import (
+	"slices"
+	"time"
+)
+
+// place is the queue in which a counter waits to be sent.
+type place uint8
+
+const (
+	nowhere place = iota
+	inSend
+	inHeartbeat
+	inRelease
+)
+
+// queues are the counters that wait to be sent, each in at most one of them. A
+// counter that is moved or dropped keeps its entry in the list; its place says
+// that the entry no longer counts.
+type queues struct {
+	send      []*counter // for the next batch, oldest first
+	heartbeat []*counter // for the next heartbeat
+	release   []*counter // of sessions that ended, for a batch at releaseAt
+	releaseAt time.Duration
+}
+
+// releaseDelay is how long the slot of a session that ended may be kept while
+// nobody is short of it: the next session here takes it without a question, and
+// many sessions that end together cost one batch.
+const releaseDelay = 2 * time.Millisecond
+
+// enqueue puts c into the next batch.
+func (q *queues) enqueue(c *counter) {
+	if c.place != inSend {
+		q.send = push(q.send, c, inSend)
+	}
+}
+
+// enqueueForHeartbeat puts c into the next heartbeat, unless it is sent earlier.
+func (q *queues) enqueueForHeartbeat(c *counter) {
+	if c.place == nowhere {
+		q.heartbeat = push(q.heartbeat, c, inHeartbeat)
+	}
+}
+
+// enqueueForRelease puts c into a batch after releaseDelay.
+func (q *queues) enqueueForRelease(now time.Duration, c *counter) {
+	if c.place == inRelease {
+		return
+	}
+	if len(q.release) == 0 {
+		q.releaseAt = now + releaseDelay
+	}
+	q.release = push(q.release, c, inRelease)
+}
+
+func (q *queues) releaseDue(now time.Duration) bool { return len(q.release) > 0 && now >= q.releaseAt }
+
+// sendHeartbeats moves the heartbeat's counters into the next batch.
+func (q *queues) sendHeartbeats() { q.heartbeat = q.moveToSend(q.heartbeat, inHeartbeat) }
+
+// sendReleases moves the released counters into the next batch.
+func (q *queues) sendReleases() { q.release = q.moveToSend(q.release, inRelease) }
+
+func (q *queues) moveToSend(list []*counter, from place) []*counter {
+	for _, c := range list {
+		if c.place == from { // else it was sent, moved or dropped meanwhile
+			q.enqueue(c)
+		}
+	}
+	return list[:0]
+}
+
+// take returns at most n counters for a batch, oldest first. When they are
+// stated, taken must be called.
+func (q *queues) take(n int) []*counter {
+	q.send = inPlace(q.send, inSend)
+	next := q.send[:min(len(q.send), n)]
+	for _, c := range next {
+		c.place = nowhere
+	}
+	return next
+}
+
+// taken removes the first n counters, which take returned.
+func (q *queues) taken(n int) { q.send = append(q.send[:0], q.send[n:]...) }
+
+// push puts c at the end of list. Before the list grows, entries that no longer
+// count are removed, and it gets room for as many again: it is never more than
+// twice as long as it needs to be, however many clients come and go while
+// nothing is sent.
+func push(list []*counter, c *counter, at place) []*counter {
+	if len(list) == cap(list) {
+		list = inPlace(list, at)
+		list = slices.Grow(list, len(list)+1)
+	}
+	c.place = at
+	return append(list, c)
+}
+
+// inPlace returns list without the counters that were moved or dropped.
+func inPlace(list []*counter, at place) []*counter {
+	return slices.DeleteFunc(list, func(c *counter) bool { return c.place != at })
+}

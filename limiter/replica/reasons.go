@@ -1,0 +1,54 @@
+package replica
+
+import (
+	"errors"
+
+	"usher/store"
+	"usher/store/limit"
+)
+
+// Reasons for which an admission is refused, told apart by errors.Is.
+var (
+	// ErrFull says that the limit is reached: the store counted at least as
+	// many sessions as the maximum when it was asked.
+	ErrFull = errors.New("the limit is reached")
+	// ErrThrottled says that as many sessions have begun in the current window
+	// as the rate allows.
+	ErrThrottled = errors.New("the rate is reached")
+	// ErrUnavailable says that the store gave no answer in time.
+	ErrUnavailable = errors.New("the store cannot be reached")
+	// ErrRecovering says that the store's data is new, because it lost its data
+	// or starts for the first time, and that it admits no new sessions yet.
+	ErrRecovering = errors.New("the store is recovering and admits no new sessions yet")
+	// ErrMismatch says that live replicas run with other lease settings.
+	ErrMismatch = errors.New("other replicas run with other lease settings")
+	// ErrClosed says that the replica has left or is leaving.
+	ErrClosed = errors.New("the limiter is closed")
+)
+
+// reason says which limit refuses another session, nil if none does. If several
+// do, it is the first in Dante's order: the rule's rate, the rule's or the key's
+// maximum, the key's rate.
+func reason(n store.Count, c *counter) error {
+	keyed := c.rule != ""
+	full := c.max != limit.None && n.Total >= c.max || c.ruleMax != limit.None && n.RuleTotal >= c.ruleMax
+	switch {
+	case n.RuleThrottled, !keyed && n.Throttled:
+		return ErrThrottled
+	case full:
+		return ErrFull
+	case n.Throttled:
+		return ErrThrottled
+	}
+	return nil
+}
+
+// overLimit reports whether more sessions exist than the maximum.
+func overLimit(n store.Count, c *counter) bool {
+	return c.max != limit.None && n.Total > c.max || c.ruleMax != limit.None && n.RuleTotal > c.ruleMax
+}
+
+// nearlyFull reports whether nine tenths of the maximum are in use.
+func nearlyFull(n store.Count, c *counter) bool {
+	return c.max != limit.None && 10*n.Total >= 9*c.max || c.ruleMax != limit.None && 10*n.RuleTotal >= 9*c.ruleMax
+}

@@ -1,0 +1,186 @@
+package replica
+
+import (
+	"errors"
+	"slices"
+	"strings"
+
+	"usher/store"
+	"usher/store/limit"
+)
+
+type appliedToken struct {
+	replica string
+	token   store.Token
+}
+
+// check compares the sessions with the limits: L where strict, K otherwise. In
+// keep mode the sessions of a replica that was cut off are excused, unless all
+// replicas were, and the others had no time since to witness its silence.
+func (w *world) check() {
+	var count, ofRule [len(simLimits)]int64
+	for _, n := range w.nodes {
+		if !w.strict && w.mix.blackout == 0 && (w.now < n.paused || w.now < n.cut) {
+			continue // cut off, or about to find out that it was
+		}
+		for _, s := range n.sessions {
+			if w.strict && s.excused && n.mayRelay(s) {
+				w.fail("L", "a session of %s relays again after its lease ended", n.m.id)
+			}
+			if n.mayRelay(s) && (w.strict || !s.excused || w.now < s.witnessed) {
+				count[s.limit]++
+				ofRule[simRule[s.limit]]++
+			}
+		}
+	}
+	letters := "K"
+	if w.strict {
+		letters = "L"
+	}
+	for i, e := range simLimits {
+		if e.Max != limit.None && count[i] > e.Max {
+			w.fail(letters, "%d sessions of %s, limit %d", count[i], e.Counter, e.Max)
+		}
+		if n := ofRule[simRule[i]]; e.RuleMax != limit.None && n > e.RuleMax {
+			w.fail(letters, "%d sessions of %s, limit %d", n, store.RuleOf(e.Counter), e.RuleMax)
+		}
+	}
+}
+
+// checkSums: T, unless a part of the data is missing. Then T waits for the next epoch.
+func (w *world) checkSums() {
+	epoch, err := w.data.Audit()
+	if epoch != w.epoch {
+		w.epoch, w.corrupt = epoch, false
+	}
+	if err != nil && !w.corrupt {
+		w.fail("T", "%v", err)
+	}
+}
+
+// checkRecovering: R.
+func (w *world) checkRecovering(r *Request, o *Outcome, had map[string]int64) {
+	for i, e := range r.Batch.Entries {
+		if is := o.Batch.Counts[i].Granted; o.Batch.Recovering && is > max(had[e.Counter], e.Live) {
+			w.fail("R", "a recovering store granted %d of %s to a replica that had %d, with %d live", is, e.Counter, had[e.Counter], e.Live)
+		}
+	}
+}
+
+// checkGranted: C. What the replica believes is what the store has, as long as
+// the store has what the replica last acknowledged.
+func (n *node) checkGranted() {
+	m := n.m
+	token, granted := n.w.data.Ledger(m.id)
+	if m.phase != live || token != m.stream.acked {
+		return
+	}
+	for name, c := range m.table.counters {
+		if granted[name] != c.granted && !c.inFlight {
+			n.w.fail("C", "%s believes in %d of %s, the store has %d", m.id, c.granted, name, granted[name])
+		}
+		delete(granted, name)
+	}
+	for name, k := range granted {
+		n.w.fail("C", "%s knows nothing of %s, the store has %d", m.id, name, k)
+	}
+}
+
+// checkDue: W. A freed slot, like everything else that is to be told, is on its
+// way or waits for a request that is. Nothing is left to the next heartbeat by
+// oversight.
+func (n *node) checkDue() {
+	m, since := n.m, n.clock()-simTTL/1000
+	for _, c := range n.waiting {
+		if of := c.w.counter; m.table.counters[of.name] != of {
+			n.w.fail("F", "a client of %s waits at a counter of %s that is not in the table", m.id, of.name)
+		}
+	}
+	if n.dead || n.w.now <= n.paused || !m.link.connected || m.phase != live || m.link.busy || m.link.notBefore > since {
+		return
+	}
+	if m.batchDue(since) {
+		n.w.fail("W", "%s has something to say, and nobody sends it", m.id)
+	}
+}
+
+// checkRefusals: E. A client that is refused as full or throttled was in a batch
+// whose reply says so.
+func (n *node) checkRefusals(o *Outcome) {
+	n.takeEffects()
+	n.waiting = slices.DeleteFunc(n.waiting, func(c *simWaiter) bool {
+		switch {
+		case !c.answered:
+			return false
+		case c.slot != nil:
+			n.begin(c.slot, c.limit)
+			return true
+		}
+		n.does("refuses a client:", c.err)
+		if errors.Is(c.err, ErrFull) {
+			n.w.fulls++
+			if e := simLimits[c.limit]; !saidFull(e, o) {
+				n.w.fail("E", "%s refused as full without the store's word", e.Counter)
+			}
+		} else if errors.Is(c.err, ErrThrottled) {
+			n.w.slowed++
+			if !saidThrottled(o) {
+				n.w.fail("E", "%s refused as throttled without the store's word", simLimits[c.limit].Counter)
+			}
+		}
+		return true
+	})
+}
+
+func saidFull(e store.Entry, o *Outcome) bool {
+	return slices.ContainsFunc(append(o.Batch.Counts, o.Join.Counts...), func(k store.Count) bool { return full(e, k) })
+}
+
+func saidThrottled(o *Outcome) bool {
+	return slices.ContainsFunc(o.Batch.Counts, func(k store.Count) bool { return k.Throttled || k.RuleThrottled })
+}
+
+// quiet ends the faults and the clients, and checks what must be true then: F.
+func (w *world) quiet() {
+	w.calm, w.closing = true, true
+	for i, n := range w.nodes {
+		if n.ttl != simTTL {
+			w.kill(i)
+		}
+		w.nodes[i].m.SetSpace("c1aaaa", nil)
+		w.nodes[i].wake()
+	}
+	w.runFor(8 * simTTL)
+	if w.broken != "" {
+		return
+	}
+	d := w.data.Dump()
+	for c, k := range d["t"] {
+		if strings.HasPrefix(c, "c1") {
+			w.fail("F", "%s is still %s after all have ended", c, k)
+		}
+	}
+	if d["m"]["young"] != "" {
+		w.fail("F", "the store is still recovering")
+	}
+	members, spaces := 0, 0
+	for field := range d["m"] {
+		if strings.HasPrefix(field, "#") {
+			spaces++
+		}
+		if strings.HasPrefix(field, "@") {
+			members++
+		}
+	}
+	if spaces != 1 {
+		w.fail("F", "%d spaces have numbers, all replicas are on one", spaces)
+	}
+	if members != len(w.nodes) {
+		w.fail("F", "the store has %d members, %d replicas live", members, len(w.nodes))
+	}
+	for _, n := range w.nodes {
+		if n.m.phase != live || len(n.m.table.counters) > 0 {
+			w.fail("F", "%s is %v and holds %d counters", n.m.id, n.m.phase, len(n.m.table.counters))
+		}
+	}
+}

@@ -1,0 +1,156 @@
+package replica
+
+import (
+	"slices"
+
+	"usher/store"
+	"usher/store/limit"
+)
+
+// arrive is the next client of a node.
+func (n *node) arrive() {
+	if n.dead || n.stopping || n.w.closing {
+		return
+	}
+	if n.w.now >= n.paused {
+		n.ask(nil)
+	}
+	n.w.after(n.w.upTo(n.every), n.arrive)
+}
+
+// simLimits are what clients ask for: two rules without rates, of which one
+// counts by key, and then rules with rates.
+var simLimits = [...]store.Entry{
+	{Counter: "c1aaaa/s1", Max: 4, RuleMax: limit.None},
+	{Counter: "c1aaaa/s2/x", Max: 2, RuleMax: 3},
+	{Counter: "c1aaaa/s2/y", Max: 2, RuleMax: 3},
+	{Counter: "c1aaaa/s3", Max: 3, RuleMax: limit.None, Rate: simRate(2)},
+	{Counter: "c1aaaa/s4/x", Max: limit.None, RuleMax: limit.None, Rate: simRate(2), RuleRate: simRate(3)},
+	{Counter: "c1aaaa/s4/y", Max: limit.None, RuleMax: limit.None, Rate: simRate(2), RuleRate: simRate(3)},
+	{Counter: "c1aaaa/s5/x", Max: limit.None, RuleMax: 2, Rate: simRate(2)},
+}
+
+// simRule numbers the rule of each.
+var simRule = [len(simLimits)]int{0, 1, 1, 2, 3, 3, 4}
+
+// withoutRates is how many of the first have no rate.
+const withoutRates = 3
+
+func simRate(n int64) limit.Rate { return limit.Rate{N: n, Per: simTTL / 2} }
+
+// ask is a client, or one whose session was of another limit until now.
+func (n *node) ask(old *simSession) {
+	which := n.w.random.IntN(n.w.limits)
+	if n.w.mix.keys {
+		which = 1 + n.w.random.IntN(2)
+	}
+	wait := simTTL / 2
+	n.asked++
+	var held *Slot
+	if old != nil {
+		held = old.slot
+	}
+	c := &simWaiter{limit: which}
+	got, waiter, err := n.m.Ask(n.clock(), c, held, simLimits[which], n.clock()+wait)
+	switch {
+	case got != nil:
+		n.does("admits without a question", simLimits[which].Counter)
+		n.begin(got, which)
+	case waiter != nil:
+		n.does("queues a client of", simLimits[which].Counter)
+		c.w = waiter
+		n.waiting = append(n.waiting, c)
+		n.w.after(wait, func() { n.giveUp(c) })
+		n.call()
+		return
+	default:
+		n.does("refuses a client:", err)
+	}
+	n.wakeIfDue()
+}
+
+func (n *node) giveUp(c *simWaiter) {
+	if i := slices.Index(n.waiting, c); i >= 0 && !n.dead && n.m.Withdraw(c.w) {
+		n.does("has a client that gives up", simLimits[c.limit].Counter)
+		n.waiting = slices.Delete(n.waiting, i, i+1)
+	}
+	n.settleSessions()
+}
+
+// takeEffects notes what the machine decided about clients.
+func (n *node) takeEffects() {
+	for _, e := range n.m.Effects() {
+		if e.Lost {
+			n.does("ends a session whose slot is taken away", e.Slot.counter.name)
+			continue
+		}
+		c := e.Owner.(*simWaiter)
+		c.answered, c.slot, c.err = true, e.Slot, e.Err
+	}
+}
+
+// settleSessions takes answers to waiters and notices what was taken away.
+func (n *node) settleSessions() {
+	n.takeEffects()
+	n.waiting = slices.DeleteFunc(n.waiting, func(c *simWaiter) bool {
+		if c.answered && c.slot != nil {
+			n.begin(c.slot, c.limit)
+		}
+		return c.answered
+	})
+	n.sessions = slices.DeleteFunc(n.sessions, func(s *simSession) bool { return s.slot.ended })
+	for _, s := range n.sessions {
+		switch passed := s.slot.counter.lease.passed(n.clock()); {
+		case passed && !s.excused:
+			s.excused, s.witnessed = true, n.w.dark+simTTL*3/4
+		case !passed && n.w.now < s.witnessed:
+			s.excused = false // counted again in time
+		}
+	}
+}
+
+func (n *node) begin(s *Slot, which int) {
+	n.w.admits++
+	n.w.begun[which]++
+	n.admitted++
+	n.w.checkBegun(simLimits[which])
+	n.does("begins a session of", simLimits[which].Counter)
+	sess := &simSession{slot: s, limit: which}
+	n.sessions = append(n.sessions, sess)
+	n.w.after(n.w.upTo(n.w.length), func() { n.finish(sess) })
+}
+
+func (n *node) finish(s *simSession) {
+	if n.dead || s.slot.ended && s.slot.counter != nil {
+		return
+	}
+	if n.w.now < n.paused {
+		n.w.after(n.paused-n.w.now, func() { n.finish(s) })
+		return
+	}
+	if n.w.mix.move && !n.w.closing && !n.stopping && n.w.chance(0.4) {
+		n.does("moves a session of", simLimits[s.limit].Counter)
+		n.ask(s)
+		n.settleSessions()
+		return
+	}
+	n.does("ends a session of", simLimits[s.limit].Counter)
+	n.m.Release(n.clock(), s.slot)
+	n.settleSessions()
+	n.wakeIfDue()
+}
+
+// mayRelay is what Grant.Valid answers.
+func (n *node) mayRelay(s *simSession) bool {
+	if n.dead || s.slot.ended {
+		return false
+	}
+	if !n.w.strict {
+		return true
+	}
+	valid := n.m.Valid(n.clock(), s.slot)
+	if !valid && n.clock() < n.m.NextDeadline() {
+		n.w.fail("L", "%s has a session that may not relay, before its next deadline", n.m.id)
+	}
+	return valid
+}

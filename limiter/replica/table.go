@@ -1,0 +1,123 @@
+package replica
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"usher/store"
+	"usher/store/limit"
+)
+
+// table is the truth about this replica's live sessions.
+type table struct {
+	counters   map[string]*counter
+	ruleLive   map[string]int64 // live sessions of each rule that counts by key
+	arrivals   uint64           // of waiters
+	admissions uint64
+	windows    limit.Windows // of what was admitted locally
+}
+
+// counter is a row of the table: its live sessions, and what the store last
+// said about it.
+type counter struct {
+	name           string
+	rule           string // whose key it counts, "" if it counts no key
+	max, ruleMax   int64
+	rate, ruleRate limit.Rate
+	throttled      bool // there is a rate: no session begins without the store's word
+	counted        bool // the store keeps the number of sessions; else live and granted stay 0
+
+	live    int64              // sessions that exist here
+	slots   map[*Slot]struct{} // theirs, kept only in strict mode, where they can be taken away
+	waiters []*Waiter          // in order of arrival
+
+	granted    int64 // what the store counts for us, as last acknowledged
+	nearlyFull bool  // at the last answer, little was left: a freed slot is given back at once
+	overLimit  bool  // more sessions than the maximum may exist: no slot is reused
+	contended  bool  // another replica was refused here: freed slots are for it
+	lease      *lease
+
+	place          place // the queue in which it waits
+	inFlight       bool  // in a batch whose outcome is not known
+	sentLive       int64 // live as stated in that batch
+	outcomeUnknown bool  // such a batch was given up: the store may count what we do not know of
+}
+
+// Slot is one session's unit of a counter, or of none if only its beginning was
+// counted.
+type Slot struct {
+	owner   any
+	counter *counter // nil: only that the session began was counted
+	order   uint64   // in which it was admitted
+	local   bool     // admitted without the store
+	ended   bool     // released or taken away
+}
+
+// Counted reports whether the store counts the session while it lives. If it
+// does not, the slot is valid for ever.
+func (s *Slot) Counted() bool { return s.counter != nil }
+
+// Local reports whether the session was admitted without asking the store.
+func (s *Slot) Local() bool { return s.local }
+
+// Waiter is an admission that waits for the store's answer.
+type Waiter struct {
+	owner    any
+	counter  *counter
+	order    uint64        // of arrival
+	deadline time.Duration // when the wait ends
+}
+
+func newTable() table {
+	return table{counters: map[string]*counter{}, ruleLive: map[string]int64{}}
+}
+
+// sorted returns the counters by name, so that the order of claims does not
+// depend on the order of a map.
+func (t *table) sorted() []*counter {
+	out := make([]*counter, 0, len(t.counters))
+	for _, name := range slices.Sorted(maps.Keys(t.counters)) {
+		out = append(out, t.counters[name])
+	}
+	return out
+}
+
+// counterOf returns the row of e's counter, and adds it if there is none.
+func (m *Machine) counterOf(e store.Entry) *counter {
+	c := m.table.counters[e.Counter]
+	if c == nil {
+		c = &counter{
+			name: e.Counter, rule: store.RuleOf(e.Counter), max: e.Max, ruleMax: e.RuleMax, rate: e.Rate, ruleRate: e.RuleRate,
+			throttled: e.Throttled(), slots: map[*Slot]struct{}{}, lease: m.leases.current,
+			counted: e.Counted(), //mutate:a-rate-alone-is-counted
+		}
+		m.table.counters[e.Counter] = c
+	}
+	return c
+}
+
+// count adds n to the live sessions of c, and of its rule.
+func (t *table) count(c *counter, n int64) {
+	if c.live += n; c.live < 0 {
+		panic("replica: more sessions of " + c.name + " ended than began")
+	}
+	if c.rule == "" {
+		return
+	}
+	if t.ruleLive[c.rule] += n; t.ruleLive[c.rule] == 0 {
+		delete(t.ruleLive, c.rule)
+	}
+}
+
+// drop takes c off the table when neither side knows anything of it. It may be
+// queued: counters whose clients came and went while the store was away must
+// not be remembered until it is back.
+func (m *Machine) drop(c *counter) {
+	if c.live == 0 && c.granted == 0 && len(c.waiters) == 0 &&
+		!c.inFlight && //mutate:a-counter-in-flight-is-dropped
+		!c.outcomeUnknown { //mutate:a-counter-that-the-store-may-count-is-dropped
+		c.place = nowhere
+		delete(m.table.counters, c.name)
+	}
+}
