@@ -96,9 +96,12 @@ func openStore(cfg settings.Config) (store.Store, error) {
 	if cfg.Store == settings.Memory {
 		return memstore.New(), nil
 	}
-	st, err := redisstore.Open(string(cfg.Store), string(cfg.Cluster))
+	st, err := redisstore.Open(string(cfg.Store), string(cfg.Cluster), redisstore.Secrets{
+		User: cfg.StoreUser, Password: cfg.StorePass,
+		SentinelUser: cfg.SentinelUser, SentinelPassword: cfg.SentinelPass,
+	})
 	if err != nil {
-		return nil, fmt.Errorf("USHER_STORE, USHER_CLUSTER: %w", err)
+		return nil, fmt.Errorf("USHER_STORE: %w", err)
 	}
 	return st, nil
 }
@@ -172,6 +175,11 @@ func (s *service) announce(policy *proxy.Policy, found []rules.Diagnostic, sourc
 			"to_change", "set USHER_STORE=redis://host:port/0 on all replicas")
 	} else {
 		s.log.Info("counting sessions in a shared store", "effect", "limits hold across all replicas of the cluster", "store", s.cfg.Store.String(), "cluster", string(s.cfg.Cluster), "lease_ttl", s.cfg.LeaseTTL.String(), "lease_loss", s.cfg.LeaseLoss)
+	}
+	if st, ok := s.store.(*redisstore.Store); ok {
+		for _, w := range st.Warnings() {
+			s.log.Warn("the way to the store is not safe", "finding", w)
+		}
 	}
 	if internal := policy.Rules.Settings.Internal; s.cfg.ListenSet && len(internal) > 0 {
 		s.log.Warn("USHER_LISTEN overrides internal: in the rule file", "internal", internal[0].Pos.String())

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
@@ -55,6 +56,25 @@ func TestStoreThatRefuses(t *testing.T) {
 	defer p.mu.Unlock()
 	if log := p.raw.String(); strings.Count(log, "the store answers again") != 1 {
 		t.Error("the end of the store's failure is told of more than once")
+	}
+}
+
+// A password from a file is used, a way to the store that is not safe is told of,
+// and the password is not shown.
+func TestPasswordFromAFile(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, "--requirepass", "geheim")
+	file := write(t, filepath.Join(t.TempDir(), "password"), "geheim\n")
+	p := launch(t, "USHER_STORE=redis://store.invalid", "USHER_STORE_PASSWORD_FILE="+file, "USHER_LEASE_TTL=2s")
+	if line := p.logged("the way to the store is not safe"); !strings.Contains(fmt.Sprint(line["finding"]), "store.invalid unencrypted") {
+		t.Error(line)
+	}
+	p = launch(t, "USHER_STORE="+server.URL(), "USHER_STORE_PASSWORD_FILE="+file+"\n", "USHER_LEASE_TTL=2s", "USHER_LOG_LEVEL=debug")
+	p.logged("joined the store")
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if log := p.raw.String(); strings.Contains(log, "geheim") || strings.Contains(log, "not safe") {
+		t.Error("the log shows the password, or warns of nothing")
 	}
 }
 

@@ -123,7 +123,7 @@ func dataBytes(ctx context.Context, server *redis.Client) (int64, error) {
 
 // holdUsher has one replica hold n sessions of the limits.
 func holdUsher(ctx context.Context, _ *redis.Client, addr string, n int) (func(), error) {
-	s, err := redisstore.Open("redis://"+addr+"/0", "bench")
+	s, err := redisstore.Open("redis://"+addr+"/0", "bench", redisstore.Secrets{})
 	if err != nil {
 		return nil, err
 	}

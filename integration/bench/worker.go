@@ -110,7 +110,7 @@ func newWorker(addr string, filled int) (map[string]pair, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	s, err := redisstore.Open("redis://"+addr+"/0", "bench")
+	s, err := redisstore.Open("redis://"+addr+"/0", "bench", redisstore.Secrets{})
 	if err != nil {
 		return nil, nil, err
 	}

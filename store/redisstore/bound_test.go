@@ -187,7 +187,7 @@ func FuzzReplies(f *testing.F) {
 		for name, ask := range questions {
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
-			l := (&location{}).over(chunks{Reader: bytes.NewReader(data)}, "fuzz", login{}, 0)
+			l := (&location{}).over(chunks{Reader: bytes.NewReader(data)}, "fuzz", "", "", 0)
 			ask(t.Context(), l)
 			l.Close()
 			runtime.ReadMemStats(&after)

@@ -26,7 +26,7 @@ type meter struct {
 func newMeter(t testing.TB) *meter {
 	t.Helper()
 	server := redistest.Start(t)
-	s, err := redisstore.Open(server.URL(), "meter")
+	s, err := redisstore.Open(server.URL(), "meter", redisstore.Secrets{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,7 +27,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(need.Summary(m)) }
 // open returns a store of the test's own cluster name; the test closes it.
 func open(t *testing.T, url, cluster string) *redisstore.Store {
 	t.Helper()
-	s, err := redisstore.Open(url, cluster)
+	s, err := redisstore.Open(url, cluster, redisstore.Secrets{})
 	if err != nil {
 		t.Fatal(err)
 	}

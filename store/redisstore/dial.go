@@ -56,15 +56,19 @@ var errBroken = errors.New("redisstore: the connection is broken")
 
 // connect dials a server within ctx. What is said first logs in.
 func (l *location) connect(ctx context.Context, addr string, who login, db int) (*link, error) {
+	user, password, err := who.read()
+	if err != nil {
+		return nil, err
+	}
 	raw, err := l.dial(ctx, addr)
 	if err != nil {
 		return nil, err
 	}
-	return l.over(raw, addr, who, db), nil
+	return l.over(raw, addr, user, password, db), nil
 }
 
 // over puts the client onto a connection, with the bounds in between.
-func (l *location) over(raw net.Conn, addr string, who login, db int) *link {
+func (l *location) over(raw net.Conn, addr, user, password string, db int) *link {
 	var taken atomic.Bool
 	client := redis.NewClient(&redis.Options{
 		Dialer: func(context.Context, string, string) (net.Conn, error) {
@@ -73,7 +77,7 @@ func (l *location) over(raw net.Conn, addr string, who login, db int) *link {
 			}
 			return &boundedConn{Conn: raw}, nil
 		},
-		Addr: addr, Username: who.user, Password: who.password, DB: db, ClientName: l.client, Protocol: l.protocol,
+		Addr: addr, Username: user, Password: password, DB: db, ClientName: l.client, Protocol: l.protocol,
 		MaxRetries:      -1, // a silent retry would hide an unknown outcome
 		DialerRetries:   1,
 		PoolSize:        2, // a pool that has failed as often as its size dials in the background

@@ -69,7 +69,7 @@ type pairReplica struct {
 func newPair(t *rapid.T, raw *redis.Client, begin func(), url, cluster string) *pair {
 	p := &pair{ctx: context.Background(), raw: raw, begin: begin, prefix: "usher:{" + cluster + ":0}:", ends: map[string]time.Duration{}}
 	p.model = storetest.NewModel(func() time.Duration { return 0 }) // windows end by expire alone
-	s, err := redisstore.Open(url, cluster)
+	s, err := redisstore.Open(url, cluster, redisstore.Secrets{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,7 +31,7 @@ var _ store.Store = (*Store)(nil)
 
 // Open returns the store at a URL for the cluster of replicas of that name,
 // which CheckCluster must accept. It does not connect yet, but reads the files
-// that the URL names. Errors never quote a password.
+// that it is given. Errors never quote a password.
 //
 //	redis://[user:password@]host[:port][/db]                    one server
 //	unix://[user:password@]/path/of/socket[?db=0]               the same
@@ -46,12 +46,15 @@ var _ store.Store = (*Store)(nil)
 // No reply of a server may exceed 1 MiB, its lines 64 KiB, its nesting 8
 // levels: what goes beyond is an error of its request like any other. The
 // errors of all methods are one line of printable text, cut after 500 bytes.
-func Open(rawURL, cluster string) (*Store, error) {
+func Open(rawURL, cluster string, secrets Secrets) (*Store, error) {
 	if err := CheckCluster(cluster); err != nil {
 		return nil, fmt.Errorf("redisstore: %w", err)
 	}
 	l, err := parseURL(rawURL)
 	if err != nil {
+		return nil, fmt.Errorf("redisstore: %w", err)
+	}
+	if err := l.use(secrets); err != nil {
 		return nil, fmt.Errorf("redisstore: %w", err)
 	}
 	if _, err := l.files.config(); err != nil {

@@ -27,9 +27,6 @@ type location struct {
 	sentinel login
 }
 
-// login is empty if none is asked for.
-type login struct{ user, password string }
-
 // form is what a scheme stands for.
 type form struct {
 	kind kind

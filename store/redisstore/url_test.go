@@ -63,7 +63,7 @@ func TestBadURLs(t *testing.T) {
 		"redis+cluster://a?db=1":                 "database 0 only",
 		"rediss://u:geheim@a?ca=/does/not/exist": "option ca: open /does/not/exist",
 	} {
-		_, err := redisstore.Open(url, "default")
+		_, err := redisstore.Open(url, "default", redisstore.Secrets{})
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error %v, want %s", url, err, want)
 		}

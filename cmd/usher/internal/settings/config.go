@@ -29,6 +29,10 @@ type Config struct {
 	GroupsFile   string        `env:"USHER_GROUPS_FILE" help:"Members of the groups that group: in a rule names, in htgroup format. Requires USHER_USERS_FILE."`
 	Store        StoreURL      `env:"USHER_STORE" envDefault:"memory" help:"Where sessions are counted: memory for this process alone, or the URL of a Redis that all replicas share, such as redis://host:6379/0. docs/redis.md lists the URLs and their options."`
 	Cluster      ClusterName   `env:"USHER_CLUSTER" envDefault:"default" help:"Name of this set of replicas. Sets with different names can share a Redis and are counted apart. 1 to 64 letters, digits, dots, hyphens and underscores."`
+	StoreUser    string        `env:"USHER_STORE_USER_FILE" help:"A file with the name to log in with at Redis, on one line, instead of in the URL. Read for each connection."`
+	StorePass    string        `env:"USHER_STORE_PASSWORD_FILE" help:"A file with the password for Redis, on one line, instead of in the URL. Read for each connection, so that it can change while Usher runs."`
+	SentinelUser string        `env:"USHER_SENTINEL_USER_FILE" help:"The same for the login at the sentinels."`
+	SentinelPass string        `env:"USHER_SENTINEL_PASSWORD_FILE" help:"The same for the password at the sentinels."`
 	LeaseTTL     time.Duration `env:"USHER_LEASE_TTL" envDefault:"10s" min:"1s" max:"10m" help:"How long a dead replica keeps its slots, from 1s to 10m. Must be the same on all replicas. Use at least 50 times the typical worst-case round trip to Redis."`
 	LeaseLoss    string        `env:"USHER_LEASE_LOSS" envDefault:"keep" enum:"keep,close" help:"What happens to limited sessions on a replica that loses contact with the store. keep: they continue. close: they end before another replica can be given their slots. Must be the same on all replicas."`
 	StoreWait    time.Duration `env:"USHER_STORE_WAIT" envDefault:"3s" min:"0s" max:"1m" help:"How long a new limited session waits for a store that is slow or unreachable, up to 1m. While the store answers, a single request always gets at least a tenth of the lease TTL."`
@@ -152,6 +156,9 @@ func Load(environ map[string]string) (cfg Config, warnings []string, err error) 
 	}
 	if cfg.StoreDown == "admit" && cfg.LeaseLoss == "close" {
 		problems = append(problems, errors.New("USHER_STORE_DOWN=admit contradicts USHER_LEASE_LOSS=close; remove one of them"))
+	}
+	if secrets := cfg.StoreUser + cfg.StorePass + cfg.SentinelUser + cfg.SentinelPass; secrets != "" && cfg.Store == Memory {
+		problems = append(problems, errors.New("USHER_STORE_..._FILE and USHER_SENTINEL_..._FILE are for a Redis, and USHER_STORE names none; set it, too"))
 	}
 	if cfg.GroupsFile != "" && cfg.UsersFile == "" {
 		problems = append(problems, errors.New("USHER_GROUPS_FILE needs USHER_USERS_FILE, as only users who log in can be in a group; set both"))

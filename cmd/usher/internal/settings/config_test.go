@@ -166,6 +166,17 @@ func TestGroupsNeedUsers(t *testing.T) {
 	}
 }
 
+func TestSecretFilesNeedAStore(t *testing.T) {
+	for _, name := range []string{"USHER_STORE_USER_FILE", "USHER_STORE_PASSWORD_FILE", "USHER_SENTINEL_USER_FILE", "USHER_SENTINEL_PASSWORD_FILE"} {
+		if _, _, err := Load(map[string]string{name: "/x"}); err == nil || !strings.Contains(err.Error(), "USHER_STORE names none; set it, too") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, _, err := Load(map[string]string{name: "/x", "USHER_STORE": "redis+sentinel://a/m"}); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestAllMistakesAtOnce(t *testing.T) {
 	_, _, err := Load(map[string]string{"USHER_LEASE_TTL": "x", "USHER_LISTEN": "y", "USHER_DRAIN_GRACE": "z"})
 	if err == nil || strings.Count(err.Error(), "USHER_") != 3 {

@@ -1,0 +1,104 @@
+package redisstore
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+)
+
+// Secrets names files that hold a name or a password, one line each, in place of
+// those in the URL. Each connection reads them anew, so that they may change
+// while a process runs. "" is no file.
+type Secrets struct {
+	User, Password                 string // of the Redis servers
+	SentinelUser, SentinelPassword string
+}
+
+// login is empty if none is asked for.
+type login struct {
+	user, password         string
+	userFile, passwordFile string
+}
+
+// read returns name and password as they are now.
+func (l login) read() (user, password string, err error) {
+	if user, err = secret(l.user, l.userFile); err != nil {
+		return "", "", err
+	}
+	password, err = secret(l.password, l.passwordFile)
+	return user, password, err
+}
+
+// secret returns what the file holds, or the value if there is none. Errors
+// never quote a secret.
+func secret(value, file string) (string, error) {
+	if file == "" {
+		return value, nil
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return "", fmt.Errorf("a file with a name or password of the store: %w", err)
+	}
+	defer f.Close()
+	const most = 4096
+	text, err := io.ReadAll(io.LimitReader(f, most+1))
+	switch line := strings.TrimRight(string(text), "\r\n"); {
+	case err != nil:
+		return "", fmt.Errorf("a file with a name or password of the store: %w", err)
+	case line == "" || len(text) > most || strings.ContainsAny(line, "\r\n\x00"):
+		return "", fmt.Errorf("%s does not hold a name or password; write it on one line of at most %d bytes", file, most)
+	default:
+		return line, nil
+	}
+}
+
+// use takes the files over, each of which must be readable now.
+func (l *location) use(files Secrets) error {
+	servers, sentinels := login{userFile: files.User, passwordFile: files.Password},
+		login{userFile: files.SentinelUser, passwordFile: files.SentinelPassword}
+	if sentinels != (login{}) && l.form.kind != behindSentinels {
+		return errors.New("a file for the login at sentinels, but the URL is not of that kind; write redis+sentinel://")
+	}
+	for _, f := range []struct {
+		of    *login
+		files login
+	}{{&l.login, servers}, {&l.sentinel, sentinels}} {
+		if f.files.userFile != "" && f.of.user != "" || f.files.passwordFile != "" && f.of.password != "" {
+			return errors.New("a name or password is in the URL, and a file is named for it; remove one of them")
+		}
+		f.of.userFile, f.of.passwordFile = f.files.userFile, f.files.passwordFile
+		if _, _, err := f.of.read(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Warnings returns what is unsafe in the way to the store, one sentence each.
+// Unlike Check it does not connect.
+func (s *Store) Warnings() (warnings []string) {
+	l := s.location
+	if l.files.skipVerify {
+		warnings = append(warnings, "skip_verify=true accepts any server as the store, also one that somebody put in between; "+
+			"name the authority with ca instead")
+	}
+	secret := l.login.password + l.login.passwordFile + l.sentinel.password + l.sentinel.passwordFile
+	if secret == "" || l.form.tls || l.scheme == "unix" {
+		return warnings
+	}
+	for _, h := range l.hosts {
+		if host, _, _ := net.SplitHostPort(h); !thisMachine(host) {
+			return append(warnings, "the password of the store goes to "+host+" unencrypted; write rediss instead of redis")
+		}
+	}
+	return warnings
+}
+
+func thisMachine(host string) bool {
+	addr, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && addr.Unmap().IsLoopback()
+}

@@ -1,0 +1,134 @@
+package redisstore_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"usher/store/redisstore"
+	"usher/store/redisstore/redistest"
+)
+
+func writeSecret(t *testing.T, file, text string) {
+	t.Helper()
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A password that is changed at the servers and in its file is the one that the
+// next connection gives, to a server, to sentinels and to nodes of a cluster.
+func TestPasswordRotates(t *testing.T) {
+	dir := t.TempDir()
+	user, password := filepath.Join(dir, "user"), filepath.Join(dir, "password")
+	one := redistest.Start(t)
+	group := redistest.StartSentinels(t)
+	node := redistest.Start(t, "--cluster-enabled", "yes")
+	if err := node.Client().ClusterAddSlotsRange(t.Context(), 0, 16383).Err(); err != nil {
+		t.Fatal(err)
+	}
+	servers := append([]*redistest.Server{one, group.Primary(), node}, group.Watch...)
+	secrets := redisstore.Secrets{User: user, Password: password}
+	both := secrets
+	both.SentinelUser, both.SentinelPassword = user, password
+	writeSecret(t, user, "rotating\n")
+	writeSecret(t, password, "first\r\n")
+	setUser(t, "rotating", []string{"on", ">first", "+@all", "~*", "&*"}, servers...)
+
+	stores := map[string]*redisstore.Store{}
+	for name, of := range map[string]struct {
+		url     string
+		secrets redisstore.Secrets
+	}{"server": {one.URL(), secrets}, "sentinels": {group.URL(), both}, "cluster": {"redis+cluster://" + node.Addr, secrets}} {
+		s, err := redisstore.Open(of.url, "rotate", of.secrets)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		stores[name] = s
+	}
+	all := func(want string) {
+		t.Helper()
+		for name, s := range stores {
+			redistest.Eventually(t, time.Minute, name+" with "+want, func() bool {
+				err := dial(t, s)
+				return (err == nil) == (want == "") && (err == nil || strings.Contains(err.Error(), want))
+			})
+		}
+	}
+	all("")
+	setUser(t, "rotating", []string{"on", ">second", "+@all", "~*", "&*"}, servers...)
+	all("WRONGPASS")
+	writeSecret(t, password, "second")
+	all("")
+}
+
+func TestSecretFiles(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		writeSecret(t, path, text)
+		return path
+	}
+	good, none := file("good", "geheim\n"), filepath.Join(dir, "none")
+	for name, c := range map[string]struct {
+		url     string
+		secrets redisstore.Secrets
+		want    string
+	}{
+		"good":           {"redis://a", redisstore.Secrets{User: good, Password: good}, ""},
+		"missing":        {"redis://a", redisstore.Secrets{Password: none}, "no such file"},
+		"empty":          {"redis://a", redisstore.Secrets{Password: file("empty", "\n")}, "does not hold a name or password"},
+		"two lines":      {"redis://a", redisstore.Secrets{Password: file("two", "geheim\ngeheim")}, "does not hold"},
+		"too long":       {"redis://a", redisstore.Secrets{Password: file("long", strings.Repeat("geheim", 1000))}, "does not hold"},
+		"a folder":       {"redis://a", redisstore.Secrets{Password: dir}, "is a directory"},
+		"both passwords": {"redis://:geheim@a", redisstore.Secrets{Password: good}, "remove one of them"},
+		"both names":     {"redis://geheim@a", redisstore.Secrets{User: good}, "remove one of them"},
+		"name in URL":    {"redis://u@a", redisstore.Secrets{Password: good}, ""},
+		"no sentinels":   {"redis://a", redisstore.Secrets{SentinelPassword: good}, "write redis+sentinel://"},
+		"sentinels":      {"redis+sentinel://:geheim@a/m", redisstore.Secrets{SentinelPassword: good}, ""},
+	} {
+		_, err := redisstore.Open(c.url, "default", c.secrets)
+		switch {
+		case (err == nil) != (c.want == ""), err != nil && !strings.Contains(err.Error(), c.want):
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		case err != nil && strings.Contains(err.Error(), "geheim"):
+			t.Errorf("%s: the error shows the password: %v", name, err)
+		}
+	}
+}
+
+func TestUnsafeWays(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "password")
+	writeSecret(t, file, "geheim")
+	for url, want := range map[string]string{
+		"redis://:geheim@redis.internal":                   "goes to redis.internal unencrypted",
+		"redis+cluster://:geheim@127.0.0.1,10.0.0.1":       "goes to 10.0.0.1 unencrypted",
+		"redis+sentinel://10.0.0.1/m?sentinel_password=x":  "goes to 10.0.0.1 unencrypted",
+		"redis://redis.internal":                           "",
+		"redis://:geheim@127.0.0.1":                        "",
+		"redis://:geheim@[::1]":                            "",
+		"redis://:geheim@localhost":                        "",
+		"unix://:geheim@/run/redis":                        "",
+		"rediss://:geheim@redis.internal":                  "",
+		"rediss://:geheim@redis.internal?skip_verify=true": "skip_verify=true accepts any server",
+		"rediss+cluster://127.0.0.1?skip_verify=1":         "skip_verify=true accepts any server",
+		"FILE redis://redis.internal":                      "goes to redis.internal unencrypted",
+	} {
+		var secrets redisstore.Secrets
+		url, fromFile := strings.CutPrefix(url, "FILE ")
+		if fromFile {
+			secrets.Password = file
+		}
+		s, err := redisstore.Open(url, "default", secrets)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := strings.Join(s.Warnings(), "\n")
+		if (got == "") != (want == "") || !strings.Contains(got, want) || strings.Contains(got, "geheim") {
+			t.Errorf("%s: %q, want %q", url, got, want)
+		}
+	}
+}
