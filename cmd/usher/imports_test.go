@@ -111,3 +111,20 @@ func TestImportsRunOneWay(t *testing.T) {
 		t.Errorf("go list named %d packages only", seen)
 	}
 }
+
+// What is pure must not reach the network through a package that it imports,
+// either.
+func TestPurePackagesReachNoNetwork(t *testing.T) {
+	for _, pure := range []string{"usher/proxy/rules", "usher/proxy/decide"} {
+		out, err := exec.Command("go", "list", "-deps", pure).Output()
+		if err != nil {
+			t.Fatalf("go list: %v", err)
+		}
+		for dep := range strings.Lines(string(out)) {
+			switch dep = strings.TrimSpace(dep); dep {
+			case "net", "net/http", "log", "log/slog", "golang.org/x/sys/unix":
+				t.Errorf("%s depends on %s", pure, dep)
+			}
+		}
+	}
+}

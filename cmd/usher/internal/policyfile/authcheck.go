@@ -8,19 +8,18 @@ import (
 	"usher/proxy/rules"
 )
 
-// checkAuth returns findings about rules that say something else than they
-// seem to, given how clients can prove their names here: only with a users
-// file, and by no method but none or username if the file names none. The
-// rules alone cannot know that. They are warnings, and an error where a rule
-// that blocks would block nobody. file is the name for findings about all of it.
+// checkAuth returns findings about methods, users and groups in rules that the
+// parser cannot have, because they depend on whether there is a users file and a
+// groups file. They are warnings, and errors where a rule that blocks would block
+// nobody. file is the place of findings about the whole file.
 func checkAuth(file string, set *rules.Set, known Accounts) []rules.Diagnostic {
 	var a authCheck
-	s, UsersFile := set.Settings, known.UsersFile
+	s, usersFile := set.Settings, known.UsersFile
 	switch {
 	case s.MethodsAt.Line > 0:
-		a.offer(s.MethodsAt, s.Methods, UsersFile, "nobody gets in")
+		a.offer(s.MethodsAt, s.Methods, usersFile, "nobody gets in")
 	case file == BuiltinName: // the log says it, and there is no line to add
-	case UsersFile:
+	case usersFile:
 		a.warn(rules.Pos{File: file, Line: 1, Col: 1}, "there is no socksmethod: line and USHER_USERS_FILE is set, so every client must give a name and a password",
 			"write socksmethod: username if that is meant, or name all methods")
 	default:
@@ -29,13 +28,13 @@ func checkAuth(file string, set *rules.Set, known Accounts) []rules.Diagnostic {
 	}
 	for _, r := range set.Client {
 		if r.MethodsAt.Line > 0 && r.Pass {
-			a.offer(r.MethodsAt, r.Methods, UsersFile, "nobody whom this rule lets in can go on")
+			a.offer(r.MethodsAt, r.Methods, usersFile, "clients of this rule cannot go on")
 		}
 	}
-	can := negotiable(set, UsersFile)
+	can := negotiable(set, usersFile)
 	for _, r := range set.Socks {
 		if a.groups(r, known) {
-			a.demand(r, can, s, UsersFile)
+			a.demand(r, can, s, usersFile)
 		}
 		a.nameless(r, can)
 	}
@@ -52,7 +51,8 @@ func (a *authCheck) add(severity rules.Severity, at rules.Pos, message, remedy s
 	a.found = append(a.found, rules.Diagnostic{Pos: at, Severity: severity, Message: message, Remedy: remedy})
 }
 
-// unmatched says what it means that no client is who a socks-rule names.
+// unmatched returns what it means that no client has a name that a socks-rule
+// asks for.
 func unmatched(r *rules.Rule) (severity rules.Severity, never string) {
 	if r.Pass {
 		return rules.Warning, "never matches"
@@ -60,8 +60,8 @@ func unmatched(r *rules.Rule) (severity rules.Severity, never string) {
 	return rules.Error, "would block nobody"
 }
 
-// groups checks that there are the groups that a socks-rule names. It reports
-// whether there is more to check.
+// groups checks that the groups of a socks-rule exist. It reports whether there is
+// more to check.
 func (a *authCheck) groups(r *rules.Rule, known Accounts) bool {
 	severity, never := unmatched(r)
 	d := rules.Diagnostic{Pos: r.GroupAt, Severity: severity}
@@ -73,14 +73,14 @@ func (a *authCheck) groups(r *rules.Rule, known Accounts) bool {
 		d.Remedy = "set USHER_GROUPS_FILE, or name the users in user:"
 		a.found = append(a.found, d)
 		return false
-	case known.Groups == nil: // it could not be read, which is worse and said elsewhere
+	case known.Groups == nil: // it cannot be read, which the caller reports
 		return true
 	}
 	for _, name := range r.Groups() {
 		if known.Groups.Has(name) {
 			continue
 		}
-		d.Message = fmt.Sprintf("group: the groups file has no group %q, by which this rule %s", name, never)
+		d.Message = fmt.Sprintf("group: the groups file has no group %q, so for it this rule %s", name, never)
 		d.Remedy = fmt.Sprintf("add the line %q to the groups file with its users behind it, or correct the name", name+":")
 		a.found = append(a.found, d)
 	}
@@ -89,9 +89,10 @@ func (a *authCheck) groups(r *rules.Rule, known Accounts) bool {
 
 const noUsers = "there is no users file, so no client can log in"
 
-// offer checks methods that clients are offered.
-func (a *authCheck) offer(at rules.Pos, methods []rules.Method, UsersFile bool, ifAlone string) {
-	if UsersFile || !slices.Contains(methods, rules.Username) {
+// offer checks the methods that clients are offered. ifAlone says what it means if
+// username is the only one.
+func (a *authCheck) offer(at rules.Pos, methods []rules.Method, usersFile bool, ifAlone string) {
+	if usersFile || !slices.Contains(methods, rules.Username) {
 		return
 	}
 	what := "the method username is not offered"
@@ -101,10 +102,10 @@ func (a *authCheck) offer(at rules.Pos, methods []rules.Method, UsersFile bool, 
 	a.warn(at, "socksmethod: "+noUsers+" and "+what, "set USHER_USERS_FILE to a file with names and passwords")
 }
 
-// demand checks what a socks-rule demands of the method that was negotiated.
-func (a *authCheck) demand(r *rules.Rule, can []rules.Method, s rules.Settings, UsersFile bool) {
+// demand checks whether clients can negotiate the method that a socks-rule needs.
+func (a *authCheck) demand(r *rules.Rule, can []rules.Method, s rules.Settings, usersFile bool) {
 	at, needs := r.MethodsAt, r.Methods
-	named, severity, never := "socksmethod: ", rules.Warning, "never matches" // whom it would block does not get in
+	named, severity, never := "socksmethod: ", rules.Warning, "never matches" // the clients that it would block cannot log in at all
 	if r.UserAt.Line > 0 || r.GroupAt.Line > 0 {
 		at, needs, named = r.UserAt, []rules.Method{rules.Username}, "user: "
 		severity, never = unmatched(r)
@@ -117,7 +118,7 @@ func (a *authCheck) demand(r *rules.Rule, can []rules.Method, s rules.Settings, 
 	}
 	switch {
 	case len(needs) == 0 || slices.ContainsFunc(needs, func(m rules.Method) bool { return slices.Contains(can, m) }):
-	case !UsersFile && slices.Contains(needs, rules.Username):
+	case !usersFile && slices.Contains(needs, rules.Username):
 		a.add(severity, at, named+noUsers+" and this rule "+never, "set USHER_USERS_FILE to a file with names and passwords")
 	default:
 		a.add(severity, at, named+"no client can negotiate what this rule asks for, so it "+never,
@@ -130,7 +131,7 @@ func (a *authCheck) nameless(r *rules.Rule, can []rules.Method) {
 	named := r.UserAt.Line > 0 || r.GroupAt.Line > 0
 	matches := len(r.Methods) == 0 || slices.Contains(r.Methods, rules.None)
 	if r.Session.Key == rules.KeyUser && !named && matches && slices.Contains(can, rules.None) {
-		a.warn(r.KeyAt, "session.state.key: user: all clients that negotiate the method none have no name and count as one",
+		a.warn(r.KeyAt, "session.state.key: user: clients that use the method none have no user name, so all of them count as one user",
 			"add socksmethod: username to this rule, or count by from")
 	}
 }
