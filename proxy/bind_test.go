@@ -317,6 +317,7 @@ func TestBindReplyRules(t *testing.T) {
 
 // timeout.io is that of the rule that let the peer in.
 func TestBindIdle(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, `
 client pass { from: 0/0 to: 0/0 }
 socks pass { from: 0/0 to: 0/0
@@ -399,6 +400,7 @@ func TestPeersComeFromOutside(t *testing.T) {
 // Nor does a client get there that began to connect when the port was still
 // somebody else's.
 func TestPeersThatBeganToConnectBefore(t *testing.T) {
+	t.Parallel()
 	hole, free := closingHole(t)
 	w := newWorld(t, anybody)
 	early := w.client()

@@ -71,6 +71,7 @@ func TestSocks4(t *testing.T) {
 }
 
 func TestLogLine(t *testing.T) {
+	t.Parallel()
 	to := echo(t)
 	w := newWorld(t, anybody, withNames(names{"echo.test": {to.IP}}))
 	c := w.client()
@@ -224,6 +225,7 @@ func TestExternal(t *testing.T) {
 }
 
 func TestConnectTimeout(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "timeout.connect: 1\n"+anybody)
 	hole := blackhole(t)
 	w.client().connect(hole, socks.TTLExpired)
@@ -294,6 +296,7 @@ socks pass { from: 0/0 to: 0/0 }
 // The names of the rules about a peer have the time of the rule that let BIND
 // begin, not that of the settings.
 func TestConnectTimeoutOfPeers(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, `
 timeout.connect: 0
 client pass { from: 0/0 to: 0/0 }
@@ -311,6 +314,7 @@ socks block { from: slow.test to: 0/0 }
 
 // The time that a name took is gone for the connection.
 func TestConnectTimeoutIsOne(t *testing.T) {
+	t.Parallel()
 	to := echo(t)
 	const text = `
 client pass { from: 0/0 to: 0/0 }
@@ -326,6 +330,7 @@ socks pass { from: 0/0 to: 0/0
 
 // One address that does not answer leaves time for the next.
 func TestFallbackFromSilentAddress(t *testing.T) {
+	t.Parallel()
 	var hole socks.Addr
 	eventually(t, func() string { // until the same port is free at another address
 		hole = blackhole(t)

@@ -43,6 +43,7 @@ func TestDrainWaits(t *testing.T) {
 // Drain ends what is left when its time is over: negotiating, resolving,
 // dialling and relaying alike, and none of them gets a reply.
 func TestDrainCuts(t *testing.T) {
+	t.Parallel()
 	to, hole, resolving := echo(t), blackhole(t), stuck{make(chan struct{})}
 	w := newWorld(t, `
 client pass { from: 0/0 to: 0/0

@@ -175,6 +175,7 @@ func TestSecondHeader(t *testing.T) {
 
 // Nor is everything a header that begins as one does.
 func TestNoSecondHeader(t *testing.T) {
+	t.Parallel()
 	for _, sent := range []string{"P", "POST / HTTP/1.1\r\n\r\n", "PROXYING / HTTP/1.1\r\n\r\n", "\r", "\r\n\r\n", "\r\n\r\n\x00\r\nWRONG SIGNATURE"} {
 		w := newWorld(t, anybody, trusting)
 		client := w.client()

@@ -120,6 +120,7 @@ func (w *world) asLocal(head []byte, q socks.Request) (c *client, granted bool) 
 // Whoever sends more than a greeting after LOCAL is a client at the address of
 // its connection: the limit of 2 holds for all of them, whatever they ask for.
 func TestLocalIsLimited(t *testing.T) {
+	t.Parallel()
 	to := echo(t)
 	const attempts, limit = 50, 2
 	for _, q := range []socks.Request{
@@ -255,6 +256,7 @@ func TestLocalNeedsItsPassword(t *testing.T) {
 // What ends before it is a whole check and was not ended by the balancer is told
 // as any client's end.
 func TestLocalThatIsNoCheck(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ name, sent, reason string }{
 		{"silent", "", "negotiation_timeout"},
 		{"silent after the greeting", "\x05\x01\x00", "negotiation_timeout"},

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"os"
@@ -27,7 +28,20 @@ import (
 	"usher/store/memstore"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(need.Summary(m)) }
+// Tests that wait are parallel, and wait together: they use no processor
+// meanwhile. Tests that count the descriptors of the process, as world.left does,
+// are not parallel; they run before, one at a time.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		if err := flag.Set("test.parallel", "16"); err != nil {
+			panic(err)
+		}
+	}
+	goleak.VerifyTestMain(need.Summary(m))
+}
 
 // patience bounds every wait of these tests.
 const patience = time.Minute

@@ -120,6 +120,7 @@ func TestChoiceOfMethod(t *testing.T) {
 // SOCKS 4 knows no passwords and so is refused wherever one is asked for
 // (CVE-2024-54662 was a way round).
 func TestSocks4IsNoWayRoundPasswords(t *testing.T) {
+	t.Parallel()
 	to := echo(t)
 	const in = "client pass { from: 0/0 to: 0/0 }\n"
 	for _, c := range []struct {

@@ -82,6 +82,7 @@ func TestHangUpWhileHashesWait(t *testing.T) {
 
 // The negotiation's deadline holds after a wait in which the client was watched.
 func TestDeadlineAfterHashesWaited(t *testing.T) {
+	t.Parallel()
 	client, lines, ended, free := inLine(t, 2*time.Second)
 	time.AfterFunc(100*time.Millisecond, free) // by then the client is watched
 	if b, err := io.ReadAll(client); err != nil {
@@ -95,6 +96,7 @@ func TestDeadlineAfterHashesWaited(t *testing.T) {
 
 // Nor does a wait that does not end go on beyond it.
 func TestDeadlineWhileHashesWait(t *testing.T) {
+	t.Parallel()
 	client, lines, ended, free := inLine(t, 300*time.Millisecond)
 	if b, err := io.ReadAll(client); err != nil {
 		t.Errorf("%q, %v; want the end", b, err)

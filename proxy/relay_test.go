@@ -133,6 +133,7 @@ func TestIdle(t *testing.T) {
 
 // A rule's own idle time counts, whatever that of the settings is.
 func TestIdleByRule(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "timeout.io: 3600\nclient pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0\n timeout.io: 1 }\n")
 	c := w.client()
 	c.connect(echo(t), socks.Succeeded)
@@ -186,6 +187,7 @@ func losable(t *testing.T) (*leased, setup) {
 // In strict mode a limited session whose lease is lost ends, though nothing
 // moves; unlimited ones go on.
 func TestLostLeaseEndsSessions(t *testing.T) {
+	t.Parallel()
 	to := echo(t)
 	st, strict := losable(t)
 	w := newWorld(t, `
@@ -210,6 +212,7 @@ socks pass { from: 0/0 to: 0/0 }
 
 // So does a client that negotiates with a slot of its client-rule.
 func TestLostLeaseEndsNegotiations(t *testing.T) {
+	t.Parallel()
 	st, strict := losable(t)
 	w := newWorld(t, "timeout.negotiate: 3600\nclient pass { from: 0/0 to: 0/0\n session.max: 1\n session.inheritable: yes }\n"+
 		"socks pass { from: 0/0 to: 0/0 }\n", strict)
@@ -277,6 +280,7 @@ func TestIdleSessionIsSmall(t *testing.T) {
 // write in the other direction may be told of it. It must not look like an end
 // to the target all the same: what was sent may not be all.
 func TestResetWhileTheOtherWayIsBusy(t *testing.T) {
+	t.Parallel()
 	full, over := make(chan struct{}), make(chan error)
 	to := target(t, "tcp4", func(c *net.TCPConn) {
 		for wrote := 1; wrote > 0; { // until nothing more fits: then it is the server that writes

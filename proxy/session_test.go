@@ -268,6 +268,7 @@ func wantAnswers(ctx context.Context, t *testing.T, s *session, client *net.TCPC
 // A refusal has a second of its own: it is told though the negotiation's time
 // is over, and is no wait for a client that takes nothing any more.
 func TestRefusalHasASecond(t *testing.T) {
+	t.Parallel()
 	s, client, _ := newSession(t, "client pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0 }\n", 0)
 	t.Cleanup(s.server.table.running.Done) // it is not let live
 	s.request.Version = socks.V5

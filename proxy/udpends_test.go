@@ -41,6 +41,7 @@ func TestAssociationEndsWithItsConnection(t *testing.T) {
 // An association that relays nothing ends after timeout.io.udp; datagrams that
 // are dropped do not keep it alive.
 func TestIdleAssociation(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "timeout.io.udp: 1\ntimeout.io.tcp: 0\n"+anybody)
 	a := w.associate(nowhere)
 	a.exchange(newPeer(t, "127.0.0.2"), "hello")
@@ -67,6 +68,7 @@ func TestIdleAssociation(t *testing.T) {
 
 // A rule's own idle time counts, whatever that of the settings is.
 func TestIdleAssociationByRule(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "timeout.io.udp: 3600\nclient pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0\n timeout.io.udp: 1 }\n")
 	a := w.associate(nowhere)
 	a.closed()
@@ -116,6 +118,7 @@ func TestDrainCutsAssociations(t *testing.T) {
 
 // In strict mode an association ends when its lease is lost.
 func TestLostLeaseEndsAssociations(t *testing.T) {
+	t.Parallel()
 	st, strict := losable(t)
 	w := newWorld(t, "client pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0\n session.max: 1 }\n", strict)
 	a := w.associate(nowhere)

@@ -87,6 +87,7 @@ func TestUrgentByteOfPeer(t *testing.T) {
 // nobody reads from it then, and nobody writes to it. Its session and its slot
 // must not outlive it.
 func TestResetIsNoticedWhoeverIsSilent(t *testing.T) {
+	t.Parallel()
 	reset := func(c *net.TCPConn) {
 		_ = c.SetLinger(0) // it fails if the other side was quicker, as below
 		c.Close()
@@ -145,6 +146,7 @@ func TestResetIsNoticedWhoeverIsSilent(t *testing.T) {
 // A client that is slow gets what its target sent before it broke off, as far as
 // it had come: the break is met when that is written.
 func TestSlowClientOfATargetThatBreaksOff(t *testing.T) {
+	t.Parallel()
 	gone := make(chan struct{})
 	to := target(t, "tcp4", func(c *net.TCPConn) {
 		defer close(gone)

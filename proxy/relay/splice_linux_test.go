@@ -455,6 +455,7 @@ func TestPartOfABufferHasMoved(t *testing.T) {
 // Whoever breaks the connection that is copied from is noticed while the copy is
 // blocked.
 func TestBrokenSourceOfABlockedCopy(t *testing.T) {
+	t.Parallel()
 	r := startNarrow(t, new(Relay))
 	if err := r.src.SetLinger(0); err != nil {
 		t.Fatal(err)
@@ -472,6 +473,7 @@ func TestBrokenSourceOfABlockedCopy(t *testing.T) {
 
 // That both directions have ended breaks nothing: the rest is written.
 func TestEndedSourceOfABlockedCopy(t *testing.T) {
+	t.Parallel()
 	r := startNarrow(t, new(Relay))
 	r.flow.back().ended.Store(true)
 	if err := errors.Join(r.flow.from.CloseWrite(), r.src.CloseWrite()); err != nil {
