@@ -1,26 +1,26 @@
--- batch: one step of a holder's stream, and its heartbeat.
--- KEYS  m, t, r of the holder; then w of each level that has a rate
--- ARGV  holder, birth, prev token, new token, strict (0|1), more (0|1),
---       space ("" if unchanged), its number; then per entry: counter, max,
---       rule's max, live, need; then per w: counter or rule, n,
---       milliseconds; and if there are any, a digit per entry, which it is
---       held to: 0 none, 1 the counter's, 2 its rule's, 3 both
--- Returns {"LOST"} or {"OK", young (0|1), number of the space (0 if it was
---       not given), then per entry: own, total, rule's total, contended (0|1), and
---       where it has a rate: admitted, windows used up (1 own, 2 rule's)}.
--- Safe to repeat: the new token is compared first, and a copy that finds it
--- already there reads and writes nothing; one that comes after a later batch
--- or a new stream finds neither token and is refused.
+-- batch: one step of a replica's stream, and its heartbeat.
+-- KEYS  m, t, r of the replica; then w of each level that has a rate
+-- ARGV  replica, epoch, previous token, new token, strict (0|1), more claims
+--       follow (0|1), space ("" if unchanged), its number; then per entry: counter,
+--       max, rule's max, live, need; then per w: counter or rule, n, milliseconds;
+--       and if there is any w, one digit per entry for the rates that apply to it:
+--       0 none, 1 the counter's, 2 its rule's, 3 both
+-- Returns {"LOST"} or {"OK", recovering (0|1), number of the space (0 if none was
+--       given), then per entry: granted, total, rule's total, contended (0|1), and
+--       if it has a rate: admitted, windows used up (1 the counter's, 2 its rule's)}.
+-- Safe to repeat: the new token is compared first. A copy that finds it reads and
+-- writes nothing. A copy that comes after a later batch or a new stream finds
+-- neither token and is refused.
 local m, t, r = KEYS[1], KEYS[2], KEYS[3]
-local holder, birth, prev, new = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local replica, epoch, prev, new = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local strict, more, space, hint = ARGV[5] == '1', ARGV[6] == '1', ARGV[7], tonumber(ARGV[8])
 
-local head = read and read.head or redis.call('HMGET', m, 'birth', 'young', '@' .. holder, 'history')
-local me, young = member_of(head[3]), head[2] and true or false
+local head = read and read.head or redis.call('HMGET', m, 'birth', 'young', '@' .. replica, 'history')
+local me, recovering = member_of(head[3]), head[2] and true or false
 local windows = #KEYS - 3
 local tail = windows > 0 and #ARGV - 3 * windows or #ARGV + 1
-local book = open_book(t, r, holder, 9, tail - 1, read)
-if head[1] ~= birth or not in_history(head[4]) or book.birth ~= birth or not me or me.state == 'dying'
+local book = open_book(t, r, replica, 9, tail - 1, read)
+if head[1] ~= epoch or not in_history(head[4]) or book.epoch ~= epoch or not me or me.state == 'dying'
   or (book.token ~= prev and book.token ~= new) then
   return { 'LOST' }
 end
@@ -28,15 +28,15 @@ if windows > 0 then read_windows(book, tail) end
 if book.token == new then
   if windows > 0 then recall(book) end
   local n = space == '' and 0 or tonumber(redis.call('HGET', m, '#' .. space) or 0)
-  return answer({ 'OK', young and 1 or 0, n }, book)
+  return answer({ 'OK', recovering and 1 or 0, n }, book)
 end
 
-apply(book, strict, young, more)
+apply(book, strict, recovering, more)
 finish(book, new)
-redis.call('HSET', m, '@' .. holder, new .. (more and ' claiming ' or ' ok ') .. (space == '' and me.space or space))
+redis.call('HSET', m, '@' .. replica, new .. (more and ' claiming ' or ' ok ') .. (space == '' and me.space or space))
 local n = 0
 if space ~= '' then
   n = number(m, space, hint)
-  if space ~= me.space then forget(m, me.space, holder) end
+  if space ~= me.space then forget(m, me.space, replica) end
 end
-return answer({ 'OK', young and 1 or 0, n }, book)
+return answer({ 'OK', recovering and 1 or 0, n }, book)

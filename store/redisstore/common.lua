@@ -1,13 +1,14 @@
--- Prepended to every script: the data, and what of it all scripts read.
+-- Prepended to every script: what the data is, and functions that read it.
 --
--- m  hash   birth, young, history, settings, gen; @holder = "token state space";
---           -holder = stream of a removed holder; #space = its number
--- t  hash   .b = birth; a total per counter and per rule with keys (absent: 0);
---           !counter = up to two holders last refused there, newest first
--- r  hash   .t = token; the holder's own count per counter (absent: 0); .a =
+-- m  hash   birth = the epoch; young = 1 while recovering; history, settings; gen =
+--           the last number of a space; @replica = "token state space";
+--           -replica = highest stream of a removed replica; #space = its number
+-- t  hash   .b = the epoch; a total per counter and per rule with keys (absent: 0);
+--           !counter = up to two replicas last refused there, newest first
+-- r  hash   .t = token; what the replica holds of each counter (absent: 0); .a =
 --           admissions of the last batch with rates, per entry with a rate
--- w  string per counter or rule with a rate: how many sessions began in the
---           window that runs; it ends with the key's expiry
+-- w  string per counter or rule with a rate: how many sessions began in the current
+--           window; the window ends when the key expires
 local function int(n) return string.format('%d', n) end
 
 local function rule_of(counter) return string.match(counter, '^([^/]*/[^/]*)/') end
@@ -20,8 +21,8 @@ local function member_of(text)
   return { token = token, state = state, space = space }
 end
 
--- give_back takes what a holder has of some counters off the totals, each of
--- which is read and written once. A note goes with its total.
+-- give_back subtracts what a replica holds of some counters from the totals. Each
+-- total is read and written once. At 0 the note goes with the total.
 local function give_back(t, counters, own)
   local names, less, set, gone = {}, {}, {}, {}
   for _, c in ipairs(counters) do
@@ -43,7 +44,7 @@ local function give_back(t, counters, own)
   if #gone > 0 then redis.call('HDEL', t, unpack(gone)) end
 end
 
--- forget drops the number of a space that no member but the given is on.
+-- forget drops the number of a space unless a member other than this one is on it.
 local function forget(m, space, but)
   if space == '' then return end
   local fields = redis.call('HGETALL', m)

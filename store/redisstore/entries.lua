@@ -1,12 +1,13 @@
--- Prepended to join.lua and batch.lua: what a holder's entries do to the counts,
--- in two passes, all that shrinks before all that grows. What they speak of is
--- read whole before they are worked, and written once at the end, in finish.
+-- Prepended to join.lua and batch.lua: what a replica's entries do to the counts, in
+-- two passes, everything that shrinks before everything that grows. All counts are
+-- read before the entries are worked, and written once at the end, in finish.
 -- store/internal/model/entries.go is the same in Go.
 --
--- A row is a counter or a rule with keys: name, own (a counter's), count, note
--- (the two names, or false), held (freed here, but for the next holder that
--- asks), window. This runs for every batch, so that rows are read and written
--- with one command each for all, and nothing is built that is not needed.
+-- A row is a counter or a rule with keys: name, own (what the replica holds of a
+-- counter), count (the total), note (the two names, or false), held (freed by this
+-- batch, and kept for the next replica that asks), window. This runs for every
+-- batch, so one command reads all rows and one writes them, and nothing is built
+-- that is not needed.
 local NOLIMIT, UNLIMITED, STRIDE = '-1', 2 ^ 52, 5
 local min, max = math.min, math.max
 
@@ -22,11 +23,11 @@ end
 
 local function limit_of(text) return text == NOLIMIT and UNLIMITED or tonumber(text) end
 
--- open_book reads ARGV from first to last (counter, max, rule's max, live,
--- need) and, at once, what the entries speak of, with the token of r and the
--- birth of t; unless usual.lua has read it.
-local function open_book(t, r, holder, first, last, read)
-  local b = { t = t, r = r, holder = holder, rows = {} }
+-- open_book reads the entries from ARGV (counter, max, rule's max, live, need) and
+-- the rows that they name, with the token of r and the epoch of t, unless usual.lua
+-- has read them.
+local function open_book(t, r, replica, first, last, read)
+  local b = { t = t, r = r, replica = replica, rows = {} }
   local rows, own = b.rows, { '.t' }
   for i = first, last, STRIDE do
     local name = ARGV[i]
@@ -47,7 +48,7 @@ local function open_book(t, r, holder, first, last, read)
   end
   fields[2 * n + 1] = '.b'
   fields = read and read.totals or redis.call('HMGET', t, unpack(fields))
-  b.birth = fields[2 * n + 1]
+  b.epoch = fields[2 * n + 1]
   for i, row in ipairs(rows) do
     row.count, row.note = tonumber(fields[i] or 0), fields[n + i]
   end
@@ -64,9 +65,9 @@ local function shorten(w)
   end
 end
 
--- read_windows reads the rates behind the entries, one per key from KEYS[4] on
--- (level, n, milliseconds), how much of each window is used, and which entries
--- are held to them.
+-- read_windows reads the rates after the entries, one per key from KEYS[4] on (level,
+-- n, milliseconds), how much of each window is used, and which rates apply to which
+-- entry.
 local function read_windows(b, at)
   local which = ARGV[#ARGV]
   b.windows = {}
@@ -89,36 +90,36 @@ local function read_windows(b, at)
   end
 end
 
-local function notes_another(b, row) return row.note and row.note ~= b.holder end
+local function notes_another(b, row) return row.note and row.note ~= b.replica end
 
 local function set_note(row, names)
   if row.note ~= names then row.note, row.noted = names, true end
 end
 
--- other is the newest name in a note that is not the holder's, or nil.
+-- other is the newest name in a note that is not the replica's, or nil.
 local function other(b, row)
   for name in string.gmatch(row.note or '', '%S+') do
-    if name ~= b.holder then return name end
+    if name ~= b.replica then return name end
   end
 end
 
--- note puts the holder first and keeps the newest other name.
+-- note puts the replica first and keeps the newest other name.
 local function note(b, row)
   local name = other(b, row)
-  set_note(row, name and b.holder .. ' ' .. name or b.holder)
+  set_note(row, name and b.replica .. ' ' .. name or b.replica)
 end
 
-local function names_holder(b, row)
-  return string.find(' ' .. row.note .. ' ', ' ' .. b.holder .. ' ', 1, true)
+local function names_replica(b, row)
+  return string.find(' ' .. row.note .. ' ', ' ' .. b.replica .. ' ', 1, true)
 end
 
--- take_out takes the holder out of a note, take_others_out all but the holder.
+-- take_out removes the replica from a note, take_others_out all but the replica.
 local function take_out(b, row)
-  if row.note and names_holder(b, row) then set_note(row, other(b, row) or false) end
+  if row.note and names_replica(b, row) then set_note(row, other(b, row) or false) end
 end
 
 local function take_others_out(b, row)
-  set_note(row, names_holder(b, row) and b.holder or false)
+  set_note(row, names_replica(b, row) and b.replica or false)
 end
 
 local function add(row, diff)
@@ -139,8 +140,8 @@ local function room_of(e)
   return e.rule and min(room, e.rule_max - e.rule.count) or room
 end
 
--- wanted: another was refused there. What this batch frees first takes the
--- note away.
+-- wanted: another replica was refused there. The first entry that frees a slot
+-- removes the note, so what is held says it to the entries after it.
 local function wanted(b, row) return row.held > 0 or notes_another(b, row) end
 
 local function hold(b, row, freed)
@@ -164,7 +165,7 @@ local function shrink(b, e)
   set_own(e, to)
 end
 
--- tokens is how many of the waiting the rates let begin.
+-- tokens is how many of the waiting sessions the rates let begin.
 local function tokens(e, claims)
   local n = e.need - e.live
   if not e.throttled then return n end
@@ -178,15 +179,15 @@ local function take(window, n)
   if window then window.used, window.taken = window.used + n, window.taken + n end
 end
 
--- begin uses up the windows of both levels.
+-- begin uses up n places in the windows of both levels.
 local function begin(e, n)
   e.admitted = n
   take(e.window, n)
   take(e.rule_window, n)
 end
 
--- settle_note keeps who was refused where nothing is left, and nobody who has
--- what it needs.
+-- settle_note notes the replica if it was refused because nothing is left, and
+-- removes it if it has what it needs.
 local function settle_note(b, row, most, satisfied)
   if satisfied then
     take_out(b, row)
@@ -212,14 +213,14 @@ local function grow(b, e, strict, frozen, claims)
   if rule then settle_note(b, rule, e.rule_max, to == e.need) end
 end
 
--- apply works all entries. claims: nothing grows, and nothing new begins.
-local function apply(b, strict, young, claims)
+-- apply works all entries. With claims nothing grows, and no session begins.
+local function apply(b, strict, recovering, claims)
   for _, e in ipairs(b) do shrink(b, e) end
-  for _, e in ipairs(b) do grow(b, e, strict, young or claims, claims) end
+  for _, e in ipairs(b) do grow(b, e, strict, recovering or claims, claims) end
 end
 
--- admitted_of lists the admissions of the entries with a rate, and recall
--- gives them back to the entries of a duplicate.
+-- admitted_of lists the admissions of the entries with a rate, and recall reads
+-- them for the entries of a duplicate.
 local function admitted_of(b)
   local out = {}
   for _, e in ipairs(b) do
@@ -235,8 +236,8 @@ local function recall(b)
   end
 end
 
--- use writes what was taken of a window. The first to begin in it begins it;
--- only then is its end set.
+-- use writes what was taken of a window. The first session in it opens it: only then
+-- is its end set.
 local function use(w)
   if w.taken == 0 then return end
   if w.runs then
@@ -259,7 +260,7 @@ local function put(set, del, field, value)
   end
 end
 
--- finish writes what apply changed, and the holder's new token. Fields at 0
+-- finish writes what apply changed, and the replica's new token. Fields at 0
 -- are deleted.
 local function finish(b, token)
   local rset, rdel, tset, tdel = { '.t', token }, {}, {}, {}
@@ -278,9 +279,9 @@ end
 
 local function used_up(window) return window and window.used >= window.n end
 
--- answer appends own, total, rule's total and contended (0 or 1) per entry,
--- and where it has a rate, how many were admitted, and which windows are used
--- up now: 1 the counter's, 2 its rule's, 3 both.
+-- answer appends per entry: granted, total, rule's total and contended (0 or 1); and
+-- if it has a rate, how many were admitted, and which windows are used up now: 1
+-- the counter's, 2 its rule's, 3 both.
 local function answer(reply, b)
   local n = #reply
   for _, e in ipairs(b) do
@@ -298,8 +299,8 @@ local function answer(reply, b)
   return reply
 end
 
--- number returns the space's number, giving it one if it has none: the
--- caller's own if that is free.
+-- number returns the number of a space. If it has none, it gets one, preferably the
+-- one that the caller knows it by.
 local function number(m, space, hint)
   if space == '' then return 0 end
   local n = tonumber(redis.call('HGET', m, '#' .. space) or 0)

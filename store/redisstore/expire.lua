@@ -1,20 +1,20 @@
--- reap: gives back what a holder has, if it has not moved on since; a holder
--- that leaves reaps itself.
+-- expire: gives back what a replica holds, if its token is still the one that is
+-- named. A replica that leaves expires itself.
 -- KEYS  m, t, r of the target
--- ARGV  target, birth, token, most counters to give back in this call
--- Returns "LOST", "NO" (the token moved on), "MORE" or "GONE".
--- Safe to repeat: it works on the named token only, and a target that is no
--- longer on the roster is gone.
+-- ARGV  target, epoch, token, most counters to give back in this call
+-- Returns "LOST", "NO" (the target has another token: it lives), "MORE" or "GONE".
+-- Safe to repeat: it works on the named token only, and a target that is no member
+-- any more is gone.
 local m, t, r = KEYS[1], KEYS[2], KEYS[3]
-local target, birth, token, most = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local target, epoch, token, most = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 
 local head = redis.call('HMGET', m, 'birth', '@' .. target)
-if head[1] ~= birth then return 'LOST' end
+if head[1] ~= epoch then return 'LOST' end
 local it = member_of(head[2])
 if not it then return 'GONE' end
 if it.token ~= token then return 'NO' end
-if redis.call('HGET', t, '.b') ~= birth or redis.call('HGET', r, '.t') ~= token then
-  redis.call('UNLINK', m) -- corrupt: the next join bears new data
+if redis.call('HGET', t, '.b') ~= epoch or redis.call('HGET', r, '.t') ~= token then
+  redis.call('UNLINK', m) -- corrupt: the next join creates a new epoch
   return 'LOST'
 end
 

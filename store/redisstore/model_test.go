@@ -84,7 +84,7 @@ func newPair(t *rapid.T, raw *redis.Client, begin func(), url, cluster string) *
 	for i := range 3 {
 		p.replicas = append(p.replicas, &pairReplica{id: fmt.Sprint("h", i)})
 	}
-	// Begin where replicas mostly are: joined, on a mature store.
+	// Begin where replicas mostly are: joined, on a ready store.
 	for _, h := range p.replicas {
 		h.stream++
 		j := store.Join{Replica: h.id, Candidate: "b0", Stream: h.stream, Settings: pairSettings(false), Space: "c1a"}

@@ -109,7 +109,7 @@ func (c *conn) EndRecovery(ctx context.Context, q store.EndRecovery) (recovering
 	case "LOST":
 		return false, store.ErrLost
 	}
-	return false, fmt.Errorf("redisstore: mature answered %q", reply)
+	return false, fmt.Errorf("redisstore: end recovery answered %q", reply)
 }
 
 // Observe implements store.Conn: one round trip, no script.

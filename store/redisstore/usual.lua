@@ -1,8 +1,8 @@
--- Prepended to batch.lua: the usual batch. Of counters without keys and rates, on
--- a mature store, all that is asked for fits, and nobody was refused there
--- lately: then the holder has what it needs, in whatever order the entries are
--- worked. It is nearly every batch, and this way costs half. For any other it
--- writes nothing, and returns what it read.
+-- Prepended to batch.lua: a shortcut for the usual batch. Its counters have no keys
+-- and no rates, the store is ready, everything that it asks for fits, and nobody was
+-- refused there lately. Then the replica gets what it needs, in whatever order the
+-- entries are worked. Nearly every batch is like this, and the shortcut halves its
+-- cost. For any other batch it writes nothing and returns what it read.
 local function usual(n)
   local counters, totals = { '.t' }, {}
   for i = 1, n do
@@ -12,13 +12,13 @@ local function usual(n)
     totals[i], totals[n + i] = name, '!' .. name
   end
   totals[2 * n + 1] = '.b'
-  local holder, birth, new = ARGV[1], ARGV[2], ARGV[4]
-  local head = redis.call('HMGET', KEYS[1], 'birth', 'young', '@' .. holder, 'history')
+  local replica, epoch, new = ARGV[1], ARGV[2], ARGV[4]
+  local head = redis.call('HMGET', KEYS[1], 'birth', 'young', '@' .. replica, 'history')
   counters = redis.call('HMGET', KEYS[3], unpack(counters))
   totals = redis.call('HMGET', KEYS[2], unpack(totals))
   local state, space = string.match(head[3] or '', '^%S+ (%S+) (%S*)$')
   local read = { head = head, own = counters, totals = totals }
-  if head[1] ~= birth or not in_history(head[4]) or totals[2 * n + 1] ~= birth or counters[1] ~= ARGV[3] or head[2]
+  if head[1] ~= epoch or not in_history(head[4]) or totals[2 * n + 1] ~= epoch or counters[1] ~= ARGV[3] or head[2]
     or not state or state == 'dying' then
     return read
   end
@@ -40,7 +40,7 @@ local function usual(n)
   if rdel[1] then redis.call('HDEL', KEYS[3], unpack(rdel)) end
   if tset[1] then redis.call('HSET', KEYS[2], unpack(tset)) end
   if tdel[1] then redis.call('HDEL', KEYS[2], unpack(tdel)) end
-  redis.call('HSET', KEYS[1], '@' .. holder, new .. ' ok ' .. space)
+  redis.call('HSET', KEYS[1], '@' .. replica, new .. ' ok ' .. space)
   return nil, reply
 end
 

@@ -9,13 +9,13 @@ import (
 )
 
 func firstJoin(f *fixture) {
-	f.want("birth of an empty shard", f.observe().Epoch, "")
+	f.want("epoch of an empty shard", f.observe().Epoch, "")
 	a := f.replica()
 	reply := a.mustJoin()
 	f.want("recovering", reply.Recovering, true)
 	f.want("kept", reply.Kept, false)
 	r := f.observe()
-	f.want("birth", r.Epoch, reply.Epoch)
+	f.want("epoch", r.Epoch, reply.Epoch)
 	f.want("settings", r.Settings, keep)
 	f.want("members", r.Members, []store.Member{{Replica: a.id, Token: a.last, State: store.MemberOK, Space: a.space}})
 }
@@ -168,7 +168,7 @@ func mustNotCreate(f *fixture) {
 	reply, err := a.join()
 	f.wantErr("Join", err, nil)
 	f.want("status without data", reply.Status, store.NoData)
-	f.want("birth", f.observe().Epoch, "")
+	f.want("epoch", f.observe().Epoch, "")
 	f.ready()
 	f.want("status with data", a.mustJoin().Status, store.Joined)
 }
@@ -342,7 +342,7 @@ func leave(f *fixture) {
 	f.want("total", r.Totals["c1aaaa/s1"], 0)
 	c := f.replica()
 	reply := c.mustJoin()
-	f.want("birth after a clean stop", reply.Epoch, a.last.Epoch)
+	f.want("epoch after a clean stop", reply.Epoch, a.last.Epoch)
 	f.want("recovering after a clean stop", reply.Recovering, false)
 }
 

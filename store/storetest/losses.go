@@ -45,7 +45,7 @@ func countsWithoutAMember(f *fixture, drop func(string)) {
 	again.Last = store.Token{Epoch: first.Candidate, Stream: second.Stream}
 	reply, err := f.conn.Join(f.ctx, again)
 	f.wantErr("the next join", err, nil)
-	f.want("birth", reply.Epoch, again.Candidate)
+	f.want("epoch", reply.Epoch, again.Candidate)
 	f.want("kept", reply.Kept, false)
 }
 
