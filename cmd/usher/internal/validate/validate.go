@@ -1,0 +1,87 @@
+// Package validate checks the text of a rule file as serve would load it, and
+// prints what it found.
+package validate
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+
+	"usher/cmd/usher/internal/policyfile"
+	"usher/cmd/usher/internal/settings"
+	"usher/proxy/decide"
+	"usher/proxy/rules"
+)
+
+// Report is what is found in a rule file. Its JSON form is for programs.
+type Report struct {
+	File        string    `json:"file"`
+	Good        bool      `json:"good"` // it can be served
+	Findings    []Finding `json:"findings"`
+	Digest      string    `json:"digest,omitempty"`
+	ClientRules int       `json:"client_rules"`
+	SocksRules  int       `json:"socks_rules"`
+	Limited     int       `json:"limited"`         // rules with a limit
+	Rules       string    `json:"rules,omitempty"` // in one spelling, with their numbers
+
+	found []rules.Diagnostic
+}
+
+// Finding is one mistake, danger, warning or note.
+type Finding struct {
+	Severity string `json:"severity"` // error, danger, warning or note
+	Line     int    `json:"line"`
+	Column   int    `json:"column"`
+	Message  string `json:"message"`
+	Remedy   string `json:"remedy"`
+}
+
+// Text checks the text of a rule file. cfg says where serve would listen, and
+// known whether clients can log in and which groups there are: the meaning of
+// some rules depends on it.
+func Text(ctx context.Context, name string, text []byte, cfg settings.Config, known policyfile.Accounts) *Report {
+	set, found := policyfile.Parse(name, text, known)
+	r := &Report{File: name, Good: set != nil, Findings: []Finding{}, found: found}
+	if set != nil {
+		r.found = append(r.found, policyfile.Lint(ctx, cfg, &decide.Policy{Rules: set, Logins: known.UsersFile})...)
+		rules.Sort(r.found)
+		r.Digest, r.Rules = set.Digest(), set.Numbered()
+		r.ClientRules, r.SocksRules, r.Limited = len(set.Client), len(set.Socks), len(policyfile.Limited(set))
+	}
+	for _, d := range r.found {
+		r.Findings = append(r.Findings, Finding{d.Severity.String(), d.Pos.Line, d.Pos.Col, d.Message, d.Remedy})
+	}
+	return r
+}
+
+// Strict reports whether the file can be served and has no finding above a note.
+func (r *Report) Strict() bool {
+	return r.Good && !slices.ContainsFunc(r.found, func(d rules.Diagnostic) bool { return d.Severity != rules.Note })
+}
+
+// PrintFindings writes each finding as file:line:col: what; remedy.
+func (r *Report) PrintFindings(w io.Writer) {
+	for _, d := range rules.Fold(r.found) {
+		kind := ""
+		if d.Severity != rules.Error {
+			kind = d.Severity.String() + ": "
+		}
+		fmt.Fprintf(w, "%s: %s%s; %s\n", d.Pos, kind, d.Message, d.Remedy)
+	}
+}
+
+// Print writes a summary of a file that can be served, nothing of another one.
+// If the rules are wanted, the summary is a comment above them.
+func (r *Report) Print(w io.Writer, withRules bool) error {
+	if !r.Good {
+		return nil
+	}
+	summary := fmt.Sprintf("%s: good; client-rules %d, socks-rules %d, rules with a limit %d, digest %s\n",
+		r.File, r.ClientRules, r.SocksRules, r.Limited, r.Digest)
+	if withRules {
+		summary = "# " + summary + r.Rules
+	}
+	_, err := io.WriteString(w, summary)
+	return err
+}
