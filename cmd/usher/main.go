@@ -90,6 +90,8 @@ type cli struct {
 	Explain  explainCmd  `cmd:"" help:"Show which rule decides about a request, why earlier rules do not match, and which limits apply. Exit code 0: it passes, 3: it is refused."`
 	Probe    probeCmd    `cmd:"" help:"Ask a running usher whether it is ready, for container health checks. Exit code 0: ready, 1: not ready."`
 	Status   statusCmd   `cmd:"" help:"Show the rules, limits in use and store of a running usher."`
+	Reload   reloadCmd   `cmd:"" help:"Reload the rules of a running usher and show the result. Exit code 0: the new rules are in force, 1: they are not."`
+	Stop     stopCmd     `cmd:"" help:"Drain and stop a running usher, and wait until it has ended."`
 	Version  versionCmd  `cmd:"" name:"version" help:"Print version, commit, build date and Go version."`
 }
 

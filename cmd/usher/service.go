@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
 	"sync"
 	"time"
@@ -108,7 +109,7 @@ func openStore(cfg settings.Config) (store.Store, error) {
 
 // assemble builds the parts and starts them. It cannot fail.
 func (s *service) assemble(policy *proxy.Policy, adminListener []net.Listener) {
-	reg := admin.NewRegistry(built().Version, runtime.Version())
+	reg := admin.NewRegistry(built().Version, runtime.Version(), string(s.cfg.Replica))
 	s.history.use(policy.Rules)
 	s.ready = admin.NewReadiness(s.started, s.cfg.LeaseTTL)
 	s.watch = storewatch.New(s.log.Logger, s.cfg)
@@ -214,7 +215,7 @@ func describe(policy *proxy.Policy, cfg settings.Config) []any {
 func (s *service) snapshot() admin.Snapshot {
 	st := s.limiter.Status()
 	now := admin.Snapshot{
-		Version: built().Version, Started: s.started, Sessions: s.proxy.Sessions(),
+		Version: built().Version, Replica: string(s.cfg.Replica), PID: os.Getpid(), Started: s.started, Sessions: s.proxy.Sessions(),
 		Rules: showRules(s.cfg.RuleFile, s.proxy.Generations(), st), Store: admin.StoreOf(s.cfg.Store.String(), st),
 	}
 	now.Store.Failure, now.Store.FailingSince = s.watch.Trouble()

@@ -17,7 +17,8 @@ type history struct {
 	mu      sync.Mutex
 	current *rules.Set
 	loaded  time.Time // when current was loaded
-	failure error     // of the last attempt
+	failure error     // of the last load
+	loads   uint64    // so far, failed ones included
 }
 
 // use records that set is now in force.
@@ -25,6 +26,7 @@ func (h *history) use(set *rules.Set) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.current, h.loaded, h.failure = set, time.Now(), nil
+	h.loads++
 }
 
 // failed records a failed attempt to load a policy.
@@ -32,6 +34,7 @@ func (h *history) failed(err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.failure = err
+	h.loads++
 }
 
 // inForce returns the rules in force.
@@ -45,7 +48,7 @@ func (h *history) inForce() *rules.Set {
 func (h *history) show(r *admin.Rules) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	r.Loaded, r.ReloadOK = h.loaded, h.failure == nil
+	r.Loaded, r.Loads, r.ReloadOK = h.loaded, h.loads, h.failure == nil
 	if h.failure != nil {
 		r.ReloadErr = h.failure.Error()
 	}

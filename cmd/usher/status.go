@@ -50,6 +50,7 @@ func printStatus(w io.Writer, st admin.Status) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, row := range [][2]string{
 		{"version", st.Version},
+		{"replica", fmt.Sprintf("%s, process %d", st.Replica, st.PID)},
 		{"started", st.Started.Format(time.RFC3339)},
 		{"ready", ready},
 		{"listening at", strings.Join(st.Listen, ", ")},

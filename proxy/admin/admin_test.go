@@ -57,7 +57,7 @@ func serve(t *testing.T) world {
 		defer mu.Unlock()
 		f(&now)
 	}
-	reg := admin.NewRegistry("v1", "go1.26")
+	reg := admin.NewRegistry("v1", "go1.26", "host-1")
 	ops := admin.NewStoreMetrics(reg)
 	admin.CollectSnapshot(reg, snapshot)
 	ready := admin.NewReadiness(time.Now(), time.Hour)
@@ -205,6 +205,7 @@ func TestMetrics(t *testing.T) {
 	w.want(t, "GET", "/metrics", 200,
 		"go_goroutines ", "process_open_fds ",
 		`usher_build_info{goversion="go1.26",version="v1"} 1`,
+		`usher_replica_info{replica="host-1"} 1`,
 		"usher_config_generation 5\n",
 		"usher_config_last_reload_successful 0\n",
 		"usher_config_last_reload_success_timestamp_seconds 1.7e+09\n",

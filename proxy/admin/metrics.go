@@ -8,14 +8,18 @@ import (
 )
 
 // NewRegistry returns a registry that holds the metrics of the Go runtime and
-// of the process, and usher_build_info.
-func NewRegistry(version, goVersion string) *prometheus.Registry {
+// of the process, usher_build_info and usher_replica_info.
+func NewRegistry(version, goVersion, replica string) *prometheus.Registry {
 	reg := prometheus.NewRegistry()
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "usher_build_info", Help: "Always 1. The labels are the version of usher and of Go.",
 	}, []string{"version", "goversion"})
 	build.WithLabelValues(version, goVersion).Set(1)
-	reg.MustRegister(build,
+	name := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "usher_replica_info", Help: "Always 1. The label is the name of this replica (USHER_REPLICA).",
+	}, []string{"replica"})
+	name.WithLabelValues(replica).Set(1)
+	reg.MustRegister(build, name,
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return reg

@@ -10,6 +10,8 @@ import (
 // fills it in. The JSON field names are an interface for scripts.
 type Snapshot struct {
 	Version  string    `json:"version"`
+	Replica  string    `json:"replica"` // USHER_REPLICA
+	PID      int       `json:"pid"`
 	Started  time.Time `json:"started"`
 	Listen   []string  `json:"listen"`
 	Sessions int       `json:"sessions"` // on this replica
@@ -24,6 +26,7 @@ type Rules struct {
 	Generation string      `json:"generation"` // label such as g5-9f31c2ab
 	Number     uint64      `json:"number"`     // of the generation, 0 until the store has returned it
 	Loaded     time.Time   `json:"loaded"`     // when the rules in force were loaded
+	Loads      uint64      `json:"loads"`      // since the start, failed ones included
 	ReloadOK   bool        `json:"reload_ok"`  // the last load succeeded
 	ReloadErr  string      `json:"reload_error,omitempty"`
 	Limits     []RuleLimit `json:"limits"` // current generation first, then older ones with sessions

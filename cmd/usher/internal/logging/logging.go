@@ -54,7 +54,7 @@ func Open(cfg settings.Config, set rules.Settings, stdout, stderr io.Writer) (*L
 		if i >= len(output) {
 			level = slog.LevelError
 		}
-		if err := l.add(name, streams[name], cfg.LogFormat, level); err != nil {
+		if err := l.add(name, streams[name], cfg, level); err != nil {
 			return nil, errors.Join(err, l.Close())
 		}
 	}
@@ -69,7 +69,7 @@ func Open(cfg settings.Config, set rules.Settings, stdout, stderr io.Writer) (*L
 }
 
 // add opens one destination. w is nil for a file.
-func (l *Logs) add(name string, w io.Writer, format string, level slog.Level) error {
+func (l *Logs) add(name string, w io.Writer, cfg settings.Config, level slog.Level) error {
 	d := &destination{name: name}
 	var reopen func()
 	if w == nil {
@@ -85,7 +85,7 @@ func (l *Logs) add(name string, w io.Writer, format string, level slog.Level) er
 		}
 	}
 	d.queue = newQueue(w, reopen)
-	d.handler = newHandler(d.queue, isTerminal(w), format, level)
+	d.handler = newHandler(d.queue, isTerminal(w), cfg, level)
 	l.destinations = append(l.destinations, d)
 	return nil
 }
@@ -143,12 +143,17 @@ func isTerminal(w io.Writer) bool {
 }
 
 // newHandler formats lines as text or JSON, with nothing in them that a terminal
-// obeys or a reader cannot see.
-func newHandler(w io.Writer, terminal bool, format string, level slog.Level) slog.Handler {
-	if format == "text" || format == "auto" && terminal {
+// obeys or a reader cannot see. JSON lines name the replica, as those of several
+// are usually collected in one place.
+func newHandler(w io.Writer, terminal bool, cfg settings.Config, level slog.Level) slog.Handler {
+	if cfg.LogFormat == "text" || cfg.LogFormat == "auto" && terminal {
 		return tint.NewTextHandler(w, &tint.Options{Level: level, TimeFormat: time.TimeOnly, NoColor: !terminal, ReplaceAttr: printableAttr})
 	}
-	return slog.NewJSONHandler(printableJSON{w}, &slog.HandlerOptions{Level: level})
+	h := slog.NewJSONHandler(printableJSON{w}, &slog.HandlerOptions{Level: level})
+	if cfg.Replica == "" {
+		return h
+	}
+	return h.WithAttrs([]slog.Attr{slog.String("replica", string(cfg.Replica))})
 }
 
 // printableAttr escapes what is not printable in texts and errors.

@@ -3,6 +3,7 @@
 package settings
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -29,6 +30,7 @@ type Config struct {
 	GroupsFile   string        `env:"USHER_GROUPS_FILE" help:"Members of the groups that group: in a rule names, in htgroup format. Requires USHER_USERS_FILE."`
 	Store        StoreURL      `env:"USHER_STORE" envDefault:"memory" help:"Where sessions are counted: memory for this process alone, or the URL of a Redis that all replicas share, such as redis://host:6379/0. docs/redis.md lists the URLs and their options."`
 	Cluster      ClusterName   `env:"USHER_CLUSTER" envDefault:"default" help:"Name of this set of replicas. Sets with different names can share a Redis and are counted apart. 1 to 64 letters, digits, dots, hyphens and underscores."`
+	Replica      ReplicaName   `env:"USHER_REPLICA" help:"Name of this replica in JSON log lines, status and metrics: 1 to 64 letters, digits, dots, hyphens and underscores. Unset: the host name and the process, such as web1-4711."`
 	StoreUser    string        `env:"USHER_STORE_USER_FILE" help:"A file with the name to log in with at Redis, on one line, instead of in the URL. Read for each connection."`
 	StorePass    string        `env:"USHER_STORE_PASSWORD_FILE" help:"A file with the password for Redis, on one line, instead of in the URL. Read for each connection, so that it can change while Usher runs."`
 	SentinelUser string        `env:"USHER_SENTINEL_USER_FILE" help:"The same for the login at the sentinels."`
@@ -170,6 +172,7 @@ func Load(environ map[string]string) (cfg Config, warnings []string, err error) 
 	}
 	slices.Sort(warnings)
 	cfg.ListenSet = environ["USHER_LISTEN"] != ""
+	cfg.Replica = cmp.Or(cfg.Replica, defaultReplica())
 	return cfg, warnings, errors.Join(problems...)
 }
 

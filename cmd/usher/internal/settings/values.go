@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -100,6 +102,27 @@ func (p *PortRange) UnmarshalText(text []byte) error {
 	}
 	*p = PortRange{Lo: uint16(a), Hi: uint16(b)}
 	return nil
+}
+
+// ReplicaName is the name of this replica for people.
+type ReplicaName string
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (r *ReplicaName) UnmarshalText(text []byte) error {
+	if !regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`).Match(text) {
+		return fmt.Errorf("%q is not a replica name; write 1 to 64 letters, digits, dots, hyphens and underscores", text)
+	}
+	*r = ReplicaName(text)
+	return nil
+}
+
+// defaultReplica names the machine and the process.
+func defaultReplica() ReplicaName {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return ReplicaName(fmt.Sprintf("%s-%d", host, os.Getpid()))
 }
 
 // ClusterName is the name of a set of replicas. Replicas with names that differ

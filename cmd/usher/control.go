@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"strconv"
+	"syscall"
+	"time"
+
+	"usher/proxy/admin"
+	"usher/proxy/printable"
+)
+
+// controlTarget says which running usher a command is for.
+type controlTarget struct {
+	Admin   string        `help:"Address of the admin listener. Default: USHER_ADMIN_LISTEN." placeholder:"HOST:PORT"`
+	PID     int           `name:"pid" help:"Process to signal. Default: the one that the admin listener names." placeholder:"PID"`
+	Timeout time.Duration `help:"How long to wait for the result." default:"1m"`
+}
+
+type reloadCmd struct{ controlTarget }
+
+// Help is shown under usher reload --help.
+func (reloadCmd) Help() string {
+	return `Sends SIGHUP and waits for the result, which the admin listener tells. It needs no shell, so it works with docker exec.
+
+Exit codes: 0 the new rules are in force, 1 they are not: a mistake in a file (each is printed) or no answer, 2 wrong arguments.`
+}
+
+// Run reloads a running usher and prints the outcome.
+func (c reloadCmd) Run(ctx context.Context, sys system) error {
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	before, err := c.status(ctx, sys)
+	if err != nil {
+		return err
+	}
+	if before.Reason == admin.Draining {
+		return errors.New("usher is draining and does not reload")
+	}
+	if err := c.signal(before, syscall.SIGHUP); err != nil {
+		return err
+	}
+	for {
+		now, err := c.status(ctx, sys)
+		switch {
+		case err != nil:
+			return fmt.Errorf("the signal was sent, the result is unknown: %w", err)
+		case now.Rules.Loads == before.Rules.Loads:
+		case !now.Rules.ReloadOK:
+			return fmt.Errorf("reload failed, keeping the old rules:\n%s", now.Rules.ReloadErr)
+		default:
+			_, err := fmt.Fprintf(sys.stdout, "reloaded: %s, generation %s\n", printable.Text(now.Rules.File), printable.Text(now.Rules.Generation))
+			return err
+		}
+		if !pause(ctx) {
+			return fmt.Errorf("the signal was sent, the result is unknown after %v; see the log, or wait longer with --timeout", c.Timeout)
+		}
+	}
+}
+
+type stopCmd struct{ controlTarget }
+
+// Help is shown under usher stop --help.
+func (stopCmd) Help() string {
+	return `Sends SIGTERM, which starts a drain, and waits until the process has ended. In a container whose main process is usher, that ends the container and this command with it.
+
+Exit codes: 0 it has ended, 1 it has not, 2 wrong arguments.`
+}
+
+// Run stops a running usher.
+func (c stopCmd) Run(ctx context.Context, sys system) error {
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	now := admin.Status{}
+	if c.PID == 0 {
+		var err error
+		if now, err = c.status(ctx, sys); err != nil {
+			return err
+		}
+	}
+	if err := c.signal(now, syscall.SIGTERM); err != nil {
+		return err
+	}
+	fmt.Fprintln(sys.stdout, "draining")
+	for pid := c.pid(now); running(pid); {
+		if !pause(ctx) {
+			return fmt.Errorf("process %d still runs after %v; its sessions may last as long as USHER_DRAIN_TIMEOUT", pid, c.Timeout)
+		}
+	}
+	_, err := fmt.Fprintln(sys.stdout, "stopped")
+	return err
+}
+
+func (c controlTarget) pid(st admin.Status) int {
+	if c.PID != 0 {
+		return c.PID
+	}
+	return st.PID
+}
+
+// status asks the admin listener.
+func (c controlTarget) status(ctx context.Context, sys system) (st admin.Status, err error) {
+	code, body, err := adminGet(ctx, sys, c.Admin, "/status", c.Timeout)
+	if err != nil {
+		return st, err
+	}
+	if err := json.Unmarshal(body, &st); err != nil || code != http.StatusOK {
+		return st, fmt.Errorf("the admin listener answered with HTTP status %d and a body that is not usher's status; check its address", code)
+	}
+	return st, nil
+}
+
+// signal signals the process. An admin listener may be that of another machine or
+// container, where the number belongs to another process: the one to signal must
+// run the same program as this command, unless --pid names it.
+func (c controlTarget) signal(st admin.Status, sig syscall.Signal) error {
+	pid := c.pid(st)
+	if c.PID == 0 && (pid <= 0 || !sameProgram(pid)) {
+		return fmt.Errorf("process %d, which the admin listener names, is not this usher here; run the command where it runs, or name its process with --pid", pid)
+	}
+	if err := syscall.Kill(pid, sig); err != nil {
+		return fmt.Errorf("cannot signal process %d: %w; run the command as the same user", pid, err)
+	}
+	return nil
+}
+
+func executable(pid string) string { return "/proc/" + pid + "/exe" }
+
+func sameProgram(pid int) bool {
+	ours, err := os.Stat(executable("self"))
+	theirs, err2 := os.Stat(executable(strconv.Itoa(pid)))
+	return err == nil && err2 == nil && os.SameFile(ours, theirs)
+}
+
+// running reports whether a process exists and is no zombie: those have no
+// program.
+func running(pid int) bool {
+	_, err := os.Readlink(executable(strconv.Itoa(pid)))
+	return err == nil || errors.Is(err, os.ErrPermission)
+}
+
+// pause waits a moment; it reports false if ctx ends.
+func pause(ctx context.Context) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(20 * time.Millisecond):
+		return true
+	}
+}
