@@ -31,7 +31,12 @@ func (g *Grant) Move(ctx context.Context, limit Limit) error {
 	s := g.limiter.shardOf(limit.Rule)
 	asked := g.limiter.now()
 	if s.index > 0 {
-		if err := g.limiter.agree(ctx, asked+g.limiter.options.StoreWait); err != nil {
+		first, wait := g.limiter.shards[0], g.limiter.options.StoreWait
+		if first.isAway() {
+			wait = 0
+		}
+		if err := g.limiter.agree(ctx, asked+wait); err != nil {
+			first.waited(err)
 			g.giveUp()
 			return s.orLocally(g, limit, err)
 		}

@@ -83,6 +83,8 @@ type Options struct {
 	// live on. All replicas must agree on it.
 	Strict bool
 	// StoreWait is how long an admission waits for the store before it fails.
+	// With AdmitLocally, nobody waits after one has waited in vain, until the
+	// store has answered.
 	StoreWait time.Duration
 	// AdmitLocally admits sessions that the store could not be asked about, after
 	// the wait, up to the limit on this replica's own sessions, and as many as

@@ -371,3 +371,79 @@ func TestRecoveryLasts(t *testing.T) {
 		}
 	})
 }
+
+// TestOneWaitIsEnough: where this replica admits by its own count, the first
+// session of an outage waits for the store and all others do not, however the
+// store fails; once it answers, it is asked again.
+func TestOneWaitIsEnough(t *testing.T) {
+	for name, outage := range map[string]func(*link){
+		"down": (*link).down,
+		"refuses to count": func(s *link) {
+			s.set(func(op string) (error, error) {
+				if op == "join" || op == "batch" {
+					return errCut, nil
+				}
+				return nil, nil
+			})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const wait = 3 * time.Second
+				s := newLink()
+				l := start(t, s, func(o *limiter.Options) { o.StoreWait, o.AdmitLocally = wait, true })
+				waitReady(t, l)
+				outage(s)
+				asks := func() (took time.Duration, confirmed bool) {
+					began := time.Now()
+					g, err := l.Admit(t.Context(), limiter.Limit{Rule: "c1aaaa/s1", Max: 1000})
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer g.Release()
+					return time.Since(began), g.Confirmed()
+				}
+				if took, _ := asks(); took < wait {
+					t.Errorf("the first session waits %v, want %v", took, wait)
+				}
+				for range 100 {
+					if took, confirmed := asks(); took > ttl/10 || confirmed {
+						t.Fatalf("another one waits %v, confirmed %v", took, confirmed)
+					}
+					time.Sleep(ttl / 7)
+				}
+				s.up()
+				waitReady(t, l)
+				if took, confirmed := asks(); took > ttl/10 || !confirmed {
+					t.Errorf("when the store is back: %v, confirmed %v", took, confirmed)
+				}
+			})
+		})
+	}
+}
+
+// TestOneWaitIsEnoughForAllShards: what decides whether replicas agree, the first
+// shard, is waited for once as well, though the others answer.
+func TestOneWaitIsEnoughForAllShards(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, limits := sharded()
+		s.down()
+		l := start(t, s, func(o *limiter.Options) { o.AdmitLocally = true })
+		began := time.Now()
+		for range 10 {
+			for _, limit := range limits {
+				g, err := l.Admit(t.Context(), limit)
+				if err != nil || g.Confirmed() {
+					t.Errorf("%s: %v, want a session that is not confirmed", limit.Rule, err)
+				}
+				g.Release()
+				time.Sleep(time.Millisecond)
+			}
+		}
+		// One wait of 3 s for each shard, at most.
+		if took := time.Since(began); took > time.Duration(len(limits))*(3*time.Second+ttl/10) {
+			t.Errorf("%d sessions in %d shards took %v", 10*len(limits), len(limits), took)
+		}
+		s.up()
+	})
+}

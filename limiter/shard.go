@@ -25,6 +25,7 @@ type shard struct {
 	machine    *replica.Machine
 	agreed     bool          // the first shard: limiter.agreed is closed
 	sleepUntil time.Duration // run sleeps until then if nobody wakes it; 0: it does not sleep
+	away       bool          // a question waited in vain, and the store answered nothing since
 
 	// deadline is machine.NextDeadline for those that do not hold mu.
 	deadline atomic.Int64
@@ -191,6 +192,9 @@ func (s *shard) send(ctx context.Context, batchOnly bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.machine.Handle(s.limiter.now(), r, o)
+	if o.Err == nil && (r.Op == replica.Join || r.Op == replica.Batch) {
+		s.away = false // it may have answered other requests all the time, and refused these
+	}
 	s.passOn()
 	if !s.machine.Connected() && s.conn != nil {
 		s.conn.Close()
@@ -269,6 +273,7 @@ func (s *shard) admit(ctx context.Context, g *Grant, limit Limit, asked time.Dur
 	}
 	if !answered {
 		err = s.unanswered(w)
+		s.waited(err)
 	}
 	return s.orLocally(g, limit, err) //mutate:refused-during-a-recovery-and-not-admitted-locally
 }
@@ -282,6 +287,9 @@ func (s *shard) ask(g *Grant, limit Limit, asked time.Duration) (w *replica.Wait
 		// As far as we know the store answers. Then nobody is refused for a wait
 		// that is shorter than one round trip.
 		wait = max(wait, s.machine.RequestTimeout())
+	}
+	if s.away {
+		wait = 0
 	}
 	deadline = asked + wait
 	old := s.begins(g)
@@ -340,6 +348,24 @@ func (s *shard) orLocally(g *Grant, limit Limit, err error) error {
 	s.passOn()
 	s.wakeIfDue() //mutate:a-local-admission-is-told-late
 	return err
+}
+
+// waited takes note of a wait that ended with err. Where this replica may admit
+// by its own count, one wait in vain is enough for an outage.
+func (s *shard) waited(err error) {
+	if o := s.limiter.options; !o.AdmitLocally || o.Strict || !errors.Is(err, ErrUnavailable) {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.away = true
+}
+
+// isAway reports whether the next question is not to wait.
+func (s *shard) isAway() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.away
 }
 
 // unanswered says why a waiter got no answer.
