@@ -65,6 +65,7 @@ var forbidden = []struct{ from, to, why string }{
 	{"usher/cmd/usher/internal/policyfile", "usher/limiter", "loading a policy counts nothing"},
 	{"usher/cmd/usher/internal/policyfile", "log/slog", "findings are results, main logs or prints them"},
 	{"usher/cmd/usher/internal/listen", "usher/limiter", "listeners count nothing"},
+	{"usher/cmd/usher/internal/man", "usher/proxy", "the manual page is made of the help alone"},
 	{"usher/cmd/usher/internal/storewatch", "usher/proxy", "the watch knows the store, and no SOCKS"},
 	{"usher/cmd/usher/internal/logging", "usher/limiter", "the log writes what it is handed"},
 	{"usher/store/limit", "usher/", "the values of limits are a leaf"},

@@ -92,6 +92,7 @@ type cli struct {
 	Status   statusCmd   `cmd:"" help:"Show the rules, limits in use and store of a running usher."`
 	Reload   reloadCmd   `cmd:"" help:"Reload the rules of a running usher and show the result. Exit code 0: the new rules are in force, 1: they are not."`
 	Stop     stopCmd     `cmd:"" help:"Drain and stop a running usher, and wait until it has ended."`
+	Man      manCmd      `cmd:"" hidden:"" help:"Print the manual page usher(1)."`
 	Version  versionCmd  `cmd:"" name:"version" help:"Print version, commit, build date and Go version."`
 }
 
