@@ -6,16 +6,19 @@
 //	accept        listen.go      the policy in force is taken and kept: a reload never touches a session
 //	PROXY header  header.go      required from trusted balancers, refused from anybody else; LOCAL may be
 //	                             a health check, which the next two steps skip while it sends no more than a greeting
-//	client-rule   policy.go      block: closed without a byte
+//	client-rule   decision.go    block: closed without a byte
 //	admit         limiter        full or store away: closed without a byte
 //	negotiate     negotiate.go   method, user, request; one deadline from accept to the whole request
-//	resolve       dial.go        the name once, all its addresses; what is known of names: package resolve
-//	socks-rule    policy.go      block: reply 2 (SOCKS 4: 91)
+//	resolve       package decide the name once, all its addresses; what is known of names: package resolve
+//	socks-rule    package decide block: reply 2 (SOCKS 4: 91)
 //	move          limiter        the slot moves to the socks-rule's limit; full: reply 2, store away: reply 1
 //	dial          dial.go        only addresses that the rule matched; errors become replies in outcome.go
 //	  or await    bind.go        BIND: one peer, judged by the rules for bindreply
 //	relay         package relay  until both directions have ended; bulk is spliced
 //	end           session.go     sockets closed (sockets.go), slot released, one log line
+//
+// What is decided at these steps, and in which order, stands in package decide,
+// which usher explain asks as well; decision.go hands it what is known.
 //
 // A full rule is a verdict: matching stops there. A client that hangs up ends
 // any step and frees its slot (hangup_linux.go).

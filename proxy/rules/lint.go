@@ -247,7 +247,7 @@ func (a *address) loopback() bool {
 // methods returns the methods that clients of a client-rule may negotiate.
 func (s *Set) OpenToAll(ctx context.Context, methods func(*Rule) []Method) *Rule {
 	c := s.coverage(ctx, mostComparisons)
-	onward := world{}
+	onward := prefixCover{}
 	for _, r := range s.Socks {
 		nameless := *r // r, for clients that did not log in
 		nameless.Methods = []Method{None}
@@ -256,7 +256,7 @@ func (s *Set) OpenToAll(ctx context.Context, methods func(*Rule) []Method) *Rule
 			onward.add(&r.cond.from.address)
 		}
 	}
-	in := world{}
+	in := prefixCover{}
 	for _, r := range s.Client {
 		if !r.Pass || !slices.Contains(methods(r), None) || c.by(r, r) != nil {
 			continue
@@ -269,11 +269,11 @@ func (s *Set) OpenToAll(ctx context.Context, methods func(*Rule) []Method) *Rule
 	return nil
 }
 
-// world collects networks. It holds each network that was added, and each whose two
+// prefixCover collects networks. It holds each network that was added, and each whose two
 // halves it holds. So it holds the /0 of a family if the networks together cover it.
-type world map[netip.Prefix]bool
+type prefixCover map[netip.Prefix]bool
 
-func (w world) add(a *address) {
+func (w prefixCover) add(a *address) {
 	switch a.kind {
 	case anyAddress:
 		for _, family := range families {
