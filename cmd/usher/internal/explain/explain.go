@@ -21,6 +21,7 @@ import (
 // It is an error if ctx ends (with its cause), or if the answer depends on the
 // address that the client connects to and q.Local is unspecified.
 func Ask(ctx context.Context, q Question, policy *proxy.Policy, machine decide.Machine, resolver resolve.Resolver) (*Answer, error) {
+	q.From, q.Local = plain(q.From), plain(q.Local)
 	w := &walk{ctx: ctx, question: q, cache: resolve.NewCache(resolver, nil), known: map[string]lookup{}}
 	w.cache.Reset(policy.Rules.HostNames())
 	defer w.cache.Wait()
@@ -45,6 +46,12 @@ func Ask(ctx context.Context, q Question, policy *proxy.Policy, machine decide.M
 			w.unsure, q.Local)
 	}
 	return &w.answer, nil
+}
+
+// plain returns an address as serve knows those of connections: IPv4 as such,
+// and without a zone.
+func plain(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
 }
 
 // walk is the way of one question through the decisions. It is what they look
