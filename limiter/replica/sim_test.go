@@ -171,7 +171,9 @@ func (w *world) runFor(d time.Duration) {
 			n.checkDue()
 		}
 	}
-	w.now = end
+	if w.broken == "" { // else it is reported as of the moment at which it broke
+		w.now = end
+	}
 }
 
 // fail says that the invariants of these letters do not hold. The first failure counts.

@@ -142,6 +142,9 @@ func saidThrottled(o *Outcome) bool {
 
 // quiet ends the faults and the clients, and checks what must be true then: F.
 func (w *world) quiet() {
+	if w.broken != "" {
+		return
+	}
 	w.calm, w.closing = true, true
 	for i, n := range w.nodes {
 		if n.ttl != simTTL {

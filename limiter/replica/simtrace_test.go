@@ -77,6 +77,7 @@ func (n *node) does(what string, detail any) {
 // the replicas stand.
 func (w *world) report() string {
 	var b strings.Builder
+	fmt.Fprintln(&b, "the letter is explained in docs/guarantees.md")
 	first := max(0, w.trace.n-traceLength)
 	fmt.Fprintf(&b, "the last %d of %d events:\n", w.trace.n-first, w.trace.n)
 	for i := first; i < w.trace.n; i++ {
@@ -102,6 +103,7 @@ func (n *node) String() string {
 	if n.dead {
 		b.WriteString(", ended")
 	}
+	fmt.Fprintf(&b, ", %d sessions", len(n.sessions))
 	for _, c := range n.m.table.sorted() {
 		fmt.Fprintf(&b, "\n    %s: live %d, granted %d, waiting %d", c.name, c.live, c.granted, len(c.waiters))
 		for text, is := range map[string]bool{
