@@ -119,6 +119,9 @@ func TestTLS(t *testing.T) {
 }
 
 func TestTLSElsewhere(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts Sentinels and a Redis Cluster over TLS, which takes many seconds")
+	}
 	files := redistest.NewCertificates(t)
 	t.Run("sentinels", func(t *testing.T) { contract(t, redistest.StartSentinels(t, files).URL()) })
 	t.Run("cluster", func(t *testing.T) { contract(t, redistest.StartCluster(t, files).URL()) })
@@ -145,6 +148,9 @@ func dial(t *testing.T, s *redisstore.Store) error {
 }
 
 func TestSentinels(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts Sentinels that fail over, which takes many seconds")
+	}
 	group := redistest.StartSentinels(t)
 	t.Run("contract", func(t *testing.T) { contract(t, group.URL()) })
 	t.Run("check", func(t *testing.T) { checkSentinels(t, group) })
@@ -181,6 +187,9 @@ func TestSentinels(t *testing.T) {
 }
 
 func TestCluster(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a Redis Cluster that fails over, which takes many seconds")
+	}
 	cluster := redistest.StartCluster(t)
 	t.Run("contract", func(t *testing.T) { contract(t, cluster.URL()) })
 	t.Run("minimal user", func(t *testing.T) { minimalClusterUser(t, cluster) })
