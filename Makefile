@@ -1,5 +1,5 @@
 # Short names for commands; what they do is in the go command and in .ci.
-.PHONY: build short test lint fuzz mutations bench image
+.PHONY: build short test lint fuzz mutations bench image man
 
 build:     ; go build ./cmd/usher
 short:     ; go test -short ./...
@@ -10,3 +10,4 @@ mutations: ; .ci/simulation
 bench:     ; go -C integration run ./bench
 image:     ; docker build -f deploy/compose/Dockerfile -t usher:dev --build-arg VERSION="$$(git describe --tags --always --dirty)" \
              --build-arg COMMIT="$$(git rev-parse HEAD)" --build-arg DATE="$$(date -u +%FT%TZ)" .
+man:       ; go run ./cmd/usher man

@@ -109,7 +109,17 @@ func minimalClusterUser(t *testing.T, cluster *redistest.Cluster) {
 		setUser(t, "usher", slices.Concat(rules, addition), cluster.Nodes...)
 		forget(t, cluster.Serving(cluster.Slot("{default:0}")))
 	}, url)
-	warns(t, url, "")
+	s := open(t, url, "check")
+	defer s.Close()
+	// Its rights suffice to count. Each of the three primaries is warned about, as
+	// one more right is needed to check a setting.
+	got, err := s.Check(t.Context())
+	foreign := func(warning string) bool {
+		return !strings.Contains(warning, "cluster-require-full-coverage cannot be read (NOPERM")
+	}
+	if err != nil || len(got) != 3 || slices.ContainsFunc(got, foreign) {
+		t.Errorf("Check: %q, %v; want the setting that each primary does not tell", got, err)
+	}
 }
 
 // minimalSentinelUser is the same for the user of the sentinels. That of the

@@ -162,6 +162,7 @@ func TestSentinels(t *testing.T) {
 		}
 	})
 	t.Run("planned failover", func(t *testing.T) {
+		takesLong(t)
 		l := startLoad(t, group.URL(), true)
 		group.Failover()
 		l.join() // where the others are by then, or the limit holds for each of two places
@@ -170,6 +171,7 @@ func TestSentinels(t *testing.T) {
 		l.stop()
 	})
 	t.Run("primary killed", func(t *testing.T) {
+		takesLong(t)
 		l := startLoad(t, group.URL(), false)
 		old := group.Primary()
 		old.Kill()
@@ -184,6 +186,14 @@ func TestSentinels(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// takesLong leaves a test of ten seconds out with -short.
+func takesLong(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("takes ten seconds: left out with -short")
+	}
 }
 
 func TestCluster(t *testing.T) {
@@ -228,6 +238,7 @@ func TestCluster(t *testing.T) {
 	})
 	slotOf := func(l *load, shard int) int { return cluster.Slot(fmt.Sprintf("{%s:%d}", l.cluster, shard)) }
 	t.Run("slot migration", func(t *testing.T) {
+		takesLong(t)
 		l := startLoad(t, cluster.URL()+"?shards=4", true)
 		slot := slotOf(l, 1)
 		from := cluster.Serving(slot)
@@ -241,6 +252,7 @@ func TestCluster(t *testing.T) {
 		l.stop()
 	})
 	t.Run("planned failover", func(t *testing.T) {
+		takesLong(t)
 		l := startLoad(t, cluster.URL()+"?shards=4", true)
 		slot := slotOf(l, 1)
 		cluster.Failover(cluster.Serving(slot), slot)
@@ -249,6 +261,7 @@ func TestCluster(t *testing.T) {
 		l.stop()
 	})
 	t.Run("primary killed", func(t *testing.T) {
+		takesLong(t)
 		l := startLoad(t, cluster.URL()+"?shards=4", false)
 		slot := slotOf(l, 1)
 		primary := cluster.Serving(slot)
@@ -259,7 +272,10 @@ func TestCluster(t *testing.T) {
 		l.recovers()
 		l.stop()
 	})
-	t.Run("the node of shard 0 is away", func(t *testing.T) { startWithoutShardZero(t, cluster) })
+	t.Run("the node of shard 0 is away", func(t *testing.T) {
+		takesLong(t)
+		startWithoutShardZero(t, cluster)
+	})
 }
 
 // startWithoutShardZero: who was there before goes on with the rules that other
