@@ -35,17 +35,6 @@ func awaitByte(c *net.TCPConn) error {
 	return failed
 }
 
-// awaitEnd waits until the peer ends or breaks its connection, and discards what
-// it sends until then. The error is io.EOF for an end.
-func awaitEnd(c *net.TCPConn) error {
-	for {
-		if err := awaitByte(c); err != nil {
-			return err
-		}
-		discardPending(c)
-	}
-}
-
 // maxDiscard is the most that is taken at once.
 const maxDiscard = 256 << 10
 

@@ -29,7 +29,7 @@
 // Whatever has to end a session from outside (Drain, a lost lease) cancels its
 // context with the reason; that closes its sockets, and so wakes what is blocked.
 //
-// A UDP association (udp.go, udprelay.go) lasts as long as its client's
+// A UDP association (package udp, opened in udp.go) lasts as long as its client's
 // connection: one goroutine waits for that to end, one reads each UDP socket.
 //
 // Other commands are answered with 7, command not supported.

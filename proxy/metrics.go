@@ -9,6 +9,7 @@ import (
 	"usher/limiter"
 	"usher/proxy/rules"
 	"usher/proxy/socks"
+	"usher/proxy/udp"
 )
 
 // Metrics are what a Server counts for Prometheus. Labels take few values:
@@ -25,8 +26,7 @@ type Metrics struct {
 	nameCache     *prometheus.CounterVec
 	lookups       prometheus.Histogram
 
-	datagramsUp, datagramsDown prometheus.Counter
-	datagramsDropped           [dropKinds]prometheus.Counter
+	udp *udp.Metrics
 
 	live atomic.Pointer[table] // whose sessions Collect shows
 }
@@ -73,27 +73,11 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	for _, result := range []string{"hit", "joined"} {
 		m.nameCache.WithLabelValues(result)
 	}
-	datagrams, dropped := m.countDatagrams()
+	m.udp = udp.NewMetrics(r)
 	if r != nil {
-		r.MustRegister(datagrams, dropped)
 		r.MustRegister(m, m.admitted, m.unconfirmed, m.rejected, m.connectErrors, m.authAttempts, m.turnedAway, m.nameCache, m.lookups, m.duration)
 	}
 	return m
-}
-
-// countDatagrams makes the counters of datagrams.
-func (m *Metrics) countDatagrams() (relayed, dropped *prometheus.CounterVec) {
-	relayed = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "usher_udp_datagrams_total",
-		Help: "Datagrams relayed: up to targets, down to clients."}, []string{"direction"})
-	m.datagramsUp, m.datagramsDown = relayed.WithLabelValues("up"), relayed.WithLabelValues("down")
-	dropped = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "usher_udp_datagrams_dropped_total",
-		Help: "Datagrams dropped, by reason."}, []string{"reason"})
-	for d, reason := range dropReasons {
-		if reason != "" {
-			m.datagramsDropped[d] = dropped.WithLabelValues(reason)
-		}
-	}
-	return relayed, dropped
 }
 
 // Describe is prometheus.Collector's.

@@ -10,6 +10,7 @@ import (
 	"usher/proxy/decide"
 	"usher/proxy/relay"
 	"usher/proxy/socks"
+	"usher/proxy/udp"
 	"usher/proxy/users"
 )
 
@@ -29,10 +30,6 @@ var (
 
 	errLeaseLost = errors.New("the lease on the session's slot is lost")
 	errDrain     = errors.New("the server stops")
-
-	errUDPPorts        = errors.New("no UDP port is free")
-	errUDPSocket       = errors.New("no UDP socket")
-	errAssociationOver = errors.New("the client ended its association")
 )
 
 // silent is the code of what is not answered: the client left, has not got
@@ -80,9 +77,9 @@ var outcomes = []outcome{
 	{limiter.ErrClosed, socks.GeneralFailure, "drain", false},
 	{errDrain, silent, "drain", false},
 
-	{errUDPPorts, socks.GeneralFailure, "udp_ports", false},
-	{errUDPSocket, socks.GeneralFailure, "udp_socket", false},
-	{errAssociationOver, silent, "done", false},
+	{udp.ErrPorts, socks.GeneralFailure, "udp_ports", false},
+	{udp.ErrSocket, socks.GeneralFailure, "udp_socket", false},
+	{udp.ErrEnded, silent, "done", false},
 
 	{decide.ErrUnresolved, socks.HostUnreachable, "unresolved", true},
 	{decide.ErrNoExternal, socks.AddressNotSupported, "no_external", true},
@@ -96,6 +93,10 @@ var outcomes = []outcome{
 	{relay.ErrIdle, silent, "idle", false},
 	{errLeaseLost, silent, "lease_lost", false},
 	{relay.ErrMayWrite, silent, "lease_lost", false},
+	{udp.ErrClient, silent, "client_error", false},
+	{udp.ErrTarget, silent, "target_error", false},
+	{udp.ErrIdle, silent, "idle", false},
+	{udp.ErrMayWrite, silent, "lease_lost", false},
 
 	// What dialling brings, last: an error above may wrap one of these.
 	{syscall.ECONNREFUSED, socks.ConnectionRefused, "refused", true},

@@ -10,6 +10,7 @@ import (
 
 	"usher/proxy/decide"
 	"usher/proxy/rules"
+	"usher/proxy/udp"
 )
 
 // report counts and logs how the session ended, in one line. It is always
@@ -36,7 +37,7 @@ func (s *session) report(err error) {
 		attrs = append(attrs, slog.Int64("bytes_up", s.up.Load()), slog.Int64("bytes_down", s.down.Load()))
 	}
 	if s.udp != nil {
-		attrs = append(attrs, s.udp.attrs()...)
+		attrs = append(attrs, udpAttrs(s.udp.Stats())...)
 	}
 	attrs = append(attrs, slog.Float64("seconds", took.Seconds()))
 	if err != nil && o.reason != "done" {
@@ -102,6 +103,23 @@ func (s *session) attrs(reason string) []slog.Attr {
 		if a.addr.IsValid() {
 			text(a.key, a.addr.String())
 		}
+	}
+	return attrs
+}
+
+// udpAttrs are what a session's last line says of its association.
+func udpAttrs(u udp.Stats) []slog.Attr {
+	attrs := []slog.Attr{slog.String("udp_relay", u.Advertised.String())}
+	if u.Client.IsValid() {
+		attrs = append(attrs, slog.String("udp_client", u.Client.String()))
+	}
+	attrs = append(attrs, slog.Int64("datagrams_up", u.Up), slog.Int64("datagrams_down", u.Down))
+	var dropped []any
+	for _, d := range u.Dropped {
+		dropped = append(dropped, slog.Int64(d.Reason, d.N))
+	}
+	if len(dropped) > 0 {
+		attrs = append(attrs, slog.Group("dropped", dropped...))
 	}
 	return attrs
 }

@@ -15,6 +15,7 @@ import (
 	"usher/proxy/relay"
 	"usher/proxy/rules"
 	"usher/proxy/socks"
+	"usher/proxy/udp"
 )
 
 // session is one client's connection from accept to close. Its fields belong to
@@ -44,10 +45,10 @@ type session struct {
 	peerRule   *rules.Rule    // BIND: by which
 	granted    bool           // the client was told that it is connected
 
-	grant    *limiter.Grant // nil: nothing was admitted yet
-	valid    func() bool    // nil, or asked before every write: see fence
-	udp      *association   // nil but for UDP ASSOCIATE
-	up, down atomic.Int64   // safe: bytes relayed to and from the target
+	grant    *limiter.Grant   // nil: nothing was admitted yet
+	valid    func() bool      // nil, or asked before every write: see fence
+	udp      *udp.Association // nil but for UDP ASSOCIATE
+	up, down atomic.Int64     // safe: bytes relayed to and from the target
 
 	negotiatingIndex int // in negotiators.all, from 1; 0: not there; guarded by its mutex
 

@@ -8,8 +8,8 @@ import (
 	"slices"
 	"time"
 
-	"usher/proxy/selfaddr"
 	"usher/proxy/socks"
+	"usher/proxy/udp"
 )
 
 // associate fulfils UDP ASSOCIATE. The association lives as long as the
@@ -18,90 +18,48 @@ func (s *session) associate(ctx context.Context) (relay func() error, err error)
 	if s.request.Version != socks.V5 {
 		return nil, fmt.Errorf("%w: UDP is in SOCKS 5 only", errCommand)
 	}
-	a, told, err := s.openAssociation(ctx)
-	if err != nil {
+	if s.udp, err = s.openAssociation(ctx); err != nil {
 		return nil, err
 	}
-	if err := s.succeed(socks.AddrOf(told)); err != nil {
+	s.sockets.hold(s.udp)
+	if err := s.succeed(socks.AddrOf(s.udp.Advertised())); err != nil {
 		return nil, err
 	}
-	return func() error { return a.relay(ctx, s.socksRule.Timeouts.IOUDP) }, nil
+	return func() error { return s.udp.Run(ctx, s.socksRule.Timeouts.IOUDP) }, nil
 }
 
-// openAssociation judges the request and opens the socket that faces the
-// client; told is the address that the client is to send to.
-func (s *session) openAssociation(ctx context.Context) (a *association, told netip.AddrPort, err error) {
+// openAssociation judges the request and opens the association.
+func (s *session) openAssociation(ctx context.Context) (*udp.Association, error) {
 	defer s.watch(true)()
 	client := s.expectedClient()
 	if err := s.judgeAssociation(ctx, client); err != nil {
-		return nil, told, err
+		return nil, err
 	}
 	if err := s.move(ctx); err != nil {
-		return nil, told, err
+		return nil, err
 	}
-	bound, toldAddr := frontAddress(s.server.opts.UDPAdvertise, s.from.Addr(), addrPort(s.client.LocalAddr()).Addr())
-	front, err := listenUDPIn(s.zoned(bound), cmp.Or(s.socksRule.UDPPorts, s.server.opts.UDPPorts), &s.server.fronts, s.valid)
-	if err != nil {
-		return nil, told, fmt.Errorf("%w: %w", errUDPSocket, err)
+	o := udp.Options{
+		Judge: s.decision(), Names: s.server.names, Metrics: s.server.opts.Metrics.udp,
+		Control: s.client, Client: client,
+		Advertise: s.server.opts.UDPAdvertise, Ports: cmp.Or(s.socksRule.UDPPorts, s.server.opts.UDPPorts),
+		Heard: &s.server.fronts, MayWrite: s.valid, Up: &s.up, Down: &s.down,
 	}
-	if bound.IsUnspecified() { // answers have to come from where the client sends to
-		if err := front.noteArrival(); err != nil {
-			front.close()
-			return nil, told, fmt.Errorf("%w: %w", errUDPSocket, err)
-		}
-	}
-	told = netip.AddrPortFrom(toldAddr, front.local.Port())
-	a = newAssociation(s, client, front, told)
-	s.udp = a
-	s.sockets.hold(a)
-	return a, told, nil
+	o.Judge.Machine = s.server.udp
+	return udp.Open(o)
 }
 
 // judgeAssociation asks the rules about the request for an association, see
 // decide.Session.Associate.
-func (s *session) judgeAssociation(ctx context.Context, client udpClient) (err error) {
+func (s *session) judgeAssociation(ctx context.Context, client udp.Client) (err error) {
 	ctx, cancel := connecting(ctx, time.Now(), s.gen.policy.Rules.Settings.Timeouts.Connect)
 	defer cancel()
 	var source netip.AddrPort
-	if client.isComplete() {
-		source = netip.AddrPortFrom(client.addr, client.port)
+	if client.Complete() {
+		source = netip.AddrPortFrom(client.Addr, client.Port)
 	}
 	d := s.decision()
 	s.socksRule, err = d.Associate(source, s.isHidden(), s.names(ctx))
 	return err
-}
-
-// frontAddress returns the address of the socket that faces a client, and the
-// one that the client is told: the first advertised one of the client's family,
-// else local, on which its connection came in, as in Dante. An advertised
-// address that is not this machine's is translated on its way here, to which of
-// ours we cannot know. Loopback is every machine's: it is ours if the client
-// came over it, and else perhaps that of a container's host.
-func frontAddress(advertised []netip.Addr, from, local netip.Addr) (bound, told netip.Addr) {
-	for _, a := range advertised {
-		switch {
-		case a.Is4() != from.Is4():
-		case selfaddr.IsLocal(a) && (!a.IsLoopback() || local.IsLoopback()):
-			return a, a
-		case a.Is4():
-			return netip.IPv4Unspecified(), a
-		default:
-			return netip.IPv6Unspecified(), a
-		}
-	}
-	return local, local
-}
-
-// udpClient is from where an association takes datagrams.
-type udpClient struct {
-	addr netip.Addr // the zero Addr: anywhere
-	port uint16     // 0: any
-}
-
-func (c udpClient) isComplete() bool { return c.addr.IsValid() && c.port != 0 }
-
-func (c udpClient) allows(from netip.AddrPort) bool {
-	return (!c.addr.IsValid() || c.addr == from.Addr()) && (c.port == 0 || c.port == from.Port())
 }
 
 // expectedClient returns from where the client's datagrams will come: the
@@ -112,25 +70,25 @@ func (c udpClient) allows(from netip.AddrPort) bool {
 // Only a client whom a balancer hides, one of Options.UDPRelayFrom, is taken
 // at its word, if that is an address with its port; if it is half of that or
 // nothing, the first datagram that the rules pass says who it is.
-func (s *session) expectedClient() udpClient {
+func (s *session) expectedClient() udp.Client {
 	asked := s.request.Addr
-	announced := udpClient{addr: asked.IP.Unmap(), port: asked.Port}
-	if announced.addr.IsUnspecified() {
-		announced.addr = netip.Addr{}
+	announced := udp.Client{Addr: asked.IP.Unmap(), Port: asked.Port}
+	if announced.Addr.IsUnspecified() {
+		announced.Addr = netip.Addr{}
 	}
 	if asked.Name != "" {
-		announced = udpClient{}
+		announced = udp.Client{}
 	}
 	if s.isHidden() {
-		if !announced.isComplete() {
-			return udpClient{}
+		if !announced.Complete() {
+			return udp.Client{}
 		}
 		return announced
 	}
-	if announced.addr.IsValid() && announced.addr != s.from.Addr() {
-		return udpClient{addr: s.from.Addr()}
+	if announced.Addr.IsValid() && announced.Addr != s.from.Addr() {
+		return udp.Client{Addr: s.from.Addr()}
 	}
-	return udpClient{addr: s.from.Addr(), port: announced.port}
+	return udp.Client{Addr: s.from.Addr(), Port: announced.Port}
 }
 
 // isHidden reports whether the client's connection is a balancer's that says

@@ -1,4 +1,4 @@
-package proxy
+package udp
 
 import (
 	"context"
@@ -22,12 +22,12 @@ const maxDatagram = 64 << 10
 // datagrams are buffers that all associations share: one that waits holds none.
 var datagrams = sync.Pool{New: func() any { return new([maxDatagram]byte) }}
 
-// udpSocket is a socket of a UDP association, of one address family. It is
+// socket is a socket of a UDP association, of one address family. It is
 // not connected, so that the kernel reports no ICMP error to it: a port that
 // nobody listens at is the sender's trouble and ends no association.
 //
 // One goroutine may read; any may write.
-type udpSocket struct {
+type socket struct {
 	conn  *net.UDPConn
 	raw   syscall.RawConn
 	local netip.AddrPort
@@ -50,10 +50,10 @@ type origin struct {
 	at   netip.Addr // to which address of ours; the zero Addr unless noteArrival was called
 }
 
-// listenUDP opens a socket at an address whose port may be 0. It neither asks
+// listen opens a socket at an address whose port may be 0. It neither asks
 // nor answers about more than one host: broadcasts are switched off, which
 // net switches on.
-func listenUDP(at netip.AddrPort, valid func() bool) (*udpSocket, error) {
+func listen(at netip.AddrPort, valid func() bool) (*socket, error) {
 	network := "udp6"
 	if at.Addr().Is4() {
 		network = "udp4"
@@ -73,18 +73,18 @@ func listenUDP(at netip.AddrPort, valid func() bool) (*udpSocket, error) {
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	u := &udpSocket{conn: conn, raw: raw, valid: valid, local: conn.LocalAddr().(*net.UDPAddr).AddrPort()}
+	u := &socket{conn: conn, raw: raw, valid: valid, local: conn.LocalAddr().(*net.UDPAddr).AddrPort()}
 	u.try = u.attempt
 	return u, nil
 }
 
-// listenUDPIn opens a socket at one of the ports that is free. The system is
+// listenIn opens a socket at one of the ports that is free. The system is
 // asked for those that are not ours already: if all of many are, it takes long
 // to say so. Trying begins at a random one: a port that was just given up may
 // still get datagrams of its last client.
-func listenUDPIn(ip netip.Addr, ports rules.PortRange, ours *selfaddr.Set, valid func() bool) (*udpSocket, error) {
+func listenIn(ip netip.Addr, ports rules.PortRange, ours *selfaddr.Set, valid func() bool) (*socket, error) {
 	if ports == (rules.PortRange{}) {
-		return listenUDP(netip.AddrPortFrom(ip, 0), valid)
+		return listen(netip.AddrPortFrom(ip, 0), valid)
 	}
 	n := int(ports.Hi) - int(ports.Lo) + 1
 	first := rand.IntN(n)
@@ -93,17 +93,17 @@ func listenUDPIn(ip netip.Addr, ports rules.PortRange, ours *selfaddr.Set, valid
 		if ours.Has(at) {
 			continue
 		}
-		u, err := listenUDP(at, valid)
+		u, err := listen(at, valid)
 		if !errors.Is(err, syscall.EADDRINUSE) {
 			return u, err
 		}
 	}
-	return nil, fmt.Errorf("%w: %d to %d at %v", errUDPPorts, ports.Lo, ports.Hi, ip)
+	return nil, fmt.Errorf("%w: %d to %d at %v", ErrPorts, ports.Lo, ports.Hi, ip)
 }
 
 // noteArrival lets read say at which address of ours a datagram arrived, for a
 // socket that is bound to all. Systems that do not tell leave it out.
-func (u *udpSocket) noteArrival() error {
+func (u *socket) noteArrival() error {
 	size, err := askArrival(u.raw, u.local.Addr())
 	if size > 0 {
 		u.info = make([]byte, size)
@@ -113,7 +113,7 @@ func (u *udpSocket) noteArrival() error {
 
 // read waits for a datagram, and takes a buffer only when there is one. The
 // datagram is put at the offset headroom; the caller gives the buffer back.
-func (u *udpSocket) read(headroom int) (buffer *[maxDatagram]byte, n int, o origin, err error) {
+func (u *socket) read(headroom int) (buffer *[maxDatagram]byte, n int, o origin, err error) {
 	if err := u.raw.Read(readable); err != nil {
 		return nil, 0, o, err
 	}
@@ -142,8 +142,8 @@ func readable(fd uintptr) bool {
 
 // write sends one datagram, from an address of ours if source is one. It waits
 // while the system takes no more, and asks again after that whether it still
-// may. The error is errLeaseLost, or the system's.
-func (u *udpSocket) write(data []byte, to netip.AddrPort, source netip.Addr) error {
+// may. The error is ErrMayWrite, or the system's.
+func (u *socket) write(data []byte, to netip.AddrPort, source netip.Addr) error {
 	u.writing.Lock()
 	defer u.writing.Unlock()
 	u.data, u.err = data, nil
@@ -165,10 +165,10 @@ func (u *udpSocket) write(data []byte, to netip.AddrPort, source netip.Addr) err
 
 // attempt sends the datagram, and reports false if the socket takes none for
 // now.
-func (u *udpSocket) attempt(fd uintptr) (done bool) {
+func (u *socket) attempt(fd uintptr) (done bool) {
 	for {
 		if u.valid != nil && !u.valid() {
-			u.err = errLeaseLost
+			u.err = ErrMayWrite
 			return true
 		}
 		u.err = u.sendTo(int(fd))
@@ -178,7 +178,7 @@ func (u *udpSocket) attempt(fd uintptr) (done bool) {
 	}
 }
 
-func (u *udpSocket) sendTo(fd int) error {
+func (u *socket) sendTo(fd int) error {
 	var to unix.Sockaddr = &u.to6
 	if u.local.Addr().Is4() {
 		to = &u.to4
@@ -189,4 +189,4 @@ func (u *udpSocket) sendTo(fd int) error {
 	return unix.Sendmsg(fd, u.data, u.control, to, 0)
 }
 
-func (u *udpSocket) close() { _ = u.conn.Close() } // twice is fine
+func (u *socket) close() { _ = u.conn.Close() } // twice is fine

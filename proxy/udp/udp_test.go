@@ -1,32 +1,37 @@
-package proxy
+package udp
 
 import (
-	"bytes"
+	"context"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"net"
 	"net/netip"
 	"runtime"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"go.uber.org/goleak"
+
+	"usher/proxy/decide"
 	"usher/proxy/resolve"
 	"usher/proxy/rules"
 	"usher/proxy/selfaddr"
 	"usher/proxy/socks"
 )
 
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// patient bounds every wait of these tests.
+const patient = time.Minute
+
 var loopback = netip.MustParseAddr("127.0.0.1")
 
-// udpPair returns a socket of ours and one that it can send to.
-func udpPair(t *testing.T, valid func() bool) (*udpSocket, *net.UDPConn, netip.AddrPort) {
+// pair returns a socket of ours and one that it can send to.
+func pair(t *testing.T, valid func() bool) (*socket, *net.UDPConn, netip.AddrPort) {
 	t.Helper()
-	u, err := listenUDP(netip.AddrPortFrom(loopback, 0), valid)
+	u, err := listen(netip.AddrPortFrom(loopback, 0), valid)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +51,7 @@ func udpPair(t *testing.T, valid func() bool) (*udpSocket, *net.UDPConn, netip.A
 // system, however many they are; what others have, the system knows.
 func TestPortsThatAreOursAreNotTried(t *testing.T) {
 	ip := netip.MustParseAddr("127.0.44.4") // nobody else's
-	others, err := listenUDP(netip.AddrPortFrom(ip, 0), nil)
+	others, err := listen(netip.AddrPortFrom(ip, 0), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,12 +60,12 @@ func TestPortsThatAreOursAreNotTried(t *testing.T) {
 	var ours selfaddr.Set
 	mine := netip.AddrPortFrom(ip, ports.Lo) // for all that the system knows it is free
 	ours.Add(mine)
-	if u, err := listenUDPIn(ip, ports, &ours, nil); !errors.Is(err, errUDPPorts) {
-		t.Fatalf("%v, %v, want %v", u, err, errUDPPorts)
+	if u, err := listenIn(ip, ports, &ours, nil); !errors.Is(err, ErrPorts) {
+		t.Fatalf("%v, %v, want %v", u, err, ErrPorts)
 	}
 	ours.Remove(mine)
 	for range 20 { // some begin at the port of others
-		u, err := listenUDPIn(ip, ports, &ours, nil)
+		u, err := listenIn(ip, ports, &ours, nil)
 		if err != nil || u.local != mine {
 			t.Fatalf("%v, want a socket at %v", err, mine)
 		}
@@ -97,10 +102,10 @@ func TestFrontAddress(t *testing.T) {
 func TestDatagramsNeedTheLease(t *testing.T) {
 	var asked, allowed atomic.Int64
 	allowed.Store(2)
-	u, far, to := udpPair(t, func() bool { return asked.Add(1) <= allowed.Load() })
+	u, far, to := pair(t, func() bool { return asked.Add(1) <= allowed.Load() })
 	for i := range 4 {
 		err := u.write([]byte{byte(i)}, to, netip.Addr{})
-		if lost := errors.Is(err, errLeaseLost); lost != (i >= 2) || err != nil && !lost {
+		if lost := errors.Is(err, ErrMayWrite); lost != (i >= 2) || err != nil && !lost {
 			t.Errorf("datagram %d: %v", i, err)
 		}
 	}
@@ -119,77 +124,18 @@ func TestDatagramsNeedTheLease(t *testing.T) {
 	}
 }
 
-// An association that has lost its lease sends nothing more in either direction,
-// and ends.
-func TestAssociationsNeedTheLease(t *testing.T) {
-	for name, up := range map[string]bool{"to the target": true, "to the client": false} {
-		t.Run(name, func(t *testing.T) {
-			s, control, ctx := newSession(t, "client pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0 }\n", 0)
-			var lines bytes.Buffer
-			s.server.opts.Logger = slog.New(slog.NewTextHandler(&lines, nil))
-			var lost atomic.Bool
-			s.valid = func() bool { return !lost.Load() }
-			go live(ctx, s)
-			relay := associate(t, control)
-			_, client, _ := udpPair(t, nil)
-			_, target, to := udpPair(t, nil)
-			b, err := socks.AppendUDPHeader(nil, socks.AddrOf(to))
-			if err != nil {
-				t.Fatal(err)
-			}
-			say := func() {
-				if _, err := client.WriteToUDPAddrPort(b, relay); err != nil {
-					t.Fatal(err)
-				}
-			}
-			say()
-			_, back, err := target.ReadFromUDPAddrPort(make([]byte, 9))
-			if err != nil {
-				t.Fatal(err)
-			}
-			lost.Store(true)
-			if up {
-				say()
-			} else if _, err := target.WriteToUDPAddrPort([]byte("answer"), back); err != nil {
-				t.Fatal(err)
-			}
-			if n, err := control.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
-				t.Errorf("%d, %v; want the end", n, err)
-				s.end(errDrain)
-			}
-			s.server.table.running.Wait()
-			if log := lines.String(); !strings.Contains(log, "reason=lease_lost") || !strings.Contains(log, "dropped.lease_lost=1") {
-				t.Errorf("log %q, want lease_lost", log)
-			}
-		})
-	}
-}
-
-// associate asks for an association, and returns where to send to.
-func associate(t *testing.T, control *net.TCPConn) netip.AddrPort {
-	t.Helper()
-	err := errors.Join(socks.WriteGreeting(control, socks.NoAuth),
-		socks.WriteRequest(control, socks.Request{Version: socks.V5, Command: socks.UDPAssociate, Addr: unspecified}))
-	_, read := io.ReadFull(control, make([]byte, 2))
-	reply, refused := socks.ReadReply(control, socks.V5)
-	if err := errors.Join(err, read, refused); err != nil || reply.Code != socks.Succeeded {
-		t.Fatalf("reply %d, %v", reply.Code, err)
-	}
-	return netip.AddrPortFrom(reply.Addr.IP, reply.Addr.Port)
-}
-
 // A datagram that has waited for room in the socket asks for the lease again:
 // every attempt does, and net calls attempt when there is room.
 func TestEveryAttemptAsksForTheLease(t *testing.T) {
 	valid := true
-	u, _, to := udpPair(t, func() bool { return valid })
+	u, _, to := pair(t, func() bool { return valid })
 	if err := u.write([]byte("x"), to, netip.Addr{}); err != nil {
 		t.Fatal(err)
 	}
 	valid = false
 	if err := u.raw.Control(func(fd uintptr) {
-		if !u.attempt(fd) || !errors.Is(u.err, errLeaseLost) {
-			t.Errorf("%v, want %v", u.err, errLeaseLost)
+		if !u.attempt(fd) || !errors.Is(u.err, ErrMayWrite) {
+			t.Errorf("%v, want %v", u.err, ErrMayWrite)
 		}
 	}); err != nil {
 		t.Fatal(err)
@@ -199,7 +145,7 @@ func TestEveryAttemptAsksForTheLease(t *testing.T) {
 // A socket that waits holds no buffer, and what is read comes after the
 // headroom.
 func TestUDPSocketReads(t *testing.T) {
-	u, far, _ := udpPair(t, nil)
+	u, far, _ := pair(t, nil)
 	if err := u.raw.Control(func(fd uintptr) {
 		if readable(fd) {
 			t.Error("an empty socket is readable")
@@ -231,7 +177,7 @@ func TestArrival(t *testing.T) {
 		{"0.0.0.0", "127.0.0.1", "127.0.0.5"}, // of which routing would choose the first
 		{"::", "::1", "::1"},
 	} {
-		u, err := listenUDP(netip.AddrPortFrom(netip.MustParseAddr(c.any), 0), nil)
+		u, err := listen(netip.AddrPortFrom(netip.MustParseAddr(c.any), 0), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -293,11 +239,23 @@ func TestPeersAreBounded(t *testing.T) {
 	}
 }
 
+// slowResolver is a resolver that answers after a while, unless it is cancelled.
+type slowResolver time.Duration
+
+func (r slowResolver) LookupNetIP(ctx context.Context, _, _ string) ([]netip.Addr, error) {
+	select {
+	case <-time.After(time.Duration(r)):
+		return []netip.Addr{netip.MustParseAddr("192.0.2.1")}, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
 // A datagram does not wait for ever for a resolver that does not answer.
 func TestDatagramsWaitForNamesInVain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &Server{names: resolve.NewCache(slowResolver(time.Hour), nil)}
-		names, forget := s.blocking(t.Context())
+		cache := resolve.NewCache(slowResolver(time.Hour), nil)
+		names, forget := blocking(t.Context(), cache)
 		defer forget()
 		began := time.Now()
 		if addrs, _ := names.Addrs("slow.test"); len(addrs) != 0 || !names.unknown {
@@ -306,7 +264,7 @@ func TestDatagramsWaitForNamesInVain(t *testing.T) {
 		if waited := time.Since(began); waited != nameWait {
 			t.Errorf("waited %v, want %v", waited, nameWait)
 		}
-		s.names.Wait()
+		cache.Wait()
 	})
 }
 
@@ -314,8 +272,8 @@ func TestDatagramsWaitForNamesInVain(t *testing.T) {
 // its target's and those of rules.
 func TestDatagramsWaitForAllNames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &Server{names: resolve.NewCache(slowResolver(nameWait*2/3), nil)}
-		names, forget := s.blocking(t.Context())
+		cache := resolve.NewCache(slowResolver(nameWait*2/3), nil)
+		names, forget := blocking(t.Context(), cache)
 		defer forget()
 		began := time.Now()
 		for i, want := range []int{1, 0, 0} { // found in time, cut off, not begun
@@ -326,19 +284,30 @@ func TestDatagramsWaitForAllNames(t *testing.T) {
 		if waited := time.Since(began); waited != nameWait {
 			t.Errorf("waited %v, want %v", waited, nameWait)
 		}
-		s.names.Wait()
+		cache.Wait()
 	})
 }
 
 // A datagram to an address and its answer take no memory.
 func TestDatagramsTakeNoMemory(t *testing.T) {
-	s, _, ctx := newSession(t, "client pass { from: 0/0 to: 0/0 }\nsocks block { from: 0/0 to: 10.0.0.0/8 }\nsocks pass { from: 0/0 to: 0/0 }\n", 0)
-	t.Cleanup(func() { s.release(nil); s.leave() })
-	s.request.Version = socks.V5
-	front, client, clientAddr := udpPair(t, nil)
-	back, target, targetAddr := udpPair(t, nil)
-	a := newAssociation(s, udpClient{}, front, front.local)
-	a.back[true] = back
+	ctx := t.Context()
+	front, client, clientAddr := pair(t, nil)
+	upstream, target, targetAddr := pair(t, nil)
+	set, found := rules.Parse("sockd.conf", []byte("client pass { from: 0/0 to: 0/0 }\nsocks block { from: 0/0 to: 10.0.0.0/8 }\nsocks pass { from: 0/0 to: 0/0 }\n"), rules.Env{})
+	if set == nil {
+		t.Fatalf("rules: %v", found)
+	}
+	o := Options{
+		Judge: decide.Session{
+			Policy:  &decide.Policy{Rules: set},
+			Machine: decide.Machine{Own: func(netip.AddrPort) bool { return false }},
+			From:    netip.MustParseAddrPort("127.0.0.1:4711"), Version: rules.Version(socks.V5),
+		},
+		Names: resolve.NewCache(slowResolver(time.Hour), nil), Metrics: NewMetrics(nil),
+		Heard: new(selfaddr.Set), Up: new(atomic.Int64), Down: new(atomic.Int64),
+	}
+	a := newAssociation(o, front, front.local)
+	a.upstream[true] = upstream
 	a.idle.Start(time.Hour, func() { t.Error("idle for an hour") })
 	t.Cleanup(a.idle.Stop)
 	began := time.Now()
@@ -347,7 +316,7 @@ func TestDatagramsTakeNoMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	request = append(request, "hello"...)
-	names := s.server.cachedOnly()
+	names := cachedOnly(o.Names)
 	b := make([]byte, 99)
 	if n := testing.AllocsPerRun(100, func() {
 		if _, err := client.WriteToUDPAddrPort(request, front.local); err != nil {
@@ -366,7 +335,7 @@ func TestDatagramsTakeNoMemory(t *testing.T) {
 		if _, err := target.WriteToUDPAddrPort([]byte("hi"), from); err != nil {
 			t.Fatal(err)
 		}
-		buffer, n, o, err = back.read(socks.MaxUDPHeaderIP)
+		buffer, n, o, err = upstream.read(socks.MaxUDPHeaderIP)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,4 +1,4 @@
-package proxy
+package udp
 
 import (
 	"net/netip"

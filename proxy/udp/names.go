@@ -1,4 +1,4 @@
-package proxy
+package udp
 
 import (
 	"context"
@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"usher/proxy/decide"
+	"usher/proxy/resolve"
 )
 
 // nameWait is how long a datagram waits for names at most, its target's and
@@ -32,13 +33,13 @@ func newNameLookup(get func(name string) ([]netip.Addr, bool)) *nameLookup {
 }
 
 // cachedOnly knows only the names whose answer the cache has.
-func (s *Server) cachedOnly() *nameLookup { return newNameLookup(s.names.Cached) }
+func cachedOnly(names *resolve.Cache) *nameLookup { return newNameLookup(names.Cached) }
 
 // blocking waits for names, nameWait in all. The caller must call cancel.
-func (s *Server) blocking(ctx context.Context) (l *nameLookup, cancel context.CancelFunc) {
+func blocking(ctx context.Context, names *resolve.Cache) (l *nameLookup, cancel context.CancelFunc) {
 	ctx, cancel = context.WithTimeout(ctx, nameWait)
 	return newNameLookup(func(name string) ([]netip.Addr, bool) {
-		addrs, err := s.names.Lookup(ctx, name)
+		addrs, err := names.Lookup(ctx, name)
 		if err != nil {
 			// A lookup that was cut off says nothing about the name: a rule that
 			// blocks must not be passed over.
