@@ -13,10 +13,6 @@ import (
 	"usher/proxy/socks"
 )
 
-// defaultBindTimeout is how long BIND waits for its peer unless
-// Options.BindTimeout says otherwise.
-const defaultBindTimeout = 3 * time.Minute
-
 // bind fulfils BIND (RFC 1928 section 6): it awaits the one connection that
 // the client's peer is going to make, as an FTP server does for active FTP.
 // The first reply says where, the second one who came.

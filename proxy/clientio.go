@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -64,4 +65,15 @@ func retry(call func() (int, error)) (int, error) {
 			return max(n, 0), err
 		}
 	}
+}
+
+// addrPort returns a TCP address in the form in which rules know it: IPv4 as
+// such and no zone.
+func addrPort(a net.Addr) netip.AddrPort {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	ap := tcp.AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
 }

@@ -77,3 +77,7 @@ func (n *clientNames) end() {
 // inGroup reports whether the client is in a group. Rules ask it only about a
 // user whose password was checked.
 func (s *session) inGroup(group string) bool { return s.gen.policy.Groups.In(group, s.user) }
+
+// accepted returns the address of this machine that the client's connection
+// came in on.
+func (s *session) accepted() netip.Addr { return addrPort(s.client.LocalAddr()).Addr() }

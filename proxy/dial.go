@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"usher/proxy/decide"
+	"usher/proxy/relay"
 	"usher/proxy/rules"
 	"usher/proxy/sockopt"
 	"usher/proxy/socks"
@@ -15,6 +16,44 @@ import (
 // minAttempt is the least time that one of several addresses gets, so that
 // the first ones of a long list have a chance.
 const minAttempt = 2 * time.Second
+
+// connect fulfils CONNECT.
+func (s *session) connect(ctx context.Context) (relay func() error, err error) {
+	target, err := s.dialTarget(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.sockets.hold(target)
+	if err := s.succeed(socks.AddrOf(addrPort(target.LocalAddr()))); err != nil {
+		return nil, err
+	}
+	return s.relayTo(target, s.socksRule.Timeouts.IO), nil
+}
+
+// dialTarget connects to what the client asks for. timeout.connect is for all of it:
+// the server's for names, that of the rule for the connection, from here on.
+func (s *session) dialTarget(ctx context.Context) (*net.TCPConn, error) {
+	defer s.watch(true)()
+	began := time.Now()
+	usual := s.gen.policy.Rules.Settings.Timeouts.Connect
+	naming, cancel := connecting(ctx, began, usual)
+	defer cancel()
+	d, target := s.decision(), decide.Target(s.request.Addr)
+	v, err := d.Connect(target, s.names(naming))
+	s.socksRule = v.Rule
+	if err != nil {
+		return nil, err
+	}
+	if err := s.move(ctx); err != nil {
+		return nil, err
+	}
+	dialling := naming
+	if limit := s.socksRule.Timeouts.Connect; limit != usual {
+		dialling, cancel = connecting(ctx, began, limit)
+		defer cancel()
+	}
+	return s.dial(dialling, &d, v.Addrs, target.Port)
+}
 
 // dial connects to the first of addrs that answers. The error is the last
 // one's, unless a host has answered and refused: that says more than that
@@ -65,16 +104,7 @@ func share(all time.Duration, left int) time.Duration {
 	return max(all/time.Duration(left), minAttempt)
 }
 
-// accepted returns the address of this machine that the client's connection
-// came in on.
-func (s *session) accepted() netip.Addr { return addrPort(s.client.LocalAddr()).Addr() }
-
-// zoned returns a with the zone that the client's connection came in by, if a
-// is link-local: else the system could not tell on which interface it is.
-// Nothing else here knows zones, neither SOCKS nor the rules.
-func (s *session) zoned(a netip.Addr) netip.Addr {
-	if local, ok := s.client.LocalAddr().(*net.TCPAddr); ok && a.Is6() && a.IsLinkLocalUnicast() {
-		return a.WithZone(local.Zone)
-	}
-	return a
+// relayTo returns the relay between the client and its target or peer.
+func (s *session) relayTo(target *net.TCPConn, idle time.Duration) func() error {
+	return relay.New(s.client, target, relay.Options{Idle: idle, MayWrite: s.valid, Up: &s.up, Down: &s.down}).Run
 }

@@ -7,11 +7,11 @@
 //	PROXY header  header.go      required from trusted balancers, refused from anybody else; LOCAL may be
 //	                             a health check, which the next two steps skip while it sends no more than a greeting
 //	client-rule   decision.go    block: closed without a byte
-//	admit         limiter        full or store away: closed without a byte
+//	admit         slot.go        full or store away: closed without a byte
 //	negotiate     negotiate.go   method, user, request; one deadline from accept to the whole request
 //	resolve       package decide the name once, all its addresses; what is known of names: package resolve
 //	socks-rule    package decide block: reply 2 (SOCKS 4: 91)
-//	move          limiter        the slot moves to the socks-rule's limit; full: reply 2, store away: reply 1
+//	move          slot.go        the slot moves to the socks-rule's limit; full: reply 2, store away: reply 1
 //	dial          dial.go        only addresses that the rule matched; errors become replies in outcome.go
 //	  or await    bind.go        BIND: one peer, judged by the rules for bindreply
 //	relay         package relay  until both directions have ended; bulk is spliced

@@ -11,8 +11,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"usher/proxy/selfaddr"
 )
 
 // How long accepting pauses after an error that passes by itself.
@@ -115,21 +113,6 @@ func (s *Server) CloseListeners() error {
 	return errors.Join(errs...)
 }
 
-// ownAddress reports whether a connection to a would reach this process: one
-// of its listeners, or one of Options.Own.
-func (s *Server) ownAddress(a netip.AddrPort) bool {
-	s.listening.Lock()
-	defer s.listening.Unlock()
-	return selfaddr.Reaches(s.opts.Own, a) || selfaddr.Reaches(s.listening.own, a)
-}
-
-// reachesTCP reports whether a connection to a would reach this process, a
-// place where BIND awaits its peer included.
-func (s *Server) reachesTCP(a netip.AddrPort) bool { return s.ownAddress(a) || s.awaiting.Reached(a) }
-
-// reachesUDP is reachesTCP for datagrams: it knows the sockets of associations.
-func (s *Server) reachesUDP(a netip.AddrPort) bool { return s.ownAddress(a) || s.fronts.Reached(a) }
-
 // BoundTo returns where a listener listens, as Options.Own has it: 0.0.0.0 is
 // every address of IPv4 and :: every one of IPv6. It is both for a listener of
 // both families, which calls itself [::].
@@ -158,15 +141,4 @@ func isIPv6Only(ln net.Listener) bool {
 		}
 	})
 	return err == nil && only != 0
-}
-
-// addrPort returns a TCP address in the form in which rules know it: IPv4 as
-// such and no zone.
-func addrPort(a net.Addr) netip.AddrPort {
-	tcp, ok := a.(*net.TCPAddr)
-	if !ok {
-		return netip.AddrPort{}
-	}
-	ap := tcp.AddrPort()
-	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
 }

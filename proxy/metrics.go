@@ -160,3 +160,10 @@ func commandName(c socks.Command) string {
 	}
 	return "unknown"
 }
+
+func id(r *rules.Rule) string {
+	if r == nil {
+		return ""
+	}
+	return r.ID()
+}

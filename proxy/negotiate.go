@@ -144,3 +144,11 @@ func (s *session) negotiationError(err error) error {
 	}
 	return err
 }
+
+// methodOnWire is RFC 1928's number of a method.
+func methodOnWire(m rules.Method) socks.Method {
+	if m == rules.Username {
+		return socks.Username
+	}
+	return socks.NoAuth
+}

@@ -124,13 +124,6 @@ func udpAttrs(u udp.Stats) []slog.Attr {
 	return attrs
 }
 
-func id(r *rules.Rule) string {
-	if r == nil {
-		return ""
-	}
-	return r.ID()
-}
-
 // at returns where a rule is written.
 func at(r *rules.Rule) string {
 	if r == nil {

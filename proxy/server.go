@@ -20,6 +20,10 @@ import (
 	"usher/proxy/users"
 )
 
+// defaultBindTimeout is how long BIND waits for its peer unless
+// Options.BindTimeout says otherwise.
+const defaultBindTimeout = 3 * time.Minute
+
 // Options are what a Server is given once, for all its policies.
 type Options struct {
 	Limiter *limiter.Limiter // required
@@ -149,3 +153,18 @@ func (s *Server) Sessions() int {
 
 // Counts returns the sessions by rule, generation and command.
 func (s *Server) Counts() []Count { return s.table.counts() }
+
+// ownAddress reports whether a connection to a would reach this process: one
+// of its listeners, or one of Options.Own.
+func (s *Server) ownAddress(a netip.AddrPort) bool {
+	s.listening.Lock()
+	defer s.listening.Unlock()
+	return selfaddr.Reaches(s.opts.Own, a) || selfaddr.Reaches(s.listening.own, a)
+}
+
+// reachesTCP reports whether a connection to a would reach this process, a
+// place where BIND awaits its peer included.
+func (s *Server) reachesTCP(a netip.AddrPort) bool { return s.ownAddress(a) || s.awaiting.Reached(a) }
+
+// reachesUDP is reachesTCP for datagrams: it knows the sockets of associations.
+func (s *Server) reachesUDP(a netip.AddrPort) bool { return s.ownAddress(a) || s.fronts.Reached(a) }

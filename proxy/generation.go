@@ -11,7 +11,6 @@ import (
 	"usher/limiter"
 	"usher/proxy/decide"
 	"usher/proxy/rules"
-	"usher/proxy/socks"
 	"usher/proxy/users"
 	"usher/store/limit"
 )
@@ -28,6 +27,11 @@ type Policy struct {
 	// External are the addresses to connect from (Dante's external:); the
 	// first of the target's family is used. Empty: the system chooses.
 	External []netip.Addr
+}
+
+// Decide returns the part of p that decisions depend on.
+func (p *Policy) Decide() *decide.Policy {
+	return &decide.Policy{Rules: p.Rules, External: p.External, Logins: p.Users != nil}
 }
 
 // Counter returns the name that a rule's sessions are counted by in the
@@ -83,17 +87,4 @@ func (g *generation) counters() []string {
 		}
 	}
 	return list
-}
-
-// Decide returns the part of p that decisions depend on.
-func (p *Policy) Decide() *decide.Policy {
-	return &decide.Policy{Rules: p.Rules, External: p.External, Logins: p.Users != nil}
-}
-
-// methodOnWire is RFC 1928's number of a method.
-func methodOnWire(m rules.Method) socks.Method {
-	if m == rules.Username {
-		return socks.Username
-	}
-	return socks.NoAuth
 }

@@ -1,0 +1,54 @@
+package proxy
+
+import (
+	"context"
+	"time"
+)
+
+// setDeadline sets the absolute deadline of reads and writes on client; the
+// zero time is none.
+func (s *session) setDeadline(t time.Time) {
+	if t == s.deadline {
+		return
+	}
+	s.deadline = t
+	s.client.SetDeadline(t) //nolint:errcheck // it fails on a closed connection only
+}
+
+// negotiateWithin sets the deadline of the negotiation; 0 is none.
+func (s *session) negotiateWithin(limit time.Duration) {
+	if limit == 0 {
+		s.setDeadline(time.Time{})
+		return
+	}
+	s.setDeadline(s.began.Add(limit))
+}
+
+// waiting begins a wait of the negotiation for somebody else than the client,
+// which most sessions do without: it ends with the negotiation's deadline, and
+// the session ends if the client hangs up meanwhile.
+func (s *session) waiting(ctx context.Context) (_ context.Context, stop func()) {
+	unwatch := s.watch(true)
+	cancel := func() {}
+	if !s.deadline.IsZero() {
+		ctx, cancel = context.WithDeadlineCause(ctx, s.deadline, errLate)
+	}
+	return ctx, func() { cancel(); unwatch() }
+}
+
+// connecting returns a context that ends with timeout.connect, counted from
+// began; 0 is never.
+func connecting(ctx context.Context, began time.Time, limit time.Duration) (context.Context, context.CancelFunc) {
+	if limit == 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithDeadlineCause(ctx, began.Add(limit), errConnectTime)
+}
+
+// causeOf returns why ctx ended, or err if it did not.
+func causeOf(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return err
+}

@@ -1,0 +1,61 @@
+package proxy
+
+import (
+	"context"
+
+	"usher/limiter"
+	"usher/proxy/decide"
+)
+
+// admit takes the client-rule's slot.
+func (s *session) admit(ctx context.Context) error {
+	limit := s.gen.limit(s.clientRule, s.from.Addr(), "")
+	if limit != (limiter.Limit{}) {
+		var stop func()
+		ctx, stop = s.waiting(ctx)
+		defer stop()
+	}
+	grant, err := s.server.opts.Limiter.Admit(ctx, limit)
+	if err != nil {
+		return causeOf(ctx, err)
+	}
+	s.grant = grant
+	s.fence()
+	s.server.opts.Metrics.admit(s.clientRule, "negotiate", grant)
+	return nil
+}
+
+// move charges the session to its socks-rule. A rule without a limit of its
+// own inherits the client-rule's slot, which then is held to the session's
+// end, unless the client-rule says otherwise.
+func (s *session) move(ctx context.Context) error {
+	if !decide.Inherits(s.clientRule, s.socksRule) {
+		if err := s.grant.Move(ctx, s.gen.limit(s.socksRule, s.from.Addr(), s.user)); err != nil {
+			return causeOf(ctx, err)
+		}
+	}
+	s.fence()
+	s.keepClientAliveBy(s.socksRule)
+	command := commandName(s.request.Command)
+	s.server.table.move(s, s.socksRule, command)
+	s.server.opts.Metrics.admit(s.socksRule, command, s.grant)
+	return nil
+}
+
+// fence lets the session end with the lease of the slot that it has now.
+func (s *session) fence() {
+	if s.server.opts.Limiter.Strict() {
+		s.valid = s.grant.Valid
+		s.grant.WhenLost(func() { s.end(errLeaseLost) })
+	}
+}
+
+// leased returns errLeaseLost if others may have been given the session's slot.
+// It is asked right before each write to the client; relays, which write for
+// themselves, ask valid.
+func (s *session) leased() error {
+	if s.valid != nil && !s.valid() {
+		return errLeaseLost
+	}
+	return nil
+}

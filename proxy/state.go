@@ -1,0 +1,51 @@
+package proxy
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"usher/limiter"
+	"usher/proxy/rules"
+	"usher/proxy/socks"
+	"usher/proxy/udp"
+)
+
+// session is one client's connection from accept to close. Its fields belong to
+// one goroutine at a time: the one that opens the session, then the one that
+// serves it. Those marked are safe for concurrent use.
+type session struct {
+	server *Server
+	gen    *generation // for good
+	id     uint64
+	began  time.Time
+	client *net.TCPConn
+	end    context.CancelCauseFunc // safe: ends the session with a reason
+
+	deadline  time.Time       // in force on client
+	keptAlive rules.KeepAlive // the same
+
+	check      bool           // the balancer's own connection, which has asked for nothing so far: see isCheck
+	from, to   netip.AddrPort // who the client is and what it dialled, by the PROXY header if there is one
+	clientRule *rules.Rule    // nil: not judged yet, or none matched
+	method     rules.Method
+	user       string        // as claimed until the password is checked
+	request    socks.Request // Version 0 until it was read
+	socksRule  *rules.Rule
+	dialled    netip.AddrPort // CONNECT
+	bound      netip.AddrPort // BIND: where the peer was awaited
+	peer       netip.AddrPort // BIND: who came
+	peerRule   *rules.Rule    // BIND: by which
+	granted    bool           // the client was told that it is connected
+
+	grant    *limiter.Grant   // nil: nothing was admitted yet
+	valid    func() bool      // nil, or asked before every write: see fence
+	udp      *udp.Association // nil but for UDP ASSOCIATE
+	up, down atomic.Int64     // safe: bytes relayed to and from the target
+
+	negotiatingIndex int // in negotiators.all, from 1; 0: not there; guarded by its mutex
+
+	sockets sockets // safe: client and what else is open
+}
