@@ -118,10 +118,15 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-func TestTLSElsewhere(t *testing.T) {
+func notWithShort(t *testing.T, why string) {
+	t.Helper()
 	if testing.Short() {
-		t.Skip("starts Sentinels and a Redis Cluster over TLS, which takes many seconds")
+		t.Skip(why + ", which takes many seconds")
 	}
+}
+
+func TestTLSElsewhere(t *testing.T) {
+	notWithShort(t, "starts Sentinels and a Redis Cluster over TLS")
 	files := redistest.NewCertificates(t)
 	t.Run("sentinels", func(t *testing.T) { contract(t, redistest.StartSentinels(t, files).URL()) })
 	t.Run("cluster", func(t *testing.T) { contract(t, redistest.StartCluster(t, files).URL()) })
@@ -148,9 +153,7 @@ func dial(t *testing.T, s *redisstore.Store) error {
 }
 
 func TestSentinels(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts Sentinels that fail over, which takes many seconds")
-	}
+	notWithShort(t, "starts Sentinels that fail over")
 	group := redistest.StartSentinels(t)
 	t.Run("contract", func(t *testing.T) { contract(t, group.URL()) })
 	t.Run("check", func(t *testing.T) { checkSentinels(t, group) })
@@ -197,9 +200,7 @@ func takesLong(t *testing.T) {
 }
 
 func TestCluster(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts a Redis Cluster that fails over, which takes many seconds")
-	}
+	notWithShort(t, "starts a Redis Cluster that fails over")
 	cluster := redistest.StartCluster(t)
 	t.Run("contract", func(t *testing.T) { contract(t, cluster.URL()) })
 	t.Run("minimal user", func(t *testing.T) { minimalClusterUser(t, cluster) })

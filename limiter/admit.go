@@ -1,0 +1,154 @@
+package limiter
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"usher/limiter/replica"
+)
+
+// How a grant gets its slot, asks whether it is valid, and gives it back.
+
+// admit gives back what g holds in this shard, if anything, and takes a slot of
+// limit for it. It waits for the store, counted from when the question was asked.
+func (s *shard) admit(ctx context.Context, g *Grant, limit Limit, asked time.Duration) error {
+	w, deadline, err := s.ask(g, limit, asked)
+	if w == nil {
+		return s.orLocally(g, limit, err)
+	}
+	// A batch carries everybody's questions, so ctx does not end it. Its sender
+	// may have to wait for its time limit, a tenth of the TTL.
+	s.send(context.WithoutCancel(ctx), true) //mutate:a-client-that-leaves-takes-the-request-along
+	err, answered := s.await(ctx, g, w, deadline)
+	if gone := ctx.Err(); gone != nil {
+		g.giveUp() //mutate:a-client-that-left-keeps-a-slot
+		return gone
+	}
+	if !answered {
+		err = s.unanswered(w)
+		s.waited(err)
+	}
+	return s.orLocally(g, limit, err) //mutate:refused-during-a-recovery-and-not-admitted-locally
+}
+
+// ask puts g's question to the machine, which answers at once or returns a waiter.
+func (s *shard) ask(g *Grant, limit Limit, asked time.Duration) (w *replica.Waiter, deadline time.Duration, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	wait := s.limiter.options.StoreWait
+	if s.machine.Live() && s.machine.Connected() {
+		// As far as we know the store answers. Then nobody is refused for a wait
+		// that is shorter than one round trip.
+		wait = max(wait, s.machine.RequestTimeout())
+	}
+	if s.away {
+		wait = 0
+	}
+	deadline = asked + wait
+	old := s.begins(g)
+	g.slot, w, err = s.machine.Ask(s.limiter.now(), g, old, limit.entry(), deadline)
+	if w != nil {
+		g.answered = make(chan error, 1)
+	} else {
+		s.wakeIfDue() // for old //mutate:a-move-tells-late-what-it-gave-back
+	}
+	s.passOn()
+	return w, deadline, err
+}
+
+// begins prepares g for a slot of this shard, and returns the one that it had.
+// s.mu is held.
+func (s *shard) begins(g *Grant) (old *replica.Slot) {
+	old = g.slot
+	g.shard, g.slot, g.whenLost = s, nil, nil
+	g.lost.Store(false)
+	return old
+}
+
+// await waits for the answer until the deadline, or takes the question back.
+func (s *shard) await(ctx context.Context, g *Grant, w *replica.Waiter, deadline time.Duration) (err error, answered bool) {
+	if left := deadline - s.limiter.now(); left > 0 {
+		timer := time.NewTimer(left)
+		defer timer.Stop()
+		select {
+		case err = <-g.answered:
+			return err, true
+		case <-ctx.Done():
+		case <-timer.C:
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.machine.Withdraw(w) {
+		return nil, false
+	}
+	return <-g.answered, true //mutate:a-late-answer-is-lost
+}
+
+// orLocally decides about an admission that ended with err: where the store could
+// not be asked, it may be admitted without the store.
+func (s *shard) orLocally(g *Grant, limit Limit, err error) error {
+	o := s.limiter.options
+	if !o.AdmitLocally ||
+		o.Strict || //mutate:strict-admits-locally
+		!errors.Is(err, ErrUnavailable) && !errors.Is(err, ErrRecovering) {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.begins(g)
+	g.slot, err = s.machine.AdmitLocally(s.limiter.now(), g, limit.entry())
+	s.passOn()
+	s.wakeIfDue() //mutate:a-local-admission-is-told-late
+	return err
+}
+
+// waited takes note of a wait that ended with err. Where this replica may admit
+// by its own count, one wait in vain is enough for an outage.
+func (s *shard) waited(err error) {
+	if o := s.limiter.options; !o.AdmitLocally || o.Strict || !errors.Is(err, ErrUnavailable) {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.away = true
+}
+
+// isAway reports whether the next question is not to wait.
+func (s *shard) isAway() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.away
+}
+
+// unanswered says why a waiter got no answer.
+func (s *shard) unanswered(w *replica.Waiter) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.machine.Unanswered(w)
+}
+
+func (s *shard) release(slot *replica.Slot) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.machine.Release(s.limiter.now(), slot)
+	s.passOn()
+	s.wakeIfDue()
+}
+
+// valid reports whether a session may write now. Before the next deadline of any
+// lease, what was not taken away is valid.
+func (s *shard) valid(g *Grant) bool {
+	now := s.limiter.now()
+	before := int64(now) < s.deadline.Load() // read before lost, which passOn writes first
+	if g.lost.Load() {                       //mutate:a-slot-that-was-taken-is-valid-again
+		return false
+	}
+	if before {
+		return true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.machine.Valid(now, g.slot)
+}
