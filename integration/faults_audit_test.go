@@ -17,33 +17,33 @@ import (
 // shard is one of the parts that the counts of the cluster "default" are in.
 type shard int
 
-func (s shard) tag() string                 { return fmt.Sprintf("{default:%d}", int(s)) }
-func (s shard) key(name string) string      { return "usher:" + s.tag() + ":" + name }
-func (s shard) roster() string              { return s.key("m") }
-func (s shard) totals() string              { return s.key("t") }
-func (s shard) ledger(holder string) string { return s.key("r:") + holder }
+func (s shard) tag() string             { return fmt.Sprintf("{default:%d}", int(s)) }
+func (s shard) key(name string) string  { return "usher:" + s.tag() + ":" + name }
+func (s shard) members() string         { return s.key("m") }
+func (s shard) totals() string          { return s.key("t") }
+func (s shard) ledger(id string) string { return s.key("r:") + id }
 
 // ledger is what a shard holds at one moment.
 type ledger struct {
-	roster, totals map[string]string
-	own            map[string]map[string]string // by holder on the roster
+	members, totals map[string]string
+	own             map[string]map[string]string // by replica that is a member
 }
 
-var errMoving = errors.New("the roster changed between two reads")
+var errMoving = errors.New("the members changed between two reads")
 
 // read reads a shard's data as one.
 func (d deployment) read(ctx context.Context, s shard) (l ledger, err error) {
-	before, err := d.db.HGetAll(ctx, s.roster()).Result()
+	before, err := d.db.HGetAll(ctx, s.members()).Result()
 	if err != nil {
 		return l, err
 	}
 	var m, t *redis.MapStringStringCmd
 	own := map[string]*redis.MapStringStringCmd{}
 	_, err = d.db.TxPipelined(ctx, func(p redis.Pipeliner) error {
-		m, t = p.HGetAll(ctx, s.roster()), p.HGetAll(ctx, s.totals())
+		m, t = p.HGetAll(ctx, s.members()), p.HGetAll(ctx, s.totals())
 		for field := range before {
-			if holder, ok := strings.CutPrefix(field, "@"); ok {
-				own[holder] = p.HGetAll(ctx, s.ledger(holder))
+			if id, ok := strings.CutPrefix(field, "@"); ok {
+				own[id] = p.HGetAll(ctx, s.ledger(id))
 			}
 		}
 		return nil
@@ -52,12 +52,12 @@ func (d deployment) read(ctx context.Context, s shard) (l ledger, err error) {
 		return l, err
 	}
 	l = ledger{m.Val(), t.Val(), map[string]map[string]string{}}
-	for field := range l.roster {
-		if holder, ok := strings.CutPrefix(field, "@"); ok {
-			if own[holder] == nil {
+	for field := range l.members {
+		if id, ok := strings.CutPrefix(field, "@"); ok {
+			if own[id] == nil {
 				return l, errMoving
 			}
-			l.own[holder] = own[holder].Val()
+			l.own[id] = own[id].Val()
 		}
 	}
 	return l, nil
@@ -75,22 +75,22 @@ func (d deployment) readAll(ctx context.Context) ([]ledger, error) {
 	return all, nil
 }
 
-// whole reports whether all parts are there and of one birth; the parts of a
+// whole reports whether all parts are there and of one epoch; the parts of a
 // store that lost some say nothing about each other.
 func (l ledger) whole() bool {
-	birth := l.roster["birth"]
-	if birth == "" || l.totals[".b"] != birth {
+	epoch := l.members["birth"]
+	if epoch == "" || l.totals[".b"] != epoch {
 		return false
 	}
 	for _, own := range l.own {
-		if !strings.HasPrefix(own[".t"], birth+":") {
+		if !strings.HasPrefix(own[".t"], epoch+":") {
 			return false
 		}
 	}
 	return true
 }
 
-// counts returns the totals, and the sums of what the holders have.
+// counts returns the totals, and the sums of what the replicas have.
 func (l ledger) counts() (totals, sums map[string]int) {
 	totals, sums = map[string]int{}, map[string]int{}
 	for field, value := range l.totals {
@@ -144,7 +144,7 @@ func (f *faultWorld) byLimit(shards ...ledger) ([]int, error) {
 // them so.
 func (l ledger) trouble() string {
 	if totals, sums := l.counts(); !maps.Equal(totals, sums) {
-		return fmt.Sprintf("totals %v, the holders have %v: %+v", totals, sums, l)
+		return fmt.Sprintf("totals %v, the replicas have %v: %+v", totals, sums, l)
 	}
 	return ""
 }
@@ -280,7 +280,7 @@ func (f *faultWorld) waitEmpty(t *testing.T) {
 		}
 		for i, l := range all {
 			if totals, sums := l.counts(); len(totals)+len(sums) > 0 {
-				return fmt.Sprintf("without a session %s counts %v, its holders %v", shard(i).tag(), totals, sums)
+				return fmt.Sprintf("without a session %s counts %v, its replicas %v", shard(i).tag(), totals, sums)
 			}
 			if trouble := f.strays(t, shard(i), l); trouble != "" {
 				return trouble
@@ -290,7 +290,7 @@ func (f *faultWorld) waitEmpty(t *testing.T) {
 	})
 }
 
-// strays tells of keys that no holder on the roster has. What a dead holder had
+// strays tells of keys that no member has. What a dead replica had
 // of data that was lost since is named nowhere, and stays; it counts nothing.
 func (f *faultWorld) strays(t *testing.T, s shard, l ledger) string {
 	t.Helper()
@@ -299,12 +299,12 @@ func (f *faultWorld) strays(t *testing.T, s shard, l ledger) string {
 		return err.Error()
 	}
 	for _, name := range names {
-		holder, ok := strings.CutPrefix(name, s.ledger(""))
-		if name == s.roster() || name == s.totals() || ok && l.own[holder] != nil {
+		id, ok := strings.CutPrefix(name, s.ledger(""))
+		if name == s.members() || name == s.totals() || ok && l.own[id] != nil {
 			continue
 		}
 		token, err := f.db.HGet(t.Context(), name, ".t").Result()
-		if err != nil || strings.HasPrefix(token, l.roster["birth"]+":") {
+		if err != nil || strings.HasPrefix(token, l.members["birth"]+":") {
 			return fmt.Sprintf("key %s (%s %v) belongs to nobody: %+v", name, token, err, l)
 		}
 	}

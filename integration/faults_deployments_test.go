@@ -79,7 +79,7 @@ func addrs(servers []*redistest.Server) (all []string) {
 // names returns the keys of a shard. A script is run where the keys are that it
 // declares, KEYS alone anywhere.
 func (d deployment) names(ctx context.Context, s shard) ([]string, error) {
-	return d.db.Eval(ctx, "return redis.call('KEYS', ARGV[1])", []string{s.roster()}, s.key("*")).StringSlice()
+	return d.db.Eval(ctx, "return redis.call('KEYS', ARGV[1])", []string{s.members()}, s.key("*")).StringSlice()
 }
 
 // shardOf returns the shard that counts a target, which has sessions now.
@@ -165,7 +165,7 @@ func (r *trial) moved(do func(shard)) {
 	r.t.Helper()
 	r.longLived()
 	s := r.shardOf(0)
-	before, old, begin := r.birth(r.t, s), r.primaryOf(s), r.truth.now()
+	before, old, begin := r.epoch(r.t, s), r.primaryOf(s), r.truth.now()
 	do(s)
 	eventually(r.t, patience, func() string { // not all nodes hear of it at once
 		if r.primaryOf(s) == old {
@@ -177,7 +177,7 @@ func (r *trial) moved(do func(shard)) {
 	at := r.truth.now()
 	r.endedBy(at, joiner, at)
 	r.replicas[joiner] = r.launch[joiner]()
-	r.waitReborn(r.t, s, before)
+	r.waitNewEpoch(r.t, s, before)
 	r.outlived(r.everywhere(), span{begin, r.truth.now()})
 	r.waitSettled(r.t)
 }
@@ -231,7 +231,7 @@ func (r *trial) killPrimary(asleep bool) {
 	r.t.Helper()
 	r.longLived()
 	s := r.shardOf(0)
-	primary, before := r.primaryOf(s), r.birth(r.t, s)
+	primary, before := r.primaryOf(s), r.epoch(r.t, s)
 	heirs, elsewhere := r.heirsOf(primary), r.elsewhere(primary)
 	r.fallBehind(s, primary, heirs)
 	if asleep {
@@ -239,7 +239,7 @@ func (r *trial) killPrimary(asleep bool) {
 	}
 	primary.Kill()
 	down := r.truth.now()
-	r.waitReborn(r.t, s, before)
+	r.waitNewEpoch(r.t, s, before)
 	outage := span{down, r.truth.now()}
 	if asleep {
 		r.replicas[joiner].signal(syscall.SIGCONT)
@@ -248,7 +248,7 @@ func (r *trial) killPrimary(asleep bool) {
 		h.Follow()
 	}
 	primary.Start()
-	r.t.Logf("%s was reborn after %v", s.tag(), (outage.until - down).Round(time.Millisecond))
+	r.t.Logf("%s has a new epoch after %v", s.tag(), (outage.until - down).Round(time.Millisecond))
 	r.admitted(elsewhere, outage)
 	if r.strict { // whether those of this shard live depends on how long it takes
 		r.outlived(elsewhere, outage)
@@ -261,26 +261,26 @@ func (r *trial) killPrimary(asleep bool) {
 // lack something that it has acknowledged.
 func (r *trial) fallBehind(s shard, primary *redistest.Server, heirs []*redistest.Server) {
 	r.t.Helper()
-	roster := func(server *redistest.Server) map[string]string {
+	members := func(server *redistest.Server) map[string]string {
 		c := server.Client().Conn()
 		defer c.Close()
 		c.ReadOnly(r.t.Context()) // which a node of a cluster wants to be told
-		roster, err := c.HGetAll(r.t.Context(), s.roster()).Result()
+		members, err := c.HGetAll(r.t.Context(), s.members()).Result()
 		if err != nil {
 			r.t.Fatalf("%s: %v", server.Addr, err)
 		}
-		return roster
+		return members
 	}
 	has := make([]map[string]string, len(heirs))
 	for i, h := range heirs {
 		h.Unfollow()
-		if has[i] = roster(h); len(has[i]) == 0 {
+		if has[i] = members(h); len(has[i]) == 0 {
 			r.t.Errorf("%s never heard the primary", h.Addr)
 		}
 	}
 	r.last(faultTTL / 4)
 	eventually(r.t, patience, func() string {
-		now := roster(primary)
+		now := members(primary)
 		for i, h := range heirs {
 			if maps.Equal(has[i], now) {
 				return h.Addr + " lacks nothing"
@@ -289,7 +289,7 @@ func (r *trial) fallBehind(s shard, primary *redistest.Server, heirs []*redistes
 		return ""
 	})
 	for i, h := range heirs {
-		if now := roster(h); !maps.Equal(has[i], now) {
+		if now := members(h); !maps.Equal(has[i], now) {
 			r.t.Errorf("%s still hears the primary: it had %v, and has %v", h.Addr, has[i], now)
 		}
 	}

@@ -49,13 +49,13 @@ func (r *trial) tell(c redis.UniversalClient, commands ...string) {
 // outage kills the store at once and brings it back after a time, with the
 // data of the snapshot if there is one.
 func (r *trial) outage(d time.Duration) {
-	before := r.birth(r.t, 0)
+	before := r.epoch(r.t, 0)
 	r.redis.Kill()
 	down := r.truth.now()
 	r.last(d)
 	up := r.truth.now()
 	r.redis.Start()
-	r.waitReborn(r.t, 0, before)
+	r.waitNewEpoch(r.t, 0, before)
 	switch {
 	case r.strict && d > faultFence:
 		r.endedBy(down+faultFence, -1, up)
@@ -114,7 +114,7 @@ func newcomer(t *testing.T, f *faultWorld) {
 // newcomerFirst brings the store back with that snapshot, in which nothing
 // contradicts the newcomer, while the others cannot say what they have.
 func newcomerFirst(r *trial) {
-	file, before := r.snapshot(), r.birth(r.t, 0)
+	file, before := r.snapshot(), r.epoch(r.t, 0)
 	r.redis.Kill()
 	for _, p := range r.proxies[:2] {
 		p.set(partition)
@@ -124,7 +124,7 @@ func newcomerFirst(r *trial) {
 	for _, p := range r.proxies {
 		p.set(mix{})
 	}
-	r.waitReborn(r.t, 0, before)
+	r.waitNewEpoch(r.t, 0, before)
 	r.loaded(file)
 }
 
@@ -135,10 +135,10 @@ func lateOverRestarts(r *trial) {
 	r.onWires(mix{lateByOther: 0.15, delayed: 0.1}, func() {
 		for range 2 {
 			r.last(faultTTL / 10)
-			before := r.birth(r.t, 0)
+			before := r.epoch(r.t, 0)
 			r.redis.Kill()
 			r.redis.Start()
-			r.waitReborn(r.t, 0, before)
+			r.waitNewEpoch(r.t, 0, before)
 			r.last(faultTTL)
 			flushed(r)
 		}
@@ -148,7 +148,7 @@ func lateOverRestarts(r *trial) {
 // rolledBack puts the data back to what it was some time before, in a server
 // that goes on.
 func rolledBack(r *trial) {
-	ctx, before := r.t.Context(), r.birth(r.t, 0)
+	ctx, before := r.t.Context(), r.epoch(r.t, 0)
 	names, err := r.db.Keys(ctx, "usher:*").Result()
 	if err != nil {
 		r.t.Fatal(err)
@@ -171,7 +171,7 @@ func rolledBack(r *trial) {
 	}); err != nil {
 		r.t.Fatal(err)
 	}
-	r.waitReborn(r.t, 0, before)
+	r.waitNewEpoch(r.t, 0, before)
 }
 
 // failedBack makes the store follow a replica of its own that lags, and promotes
@@ -185,7 +185,7 @@ func failedBack(r *trial) {
 	r.tell(lagging, "CONFIG SET repl-diskless-sync-delay 0")
 	r.follow(lagging, r.redis.Addr) // a first replica is another history by itself
 	r.waitSettled(r.t)
-	before := r.birth(r.t, 0)
+	before := r.epoch(r.t, 0)
 	unaware, others := r.proxies[0], r.proxies[1:]
 	unaware.set(partition)
 	r.do("SET all-before 1")
@@ -204,7 +204,7 @@ func failedBack(r *trial) {
 	}
 	r.do("REPLICAOF NO ONE")
 	unaware.set(mix{})
-	r.waitReborn(r.t, 0, before)
+	r.waitNewEpoch(r.t, 0, before)
 	for _, p := range others {
 		p.set(mix{})
 	}
@@ -224,37 +224,37 @@ func (r *trial) follow(c redis.UniversalClient, addr string) {
 }
 
 func flushed(r *trial) {
-	before := r.birth(r.t, 0)
+	before := r.epoch(r.t, 0)
 	r.do("FLUSHALL")
-	r.waitReborn(r.t, 0, before)
+	r.waitNewEpoch(r.t, 0, before)
 }
 
-// oneKeyLost deletes each kind of key in turn, when all holders build on it.
+// oneKeyLost deletes each kind of key in turn, when all replicas build on it.
 func oneKeyLost(r *trial) {
 	const s = shard(0)
-	for _, which := range []string{s.roster(), s.totals(), s.ledger("")} {
+	for _, which := range []string{s.members(), s.totals(), s.ledger("")} {
 		eventually(r.t, patience, func() string {
 			if l, err := r.read(r.t.Context(), 0); err != nil || !l.whole() || len(l.own) != len(r.replicas) {
-				return fmt.Sprintf("not all holders have joined: %+v %v", l, err)
+				return fmt.Sprintf("not all replicas have joined: %+v %v", l, err)
 			}
 			return ""
 		})
-		before := r.birth(r.t, 0)
+		before := r.epoch(r.t, 0)
 		if which == s.ledger("") {
 			names, err := r.db.Keys(r.t.Context(), which+"*").Result()
 			if err != nil || len(names) == 0 {
-				r.t.Fatalf("no holder has a key: %v", err)
+				r.t.Fatalf("no replica has a key: %v", err)
 			}
 			which = names[0]
 		}
 		r.do("DEL " + which)
-		r.waitReborn(r.t, 0, before)
+		r.waitNewEpoch(r.t, 0, before)
 	}
 }
 
 // scriptsFlushed makes the store forget its scripts again and again.
 func scriptsFlushed(r *trial) {
-	before, had := r.birth(r.t, 0), r.replies[granted].Load()
+	before, had := r.epoch(r.t, 0), r.replies[granted].Load()
 	for range 20 {
 		r.do("SCRIPT FLUSH")
 		r.last(faultTTL / 20)
@@ -266,8 +266,8 @@ func scriptsFlushed(r *trial) {
 	if r.replies[granted].Load() == had {
 		r.t.Error("nobody was admitted meanwhile")
 	}
-	if now := r.birth(r.t, 0); now != before {
-		r.t.Errorf("birth %s after scripts were flushed, was %s", now, before)
+	if now := r.epoch(r.t, 0); now != before {
+		r.t.Errorf("epoch %s after scripts were flushed, was %s", now, before)
 	}
 }
 
@@ -387,7 +387,7 @@ func (r *trial) fillUp(written int) int {
 // memoryFull reaches maxmemory where nothing is evicted: whoever writes is
 // refused, but not the scripts, also when they have to be loaded again.
 func memoryFull(r *trial) {
-	before, written := r.birth(r.t, 0), 0
+	before, written := r.epoch(r.t, 0), 0
 	r.limitMemory("noeviction", 1<<19)
 	written = r.fillUp(written)
 	begin := r.truth.now()
@@ -397,8 +397,8 @@ func memoryFull(r *trial) {
 	}
 	r.do("SCRIPT FLUSH")
 	r.last(faultTTL / 4)
-	if now := r.birth(r.t, 0); now != before {
-		r.t.Errorf("birth %s after the store was full, was %s", now, before)
+	if now := r.epoch(r.t, 0); now != before {
+		r.t.Errorf("epoch %s after the store was full, was %s", now, before)
 	}
 	r.someSurvive(-1, span{begin, r.truth.now()})
 	for i := range r.targets {
@@ -412,7 +412,7 @@ func memoryFull(r *trial) {
 // evicted floods a store that may throw away any key until it has thrown away
 // some of ours.
 func evicted(r *trial) {
-	before := r.birth(r.t, 0)
+	before := r.epoch(r.t, 0)
 	r.limitMemory("allkeys-lru", 1<<19)
 	written := 0
 	eventually(r.t, 2*patience, func() string {
@@ -420,7 +420,7 @@ func evicted(r *trial) {
 			r.t.Fatal(err)
 		}
 		written += 50
-		if b := r.birth(r.t, 0); b != before && b != "" {
+		if b := r.epoch(r.t, 0); b != before && b != "" {
 			return ""
 		}
 		return fmt.Sprintf("no key of ours was evicted for %d others", written)

@@ -114,28 +114,28 @@ func (f *faultWorld) waitSettled(t testing.TB) {
 	eventually(t, 2*patience, func() string {
 		for _, r := range f.replicas {
 			if st := r.status(t).Store; !st.Joined || st.Recovering || st.ReplicaCount != len(f.replicas) {
-				return fmt.Sprintf("%s and its store: %+v, want %d holders", r.name, st, len(f.replicas))
+				return fmt.Sprintf("%s and its store: %+v, want %d replicas", r.name, st, len(f.replicas))
 			}
 		}
 		return ""
 	})
 }
 
-// birth returns the identity of a shard's data, "" if it has none.
-func (f *faultWorld) birth(t testing.TB, s shard) string {
-	b, err := f.db.HGet(t.Context(), s.roster(), "birth").Result()
+// epoch returns the identity of a shard's data, "" if it has none.
+func (f *faultWorld) epoch(t testing.TB, s shard) string {
+	b, err := f.db.HGet(t.Context(), s.members(), "birth").Result()
 	if err != nil && err != redis.Nil { //nolint:errorlint // go-redis returns it bare
 		return "unknown: " + err.Error()
 	}
 	return b
 }
 
-// waitReborn waits until a shard has data again that is not of that birth.
-func (f *faultWorld) waitReborn(t testing.TB, s shard, before string) {
+// waitNewEpoch waits until a shard has data again that is of another epoch.
+func (f *faultWorld) waitNewEpoch(t testing.TB, s shard, before string) {
 	t.Helper()
 	eventually(t, patience, func() string {
-		if b := f.birth(t, s); b == before || b == "" || strings.HasPrefix(b, "unknown") {
-			return fmt.Sprintf("the data of %s is of birth %q, was %q", s.tag(), b, before)
+		if b := f.epoch(t, s); b == before || b == "" || strings.HasPrefix(b, "unknown") {
+			return fmt.Sprintf("the data of %s is of epoch %q, was %q", s.tag(), b, before)
 		}
 		return ""
 	})

@@ -164,7 +164,7 @@ func (h *history) bury(call int64) {
 
 // quiesce waits until the store counts exactly the sessions that live, and
 // what was open can have no effect any more. For those that had no answer that
-// takes two batches of each holder since then: the first may have been on its
+// takes two batches of each replica since then: the first may have been on its
 // way already, and count them.
 func (h *history) quiesce() {
 	h.t.Helper()
@@ -182,18 +182,18 @@ func (h *history) quiesce() {
 			return fmt.Sprintf("the store's data: %+v %v", l, err)
 		}
 		if len(l.own) != len(h.replicas)-len(h.lost) {
-			return fmt.Sprintf("%d replicas on the roster, %d were killed", len(l.own), len(h.lost))
+			return fmt.Sprintf("the store has %d members, %d were killed", len(l.own), len(h.lost))
 		}
-		for holder, own := range l.own {
+		for id, own := range l.own {
 			token, err := store.ParseToken(own[".t"])
 			if err != nil {
 				h.t.Fatal(err)
 			}
-			if _, known := started[holder]; !known {
-				started[holder] = token
+			if _, known := started[id]; !known {
+				started[id] = token
 			}
-			if first := started[holder]; token.Stream == first.Stream && token.Seq < first.Seq+batches {
-				return fmt.Sprintf("holder %s is at %s, was at %s", holder, token, first)
+			if first := started[id]; token.Stream == first.Stream && token.Seq < first.Seq+batches {
+				return fmt.Sprintf("replica %s is at %s, was at %s", id, token, first)
 			}
 		}
 		counted, err := h.byLimit(l)

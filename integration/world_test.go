@@ -162,7 +162,7 @@ func (w *world) waitReady() {
 	eventually(w.t, patience, func() string {
 		for _, r := range living {
 			if st := r.status(w.t).Store; !st.Joined || st.Recovering || st.ReplicaCount != len(living) {
-				return fmt.Sprintf("%s and its store: %+v, want %d holders", r.name, st, len(living))
+				return fmt.Sprintf("%s and its store: %+v, want %d replicas", r.name, st, len(living))
 			}
 		}
 		return ""
