@@ -74,14 +74,14 @@ func forget(t *testing.T, server *redistest.Server) {
 	}
 }
 
-// login returns name and password, as they stand in a URL, of a user with these rules.
-func login(t *testing.T, name string, rules []string) string {
+// login returns name and password, as they stand in a URL, of the user usher with these rules.
+func login(t *testing.T, rules []string) string {
 	t.Helper()
 	i := slices.IndexFunc(rules, func(r string) bool { return strings.HasPrefix(r, ">") })
 	if i < 0 {
 		t.Fatalf("no password in %q", rules)
 	}
-	return name + ":" + rules[i][1:] + "@"
+	return "usher:" + rules[i][1:] + "@"
 }
 
 // allNeeded expects that with an addition the user at url may all that a replica
@@ -104,7 +104,7 @@ func allNeeded(t *testing.T, addition []string, become func(addition []string), 
 // minimalClusterUser is TestMinimalUser for what a Redis Cluster needs beyond.
 func minimalClusterUser(t *testing.T, cluster *redistest.Cluster) {
 	rules := aclRules(t)
-	url := strings.Replace(cluster.URL(), "://", "://"+login(t, "usher", rules), 1)
+	url := strings.Replace(cluster.URL(), "://", "://"+login(t, rules), 1)
 	allNeeded(t, aclAddition(t, "On a Redis Cluster add"), func(addition []string) {
 		setUser(t, "usher", slices.Concat(rules, addition), cluster.Nodes...)
 		forget(t, cluster.Serving(cluster.Slot("{default:0}")))
@@ -127,7 +127,7 @@ func minimalClusterUser(t *testing.T, cluster *redistest.Cluster) {
 func minimalSentinelUser(t *testing.T, group *redistest.Sentinels) {
 	rules := aclRules(t)
 	setUser(t, "usher", rules, group.Servers...)
-	url := strings.Replace(group.URL(), "://", "://"+login(t, "usher", rules), 1) + "?sentinel_username=watcher&sentinel_password=geheim"
+	url := strings.Replace(group.URL(), "://", "://"+login(t, rules), 1) + "?sentinel_username=watcher&sentinel_password=geheim"
 	allNeeded(t, aclAddition(t, "their user needs"), func(addition []string) {
 		setUser(t, "watcher", append([]string{"on", ">geheim"}, addition...), group.Watch...)
 		forget(t, group.Primary())
@@ -144,7 +144,7 @@ func TestMinimalUser(t *testing.T) {
 		setUser(t, "usher", rules, server)
 		forget(t, server)
 	}
-	address := "redis://" + login(t, "usher", rules) + server.Addr
+	address := "redis://" + login(t, rules) + server.Addr
 	url := address + "/0"
 
 	become(rules)

@@ -27,7 +27,7 @@ func TestClockOfRedisStepsBack(t *testing.T) {
 	} {
 		setUser(t, "usher", slices.Concat(rules, c.rights), server)
 		forget(t, server)
-		s := open(t, strings.Replace(server.URL(), "://", "://"+login(t, "usher", rules), 1), "default")
+		s := open(t, strings.Replace(server.URL(), "://", "://"+login(t, rules), 1), "default")
 		conn, err := s.Dial(t.Context(), 0)
 		if err != nil {
 			t.Fatal(err)

@@ -60,13 +60,15 @@ func (m *meter) join(entries ...store.Entry) {
 	m.last = store.Token{Epoch: reply.Epoch, Stream: j.Stream}
 }
 
-func (m *meter) batch(entries ...store.Entry) {
+func (m *meter) batch(entries ...store.Entry) []store.Count {
 	m.Helper()
 	b := store.Batch{Replica: "meter", Prev: m.last, New: m.last.Next(), Entries: entries}
-	if _, err := m.conn.Batch(m.Context(), b); err != nil {
+	reply, err := m.conn.Batch(m.Context(), b)
+	if err != nil {
 		m.Fatal(err)
 	}
 	m.last = b.New
+	return reply.Counts
 }
 
 func (m *meter) expire() store.ExpireReply {

@@ -65,6 +65,19 @@ local function shorten(w)
   end
 end
 
+-- full reports whether Redis is above maxmemory. Scripts run all the same, as
+-- they are what gives sessions back, but a window of a key outlives the session:
+-- with a rate a day, each address would take its place for a day.
+local is_full
+local function full()
+  if is_full == nil then
+    local memory = redis.call('INFO', 'memory')
+    local most = tonumber(string.match(memory, '\nmaxmemory:(%d+)') or 0)
+    is_full = most > 0 and tonumber(string.match(memory, '\nused_memory:(%d+)')) > most
+  end
+  return is_full
+end
+
 -- read_windows reads the rates after the entries, one per key from KEYS[4] on (level,
 -- n, milliseconds), how much of each window is used, and which rates apply to which
 -- entry.
@@ -78,6 +91,7 @@ local function read_windows(b, at)
       runs = used ~= nil, used = used or 0, taken = 0,
     }
     if w.runs and w.used >= w.n then shorten(w) end
+    if not w.runs and rule_of(ARGV[at]) and full() then w.n = 0 end
     b.windows[i], b.rows[ARGV[at]].window = w, w
     at = at + 3
   end

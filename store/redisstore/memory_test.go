@@ -1,0 +1,92 @@
+package redisstore_test
+
+import (
+	"fmt"
+	"strconv"
+	"testing"
+	"time"
+
+	"usher/store"
+	"usher/store/limit"
+)
+
+// windowMemory is what the window of one client address may take in Redis. The
+// documentation gives it.
+const windowMemory = 250
+
+// used returns how many bytes Redis has in use.
+func (m *meter) used() int64 {
+	m.Helper()
+	memory := m.server.Client().InfoMap(m.Context(), "memory").Val()["Memory"]["used_memory"]
+	n, err := strconv.ParseInt(memory, 10, 64)
+	if err != nil {
+		m.Fatal(err)
+	}
+	return n
+}
+
+// begins lets sessions of new addresses begin, and returns how many were admitted
+// and how many of the others were throttled.
+func (m *meter) begins(from, to int) (admitted, throttled int) {
+	m.Helper()
+	for from < to {
+		var entries []store.Entry
+		for ; from < to && len(entries) < store.MaxEntries; from++ {
+			entries = append(entries, store.Entry{
+				Counter: fmt.Sprintf("c%032x/s1/from=2001:db8:%x:%x::", 1, from>>16, from&0xffff), Max: limit.None, RuleMax: limit.None,
+				Need: 1, Rate: limit.Rate{N: 5, Per: 24 * time.Hour},
+			})
+		}
+		for _, c := range m.batch(entries...) {
+			admitted += int(c.Admitted)
+			if c.Admitted == 0 && c.Throttled {
+				throttled++
+			}
+		}
+	}
+	return admitted, throttled
+}
+
+// A flood of addresses does not take more of Redis than maxmemory: those that
+// would begin a window then are refused as throttled, and all else goes on.
+func TestWindowsAreBoundedByMaxmemory(t *testing.T) {
+	m := newMeter(t)
+	config := func(name, value string) {
+		t.Helper()
+		if err := m.server.Client().ConfigSet(t.Context(), name, value).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const flood = 20000
+	before := m.used()
+	if admitted, _ := m.begins(0, flood); admitted != flood {
+		t.Fatalf("%d admitted of %d, without a bound", admitted, flood)
+	}
+	took := m.used() - before
+	t.Logf("%d bytes for each address", took/flood)
+	if took/flood > windowMemory {
+		t.Errorf("%d bytes for each address, the documentation says at most %d", took/flood, windowMemory)
+	}
+
+	most := m.used() + took/2
+	config("maxmemory", strconv.FormatInt(most, 10))
+	admitted, throttled := m.begins(flood, 3*flood)
+	if admitted < flood/4 || admitted > flood || admitted+throttled != 2*flood {
+		t.Errorf("%d admitted and %d throttled of %d, want about %d admitted", admitted, throttled, 2*flood, flood/2)
+	}
+	if used := m.used(); used > most+most/50 {
+		t.Errorf("%d bytes used, maxmemory is %d", used, most)
+	}
+	if admitted, _ := m.begins(0, store.MaxEntries); admitted != store.MaxEntries {
+		t.Errorf("%d of %d were admitted whose window runs", admitted, store.MaxEntries)
+	}
+	rule := store.Entry{Counter: "c1a/s2", Max: 3, RuleMax: limit.None, Need: 2, Rate: limit.Rate{N: 5, Per: time.Hour}}
+	key := store.Entry{Counter: "c1a/s3/from=192.0.2.1", Max: 3, RuleMax: limit.None, Need: 2}
+	if got := m.batch(rule, key); got[0].Admitted != 2 || got[1].Granted != 2 {
+		t.Errorf("%+v: a rule's own rate, and sessions that are counted, go on", got)
+	}
+	config("maxmemory", "0")
+	if admitted, _ := m.begins(3*flood, 3*flood+100); admitted != 100 {
+		t.Errorf("%d of 100 admitted when there is room again", admitted)
+	}
+}
