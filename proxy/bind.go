@@ -71,12 +71,12 @@ func (s *session) place(ctx context.Context) (expected []netip.Addr, place *os.F
 // before finds out in time, see dialOne.
 func (s *session) awaitPeer(place *os.File) (*net.TCPConn, error) {
 	s.server.awaiting.Add(s.bound)
-	s.sockets.hold(closer(func() { s.server.awaiting.Remove(s.bound) }))
+	s.sockets.closeOnEnd(closer(func() { s.server.awaiting.Remove(s.bound) }))
 	ln, err := sockopt.ListenOne(place)
 	if err != nil {
 		return nil, err
 	}
-	s.sockets.hold(ln)
+	s.sockets.closeOnEnd(ln)
 	defer ln.Close() // one peer, no more
 	if err := s.reply(socks.AddrOf(s.bound)); err != nil {
 		return nil, err
@@ -91,7 +91,7 @@ func (s *session) awaitPeer(place *os.File) (*net.TCPConn, error) {
 	case err != nil:
 		return nil, err
 	}
-	s.sockets.hold(peer)
+	s.sockets.closeOnEnd(peer)
 	s.peer = addrPort(peer.RemoteAddr())
 	return peer, nil
 }

@@ -24,14 +24,14 @@ func (s *session) negotiateWithin(limit time.Duration) {
 	s.setDeadline(s.began.Add(limit))
 }
 
-// waiting begins a wait of the negotiation for somebody else than the client,
-// which most sessions do without: it ends with the negotiation's deadline, and
-// the session ends if the client hangs up meanwhile.
+// waiting returns a context for a wait on something other than the client, such as
+// the store or a resolver. The context ends with the negotiation's deadline. If the
+// client closes during the wait, the session ends.
 func (s *session) waiting(ctx context.Context) (_ context.Context, stop func()) {
 	unwatch := s.watch(true)
 	cancel := func() {}
 	if !s.deadline.IsZero() {
-		ctx, cancel = context.WithDeadlineCause(ctx, s.deadline, errLate)
+		ctx, cancel = context.WithDeadlineCause(ctx, s.deadline, errNegotiationTimeout)
 	}
 	return ctx, func() { cancel(); unwatch() }
 }

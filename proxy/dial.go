@@ -23,7 +23,7 @@ func (s *session) connect(ctx context.Context) (relay func() error, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s.sockets.hold(target)
+	s.sockets.closeOnEnd(target)
 	if err := s.succeed(socks.AddrOf(addrPort(target.LocalAddr()))); err != nil {
 		return nil, err
 	}

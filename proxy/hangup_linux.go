@@ -7,19 +7,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// watchAfter is how long a step may take unwatched: most are over by then, and
-// pay for a timer only.
+// watchAfter is how long a step may take before the client is watched. Most steps
+// are faster and cost only a timer.
 const watchAfter = 5 * time.Millisecond
 
-// watch ends the session as soon as its client hangs up. Nobody may read from
-// the client meanwhile. The returned function stops watching, waits until
-// that is so, and restores the deadline.
+// watch ends the session as soon as its client closes. Nobody may read from the
+// client meanwhile. stop ends the watching, waits until it has ended, and restores
+// the deadline.
 //
-// A client that has closed or reset its connection has hung up. One that has
-// only ended its direction has sent something before, which is still unread
-// then: it may well wait for an answer, if early says that it may send what
-// follows its request by now. The two cannot be told apart when nothing is
-// unread, and count as a hang-up.
+// A client that closed or reset its connection ends the session. A client that
+// only shut down its sending direction may still wait for the answer. With early,
+// data that follow the request may already be unread; then unread data tell such a
+// client from one that closed. Without unread data they look the same, and both
+// end the session.
 func (s *session) watch(early bool) (stop func()) {
 	raw, err := s.client.SyscallConn()
 	if err != nil {
@@ -32,7 +32,7 @@ func (s *session) watch(early bool) (stop func()) {
 		_ = raw.Read(func(fd uintptr) bool {
 			gone := hungUp(int(fd), early)
 			if gone {
-				s.end(errGone)
+				s.end(errClientClosed)
 			}
 			return gone
 		})

@@ -109,7 +109,7 @@ socks pass { from: 0/0 to: 0/0 port = 2
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.sockets.hold(target)
+		s.sockets.closeOnEnd(target)
 		wantKept(t, c.client, s.client, 1, c.clientIdle, 7, c.clientCount)
 		wantKept(t, c.target, target, c.on, c.idle, c.interval, c.count)
 	}
@@ -189,7 +189,7 @@ func TestDialTakesNoPortEarly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.sockets.hold(target)
+	s.sockets.closeOnEnd(target)
 	if got := addrPort(target.LocalAddr()).Addr(); got != external {
 		t.Errorf("connected from %v, want %v", got, external)
 	}

@@ -128,10 +128,10 @@ func (s *session) checkPassword(ctx context.Context, c socks.Credentials) (bool,
 func (s *session) negotiationError(err error) error {
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return errLate
+		return errNegotiationTimeout
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
 		errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return errGone
+		return errClientClosed
 	}
 	var version *socks.VersionError
 	switch {

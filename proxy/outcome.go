@@ -16,26 +16,26 @@ import (
 
 // Why a session ends, where no other package has an error for it.
 var (
-	errNoGreeting   = errors.New("the client left without a byte")
-	errHeader       = errors.New("no valid PROXY header from a trusted address")
-	errForeign      = errors.New("a PROXY header from an address that is not trusted")
-	errSecondHeader = errors.New("a second PROXY header")
-	errGone         = errors.New("the client hung up")
-	errCrowded      = errors.New("too many clients negotiate")
-	errLate         = errors.New("timeout.negotiate is over")
-	errCredentials  = errors.New("wrong user name or password")
-	errCommand      = errors.New("command not supported")
-	errConnectTime  = errors.New("timeout.connect is over")
-	errBindTime     = errors.New("no peer connected in time")
+	errNoGreeting         = errors.New("the client closed the connection without sending a byte")
+	errHeader             = errors.New("no valid PROXY header from a trusted address")
+	errForeign            = errors.New("a PROXY header from an address that is not trusted")
+	errSecondHeader       = errors.New("a second PROXY header")
+	errClientClosed       = errors.New("the client closed the connection")
+	errEvicted            = errors.New("dropped, as too many clients were negotiating")
+	errNegotiationTimeout = errors.New("negotiation timeout (timeout.negotiate)")
+	errCredentials        = errors.New("wrong user name or password")
+	errCommand            = errors.New("command not supported")
+	errConnectTime        = errors.New("connect timeout (timeout.connect)")
+	errBindTime           = errors.New("no peer connected in time")
 
 	errLeaseLost = errors.New("the lease on the session's slot is lost")
-	errDrain     = errors.New("the server stops")
+	errDrain     = errors.New("the server is stopping")
 )
 
-// silent is the code of what is not answered: the client left, has not got
-// as far as a request, or was cut by us. A reply to the latter would be by
-// chance, as the cut closes its connection. So whatever ends a session's
-// context is silent.
+// silent is the code of errors that get no reply: the client closed, made no
+// request, or was cut by the server. A cut closes the client's connection, so a
+// reply would arrive only by chance. So every error that ends a session's context
+// is silent.
 const silent = socks.Succeeded
 
 // outcome is what an error means.
@@ -43,7 +43,7 @@ type outcome struct {
 	err    error
 	code   socks.Code // the reply, if the client has sent a request
 	reason string     // in the log line and the labels of metrics
-	target bool       // the target's trouble: counted apart from refusals
+	target bool       // the target could not be reached: counted apart from refusals
 }
 
 // outcomes is the one table from errors to replies and reasons. The first
@@ -54,9 +54,9 @@ var outcomes = []outcome{
 	{errForeign, silent, "proxy_header", false},
 	{errSecondHeader, silent, "proxy_header", false},
 	{decide.ErrBlocked, socks.NotAllowed, "blocked", false},
-	{errGone, silent, "client_gone", false},
-	{errCrowded, silent, "crowded", false},
-	{errLate, silent, "negotiation_timeout", false},
+	{errClientClosed, silent, "client_gone", false},
+	{errEvicted, silent, "crowded", false},
+	{errNegotiationTimeout, silent, "negotiation_timeout", false},
 	{decide.ErrMethod, socks.NotAllowed, "method", false},
 	{errCredentials, silent, "auth", false}, // RFC 1929 has its own answer
 	{users.ErrThrottled, silent, "auth_throttle", false},

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// shedTime is how long a client is waited for that is to be closed at once.
-// Without descriptors the system reports that even if nobody is there.
+// shedTime is how long shed waits for a client to close. The system reports a
+// lack of descriptors even if no client is waiting.
 const shedTime = 5 * time.Millisecond
 
 // negotiators are the sessions whose clients have not made their request yet.
@@ -24,23 +24,23 @@ type negotiators struct {
 	all []*session // each knows its place, see session.negotiatingIndex
 }
 
-// enter takes s in. If there is no room it returns another session, which is
-// out, and to be ended. Any of them: were newcomers refused, or those who wait
-// longest put out, a few silent clients could keep everybody away, or a rush
-// nobody would survive. Drawn by lot, those who are quick mostly stay.
-func (n *negotiators) enter(s *session) (out *session) {
+// enter adds s. If there is no room it removes a random session and returns it,
+// for the caller to end. If newcomers were refused, a few silent clients could
+// keep everybody away; if the oldest were removed, no client would survive a rush.
+// With a random choice, clients that negotiate quickly mostly stay.
+func (n *negotiators) enter(s *session) (evicted *session) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.max > 0 && len(n.all) >= n.max {
-		out = n.all[rand.IntN(len(n.all))]
-		n.remove(out)
+		evicted = n.all[rand.IntN(len(n.all))]
+		n.remove(evicted)
 	}
 	n.all = append(n.all, s)
 	s.negotiatingIndex = len(n.all)
-	return out
+	return evicted
 }
 
-// leave takes s out, if it is still in.
+// leave removes s, if it is still there.
 func (n *negotiators) leave(s *session) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -49,7 +49,7 @@ func (n *negotiators) leave(s *session) {
 	}
 }
 
-// remove lets the last one take the place of s. n.mu is held.
+// remove moves the last session to the place of s. n.mu is held.
 func (n *negotiators) remove(s *session) {
 	last := len(n.all) - 1
 	n.all[s.negotiatingIndex-1], n.all[last].negotiatingIndex = n.all[last], s.negotiatingIndex
@@ -57,12 +57,12 @@ func (n *negotiators) remove(s *session) {
 	n.all, s.negotiatingIndex = n.all[:last], 0
 }
 
-// turnAway counts clients for whom there was no room, and mentions them once
-// a minute, by reason.
+// turnAway counts a client for whom there was no room. Each reason is logged once
+// a minute.
 func (s *Server) turnAway(reason, why string) {
 	s.opts.Metrics.turnedAway.WithLabelValues(reason).Inc()
-	told, _ := s.turnedAway.LoadOrStore(reason, new(seldom))
-	if told.(*seldom).now() {
+	line, _ := s.turnedAway.LoadOrStore(reason, new(logEvery))
+	if line.(*logEvery).due() {
 		s.opts.Logger.Warn("clients are turned away", slog.String("reason", reason), slog.String("error", why))
 	}
 }
@@ -71,9 +71,9 @@ func outOfDescriptors(err error) bool {
 	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }
 
-// shed closes the client that has waited longest for a descriptor, by means of
-// the spare one: it learns at once that it has to look elsewhere. It reports
-// false if that does not work, or nobody waits.
+// shed accepts the client that has waited longest, with the spare descriptor, and
+// closes it, so that the client can try another replica at once. It reports false
+// if that fails or no client waits.
 func (s *Server) shed(ln net.Listener) bool {
 	l, ok := ln.(*net.TCPListener)
 	if !ok || !s.spare.give() {
@@ -94,8 +94,8 @@ func (s *Server) shed(ln net.Listener) bool {
 	return true
 }
 
-// spare is a descriptor kept for the time when there is none. One goroutine
-// may use it at a time.
+// spare is a descriptor that is kept for when the process has no other. One
+// goroutine may use it at a time.
 type spare struct {
 	mu     sync.Mutex
 	file   *os.File // nil: used, or it could not be had again
@@ -114,8 +114,7 @@ func (s *spare) open() {
 	}
 }
 
-// give frees the descriptor for something else. Unless it reports false, take
-// must follow.
+// give frees the descriptor for another use. If it reports true, take must follow.
 func (s *spare) give() bool {
 	s.mu.Lock()
 	if s.closed {
@@ -150,11 +149,11 @@ func (s *spare) close() {
 	}
 }
 
-// seldom tells when something may be said again: once a minute. The zero value
-// is ready for use.
-type seldom struct{ last atomic.Int64 }
+// logEvery limits a log line to one a minute. The zero value is ready for use.
+type logEvery struct{ last atomic.Int64 }
 
-func (s *seldom) now() bool {
-	now, last := time.Now().UnixNano(), s.last.Load()
-	return (last == 0 || now-last >= int64(time.Minute)) && s.last.CompareAndSwap(last, now)
+// due reports whether the line may be logged now.
+func (l *logEvery) due() bool {
+	now, last := time.Now().UnixNano(), l.last.Load()
+	return (last == 0 || now-last >= int64(time.Minute)) && l.last.CompareAndSwap(last, now)
 }

@@ -8,19 +8,19 @@ import (
 	"usher/proxy/socks"
 )
 
-// reply tells the client that its request goes well; addr is BND.
+// reply sends a success reply; addr is BND.ADDR and BND.PORT.
 func (s *session) reply(addr socks.Addr) error {
 	if err := s.leased(); err != nil {
 		return err
 	}
 	reply := socks.Reply{Version: s.request.Version, Code: socks.Succeeded, Addr: addr}
 	if err := socks.WriteReply(s.client, reply); err != nil {
-		return fmt.Errorf("%w: %w", errGone, err)
+		return fmt.Errorf("%w: %w", errClientClosed, err)
 	}
 	return nil
 }
 
-// succeed is the last reply before the relay.
+// succeed sends the last reply before the relay.
 func (s *session) succeed(addr socks.Addr) error {
 	if err := s.reply(addr); err != nil {
 		return err
@@ -30,8 +30,8 @@ func (s *session) succeed(addr socks.Addr) error {
 	return nil
 }
 
-// refuse tells the client why not, if it has asked for anything. Without the
-// lease it learns it by the end of its connection.
+// refuse sends the reply for err, if the client has made a request. Without a valid
+// lease it sends nothing, and the client only sees the connection close.
 func (s *session) refuse(err error) {
 	code := outcomeOf(err).code
 	if s.request.Version == 0 || code == silent {
@@ -41,7 +41,7 @@ func (s *session) refuse(err error) {
 	if s.leased() != nil {
 		return
 	}
-	// An error here says that the client has left, which changes nothing.
+	// An error means that the client has closed, which changes nothing.
 	_ = socks.WriteReply(s.client, socks.Reply{Version: s.request.Version, Code: code, Addr: unspecified})
 }
 

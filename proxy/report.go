@@ -51,7 +51,7 @@ func (s *session) report(err error) {
 // that does more has become a client by then, see letIn. One that is held open
 // until a deadline ends it is no check either.
 func (s *session) isCheck(err error) bool {
-	return s.check && (errors.Is(err, errNoGreeting) || errors.Is(err, errGone) || errors.Is(err, decide.ErrMethod))
+	return s.check && (errors.Is(err, errNoGreeting) || errors.Is(err, errClientClosed) || errors.Is(err, decide.ErrMethod))
 }
 
 // reportConnected logs that the client was told that it is connected, if one

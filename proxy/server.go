@@ -72,7 +72,7 @@ type Server struct {
 	spare  *spare
 
 	negotiators negotiators
-	turnedAway  sync.Map      // by reason the seldom of its log line
+	turnedAway  sync.Map      // reason -> *logEvery
 	ids         atomic.Uint64 // of sessions
 	prefix      string        // of session ids, tells processes apart in a shared log
 
@@ -80,8 +80,8 @@ type Server struct {
 	base context.Context
 	cut  context.CancelCauseFunc
 
-	fronts   selfaddr.Set // where UDP associations hear their clients, and as what the clients know that
-	awaiting selfaddr.Set // where BIND awaits peers, to the end of the session
+	clientSockets selfaddr.Set // of UDP associations: their client-facing addresses, bound and advertised
+	awaiting      selfaddr.Set // where BIND awaits peers, to the end of the session
 
 	tcp, udp decide.Machine // what decisions about connections and datagrams ask
 
@@ -167,4 +167,6 @@ func (s *Server) ownAddress(a netip.AddrPort) bool {
 func (s *Server) reachesTCP(a netip.AddrPort) bool { return s.ownAddress(a) || s.awaiting.Reached(a) }
 
 // reachesUDP is reachesTCP for datagrams: it knows the sockets of associations.
-func (s *Server) reachesUDP(a netip.AddrPort) bool { return s.ownAddress(a) || s.fronts.Reached(a) }
+func (s *Server) reachesUDP(a netip.AddrPort) bool {
+	return s.ownAddress(a) || s.clientSockets.Reached(a)
+}

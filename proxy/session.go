@@ -23,24 +23,24 @@ func (s *Server) start(client *net.TCPConn) {
 		_ = client.Close()
 		return
 	}
-	if out := s.negotiators.enter(sess); out != nil {
-		out.end(errCrowded)
-		s.turnAway("negotiating", errCrowded.Error())
+	if evicted := s.negotiators.enter(sess); evicted != nil {
+		evicted.end(errEvicted)
+		s.turnAway("negotiating", errEvicted.Error())
 	}
 	go sess.begin(ctx, context.AfterFunc(ctx, sess.sockets.close))
 }
 
-// begin opens the session and hands it to serve. That has a goroutine of its own,
-// as this one's stack has grown: a goroutine that waits keeps its stack until the
-// second collection of garbage, and most sessions are in their relay most of the
-// time. TestIdleSessionIsSmall and integration/bench/relay watch over it.
+// begin opens the session and hands it to serve, in a new goroutine. Opening grows
+// the stack, a waiting goroutine keeps a grown stack until the second garbage
+// collection, and most sessions spend most of their time in the relay.
+// integration/bench/relay measures what an idle session costs.
 func (s *session) begin(ctx context.Context, uncouple func() bool) {
 	relay, err := s.open(ctx)
 	go s.serve(ctx, uncouple, relay, err)
 }
 
-// serve is the rest of a session: its relay, or the refusal if it was not opened,
-// and its end.
+// serve runs the relay of an opened session, or refuses the client, and then ends
+// the session.
 func (s *session) serve(ctx context.Context, uncouple func() bool, relay func() error, err error) {
 	defer s.leave()
 	defer uncouple() // until then the end of ctx closes the sockets
@@ -71,8 +71,8 @@ func (s *session) open(ctx context.Context) (relay func() error, err error) {
 	return nil, fmt.Errorf("%w: %d", errCommand, s.request.Command)
 }
 
-// receive is the way from the PROXY header to the complete request. Its end is
-// the end of the place among those that negotiate.
+// receive does the steps from the PROXY header to the complete request. Until it
+// returns, the session counts as negotiating.
 func (s *session) receive(ctx context.Context) error {
 	defer s.server.negotiators.leave(s)
 	if err := s.identify(); err != nil {
@@ -82,7 +82,7 @@ func (s *session) receive(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !s.check { // a balancer that only looks whether we are well is no client
+	if !s.check { // a health check of a balancer is not a client
 		if err := s.letIn(ctx, verdict); err != nil {
 			return err
 		}
@@ -93,10 +93,10 @@ func (s *session) receive(ctx context.Context) error {
 	return s.leased()
 }
 
-// release closes the sockets and then gives the slot back: what is counted must
-// not outlive its slot. err is nil if the relay came to its end.
+// release closes the sockets and then gives the slot back, so that no connection
+// outlives the slot that counts it. err is nil if both directions have ended.
 func (s *session) release(err error) {
-	if err != nil { // else all was read, up to the client's end
+	if err != nil { // without an error everything was read
 		discardPending(s.client)
 	}
 	s.sockets.close()
@@ -105,15 +105,16 @@ func (s *session) release(err error) {
 	}
 }
 
-// leave takes the session out of the server.
+// leave removes the session from the server.
 func (s *session) leave() {
 	s.end(nil)
 	s.server.table.remove(s)
 	s.server.table.running.Done()
 }
 
-// judgeClient asks the client-rules, within the server's deadline of the
-// negotiation: they may look names up. It takes nothing and tells nobody.
+// judgeClient asks the client-rules, within the server's negotiation timeout, as
+// they may look up names. It has no other effect: it takes no slot and logs
+// nothing.
 func (s *session) judgeClient(ctx context.Context) (rules.Verdict, error) {
 	s.negotiateWithin(s.gen.policy.Rules.Settings.Timeouts.Negotiate)
 	names := &clientNames{sessionNames: sessionNames{session: s, ctx: ctx}}
@@ -127,8 +128,8 @@ func (s *session) judgeClient(ctx context.Context) (rules.Verdict, error) {
 	return v, err
 }
 
-// letIn does what the client-rules have decided. From here on the connection is
-// a client's: counted, charged to the rule's limit, and logged.
+// letIn applies the verdict of the client-rules. From here on the connection is a
+// client: it is counted, charged to the rule's limit, and logged.
 func (s *session) letIn(ctx context.Context, v rules.Verdict) error {
 	s.check = false
 	if !v.Pass() {

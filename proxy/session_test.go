@@ -46,7 +46,7 @@ func newSession(t *testing.T, text string, ago time.Duration) (*session, *net.TC
 	client, ours := pair(t)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	s := &session{server: New(Options{Limiter: l}, &Policy{Rules: set}), client: ours, began: time.Now().Add(-ago), end: cancel}
-	s.sockets.hold(ours)
+	s.sockets.closeOnEnd(ours)
 	if !s.server.table.add(s) {
 		t.Fatal("the server has stopped")
 	}
@@ -96,7 +96,7 @@ func TestClosedBeforeRelease(t *testing.T) {
 		return err
 	}
 	closed := false
-	s.sockets.hold(closer(func() {
+	s.sockets.closeOnEnd(closer(func() {
 		if closed = true; !errors.Is(admit(), limiter.ErrFull) {
 			t.Error("the slot is given back before the sockets are closed")
 		}

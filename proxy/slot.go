@@ -25,9 +25,9 @@ func (s *session) admit(ctx context.Context) error {
 	return nil
 }
 
-// move charges the session to its socks-rule. A rule without a limit of its
-// own inherits the client-rule's slot, which then is held to the session's
-// end, unless the client-rule says otherwise.
+// move charges the session to its socks-rule. If the rule has no limit of its own,
+// the session keeps the client-rule's slot to its end, unless the client-rule says
+// otherwise.
 func (s *session) move(ctx context.Context) error {
 	if !decide.Inherits(s.clientRule, s.socksRule) {
 		if err := s.grant.Move(ctx, s.gen.limit(s.socksRule, s.from.Addr(), s.user)); err != nil {
@@ -42,7 +42,7 @@ func (s *session) move(ctx context.Context) error {
 	return nil
 }
 
-// fence lets the session end with the lease of the slot that it has now.
+// fence ends the session when the lease on its current slot is lost, in strict mode.
 func (s *session) fence() {
 	if s.server.opts.Limiter.Strict() {
 		s.valid = s.grant.Valid
@@ -50,9 +50,8 @@ func (s *session) fence() {
 	}
 }
 
-// leased returns errLeaseLost if others may have been given the session's slot.
-// It is asked right before each write to the client; relays, which write for
-// themselves, ask valid.
+// leased returns errLeaseLost if another session may have been given this slot. It
+// is asked right before each write to the client. Relays ask valid themselves.
 func (s *session) leased() error {
 	if s.valid != nil && !s.valid() {
 		return errLeaseLost

@@ -13,8 +13,8 @@ type sockets struct {
 	closed bool
 }
 
-// hold adds c. If the sockets are closed already, so is c.
-func (s *sockets) hold(c io.Closer) {
+// closeOnEnd adds c. If the sockets are closed already, so is c.
+func (s *sockets) closeOnEnd(c io.Closer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {

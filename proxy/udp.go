@@ -21,7 +21,7 @@ func (s *session) associate(ctx context.Context) (relay func() error, err error)
 	if s.udp, err = s.openAssociation(ctx); err != nil {
 		return nil, err
 	}
-	s.sockets.hold(s.udp)
+	s.sockets.closeOnEnd(s.udp)
 	if err := s.succeed(socks.AddrOf(s.udp.Advertised())); err != nil {
 		return nil, err
 	}
@@ -42,7 +42,7 @@ func (s *session) openAssociation(ctx context.Context) (*udp.Association, error)
 		Judge: s.decision(), Names: s.server.names, Metrics: s.server.opts.Metrics.udp,
 		Control: s.client, Client: client,
 		Advertise: s.server.opts.UDPAdvertise, Ports: cmp.Or(s.socksRule.UDPPorts, s.server.opts.UDPPorts),
-		Heard: &s.server.fronts, MayWrite: s.valid, Up: &s.up, Down: &s.down,
+		Heard: &s.server.clientSockets, MayWrite: s.valid, Up: &s.up, Down: &s.down,
 	}
 	o.Judge.Machine = s.server.udp
 	return udp.Open(o)

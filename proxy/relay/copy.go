@@ -13,8 +13,7 @@ const bufferSize = 64 << 10
 
 var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
-// reader reads from a socket, and takes a buffer only when there is something
-// to put into it.
+// reader reads from a socket. It takes a buffer only when there are bytes to read.
 type reader struct {
 	raw    syscall.RawConn
 	try    func(fd uintptr) (done bool) // attempt, made once and not for every read
@@ -29,8 +28,8 @@ func newReader(raw syscall.RawConn) *reader {
 	return r
 }
 
-// wait waits for bytes. If n is not 0, the caller gives the buffer back; else
-// the peer has ended its direction, or err says what broke it.
+// wait waits for bytes. If n is not 0, the caller must put the buffer back. If n is
+// 0 and err is nil, the peer has ended its direction.
 func (r *reader) wait() (buffer *[bufferSize]byte, n int, err error) {
 	if err := r.raw.Read(r.try); err != nil {
 		return nil, 0, err
@@ -50,9 +49,9 @@ func (r *reader) attempt(fd uintptr) (done bool) {
 	return !errors.Is(r.err, syscall.EAGAIN)
 }
 
-// writer writes to a socket, and asks before every single system call whether
-// it still may: net's own Write would go on with the rest of a buffer however
-// long it had been blocked, or the process stopped, in the middle of it.
+// writer writes to a socket, and asks before every system call whether it still
+// may. net's Write would go on with the rest of a buffer after it was blocked, or
+// after the process was stopped, for any time.
 type writer struct {
 	raw   syscall.RawConn
 	try   func(fd uintptr) (done bool)
@@ -108,7 +107,7 @@ func (w *writer) attempt(fd uintptr) (done bool) {
 	return true
 }
 
-// retry calls what a signal has interrupted again.
+// retry repeats a call that a signal interrupted.
 func retry(call func() (int, error)) (int, error) {
 	for {
 		n, err := call()

@@ -1,6 +1,7 @@
 // Package relay moves bytes between two TCP connections until both directions
-// have ended. It knows no session: it is given the connections, when they are
-// idle for too long, who may write and where to count, and returns an error.
+// have ended. It knows no session: it gets two connections, an idle timeout, a
+// function that says whether it may still write, and counters, and returns an
+// error.
 //
 // A direction copies through a shared buffer as bytes come, so an idle relay
 // holds none. After four full buffers in a row it splices for as long as there
@@ -49,9 +50,9 @@ type Relay struct {
 	err    error // the first one; to be read when both directions have ended
 }
 
-// New returns a relay between client and target, which is to be run. It is apart
-// from Run because a goroutine keeps the stack that it has grown to: Run, which
-// lasts, needs no more than the smallest one while the relay is idle.
+// New returns a relay between client and target; call Run. The two are apart to
+// keep the stack of Run small: a goroutine keeps a stack that has grown, and an idle
+// relay fits into the smallest one.
 func New(client, target *net.TCPConn, o Options) *Relay {
 	r := &Relay{mayWrite: o.MayWrite}
 	r.up = flow{relay: r, from: client, to: target, bytes: o.Up}
@@ -65,9 +66,8 @@ func New(client, target *net.TCPConn, o Options) *Relay {
 // direction is passed on as the end of that direction alone, a reset as a reset.
 // On an error both connections are closed. It is called once.
 //
-// To end it from outside, close both connections; the error is then about that,
-// and means nothing else. Nobody else may read, write or set deadlines
-// meanwhile.
+// To end the relay from outside, close both connections; Run then returns an error
+// about that. Nobody else may read, write or set deadlines meanwhile.
 func (r *Relay) Run() error {
 	go r.runDown()
 	r.fail(r.up.run())
@@ -145,19 +145,18 @@ func (f *flow) run() error {
 	case err != nil: // we are closing both sides
 		return nil
 	case broken && !f.back().ended.Load():
-		// The system tells of a reset once, and a write of the other direction
-		// was told.
+		// The system reports a reset once, here to a write of the other direction.
 		return f.readBroke(syscall.ECONNRESET)
 	}
-	f.ended.Store(true) // before it is: afterwards, both directions may look broken off
-	// An error here says that the peer has reset, which the other direction meets.
+	f.ended.Store(true) // before the end is passed on: after that, the connection may look broken
+	// An error means that the peer has reset; the other direction will see it.
 	_ = f.to.CloseWrite()
 	return f.awaitBreak(from)
 }
 
-// awaitBreak waits for the end of the other direction, too: until then the peer
-// that has ended this one may reset its connection, or vanish, and while the
-// other side is silent nobody else would notice.
+// awaitBreak waits until the other direction has ended, too. Until then the peer
+// that ended this direction may reset its connection or vanish. Nobody else would
+// notice while the other side is silent.
 func (f *flow) awaitBreak(from syscall.RawConn) error {
 	if f.back().ended.Load() {
 		return nil
@@ -201,14 +200,14 @@ func (f *flow) count(n int) {
 	f.relay.idle.Touch()
 }
 
-// readBroke passes on as a reset what broke one side: it must not look like an
-// end to the other.
+// readBroke resets the connection that f writes to, because reading broke: the
+// other side must not take that for a normal end.
 func (f *flow) readBroke(err error) error {
 	reset(f.to, err)
 	return fmt.Errorf("%w: %w", side(f.isUp()), err)
 }
 
-// writeBroke is readBroke for the other side.
+// writeBroke resets the connection that f reads from, because writing broke.
 func (f *flow) writeBroke(err error) error {
 	reset(f.from, err)
 	return fmt.Errorf("%w: %w", side(!f.isUp()), err)
@@ -222,8 +221,8 @@ func side(client bool) error {
 	return ErrTarget
 }
 
-// reset makes the close of c a reset, unless we have closed already, which is
-// what err then says.
+// reset makes the close of c a reset. It does nothing if err says that the relay
+// itself has closed.
 func reset(c *net.TCPConn, err error) {
 	if !errors.Is(err, net.ErrClosed) {
 		_ = c.SetLinger(0) // fails if c was closed meanwhile

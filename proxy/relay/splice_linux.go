@@ -24,8 +24,8 @@ const (
 )
 
 // bulk moves bytes from r to w through a pipe, without copying them into this
-// process, for as long as there are many of them. It returns nil if copying is
-// to go on, and else what broke, as copy does.
+// process, while there are many of them. It returns nil when copying should go on,
+// else the error, as copy does.
 func (f *flow) bulk(r *reader, w *writer) error {
 	p, err := newPipe(f)
 	if err != nil {
@@ -96,7 +96,7 @@ func (p *pipe) close() {
 // fill waits for bytes and takes them into the pipe; n is 0 where splice goes no
 // further. It fails with os.ErrDeadlineExceeded if nothing comes for a while.
 func (p *pipe) fill(from syscall.RawConn) (n int, err error) {
-	if now := time.Now(); now.Sub(p.waits) > pipeIdle/2 { // seldom: setting it costs more than asking the time
+	if now := time.Now(); now.Sub(p.waits) > pipeIdle/2 { // not each time: setting it costs more than reading the clock
 		p.waits = now
 		_ = p.flow.from.SetReadDeadline(now.Add(pipeIdle)) // fails if it is closed, as the read does
 	}

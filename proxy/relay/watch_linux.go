@@ -7,15 +7,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stuckAfter is how long a write may be blocked before somebody watches where
-// its bytes come from.
+// stuckAfter is how long a write may be blocked before its source is watched.
 const stuckAfter = time.Second
 
-// sourceWatch ends a relay when its client breaks its connection while what
-// came from it is blocked in a write to the target: nobody reads there meanwhile,
-// and the client's slot must not outlive it. A target that has gone is met when
-// all that it sent has been written, which a slow client is still to get. It
-// belongs to the flow's goroutine; a nil one watches nothing.
+// sourceWatch ends a relay when the client's connection breaks while a write to the
+// target is blocked. Nobody reads from the client at that time, and the slot must
+// not outlive the connection. Targets are not watched: a slow client still gets
+// everything that a target sent before it broke off. A sourceWatch belongs to the
+// flow's goroutine; nil watches nothing.
 type sourceWatch struct {
 	flow  *flow
 	raw   syscall.RawConn // of flow.from
@@ -23,8 +22,7 @@ type sourceWatch struct {
 	done  chan struct{}
 }
 
-// begin watches until end, for a write that is blocked. The read deadline is gone
-// then.
+// begin watches until end, while a write is blocked. It clears the read deadline.
 func (w *sourceWatch) begin() {
 	if w == nil || w.timer != nil {
 		return
@@ -34,8 +32,7 @@ func (w *sourceWatch) begin() {
 	w.done = done
 	w.timer = time.AfterFunc(stuckAfter, func() {
 		defer close(done)
-		// Both directions may have ended, with bytes left to be written: that
-		// breaks nothing.
+		// If both directions have ended with bytes left to write, nothing is broken.
 		if waitBroken(w.raw, func() bool { return !w.flow.back().ended.Load() }) == nil {
 			w.flow.relay.fail(w.flow.readBroke(syscall.ECONNRESET))
 		}
@@ -54,9 +51,9 @@ func (w *sourceWatch) end() {
 	w.timer = nil
 }
 
-// waitBroken waits until a connection breaks: it was reset, or its peer
-// vanished. That both its directions have ended counts if ends says so. The error
-// is that of a wait that was ended otherwise. Nobody may read meanwhile.
+// waitBroken waits until a connection breaks: it was reset, or its peer vanished.
+// The end of both directions counts as well if ends returns true. An error means
+// that the wait itself was ended. Nobody may read meanwhile.
 func waitBroken(c syscall.RawConn, ends func() bool) error {
 	return c.Read(func(fd uintptr) bool {
 		state := pollState(fd)
@@ -64,15 +61,14 @@ func waitBroken(c syscall.RawConn, ends func() bool) error {
 	})
 }
 
-// isBroken reports whether nothing comes or goes on a connection any more: it
-// was reset, or both directions have ended. The error says that we have closed
-// it.
+// isBroken reports whether a connection was reset, or both its directions have
+// ended. An error means that the relay has closed it.
 func isBroken(c syscall.RawConn) (broken bool, err error) {
 	err = c.Control(func(fd uintptr) { broken = pollState(fd)&(unix.POLLHUP|unix.POLLERR) != 0 })
 	return broken, err
 }
 
-// pollState returns those events of a socket that nobody has to ask for.
+// pollState returns the poll events that are always reported: POLLERR and POLLHUP.
 func pollState(fd uintptr) int16 {
 	state := []unix.PollFd{{Fd: int32(fd)}}
 	_, _ = unix.Poll(state, 0) // without a time to wait it does not fail
