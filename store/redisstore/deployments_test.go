@@ -204,26 +204,10 @@ func TestCluster(t *testing.T) {
 	cluster := redistest.StartCluster(t)
 	t.Run("contract", func(t *testing.T) { contract(t, cluster.URL()) })
 	t.Run("minimal user", func(t *testing.T) { minimalClusterUser(t, cluster) })
-	t.Run("slots", func(t *testing.T) {
-		for i := range 50 {
-			key := fmt.Sprintf("usher:{some cluster:%d}:m", i)
-			if got, want := redisstore.SlotOf(key), cluster.Slot(key); got != want {
-				t.Errorf("slot of %s: %d, the server says %d", key, got, want)
-			}
-		}
-	})
+	t.Run("slots", func(t *testing.T) { slotsOfKeys(t, cluster) })
 	t.Run("check", func(t *testing.T) { checkCluster(t, cluster) })
 	t.Run("endpoint types", func(t *testing.T) { endpoints(t, cluster) })
-	t.Run("shards are spread", func(t *testing.T) {
-		used := map[string]int{}
-		for shard := range 16 {
-			used[cluster.Serving(cluster.Slot(fmt.Sprintf("{default:%d}", shard))).Addr]++
-		}
-		if len(used) != 3 {
-			t.Errorf("16 shards on the nodes %v", used)
-		}
-		t.Log(used)
-	})
+	t.Run("shards are spread", func(t *testing.T) { shardsAreSpread(t, cluster) })
 	t.Run("the node of the URL is gone", func(t *testing.T) {
 		replica := cluster.Nodes[3] // whose end moves no slot
 		s := open(t, "redis+cluster://"+replica.Addr, "gone")
@@ -277,6 +261,26 @@ func TestCluster(t *testing.T) {
 		takesLong(t)
 		startWithoutShardZero(t, cluster)
 	})
+}
+
+func slotsOfKeys(t *testing.T, cluster *redistest.Cluster) {
+	for i := range 50 {
+		key := fmt.Sprintf("usher:{some cluster:%d}:m", i)
+		if got, want := redisstore.SlotOf(key), cluster.Slot(key); got != want {
+			t.Errorf("slot of %s: %d, the server says %d", key, got, want)
+		}
+	}
+}
+
+func shardsAreSpread(t *testing.T, cluster *redistest.Cluster) {
+	used := map[string]int{}
+	for shard := range 16 {
+		used[cluster.Serving(cluster.Slot(fmt.Sprintf("{default:%d}", shard))).Addr]++
+	}
+	if len(used) != 3 {
+		t.Errorf("16 shards on the nodes %v", used)
+	}
+	t.Log(used)
 }
 
 // startWithoutShardZero: who was there before goes on with the rules that other

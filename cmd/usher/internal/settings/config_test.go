@@ -1,6 +1,7 @@
 package settings
 
 import (
+	"math"
 	"os"
 	"reflect"
 	"regexp"
@@ -174,6 +175,17 @@ func TestSecretFilesNeedAStore(t *testing.T) {
 		if _, _, err := Load(map[string]string{name: "/x", "USHER_STORE": "redis+sentinel://a/m"}); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+func TestNegotiatingByDefault(t *testing.T) {
+	for descriptors, want := range map[int]int{1: 1, 1024: 256, 20000: 5000, 65536: 16384, 1 << 20: 16384, math.MaxInt32: 16384} {
+		if got := defaultNegotiating(descriptors); got != want {
+			t.Errorf("%d descriptors: %d, want %d", descriptors, got, want)
+		}
+	}
+	if got := (Config{Negotiating: 100000}).MaxNegotiating(); got != 100000 {
+		t.Errorf("%d where 100000 is set", got)
 	}
 }
 

@@ -15,6 +15,11 @@ func Descriptors() int {
 	return int(limit.Cur)
 }
 
+// mostNegotiating caps the default of MaxNegotiating. A silent client takes about
+// 7 KB, so that this many take 120 MB. Where the process may open a million
+// descriptors, a quarter of them would take 1.9 GB.
+const mostNegotiating = 16384
+
 // MaxNegotiating returns how many clients may negotiate at a time. By default
 // that is a quarter of the descriptors: a session takes at least two, so as
 // many sessions as negotiating clients still fit.
@@ -22,5 +27,7 @@ func (cfg Config) MaxNegotiating() int {
 	if cfg.Negotiating > 0 {
 		return cfg.Negotiating
 	}
-	return max(Descriptors()/4, 1)
+	return defaultNegotiating(Descriptors())
 }
+
+func defaultNegotiating(descriptors int) int { return min(max(descriptors/4, 1), mostNegotiating) }
