@@ -64,18 +64,12 @@ func (g *generation) limit(r *rules.Rule, client netip.Addr, user string) limite
 	if !r.Session.Limited {
 		return limiter.Limit{}
 	}
-	limit := limiter.Limit{
+	return limiter.Limit{
 		Rule: Counter(g.digest, r), Max: r.Session.Max,
 		Throttle: r.Session.Throttle, KeyThrottle: r.Session.KeyThrottle,
 		KeyMax: cmp.Or(r.Session.KeyMax, limit.None),
+		Key:    g.policy.Rules.Key(r, client, user),
 	}
-	switch r.Session.Key {
-	case rules.KeyFrom:
-		limit.Key = "from=" + client.Unmap().WithZone("").String()
-	case rules.KeyUser:
-		limit.Key = "user=" + user
-	}
-	return limit
 }
 
 // counters returns the counters of all rules with a limit.

@@ -83,6 +83,7 @@ func (s *session) attrs(reason string) []slog.Attr {
 	text("client_rule_at", at(s.clientRule))
 	text("rule", id(s.socksRule))
 	text("rule_at", at(s.socksRule))
+	text("limit_key", s.limitKey)
 	text("user", s.user)
 	if s.request.Version != 0 {
 		attrs = append(attrs, slog.Int("socks", int(s.request.Version)))

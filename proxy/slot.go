@@ -5,11 +5,12 @@ import (
 
 	"usher/limiter"
 	"usher/proxy/decide"
+	"usher/proxy/rules"
 )
 
 // admit takes the client-rule's slot.
 func (s *session) admit(ctx context.Context) error {
-	limit := s.gen.limit(s.clientRule, s.from.Addr(), "")
+	limit := s.limit(s.clientRule)
 	if limit != (limiter.Limit{}) {
 		var stop func()
 		ctx, stop = s.waiting(ctx)
@@ -30,7 +31,7 @@ func (s *session) admit(ctx context.Context) error {
 // otherwise.
 func (s *session) move(ctx context.Context) error {
 	if !decide.Inherits(s.clientRule, s.socksRule) {
-		if err := s.grant.Move(ctx, s.gen.limit(s.socksRule, s.from.Addr(), s.user)); err != nil {
+		if err := s.grant.Move(ctx, s.limit(s.socksRule)); err != nil {
 			return causeOf(ctx, err)
 		}
 	}
@@ -40,6 +41,14 @@ func (s *session) move(ctx context.Context) error {
 	s.server.table.move(s, s.socksRule, command)
 	s.server.opts.Metrics.admit(s.socksRule, command, s.grant)
 	return nil
+}
+
+// limit returns what the session is counted by if r admits it, and notes the key
+// for the log.
+func (s *session) limit(r *rules.Rule) limiter.Limit {
+	limit := s.gen.limit(r, s.from.Addr(), s.user)
+	s.limitKey = limit.Key
+	return limit
 }
 
 // fence ends the session when the lease on its current slot is lost, in strict mode.

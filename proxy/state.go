@@ -41,6 +41,7 @@ type session struct {
 	granted    bool           // the client was told that it is connected
 
 	grant    *limiter.Grant   // nil: nothing was admitted yet
+	limitKey string           // of the last limit that was asked; "": it has none
 	valid    func() bool      // nil, or asked before every write: see fence
 	udp      *udp.Association // nil but for UDP ASSOCIATE
 	up, down atomic.Int64     // safe: bytes relayed to and from the target

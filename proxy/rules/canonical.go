@@ -19,13 +19,14 @@ const digestLength = 20
 // Digest names the counter space of the rules. It covers, for each rule in order,
 // its verdict, kind, normalised addresses and ports, command and protocol,
 // proxyprotocol, methods, names of users and groups, and the limit; and the
-// server's methods. It does not cover other settings, log, timeouts and comments.
+// server's methods and session.state.key.ipv6 (if it is not the default). It does not cover other settings, log, timeouts and comments.
 // The form is a promise: replicas of different versions must agree on it.
 func (s *Set) Digest() string { return s.digest }
 
 func digest(s *Set) string {
 	var b strings.Builder
 	line(&b, "", "socksmethod", methodNames(s.Settings.Methods)...)
+	s.Settings.printKey(&b)
 	for _, r := range s.Client {
 		r.digested(&b)
 	}
@@ -102,6 +103,7 @@ func (s *Set) text(numbered bool) string {
 		line(&b, "", "udp.connectdst", "no")
 	}
 	line(&b, "", "socksmethod", methodNames(s.Settings.Methods)...)
+	s.Settings.printKey(&b)
 	line(&b, "", "logoutput", s.Settings.LogOutput...)
 	line(&b, "", "errorlog", s.Settings.ErrorLog...)
 	s.Settings.Timeouts.print(&b, "", defaultTimeouts)

@@ -66,6 +66,7 @@ var (
 		"internal: 127.0.0.1", "internal: eth0 port = 0", "external: 127.0.0.1", "external: lo", "external: ::1",
 		"internal.protocol: ipv4", "internal.protocol: ipv4 ipv6", "external.protocol: ipv6", "external.rotation: same-same", "external.rotation: none", "external.rotation: route",
 		"udp.connectdst: no", "udp.connectdst: yes", "socksmethod: username none", "socksmethod: none", "socksmethod: username",
+		"session.state.key.ipv6: 56", "session.state.key.ipv6: 64", "session.state.key.ipv6: 128",
 		"timeout.io: 5", "timeout.io.tcp: 7", "timeout.io.udp: 0", "timeout.connect: 0", "timeout.negotiate: 99", "iotimeout: 3",
 		"internal.tcp.tcp_keepidle: 60", "internal.socket.so_keepalive: 0", "external.tcp.tcp_keepcnt: 9",
 		"logoutput: stderr /tmp/a=b", "errorlog: syslog",

@@ -53,6 +53,7 @@ var keywords = []keyword{
 	{name: "session.inheritable", in: inClient, read: (*parser).readInheritable},
 	{name: "session.throttle", in: inRules, read: (*parser).readThrottle},
 	{name: "session.state.key", in: inRules, read: (*parser).readStateKey},
+	{name: "session.state.key.ipv6", in: inSettings, read: (*parser).readKeyIPv6},
 	{name: "session.state.key.hostindex", in: inRules, refuse: "Usher does not read host ids; write session.state.key: from to count by address"},
 	{name: "session.state.max", in: inRules, read: (*parser).readStateMax},
 	{name: "session.state.throttle", in: inRules, read: (*parser).readStateThrottle},

@@ -39,6 +39,7 @@ func Parse(file string, text []byte, env Env) (*Set, []Diagnostic) {
 	p.settings = map[string]token{}
 	p.seen = p.settings
 	p.set.Settings.Timeouts, p.set.Settings.ConnectDst = defaultTimeouts, true
+	p.set.Settings.KeyIPv6 = defaultKeyIPv6
 	p.set.Settings.KeepAlives = KeepAlives{Internal: DefaultKeepAlive, External: DefaultKeepAlive}
 	p.file()
 	p.checkFile(Pos{File: file, Line: 1, Col: 1}, text)

@@ -104,7 +104,7 @@ type Key uint8
 
 const (
 	NoKey   Key = iota
-	KeyFrom     // the client's address
+	KeyFrom     // the client's address, of IPv6 its network, see Settings.KeyIPv6
 	KeyUser     // the user; clients without a name count as one
 )
 
@@ -214,6 +214,9 @@ type Settings struct {
 	KeepAlives KeepAlives
 	Timeouts   Timeouts
 	Rotation   Rotation // external.rotation
+	// KeyIPv6 is how many leading bits of a client's IPv6 address
+	// session.state.key: from counts by (session.state.key.ipv6; 1 to 128).
+	KeyIPv6 int
 	// ConnectDst says that datagrams to a client are taken only from the peers that
 	// it has sent to (udp.connectdst; yes if not given).
 	ConnectDst bool

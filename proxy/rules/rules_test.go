@@ -28,6 +28,9 @@ func TestGoldenDigests(t *testing.T) {
 		"client pass { from: 0/0 to: 0/0\nsession.max: 9\nsession.throttle: 6/60 }":                 "c1b63e12754126f11d36cb",
 		"socks pass { from: 0/0 to: 0/0\nsession.state.key: user\nsession.state.max: 2 }":           "c124240e67cefd66ea38cd",
 		"socks pass { from: 0/0 to: 0/0\nsession.state.key: from\nsession.state.throttle: 2/1 }":    "c12dffa80e2e761ddcc96d",
+		// the default is that of files without the line, which keep their digest
+		"session.state.key.ipv6: 64\nsocks pass { from: 0/0 to: 0/0\nsession.state.key: from\nsession.state.throttle: 2/1 }":  "c12dffa80e2e761ddcc96d",
+		"session.state.key.ipv6: 128\nsocks pass { from: 0/0 to: 0/0\nsession.state.key: from\nsession.state.throttle: 2/1 }": "c173ace7aaffdcde0e6036",
 	} {
 		if got := parse(t, text).Digest(); got != want {
 			t.Errorf("%q: got %s, want %s", text, got, want)
@@ -47,11 +50,14 @@ func TestDigestCovers(t *testing.T) {
 		strings.Replace(base, "user: b a", "user: b a\nlog: connect\ntimeout.connect: 1\nudp.portrange: 1-2", 1),
 		"external: 127.0.0.1\nexternal.rotation: same-same\nudp.connectdst: no\n" + base,
 		strings.Replace(base, "socks pass", "pass", 1),
+		"session.state.key.ipv6: 64\n" + base,
 	}
 	differs := []string{
 		strings.Replace(base, "socksmethod: none username", "socksmethod: username none", 1),
 		strings.Replace(base, "socksmethod: none username", "", 1),
 		strings.Replace(base, "socksmethod: username", "", 1),
+		"session.state.key.ipv6: 128\n" + base,
+		"session.state.key.ipv6: 56\n" + base,
 		strings.Replace(base, "0/0", "0.0.0.0/0", 1),
 		strings.Replace(base, "from: 0/0", "from: 0/0 port = 80", 1),
 		strings.Replace(base, "http", "81", 1),

@@ -48,6 +48,12 @@ func (p *parser) readStateKey(k token) {
 	p.session.Key, p.rule.KeyAt = Key(key), k.pos
 }
 
+func (p *parser) readKeyIPv6(k token) {
+	if n, ok := p.number(k, 1, 128); ok {
+		p.set.Settings.KeyIPv6 = int(n)
+	}
+}
+
 func (p *parser) readStateMax(k token) {
 	p.sessionKeyword(k)
 	p.session.KeyMax, _ = p.number(k, 1, maxSessions)

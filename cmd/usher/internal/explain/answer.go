@@ -55,7 +55,8 @@ type Name struct {
 type Limit struct {
 	Rule     string   `json:"rule"`
 	Keywords []string `json:"keywords"`
-	Held     string   `json:"held"` // for how long
+	Key      string   `json:"key,omitempty"` // what the session is counted by, as in the log
+	Held     string   `json:"held"`          // for how long
 }
 
 // Print writes the answer for people.
@@ -99,7 +100,11 @@ func (a *Answer) Print(w io.Writer) error {
 		row("dialled", "%s", strings.Join(a.Addresses, " "))
 	}
 	for _, l := range a.Limits {
-		row("limit", "%s, %s: held %s", l.Rule, strings.Join(l.Keywords, ", "), l.Held)
+		by := ""
+		if l.Key != "" {
+			by = ", counted by " + l.Key
+		}
+		row("limit", "%s, %s%s: held %s", l.Rule, strings.Join(l.Keywords, ", "), by, l.Held)
 	}
 	verdict := map[bool]string{true: "pass", false: "refused"}[a.Pass]
 	row("verdict", "%s: %s", verdict, a.Reason)

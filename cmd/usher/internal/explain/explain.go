@@ -307,6 +307,7 @@ func (w *walk) passed(r *rules.Rule) {
 
 func (w *walk) limit(r *rules.Rule, held string) {
 	if words := r.LimitWords(); len(words) > 0 {
-		w.answer.Limits = append(w.answer.Limits, Limit{r.ID(), words, held})
+		key := w.session.Policy.Rules.Key(r, w.session.From.Addr(), w.session.User)
+		w.answer.Limits = append(w.answer.Limits, Limit{r.ID(), words, key, held})
 	}
 }
