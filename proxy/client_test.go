@@ -24,7 +24,14 @@ type client struct {
 
 func (w *world) client() *client {
 	w.t.Helper()
-	conn, err := net.Dial("tcp", w.addr)
+	return w.clientAt("127.0.0.1")
+}
+
+// clientAt returns a client at an address of the loopback network.
+func (w *world) clientAt(from string) *client {
+	w.t.Helper()
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+	conn, err := dialer.DialContext(w.t.Context(), "tcp", w.addr)
 	if err != nil {
 		w.t.Fatal(err)
 	}

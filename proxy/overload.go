@@ -3,13 +3,15 @@ package proxy
 import (
 	"errors"
 	"log/slog"
-	"math/rand/v2"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"usher/proxy/fair"
 )
 
 // shedTime is how long shed waits for a client to close. The system reports a
@@ -21,40 +23,37 @@ type negotiators struct {
 	max int // 0: any number
 
 	mu  sync.Mutex
-	all []*session // each knows its place, see session.negotiatingIndex
+	all fair.Crowd[*session]
 }
 
-// enter adds s. If there is no room it removes a random session and returns it,
-// for the caller to end. If newcomers were refused, a few silent clients could
-// keep everybody away; if the oldest were removed, no client would survive a rush.
-// With a random choice, clients that negotiate quickly mostly stay.
-func (n *negotiators) enter(s *session) (evicted *session) {
+// enter adds s. If there is no room it removes another session and returns it,
+// for the caller to end. fair.Crowd.Victim says which one that is.
+func (n *negotiators) enter(s *session, source netip.Prefix) (evicted *session) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.max > 0 && len(n.all) >= n.max {
-		evicted = n.all[rand.IntN(len(n.all))]
-		n.remove(evicted)
+	if n.max > 0 && n.all.Len() >= n.max {
+		victim := n.all.Victim(source)
+		n.all.Remove(victim)
+		evicted = victim.Value
 	}
-	n.all = append(n.all, s)
-	s.negotiatingIndex = len(n.all)
+	s.negotiating = n.all.Add(source, s)
 	return evicted
+}
+
+// identified counts s for its client's source. Until its PROXY header was read,
+// it counted for the balancer.
+func (n *negotiators) identified(s *session) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.all.Move(s.negotiating, fair.SourceOf(s.from.Addr()))
 }
 
 // leave removes s, if it is still there.
 func (n *negotiators) leave(s *session) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if s.negotiatingIndex > 0 {
-		n.remove(s)
-	}
-}
-
-// remove moves the last session to the place of s. n.mu is held.
-func (n *negotiators) remove(s *session) {
-	last := len(n.all) - 1
-	n.all[s.negotiatingIndex-1], n.all[last].negotiatingIndex = n.all[last], s.negotiatingIndex
-	n.all[last] = nil
-	n.all, s.negotiatingIndex = n.all[:last], 0
+	n.all.Remove(s.negotiating)
+	s.negotiating = nil
 }
 
 // turnAway counts a client for whom there was no room. Each reason is logged once

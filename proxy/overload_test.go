@@ -9,7 +9,7 @@ import (
 )
 
 // However many clients wait without a request, one that makes its request is
-// served: one of them has to go.
+// served: one of the same source has to go.
 func TestTooManyNegotiate(t *testing.T) {
 	to := echo(t)
 	w := newWorld(t, anybody, func(o *proxy.Options, _ *proxy.Policy) { o.MaxNegotiating = 2 })
@@ -53,4 +53,48 @@ func TestTooManyNegotiate(t *testing.T) {
 		c.Close()
 	}
 	w.log.wait(t, 6) // the last of them
+}
+
+// One source that opens any number of connections takes no place from others,
+// however slow they are. Behind a balancer the sources are those of the headers.
+func TestOneSourceCrowdsOutItself(t *testing.T) {
+	const most, flood = 8, 200
+	to := echo(t)
+	for name, behind := range map[string]bool{"direct": false, "behind a balancer": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, anybody, func(o *proxy.Options, p *proxy.Policy) {
+				o.MaxNegotiating = most
+				if behind {
+					trusting(o, p)
+				}
+			})
+			client := func(host int) *client {
+				if !behind {
+					return w.clientAt(fmt.Sprintf("127.0.0.%d", host))
+				}
+				c := w.client()
+				c.send(fmt.Appendf(nil, "PROXY TCP4 192.0.2.%d 127.0.0.1 4711 1080\r\n", host))
+				return c
+			}
+			slow := client(2)
+			slow.send([]byte{5, 1, 0})
+			slow.expect([]byte{5, 0})
+			for range flood {
+				client(1)
+			}
+			eventually(t, func() string {
+				want := float64(flood + 1 - most)
+				if n := w.metric("usher_clients_turned_away_total", "reason", "negotiating"); n != want {
+					return fmt.Sprintf("%v turned away, want %v", n, want)
+				}
+				return ""
+			})
+			slow.must(socks.WriteRequest(slow, socks.Request{Version: socks.V5, Command: socks.Connect, Addr: to}))
+			if r, err := socks.ReadReply(slow, socks.V5); err != nil || r.Code != socks.Succeeded {
+				t.Fatalf("%+v, %v; want the slow client served", r, err)
+			}
+			slow.echoes("served")
+			w.log.wait(t, 1+flood+1-most) // those that were closed, and a warning
+		})
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"usher/proxy/decide"
+	"usher/proxy/fair"
 	"usher/proxy/rules"
 	"usher/proxy/socks"
 )
@@ -23,8 +24,9 @@ func (s *Server) start(client *net.TCPConn) {
 		_ = client.Close()
 		return
 	}
-	if evicted := s.negotiators.enter(sess); evicted != nil {
+	if evicted := s.negotiators.enter(sess, fair.SourceOf(addrPort(client.RemoteAddr()).Addr())); evicted != nil {
 		evicted.end(errEvicted)
+		evicted.sockets.close() // now: the next client may need the descriptor before the session has ended
 		s.turnAway("negotiating", errEvicted.Error())
 	}
 	go sess.begin(ctx, context.AfterFunc(ctx, sess.sockets.close))
@@ -78,6 +80,7 @@ func (s *session) receive(ctx context.Context) error {
 	if err := s.identify(); err != nil {
 		return err
 	}
+	s.server.negotiators.identified(s)
 	verdict, err := s.judgeClient(ctx)
 	if err != nil {
 		return err

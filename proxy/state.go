@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"usher/limiter"
+	"usher/proxy/fair"
 	"usher/proxy/rules"
 	"usher/proxy/socks"
 	"usher/proxy/udp"
@@ -46,7 +47,7 @@ type session struct {
 	udp      *udp.Association // nil but for UDP ASSOCIATE
 	up, down atomic.Int64     // safe: bytes relayed to and from the target
 
-	negotiatingIndex int // in negotiators.all, from 1; 0: not there; guarded by its mutex
+	negotiating *fair.Member[*session] // its place among the negotiators; nil once it has left
 
 	sockets sockets // safe: client and what else is open
 }
