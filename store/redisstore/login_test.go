@@ -25,10 +25,7 @@ func TestPasswordRotates(t *testing.T) {
 	user, password := filepath.Join(dir, "user"), filepath.Join(dir, "password")
 	one := redistest.Start(t)
 	group := redistest.StartSentinels(t)
-	node := redistest.Start(t, "--cluster-enabled", "yes")
-	if err := node.Client().ClusterAddSlotsRange(t.Context(), 0, 16383).Err(); err != nil {
-		t.Fatal(err)
-	}
+	node := redistest.StartNode(t)
 	servers := append([]*redistest.Server{one, group.Primary(), node}, group.Watch...)
 	secrets := redisstore.Secrets{User: user, Password: password}
 	both := secrets

@@ -74,7 +74,8 @@ func TestWindowsAreBoundedByMaxmemory(t *testing.T) {
 	if admitted < flood/4 || admitted > flood || admitted+throttled != 2*flood {
 		t.Errorf("%d admitted and %d throttled of %d, want about %d admitted", admitted, throttled, 2*flood, flood/2)
 	}
-	if used := m.used(); used > most+most/50 {
+	// Redis may double its table of keys in the last step: 8 bytes for each key.
+	if used := m.used(); used > most+16*2*flood {
 		t.Errorf("%d bytes used, maxmemory is %d", used, most)
 	}
 	if admitted, _ := m.begins(0, store.MaxEntries); admitted != store.MaxEntries {

@@ -6,7 +6,6 @@ import (
 	"net"
 	"strings"
 	"testing"
-	"time"
 
 	"usher/store/redisstore/redistest"
 )
@@ -57,17 +56,10 @@ func TestClusterOverIPv6(t *testing.T) {
 	} else {
 		l.Close()
 	}
-	server := redistest.Start(t, "--bind", "127.0.0.1 ::1", "--cluster-enabled", "yes")
-	ctx, client := t.Context(), server.Client()
-	if err := client.ClusterAddSlotsRange(ctx, 0, 16383).Err(); err != nil {
-		t.Fatal(err)
-	}
-	redistest.Eventually(t, time.Minute, "the cluster serves", func() bool {
-		return strings.Contains(client.ClusterInfo(ctx).Val(), "cluster_state:ok")
-	})
+	server := redistest.StartNode(t, "--bind", "127.0.0.1 ::1")
 	_, port, _ := net.SplitHostPort(server.Addr)
 	for _, ip := range []string{"", "::1"} {
-		if err := client.ConfigSet(ctx, "cluster-announce-ip", ip).Err(); err != nil {
+		if err := server.Client().ConfigSet(t.Context(), "cluster-announce-ip", ip).Err(); err != nil {
 			t.Fatal(err)
 		}
 		reachAll(t, "redis+cluster://[::1]:"+port)

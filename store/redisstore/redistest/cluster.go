@@ -69,6 +69,21 @@ func StartCluster(t testing.TB, files ...Certificates) *Cluster {
 	return c
 }
 
+// StartNode starts a Redis Cluster of one node, and returns when it serves.
+func StartNode(t testing.TB, args ...string) *Server {
+	t.Helper()
+	_, bus, _ := net.SplitHostPort(freeAddr(t)) // by default it is the port plus 10000, which others may have
+	n := Start(t, append(args, "--cluster-enabled", "yes", "--cluster-port", bus)...)
+	ctx, client := context.Background(), n.Client()
+	if err := client.ClusterAddSlotsRange(ctx, 0, slots-1).Err(); err != nil {
+		t.Fatal(err)
+	}
+	Eventually(t, time.Minute, "the cluster serves", func() bool {
+		return strings.Contains(client.ClusterInfo(ctx).Val(), "cluster_state:ok")
+	})
+	return n
+}
+
 // slotRanges returns what a node says of all slots, nothing if it does not answer.
 func slotRanges(client *redis.Client) []redis.ClusterSlot {
 	return client.ClusterSlots(context.Background()).Val() //nolint:staticcheck // CLUSTER SHARDS, its successor, is not on older servers; the store asks like this
