@@ -4,6 +4,8 @@ import (
 	"errors"
 	"io"
 	"os"
+	"slices"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -27,6 +29,9 @@ const (
 // process, while there are many of them. It returns nil when copying should go on,
 // else the error, as copy does.
 func (f *flow) bulk(r *reader, w *writer) error {
+	if noSplice.Load() {
+		return nil
+	}
 	p, err := newPipe(f)
 	if err != nil {
 		return nil
@@ -36,7 +41,7 @@ func (f *flow) bulk(r *reader, w *writer) error {
 	for small := 0; small < smallMoves; small++ {
 		n, err := p.fill(r.raw)
 		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, syscall.EINVAL): // silent, or not to be spliced
+		case errors.Is(err, os.ErrDeadlineExceeded), refused(err): // silent, or not to be spliced
 			return nil
 		case err != nil:
 			return f.readBroke(err)
@@ -45,7 +50,9 @@ func (f *flow) bulk(r *reader, w *writer) error {
 		case n >= smallMove:
 			small = 0
 		}
-		err = p.drain(w.raw)
+		if err = p.drain(w.raw); refused(err) {
+			err = p.copyOut(w)
+		}
 		f.watch.end()
 		switch {
 		case errors.Is(err, ErrMayWrite):
@@ -55,6 +62,33 @@ func (f *flow) bulk(r *reader, w *writer) error {
 		}
 	}
 	return nil
+}
+
+// noSplice says that the system has refused to splice. Flows are copied from
+// then on, as asking again would cost each of them a pipe.
+var noSplice atomic.Bool
+
+// connectionErrors are what splice returns when a TCP connection has broken.
+var connectionErrors = []error{
+	syscall.ECONNRESET, syscall.EPIPE, syscall.ETIMEDOUT, syscall.ECONNABORTED, syscall.ENOTCONN,
+	syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.EHOSTDOWN, syscall.ENETUNREACH, syscall.ENETDOWN,
+	syscall.EPROTO, syscall.ENOPROTOOPT,
+}
+
+// refused reports whether err means that the system does not splice: seccomp
+// filters, gVisor and emulators refuse it, some of them only after the process
+// has begun to splice. Which error they return is their choice, so everything
+// counts that does not come from the connection. A shortage of memory passes, so
+// it is not remembered.
+func refused(err error) bool {
+	var number syscall.Errno
+	if !errors.As(err, &number) || slices.Contains(connectionErrors, error(number)) {
+		return false
+	}
+	if number != syscall.ENOMEM && number != syscall.ENOBUFS {
+		noSplice.Store(true)
+	}
+	return true
 }
 
 // pipe is what spliced bytes pass through. It is empty between moves.
@@ -143,6 +177,26 @@ func (p *pipe) drainOnce(fd uintptr) (done bool) {
 		p.flow.count(moved)
 	}
 	return true
+}
+
+// copyOut writes what is in the pipe without splice.
+func (p *pipe) copyOut(w *writer) error {
+	buffer := buffers.Get().(*[bufferSize]byte)
+	defer buffers.Put(buffer)
+	for p.n > 0 {
+		n, err := retry(func() (int, error) { return unix.Read(p.r, buffer[:min(p.n, bufferSize)]) })
+		switch {
+		case err != nil:
+			return err
+		case n == 0: // it cannot be: we hold the other end
+			return io.ErrUnexpectedEOF
+		}
+		if _, err := w.write(buffer[:n]); err != nil {
+			return err
+		}
+		p.n -= n
+	}
+	return nil
 }
 
 func splice(from, to, n int) (int, error) {

@@ -34,12 +34,14 @@ func urgentInline(_, _ string, c syscall.RawConn) error {
 
 // choosePortLate does the same, and leaves the port of a socket that is bound
 // to an address to connect, which may share a port among targets. bind would
-// need a port of its own.
-func choosePortLate(_, _ string, c syscall.RawConn) error {
-	return setInts(c, []option{
-		{unix.SOL_SOCKET, unix.SO_OOBINLINE, 1},
-		{unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1},
-	})
+// need a port of its own. It gets one where the system does not know the option,
+// as gVisor and old kernels do not.
+func choosePortLate(network, address string, c syscall.RawConn) error {
+	if err := urgentInline(network, address, c); err != nil {
+		return err
+	}
+	_ = setInts(c, []option{{unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1}})
+	return nil
 }
 
 type option struct{ level, name, value int }
