@@ -29,31 +29,34 @@ func (s *Server) start(client *net.TCPConn) {
 		evicted.sockets.close() // now: the next client may need the descriptor before the session has ended
 		s.turnAway("negotiating", errEvicted.Error())
 	}
-	go sess.begin(ctx, context.AfterFunc(ctx, sess.sockets.close))
+	go sess.serve(ctx, context.AfterFunc(ctx, sess.sockets.close))
 }
 
-// begin opens the session and hands it to serve, in a new goroutine. Opening grows
-// the stack, a waiting goroutine keeps a grown stack until the second garbage
-// collection, and most sessions spend most of their time in the relay.
-// integration/bench/relay measures what an idle session costs.
-func (s *session) begin(ctx context.Context, uncouple func() bool) {
+// serve is a session from accept to close.
+//
+// The relay has a goroutine of its own, with as little as possible on its stack:
+// opening grows the stack, a waiting goroutine keeps a grown stack until the second
+// garbage collection, and most sessions spend most of their time in the relay.
+// TestIdleSessionsHaveSmallStacks holds it to that.
+func (s *session) serve(ctx context.Context, uncouple func() bool) {
 	relay, err := s.open(ctx)
-	go s.serve(ctx, uncouple, relay, err)
+	if err != nil {
+		s.refuse(causeOf(ctx, err))
+		s.finish(ctx, uncouple, err)
+		return
+	}
+	go func() { s.finish(ctx, uncouple, relay()) }()
 }
 
-// serve runs the relay of an opened session, or refuses the client, and then ends
-// the session.
-func (s *session) serve(ctx context.Context, uncouple func() bool, relay func() error, err error) {
-	defer s.leave()
-	defer uncouple() // until then the end of ctx closes the sockets
-	if err == nil {
-		err = relay()
-	} else {
-		s.refuse(causeOf(ctx, err))
-	}
+// finish ends a session, whatever has ended it: its sockets are closed, then its
+// slot is given back, then it is logged. uncouple ends the coupling of the sockets
+// to ctx.
+func (s *session) finish(ctx context.Context, uncouple func() bool, err error) {
 	err = causeOf(ctx, err) // a session that was cut ends for that reason, whatever the cut made of it
 	s.release(err)
 	s.report(err)
+	uncouple()
+	s.leave()
 }
 
 // open is the way of a session up to its relay, which it returns, see the

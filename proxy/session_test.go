@@ -62,7 +62,7 @@ func newSession(t *testing.T, text string, ago time.Duration) (*session, *net.TC
 
 // live runs a session to its end.
 func live(ctx context.Context, s *session) {
-	s.begin(ctx, context.AfterFunc(ctx, s.sockets.close))
+	s.serve(ctx, context.AfterFunc(ctx, s.sockets.close))
 	s.server.table.running.Wait()
 }
 

@@ -28,18 +28,21 @@ type session struct {
 	deadline  time.Time       // in force on client
 	keptAlive rules.KeepAlive // the same
 
-	check      bool           // the balancer's own connection, which has asked for nothing so far: see isCheck
+	// Small fields stand together: a session has 512 bytes, and the next size that
+	// the allocator has is 576.
+	check   bool // the balancer's own connection, which has asked for nothing so far: see isCheck
+	granted bool // the client was told that it is connected
+	method  rules.Method
+
 	from, to   netip.AddrPort // who the client is and what it dialled, by the PROXY header if there is one
 	clientRule *rules.Rule    // nil: not judged yet, or none matched
-	method     rules.Method
-	user       string        // as claimed until the password is checked
-	request    socks.Request // Version 0 until it was read
+	user       string         // as claimed until the password is checked
+	request    socks.Request  // Version 0 until it was read
 	socksRule  *rules.Rule
 	dialled    netip.AddrPort // CONNECT
 	bound      netip.AddrPort // BIND: where the peer was awaited
 	peer       netip.AddrPort // BIND: who came
 	peerRule   *rules.Rule    // BIND: by which
-	granted    bool           // the client was told that it is connected
 
 	grant    *limiter.Grant   // nil: nothing was admitted yet
 	limitKey string           // of the last limit that was asked; "": it has none
