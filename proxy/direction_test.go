@@ -18,7 +18,7 @@ var order = []string{
 	"listen", "drain", "session",
 	"negotiate", "header", "bind", "dial", "udp", "decision",
 	"reply", "slot", "deadline", "keepalive", "hangup_linux", "report",
-	"server", "overload", "table", "metrics",
+	"server", "overload", "rulemetrics", "table", "metrics",
 	"state", "generation", "sockets", "clientio", "outcome",
 }
 

@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	"go.uber.org/goleak"
 	"golang.org/x/crypto/bcrypt"
 
@@ -203,35 +205,62 @@ func (w *world) left(rule string, maximum int64) {
 	})
 }
 
-// metric returns the value of a counter or gauge with these labels.
+// metric returns the value of a counter or gauge with these labels, 0 if there is no
+// such series. A rule may be given by its position in the rules in force.
 func (w *world) metric(name string, labels ...string) float64 {
+	w.t.Helper()
+	n, _ := w.series(name, labels...)
+	return n
+}
+
+// series does what metric does, and reports whether the series exists.
+func (w *world) series(name string, labels ...string) (value float64, exists bool) {
 	w.t.Helper()
 	families, err := w.metrics.Gather()
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	want := map[string]string{}
+	for i := 0; i < len(labels); i += 2 {
+		want[labels[i]] = labels[i+1]
+	}
+	if label := ruleLabel(families, want["rule"]); label != "" {
+		want["rule"] = label
+	}
 	for _, f := range families {
 		if f.GetName() != name {
 			continue
 		}
-	series:
 		for _, m := range f.Metric {
-			if len(m.Label) != len(labels)/2 {
-				continue
+			if maps.Equal(labelsOf(m), want) {
+				return m.GetCounter().GetValue() + m.GetGauge().GetValue(), true
 			}
-			for i := 0; i < len(labels); i += 2 {
-				ok := false
-				for _, l := range m.Label {
-					ok = ok || l.GetName() == labels[i] && l.GetValue() == labels[i+1]
-				}
-				if !ok {
-					continue series
-				}
-			}
-			return m.GetCounter().GetValue() + m.GetGauge().GetValue()
 		}
 	}
-	return 0
+	return 0, false
+}
+
+// ruleLabel returns the label of the rule in force at a position, "" if there is none.
+func ruleLabel(families []*dto.MetricFamily, position string) string {
+	for _, f := range families {
+		if f.GetName() != "usher_rule_info" {
+			continue
+		}
+		for _, m := range f.Metric {
+			if labels := labelsOf(m); labels["position"] == position {
+				return labels["rule"]
+			}
+		}
+	}
+	return ""
+}
+
+func labelsOf(m *dto.Metric) map[string]string {
+	labels := map[string]string{}
+	for _, l := range m.Label {
+		labels[l.GetName()] = l.GetValue()
+	}
+	return labels
 }
 
 // census names what exists at a moment. Counts would not do: what an earlier

@@ -1,6 +1,9 @@
 package proxy
 
 import (
+	"cmp"
+	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -13,8 +16,8 @@ import (
 )
 
 // Metrics are what a Server counts for Prometheus. Labels take few values:
-// rules, generations with sessions, and words of this package; never users,
-// clients or targets.
+// labels of rules, generations with sessions, and words of this package; never
+// users, clients or targets.
 type Metrics struct {
 	admitted      *prometheus.CounterVec
 	unconfirmed   prometheus.Counter
@@ -28,12 +31,22 @@ type Metrics struct {
 
 	udp *udp.Metrics
 
-	live atomic.Pointer[table] // whose sessions Collect shows
+	byRule ruleSeries
+	live   atomic.Pointer[table] // whose sessions Collect shows
+}
+
+// ruleSeries knows which rules have series in the metrics with the label rule.
+type ruleSeries struct {
+	mu      sync.Mutex
+	labels  map[string]bool // of rules with series
+	inForce *rules.Set      // at the last follow
 }
 
 var (
 	sessionsDesc = prometheus.NewDesc("usher_sessions",
 		"Sessions on this replica, by the last rule that passed them.", []string{"rule", "generation", "command"}, nil)
+	ruleDesc = prometheus.NewDesc("usher_rule_info",
+		"Always 1. The position and the place of each rule in force.", []string{"rule", "position", "place"}, nil)
 	bytesDesc = prometheus.NewDesc("usher_transferred_bytes_total",
 		"Bytes relayed: up to targets, down to clients.", []string{"direction", "protocol"}, nil)
 )
@@ -73,6 +86,11 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	for _, result := range []string{"hit", "joined"} {
 		m.nameCache.WithLabelValues(result)
 	}
+	for _, o := range outcomes {
+		if o.target {
+			m.connectErrors.WithLabelValues(o.reason)
+		}
+	}
 	m.udp = udp.NewMetrics(r)
 	if r != nil {
 		r.MustRegister(m, m.admitted, m.unconfirmed, m.rejected, m.connectErrors, m.authAttempts, m.turnedAway, m.nameCache, m.lookups, m.duration)
@@ -83,6 +101,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 // Describe is prometheus.Collector's.
 func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 	ch <- sessionsDesc
+	ch <- ruleDesc
 	ch <- bytesDesc
 }
 
@@ -93,8 +112,16 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	if t == nil {
 		return
 	}
+	sessions := make(map[[3]string]int) // a name may move to another rule of the same digest
 	for _, c := range t.counts() {
-		ch <- prometheus.MustNewConstMetric(sessionsDesc, prometheus.GaugeValue, float64(c.Sessions), c.Rule, c.Generation, c.Command)
+		sessions[[3]string{c.Label, c.Generation, c.Command}] += c.Sessions
+	}
+	for labels, n := range sessions {
+		ch <- prometheus.MustNewConstMetric(sessionsDesc, prometheus.GaugeValue, float64(n), labels[:]...)
+	}
+	inForce := t.rules()
+	for r := range inForce[len(inForce)-1].All() {
+		ch <- prometheus.MustNewConstMetric(ruleDesc, prometheus.GaugeValue, 1, r.Label(), r.ID(), at(r))
 	}
 	bytes := func(n int64, direction, protocol string) {
 		ch <- prometheus.MustNewConstMetric(bytesDesc, prometheus.CounterValue, float64(n), direction, protocol)
@@ -107,7 +134,7 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 }
 
 func (m *Metrics) admit(r *rules.Rule, command string, grant *limiter.Grant) {
-	m.admitted.WithLabelValues(r.ID(), command).Inc()
+	m.admitted.WithLabelValues(r.Label(), command).Inc()
 	if !grant.Confirmed() {
 		m.unconfirmed.Inc()
 	}
@@ -140,11 +167,11 @@ func (m *Metrics) finish(s *session, o outcome, took time.Duration) {
 	case o.target:
 		m.connectErrors.WithLabelValues(o.reason).Inc()
 	default:
-		rule := s.socksRule
-		if rule == nil {
-			rule = s.clientRule
+		rule := ""
+		if r := cmp.Or(s.socksRule, s.clientRule); r != nil {
+			rule = r.Label()
 		}
-		m.rejected.WithLabelValues(id(rule), o.reason).Inc()
+		m.rejected.WithLabelValues(rule, o.reason).Inc()
 	}
 }
 
@@ -161,9 +188,18 @@ func commandName(c socks.Command) string {
 	return "unknown"
 }
 
+// id returns the position of a rule, "" if there is none.
 func id(r *rules.Rule) string {
 	if r == nil {
 		return ""
 	}
 	return r.ID()
+}
+
+// at returns where a rule is written.
+func at(r *rules.Rule) string {
+	if r == nil {
+		return ""
+	}
+	return r.Pos.File + ":" + strconv.Itoa(r.Pos.Line)
 }

@@ -69,7 +69,7 @@ func (s *session) reportConnected() {
 // those that do not apply are left out. Strings that the client chose are
 // bounded by the protocol (255 bytes); escaping them is the log handler's part.
 func (s *session) attrs(reason string) []slog.Attr {
-	attrs := make([]slog.Attr, 0, 20)
+	attrs := make([]slog.Attr, 0, 22)
 	text := func(key, value string) {
 		if value != "" {
 			attrs = append(attrs, slog.String(key, value))
@@ -80,8 +80,10 @@ func (s *session) attrs(reason string) []slog.Attr {
 	text("reason", reason)
 	text("client", s.from.String())
 	text("client_rule", id(s.clientRule))
+	text("client_rule_name", name(s.clientRule))
 	text("client_rule_at", at(s.clientRule))
 	text("rule", id(s.socksRule))
+	text("rule_name", name(s.socksRule))
 	text("rule_at", at(s.socksRule))
 	text("limit_key", s.limitKey)
 	text("user", s.user)
@@ -125,10 +127,10 @@ func udpAttrs(u udp.Stats) []slog.Attr {
 	return attrs
 }
 
-// at returns where a rule is written.
-func at(r *rules.Rule) string {
+// name returns rule.name of a rule, "" if it has none.
+func name(r *rules.Rule) string {
 	if r == nil {
 		return ""
 	}
-	return r.Pos.File + ":" + strconv.Itoa(r.Pos.Line)
+	return r.Name
 }

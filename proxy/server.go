@@ -129,6 +129,7 @@ func New(o Options, p *Policy) *Server {
 func (s *Server) SetPolicy(p *Policy) {
 	s.names.Reset(p.Rules.HostNames())
 	s.table.setPolicy(p)
+	s.opts.Metrics.follow(s.table)
 }
 
 // Generation returns the label of the policy in force, such as g5-9f31c2ab.

@@ -23,6 +23,7 @@ type Generation struct {
 // Count is how many sessions of one kind there are on this replica.
 type Count struct {
 	Rule       string // that let it in last: c1 while it negotiates, then s1
+	Label      string // of that rule in metrics
 	Generation string
 	Command    string // negotiate, connect, udpassociate
 	Sessions   int
@@ -59,6 +60,7 @@ func (t *traffic) add(s *session, p place) {
 // has let in: a balancer's health check, or a connection just accepted.
 type place struct {
 	rule    string
+	label   string
 	command string
 }
 
@@ -135,7 +137,7 @@ func (t *table) add(s *session) bool {
 func (t *table) move(s *session, r *rules.Rule, command string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.live[s] = place{rule: r.ID(), command: command}
+	t.live[s] = place{rule: r.ID(), label: r.Label(), command: command}
 }
 
 // remove takes s out; its goroutine still has to say running.Done. Removing what is not there is a bug of ours.
@@ -195,6 +197,16 @@ func (t *table) generations() []Generation {
 	return list
 }
 
+// rules returns the rules of each generation, the one in force last.
+func (t *table) rules() (list []*rules.Set) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, g := range t.gens {
+		list = append(list, g.policy.Rules)
+	}
+	return list
+}
+
 func (t *table) counts() []Count {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -202,7 +214,7 @@ func (t *table) counts() []Count {
 	sums := make(map[Count]int)
 	for s, p := range t.live {
 		if p != (place{}) {
-			sums[Count{Rule: p.rule, Generation: s.gen.label(), Command: p.command}]++
+			sums[Count{Rule: p.rule, Label: p.label, Generation: s.gen.label(), Command: p.command}]++
 		}
 	}
 	list := make([]Count, 0, len(sums))

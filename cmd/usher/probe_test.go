@@ -19,7 +19,7 @@ func ask(t *testing.T, p *process, args ...string) (string, string) {
 
 func TestProbeAndStatus(t *testing.T) {
 	t.Parallel()
-	p := launch(t, "USHER_DRAIN_GRACE=10m", "USHER_CONFIG="+ruleFile(t, passLoopback))
+	p := launch(t, "USHER_DRAIN_GRACE=10m", "USHER_CONFIG="+ruleFile(t, strings.Replace(passLoopback, "maxsessions: 3", "maxsessions: 3\n rule.name: web", 1)))
 	if out, code := ask(t, p, "probe"); out != "ready\n" || code != "0" {
 		t.Error(code, out)
 	}
@@ -30,12 +30,12 @@ func TestProbeAndStatus(t *testing.T) {
 		t.Error(code, out)
 	}
 	connect(t, p, webServer(t))
-	p.eventually("/metrics", `rule="s1"} 1`)
+	p.eventually("/metrics", `rule="web"} 1`)
 	out, code := ask(t, p, "status")
 	if code != "0" {
 		t.Fatal(code, out)
 	}
-	for _, want := range []string{"ready          yes\n", "sessions here  1\n", p.socks, "memory, joined", "sockd.conf:3:1"} {
+	for _, want := range []string{"ready          yes\n", "sessions here  1\n", p.socks, "memory, joined", "sockd.conf:3:1", "s1    web   g1-"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("status lacks %q:\n%s", want, out)
 		}

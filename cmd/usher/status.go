@@ -61,14 +61,14 @@ func printStatus(w io.Writer, st admin.Status) error {
 		fmt.Fprintf(t, "%s\t%s\n", row[0], cells(row[1]))
 	}
 	if len(st.Rules.Limits) > 0 {
-		fmt.Fprintln(t, "\nRULE\tGENERATION\tSESSIONS\tLIMIT\tPLACE")
+		fmt.Fprintln(t, "\nRULE\tNAME\tGENERATION\tSESSIONS\tLIMIT\tPLACE")
 	}
 	for _, l := range st.Rules.Limits {
 		limit := "-"
 		if l.Max >= 0 {
 			limit = fmt.Sprint(l.Max)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\n", cells(l.Rule), cells(l.Generation), l.Sessions, limit, cells(l.Place))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\t%s\n", cells(l.Rule), cells(l.Name), cells(l.Generation), l.Sessions, limit, cells(l.Place))
 	}
 	return t.Flush()
 }

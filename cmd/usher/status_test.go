@@ -13,14 +13,14 @@ import (
 func TestStatusOfLimits(t *testing.T) {
 	var st admin.Status
 	st.Rules.Limits = []admin.RuleLimit{
-		{Rule: "c1", Generation: "g1", Max: -1, Place: "f:1:1"},
-		{Rule: "s1", Generation: "g1", Max: 0, Sessions: 2, Place: "f:2:1"},
+		{Rule: "c1", Name: "c:1f0c9a2e", Generation: "g1", Max: -1, Place: "f:1:1"},
+		{Rule: "s1", Name: "web", Generation: "g1", Max: 0, Sessions: 2, Place: "f:2:1"},
 	}
 	var b strings.Builder
 	if err := printStatus(&b, st); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"c1 g1 0 - f:1:1", "s1 g1 2 0 f:2:1"} {
+	for _, want := range []string{"c1 c:1f0c9a2e g1 0 - f:1:1", "s1 web g1 2 0 f:2:1"} {
 		if !strings.Contains(strings.Join(strings.Fields(b.String()), " "), want) {
 			t.Errorf("no %q in\n%s", want, b.String())
 		}
@@ -46,7 +46,7 @@ func TestStatusIsPrintable(t *testing.T) {
 	st.Version, st.Reason, st.Listen = evil, evil, []string{evil}
 	st.Rules.File, st.Rules.ReloadErr, st.Store.Address, st.Store.Mismatch = evil, "a:1:1: one\na:2:1: two"+evil, evil, evil
 	st.Store.Failure, st.Store.FailingSince = evil, time.Unix(1e9, 0)
-	st.Rules.Limits = []admin.RuleLimit{{Rule: evil, Generation: evil, Place: evil}}
+	st.Rules.Limits = []admin.RuleLimit{{Rule: evil, Name: evil, Generation: evil, Place: evil}}
 	var b strings.Builder
 	if err := printStatus(&b, st); err != nil {
 		t.Fatal(err)

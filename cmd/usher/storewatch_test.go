@@ -195,7 +195,7 @@ func TestStoreThatIsAway(t *testing.T) {
 // count, and says of which sessions the store knows nothing.
 func TestAdmitWhileTheStoreIsAway(t *testing.T) {
 	t.Parallel()
-	rules := strings.Replace(passLoopback, "maxsessions: 3", "maxsessions: 2", 1)
+	rules := strings.Replace(passLoopback, "maxsessions: 3", "maxsessions: 2\n rule.name: web", 1)
 	p := launch(t, "USHER_STORE=redis://127.9.9.9:1/0", "USHER_STORE_DOWN=admit", "USHER_STORE_WAIT=100ms",
 		"USHER_LEASE_TTL=1s", "USHER_CONFIG="+ruleFile(t, rules))
 	target := webServer(t)
@@ -213,11 +213,11 @@ func TestAdmitWhileTheStoreIsAway(t *testing.T) {
 	if line := p.logged("session refused"); line["reason"] != "limit" || line["confirmed"] != nil {
 		t.Error(line)
 	}
-	p.eventually("/metrics", `usher_sessions_rejected_total{reason="limit",rule="s1"} 1`+"\n")
+	p.eventually("/metrics", `usher_sessions_rejected_total{reason="limit",rule="web"} 1`+"\n")
 	p.eventually("/metrics", "usher_sessions_unconfirmed_total 2\n")
 	for i, c := range held {
 		c.Close()
-		if line := p.loggedTimes("session ended", i+1); line["rule"] != "s1" || line["confirmed"] != false {
+		if line := p.loggedTimes("session ended", i+1); line["rule"] != "s1" || line["rule_name"] != "web" || line["confirmed"] != false {
 			t.Error(line)
 		}
 	}

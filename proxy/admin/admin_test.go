@@ -38,9 +38,9 @@ func serve(t *testing.T) world {
 			File: "sockd.conf", Digest: "c19f31c2ab", Generation: "g5-9f31c2ab", Number: 5,
 			Loaded: time.Unix(1700000000, 0), ReloadOK: true,
 			Limits: []admin.RuleLimit{
-				{Rule: "s1", Place: "sockd.conf:4:1", Generation: "g5-9f31c2ab", Current: true, Max: 5, Sessions: 2},
-				{Rule: "s1", Place: "sockd.conf:4:1", Generation: "g4-00000000", Max: 9, Sessions: 7},
-				{Rule: "s2", Place: "sockd.conf:9:1", Generation: "g5-9f31c2ab", Current: true, Max: -1, Sessions: 4},
+				{Rule: "s1", Name: "web", Place: "sockd.conf:4:1", Generation: "g5-9f31c2ab", Current: true, Max: 5, Sessions: 2},
+				{Rule: "s1", Name: "s:1f0c9a2e", Place: "sockd.conf:4:1", Generation: "g4-00000000", Max: 9, Sessions: 7},
+				{Rule: "s2", Name: "s:00c0ffee", Place: "sockd.conf:9:1", Generation: "g5-9f31c2ab", Current: true, Max: -1, Sessions: 4},
 			},
 		},
 		Store: admin.StoreOf("memory", limiter.Status{
@@ -209,17 +209,17 @@ func TestMetrics(t *testing.T) {
 		"usher_config_generation 5\n",
 		"usher_config_last_reload_successful 0\n",
 		"usher_config_last_reload_success_timestamp_seconds 1.7e+09\n",
-		`usher_rule_sessions{generation="g5-9f31c2ab",rule="s1"} 2`,
-		`usher_rule_sessions{generation="g4-00000000",rule="s1"} 7`,
-		`usher_rule_sessions{generation="g5-9f31c2ab",rule="s2"} 4`,
-		`usher_rule_sessions_limit{generation="g5-9f31c2ab",rule="s1"} 5`,
+		`usher_rule_sessions{generation="g5-9f31c2ab",rule="web"} 2`,
+		`usher_rule_sessions{generation="g4-00000000",rule="s:1f0c9a2e"} 7`,
+		`usher_rule_sessions{generation="g5-9f31c2ab",rule="s:00c0ffee"} 4`,
+		`usher_rule_sessions_limit{generation="g5-9f31c2ab",rule="web"} 5`,
 		`usher_store_operation_duration_seconds_count{op="batch"} 2`,
 		`usher_store_errors_total{op="batch"} 1`,
 		"usher_store_joined 1\n", "usher_store_recovering 0\n", "usher_store_settings_mismatch 0\n",
 		"usher_store_replicas 3\n", "usher_store_generations 2\n",
 		"# TYPE usher_store_leases_lost_total counter\n", "usher_store_leases_lost_total 4\n",
 	)
-	if _, body := w.ask(t, "GET", "/metrics"); strings.Contains(body, `usher_rule_sessions_limit{generation="g5-9f31c2ab",rule="s2"}`) {
+	if _, body := w.ask(t, "GET", "/metrics"); strings.Contains(body, `usher_rule_sessions_limit{generation="g5-9f31c2ab",rule="s:00c0ffee"}`) {
 		t.Error("there is a limit of a rule that has no maximum")
 	}
 }

@@ -127,9 +127,9 @@ func (c *snapshotCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(reloadOK, flag(now.Rules.ReloadOK))
 	gauge(reloadTime, float64(now.Rules.Loaded.UnixMilli())/1000)
 	for _, l := range now.Rules.Limits {
-		gauge(ruleSessions, float64(l.Sessions), l.Rule, l.Generation)
+		gauge(ruleSessions, float64(l.Sessions), l.Name, l.Generation)
 		if l.Max >= 0 {
-			gauge(ruleLimit, float64(l.Max), l.Rule, l.Generation)
+			gauge(ruleLimit, float64(l.Max), l.Name, l.Generation)
 		}
 	}
 	gauge(storeJoined, flag(now.Store.Joined))

@@ -19,8 +19,9 @@ const digestLength = 20
 // Digest names the counter space of the rules. It covers, for each rule in order,
 // its verdict, kind, normalised addresses and ports, command and protocol,
 // proxyprotocol, methods, names of users and groups, and the limit; and the
-// server's methods and session.state.key.ipv6 (if it is not the default). It does not cover other settings, log, timeouts and comments.
-// The form is a promise: replicas of different versions must agree on it.
+// server's methods and session.state.key.ipv6 (if it is not the default). It does not
+// cover other settings, rule.name, log, timeouts and comments. The form is a promise:
+// replicas of different versions must agree on it.
 func (s *Set) Digest() string { return s.digest }
 
 func digest(s *Set) string {
@@ -40,6 +41,12 @@ func digest(s *Set) string {
 // digested writes the part of a rule that the digest covers. It writes an
 // interface like a host name, because another replica may not have it.
 func (r *Rule) digested(b *strings.Builder) {
+	r.matched(b)
+	r.Session.print(b, " ", r.Client)
+}
+
+// matched writes the part of digested that does not limit anything.
+func (r *Rule) matched(b *strings.Builder) {
 	b.WriteString(r.header() + "\n")
 	line(b, " ", "from", strings.ToLower(r.cond.from.String()))
 	line(b, " ", "to", strings.ToLower(r.cond.to.String()))
@@ -63,7 +70,6 @@ func (r *Rule) conditions(b *strings.Builder, indent string) {
 	line(b, indent, "socksmethod", methodNames(r.Methods)...)
 	line(b, indent, "user", c.users...)
 	line(b, indent, "group", c.groups...)
-	r.Session.print(b, indent, r.Client)
 }
 
 func (r *Rule) header() string {
@@ -78,7 +84,8 @@ func (r *Rule) header() string {
 }
 
 // String returns the rules and settings in the one canonical spelling, in the
-// dialect of Dante 1.4 (but for maxsessions: 0, which that has no word for).
+// dialect of Dante 1.4 (but for maxsessions: 0 and rule.name, which that has no
+// words for).
 // Parsed again it gives the same Set.
 func (s *Set) String() string { return s.text(false) }
 
@@ -145,8 +152,12 @@ func (r *Rule) print(b *strings.Builder, s *Set, numbered bool) {
 		fmt.Fprintf(b, " # %s, %s", r.ID(), r.Pos)
 	}
 	b.WriteString("\n")
+	if r.Name != "" {
+		line(b, indent, "rule.name", r.Name)
+	}
 	b.WriteString(indent + "from: " + r.cond.from.String() + " to: " + r.cond.to.String() + "\n")
 	r.conditions(b, indent)
+	r.Session.print(b, indent, r.Client)
 	var logged []string
 	for i, flag := range r.Log.flags() {
 		if *flag {

@@ -77,7 +77,7 @@ var (
 	}
 	drawnRule = []string{
 		"socksmethod: none", "socksmethod: username", "socksmethod: username none", "log: connect error", "log: ioop data tcpinfo disconnect",
-		"internal.tcp.tcp_keepidle: 60", "internal.tcp.tcp_keepintvl: 9", "internal.socket.so_keepalive: 1",
+		"internal.tcp.tcp_keepidle: 60", "internal.tcp.tcp_keepintvl: 9", "internal.socket.so_keepalive: 1", "rule.name: web-1.a_B",
 	}
 	drawnClient = []string{"session.inheritable: no", "timeout.negotiate: 1"}
 	drawnSocks  = []string{

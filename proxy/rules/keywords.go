@@ -45,9 +45,10 @@ type keyword struct {
 // what becomes of its keyword. docs/rules-reference.md has the same table for
 // people, and a test compares the two.
 var keywords = []keyword{
-	// addresses and limits of a rule
+	// name, addresses and limits of a rule
 	{name: "from", in: inRules, read: (*parser).readFrom},
 	{name: "to", in: inRules, read: (*parser).readTo},
+	{name: "rule.name", in: inRules, read: (*parser).readName},
 	{name: "maxsessions", in: inRules, read: (*parser).readMaxsessions},
 	{name: "session.max", in: inRules, read: (*parser).readSessionMax},
 	{name: "session.inheritable", in: inClient, read: (*parser).readInheritable},

@@ -36,7 +36,7 @@ func Parse(file string, text []byte, env Env) (*Set, []Diagnostic) {
 	lang := newLanguage(keywords)
 	tokens, diags := lex(file, string(text), lang.known)
 	p := &parser{tokens: tokens, diags: diags, lang: lang, env: env, set: &Set{}, in: inSettings}
-	p.settings = map[string]token{}
+	p.settings, p.ruleNames = map[string]token{}, map[string]Pos{}
 	p.seen = p.settings
 	p.set.Settings.Timeouts, p.set.Settings.ConnectDst = defaultTimeouts, true
 	p.set.Settings.KeyIPv6 = defaultKeyIPv6
@@ -56,6 +56,7 @@ func Parse(file string, text []byte, env Env) (*Set, []Diagnostic) {
 		r.cond.everything = r.cond.to.everything(p.set.leaving)
 	}
 	p.set.digest = digest(p.set)
+	p.set.label()
 	p.set.index()
 	return p.set, p.diags
 }
@@ -74,8 +75,9 @@ type parser struct {
 	// internal.protocol and external.protocol, for the addresses that follow
 	internal, external Families
 
-	settings map[string]token // keywords of the settings
-	seen     map[string]token // keywords of the settings or of this rule, whichever is being read
+	settings  map[string]token // keywords of the settings
+	ruleNames map[string]Pos   // by rule.name
+	seen      map[string]token // keywords of the settings or of this rule, whichever is being read
 	draft
 }
 

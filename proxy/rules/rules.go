@@ -139,8 +139,9 @@ type KeepAlives struct{ Internal, External KeepAlive }
 // Rule is one block of the file. It is not changed after Parse.
 type Rule struct {
 	Pos      Pos
-	Client   bool // a client-rule, else a socks-rule
-	Number   int  // from 1, among the rules of its kind
+	Client   bool   // a client-rule, else a socks-rule
+	Number   int    // from 1, among the rules of its kind
+	Name     string // rule.name; "" if not given
 	Pass     bool
 	Methods  []Method // empty: the server's list applies
 	Session  Session
@@ -155,15 +156,26 @@ type Rule struct {
 	// session.state.key: stand; Line is 0 where they do not.
 	MethodsAt, UserAt, GroupAt, KeyAt Pos
 
-	cond condition // what is matched
+	cond  condition // what is matched
+	label string    // see Label
 }
 
-// ID names a rule within its Set: c1, c2 … and s1, s2 …
+// ID is the position of a rule within its Set: c1, c2 … and s1, s2 …
 func (r *Rule) ID() string {
 	if r.Client {
 		return "c" + strconv.Itoa(r.Number)
 	}
 	return "s" + strconv.Itoa(r.Number)
+}
+
+// Commands returns the commands that a socks-rule matches; a client-rule has none.
+func (r *Rule) Commands() (list []Command) {
+	for c := Connect; c <= UDPReply; c++ {
+		if !r.Client && r.cond.commands.has(c) {
+			list = append(list, c)
+		}
+	}
+	return list
 }
 
 // Groups returns the names in group:, sorted. Do not change them.

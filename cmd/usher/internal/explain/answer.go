@@ -38,6 +38,7 @@ type Answer struct {
 // Step is one rule that was asked.
 type Step struct {
 	Rule     string `json:"rule"`
+	Name     string `json:"name,omitempty"` // rule.name
 	Place    string `json:"place"`
 	Pass     bool   `json:"rule_passes"`
 	Decides  bool   `json:"decides"`
@@ -54,6 +55,7 @@ type Name struct {
 // Limit is a limit that the session counts in.
 type Limit struct {
 	Rule     string   `json:"rule"`
+	Name     string   `json:"name,omitempty"` // rule.name
 	Keywords []string `json:"keywords"`
 	Key      string   `json:"key,omitempty"` // what the session is counted by, as in the log
 	Held     string   `json:"held"`          // for how long
@@ -104,7 +106,7 @@ func (a *Answer) Print(w io.Writer) error {
 		if l.Key != "" {
 			by = ", counted by " + l.Key
 		}
-		row("limit", "%s, %s%s: held %s", l.Rule, strings.Join(l.Keywords, ", "), by, l.Held)
+		row("limit", "%s, %s%s: held %s", named(l.Rule, l.Name), strings.Join(l.Keywords, ", "), by, l.Held)
 	}
 	verdict := map[bool]string{true: "pass", false: "refused"}[a.Pass]
 	row("verdict", "%s: %s", verdict, a.Reason)
@@ -114,14 +116,22 @@ func (a *Answer) Print(w io.Writer) error {
 func printSteps(w io.Writer, steps []Step) {
 	for _, s := range steps {
 		verdict := map[bool]string{true: "pass", false: "block"}[s.Pass]
-		fmt.Fprintf(w, "  %s\t%s %s: %s\n", s.Rule, s.Place, verdict, cmp.Or(s.Why, "DECIDES"))
+		fmt.Fprintf(w, "  %s\t%s %s: %s\n", named(s.Rule, s.Name), s.Place, verdict, cmp.Or(s.Why, "DECIDES"))
 	}
+}
+
+// named names a rule by its position, and by its name if it has one.
+func named(position, name string) string {
+	if name == "" {
+		return position
+	}
+	return position + " (" + name + ")"
 }
 
 func stepsOf(steps []rules.Step) []Step {
 	list := []Step{}
 	for _, s := range steps {
-		list = append(list, Step{Rule: s.Rule.ID(), Place: s.Rule.Pos.String(), Pass: s.Rule.Pass,
+		list = append(list, Step{Rule: s.Rule.ID(), Name: s.Rule.Name, Place: s.Rule.Pos.String(), Pass: s.Rule.Pass,
 			Decides: s.Mismatch == rules.NoMismatch, Mismatch: s.Mismatch.String(), Why: s.Why})
 	}
 	return list

@@ -249,7 +249,7 @@ func (w *walk) trace(steps *[]Step, every netip.Addr) {
 			return
 		}
 		if i := slices.IndexFunc(asked, func(s rules.Step) bool { return s.Splits(every) }); i >= 0 {
-			w.unsure = cmp.Or(w.unsure, fmt.Sprintf("%s (%s)", asked[i].Rule.ID(), asked[i].Rule.Pos))
+			w.unsure = cmp.Or(w.unsure, fmt.Sprintf("%v at %v", asked[i].Rule, asked[i].Rule.Pos))
 		}
 	}
 }
@@ -277,7 +277,7 @@ func (w *walk) refuse(err error, r *rules.Rule, kind, outcome string) {
 		}
 		w.answer.Reason = fmt.Sprintf("%v: %s, reason %s", err, outcome, reason)
 	case r != nil:
-		w.answer.Reason = r.ID() + " blocks it: " + outcome
+		w.answer.Reason = r.String() + " blocks it: " + outcome
 	default:
 		w.answer.Reason = "no " + kind + " matches: " + outcome
 	}
@@ -290,9 +290,9 @@ func (w *walk) pass(client, request *rules.Rule, end string) {
 		held := &w.answer.Limits[0].Held
 		switch {
 		case decide.Inherits(client, request):
-			*held = "until the session ends, because " + request.ID() + " has no limit of its own" + end
+			*held = "until the session ends, because " + request.String() + " has no limit of its own" + end
 		case client.Session.Inheritable:
-			*held += "; released then, because " + request.ID() + " has a limit of its own"
+			*held += "; released then, because " + request.String() + " has a limit of its own"
 		default:
 			*held += "; released then, because it is not inheritable"
 		}
@@ -302,12 +302,12 @@ func (w *walk) pass(client, request *rules.Rule, end string) {
 }
 
 func (w *walk) passed(r *rules.Rule) {
-	w.answer.Pass, w.answer.Reason = true, r.ID()+" passes it"
+	w.answer.Pass, w.answer.Reason = true, r.String()+" passes it"
 }
 
 func (w *walk) limit(r *rules.Rule, held string) {
 	if words := r.LimitWords(); len(words) > 0 {
 		key := w.session.Policy.Rules.Key(r, w.session.From.Addr(), w.session.User)
-		w.answer.Limits = append(w.answer.Limits, Limit{r.ID(), words, key, held})
+		w.answer.Limits = append(w.answer.Limits, Limit{r.ID(), r.Name, words, key, held})
 	}
 }
