@@ -38,7 +38,7 @@ type sessionNames struct {
 
 // Addrs implements decide.Lookup.
 func (n *sessionNames) Addrs(name string) ([]netip.Addr, error) {
-	return n.session.server.names.Lookup(n.ctx, name)
+	return n.session.server.names.Lookup(n.ctx, n.session.from.Addr(), name)
 }
 
 // Missing implements decide.Lookup.

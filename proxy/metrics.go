@@ -19,15 +19,16 @@ import (
 // labels of rules, generations with sessions, and words of this package; never
 // users, clients or targets.
 type Metrics struct {
-	admitted      *prometheus.CounterVec
-	unconfirmed   prometheus.Counter
-	rejected      *prometheus.CounterVec
-	duration      prometheus.Histogram
-	connectErrors *prometheus.CounterVec
-	authAttempts  *prometheus.CounterVec
-	turnedAway    *prometheus.CounterVec
-	nameCache     *prometheus.CounterVec
-	lookups       prometheus.Histogram
+	admitted       *prometheus.CounterVec
+	unconfirmed    prometheus.Counter
+	rejected       *prometheus.CounterVec
+	duration       prometheus.Histogram
+	connectErrors  *prometheus.CounterVec
+	authAttempts   *prometheus.CounterVec
+	turnedAway     *prometheus.CounterVec
+	nameCache      *prometheus.CounterVec
+	lookups        prometheus.Histogram
+	lookupsDelayed prometheus.Counter
 
 	udp *udp.Metrics
 
@@ -66,6 +67,8 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		authAttempts:  counter("usher_auth_attempts_total", "Logins, by result.", "method", "result"),
 		turnedAway:    counter("usher_clients_turned_away_total", "Clients closed because too many are negotiating or no descriptors are left.", "reason"),
 		nameCache:     counter("usher_dns_cache_total", "Names that needed no lookup: the answer was cached (hit), or another session was looking it up (joined).", "result"),
+		lookupsDelayed: prometheus.NewCounter(prometheus.CounterOpts{Name: "usher_dns_lookups_delayed_total",
+			Help: "DNS lookups that had to wait because too many were running, for all clients or for one."}),
 		lookups: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "usher_dns_lookup_duration_seconds",
 			Help:    "Duration of DNS lookups.",
@@ -93,7 +96,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	}
 	m.udp = udp.NewMetrics(r)
 	if r != nil {
-		r.MustRegister(m, m.admitted, m.unconfirmed, m.rejected, m.connectErrors, m.authAttempts, m.turnedAway, m.nameCache, m.lookups, m.duration)
+		r.MustRegister(m, m.admitted, m.unconfirmed, m.rejected, m.connectErrors, m.authAttempts, m.turnedAway, m.nameCache, m.lookups, m.lookupsDelayed, m.duration)
 	}
 	return m
 }
@@ -155,6 +158,9 @@ func (m nameMetrics) Answered(joined bool) {
 	}
 	m.nameCache.WithLabelValues(result).Inc()
 }
+
+// Delayed implements resolve.Observer.
+func (m nameMetrics) Delayed() { m.lookupsDelayed.Inc() }
 
 // LookedUp implements resolve.Observer.
 func (m nameMetrics) LookedUp(took time.Duration) { m.lookups.Observe(took.Seconds()) }

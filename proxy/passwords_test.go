@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +15,7 @@ import (
 
 	"golang.org/x/crypto/bcrypt"
 
+	"usher/proxy/fair"
 	"usher/proxy/socks"
 	"usher/proxy/users"
 )
@@ -39,7 +41,7 @@ func monica(t *testing.T) *users.Checker {
 }
 
 // inLine returns a session, for which so much time is left to negotiate, whose
-// password waits for its turn: all processors compute until free is called.
+// password waits for its turn: other hashes are computed until free is called.
 func inLine(t *testing.T, left time.Duration) (client *net.TCPConn, lines *bytes.Buffer, ended chan struct{}, free func()) {
 	t.Helper()
 	known := monica(t)
@@ -47,9 +49,14 @@ func inLine(t *testing.T, left time.Duration) (client *net.TCPConn, lines *bytes
 	s.gen.policy.Users, s.gen.decide.Logins = known, true
 	lines, ended = new(bytes.Buffer), make(chan struct{})
 	s.server.opts.Logger = slog.New(slog.NewTextHandler(lines, nil))
-	slots := s.server.hashes
-	for range cap(slots) {
-		slots <- struct{}{}
+	queue := s.server.hashes
+	busy := func(i int) netip.Prefix {
+		return fair.SourceOf(netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}))
+	}
+	for i := range queue.Size {
+		if err := queue.Acquire(t.Context(), busy(i)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	go func() { live(ctx, s); close(ended) }()
 	err := errors.Join(socks.WriteGreeting(client, socks.Username), socks.WriteCredentials(client, right))
@@ -57,8 +64,8 @@ func inLine(t *testing.T, left time.Duration) (client *net.TCPConn, lines *bytes
 		t.Fatal(err, read)
 	}
 	return client, lines, ended, func() {
-		for range cap(slots) {
-			<-slots
+		for i := range queue.Size {
+			queue.Release(busy(i))
 		}
 	}
 }

@@ -7,13 +7,13 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"usher/limiter"
 	"usher/proxy/decide"
+	"usher/proxy/fair"
 	"usher/proxy/resolve"
 	"usher/proxy/rules"
 	"usher/proxy/selfaddr"
@@ -35,6 +35,9 @@ type Options struct {
 	// Resolver resolves the names that clients ask for. nil: resolve.Default.
 	// Answers are remembered for half a minute, or until SetPolicy.
 	Resolver resolve.Resolver
+	// MaxLookups is how many names are looked up at a time, and half of that for
+	// one source. 0: resolve.DefaultLookups.
+	MaxLookups int
 	// MaxNegotiating is how many clients may be between accept and their
 	// complete request; for each one more another is closed. 0: any number.
 	MaxNegotiating int
@@ -68,7 +71,7 @@ type Server struct {
 	table  *table
 	names  *resolve.Cache
 	guard  *users.Guard
-	hashes chan struct{} // has a token for each password hash that is being computed
+	hashes *fair.Queue // password hashes
 	spare  *spare
 
 	negotiators negotiators
@@ -107,9 +110,9 @@ func New(o Options, p *Policy) *Server {
 	if o.Resolver == nil {
 		o.Resolver = resolve.Default
 	}
-	names := resolve.NewCache(o.Resolver, nameMetrics{o.Metrics})
+	names := resolve.NewCache(o.Resolver, o.MaxLookups, nameMetrics{o.Metrics})
 	s := &Server{
-		opts: o, names: names, hashes: make(chan struct{}, runtime.GOMAXPROCS(0)), spare: newSpare(),
+		opts: o, names: names, hashes: users.HashQueue(), spare: newSpare(),
 		negotiators: negotiators{max: o.MaxNegotiating},
 		prefix:      fmt.Sprintf("%08x", rand.Uint32()), table: newTable(o.Limiter),
 	}

@@ -142,7 +142,7 @@ client block { from: slow.test to: 0/0 }
 client pass { from: 0/0 to: 0/0 }
 socks pass { from: 0/0 to: 0/0 }
 `, time.Hour-100*time.Millisecond)
-	s.server.names = resolve.NewCache(slowResolver(time.Hour), nil)
+	s.server.names = resolve.NewCache(slowResolver(time.Hour), 0, nil)
 	t.Cleanup(s.server.names.Wait)
 	var lines bytes.Buffer
 	s.server.opts.Logger = slog.New(slog.NewTextHandler(&lines, nil))
@@ -215,7 +215,7 @@ func TestLostLeaseBeforeTheReply(t *testing.T) {
 			t.Cleanup(func() { target.Close() })
 			s, client, ctx := newSession(t, "client pass { from: 0/0 to: 0/0 }\nsocks "+c.socksRule+" { from: 0/0 to: 0/0 }\n", 0)
 			resolver := &noting{addr: loopback}
-			s.server.names = resolve.NewCache(resolver, nil)
+			s.server.names = resolve.NewCache(resolver, 0, nil)
 			t.Cleanup(s.server.names.Wait)
 			s.valid = func() bool { return !c.early && !resolver.asked.Load() }
 			var said bytes.Buffer

@@ -1,6 +1,7 @@
 package resolve
 
 import (
+	"cmp"
 	"context"
 	"net/netip"
 	"slices"
@@ -9,6 +10,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"usher/proxy/fair"
 )
 
 // Bounds of a Cache. Answers are kept for fixed times because Go's resolver
@@ -25,18 +28,22 @@ type Observer interface {
 	// Answered counts a name that needed no lookup of its own: its answer was
 	// known, or joined says that another caller's lookup was under way.
 	Answered(joined bool)
-	// LookedUp counts a lookup that has ended.
+	// Delayed counts a lookup that must wait, as too many run.
+	Delayed()
+	// LookedUp counts a lookup that has ended. took leaves out that wait.
 	LookedUp(took time.Duration)
 }
 
 // Cache asks a Resolver and remembers its answers for a while. There is at
-// most one lookup of a name at a time. It is safe for concurrent use.
+// most one lookup of a name at a time, and a bounded number of all names. It is
+// safe for concurrent use.
 //
 // A singleflight library would replace join and leave, but the ones that end a
 // lookup without callers start goroutines that Wait could not wait for.
 type Cache struct {
 	resolver Resolver
 	observer Observer
+	turns    fair.Queue
 	lookups  sync.WaitGroup
 
 	mu      sync.Mutex
@@ -56,26 +63,33 @@ type answer struct {
 	abandon context.CancelFunc
 }
 
-// NewCache returns an empty cache. o may be nil.
-func NewCache(r Resolver, o Observer) *Cache {
+// DefaultLookups is how many lookups a Cache runs at a time if it is not told. A
+// lookup takes two descriptors: one for IPv4, one for IPv6 addresses.
+const DefaultLookups = 128
+
+// NewCache returns an empty cache that runs at most so many lookups at a time, and
+// half of them for one source (an address, of IPv6 a /64). More wait, and sources
+// take turns. 0 is DefaultLookups. o may be nil.
+func NewCache(r Resolver, atOnce int, o Observer) *Cache {
 	if o == nil {
 		o = unobserved{}
 	}
-	c := &Cache{resolver: r, observer: o}
+	atOnce = cmp.Or(atOnce, DefaultLookups)
+	c := &Cache{resolver: r, observer: o, turns: fair.Queue{Size: atOnce, Each: max(atOnce/2, 1)}}
 	c.Reset(nil)
 	return c
 }
 
-// Lookup returns the usable addresses of a name: each once, at most 64 unless
+// Lookup returns the usable addresses of a name for a client: each once, at most 64 unless
 // the name is one of the rules', and none that is unspecified. The caller must
 // not change them. The error is ErrName, the resolver's, or the cause of ctx,
 // which ends the waiting of this caller alone. A lookup that has no caller left
 // is cancelled.
-func (c *Cache) Lookup(ctx context.Context, name string) ([]netip.Addr, error) {
+func (c *Cache) Lookup(ctx context.Context, client netip.Addr, name string) ([]netip.Addr, error) {
 	if err := checkName(name); err != nil {
 		return nil, err
 	}
-	a := c.join(strings.ToLower(name))
+	a := c.join(fair.SourceOf(client), strings.ToLower(name))
 	defer c.leave(a)
 	select {
 	case <-a.done:
@@ -126,7 +140,7 @@ func (c *Cache) Reset(ruleNames []string) {
 func (c *Cache) Wait() { c.lookups.Wait() }
 
 // join returns the answer to wait for, and begins a lookup if there is none.
-func (c *Cache) join(name string) *answer {
+func (c *Cache) join(source netip.Prefix, name string) *answer {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if a, ok := c.answers.Get(name); ok {
@@ -140,7 +154,7 @@ func (c *Cache) join(name string) *answer {
 	ctx, cancel := context.WithCancel(context.Background()) // not the caller's: others may join
 	a := &answer{done: make(chan struct{}), callers: 1, abandon: cancel}
 	c.answers.Add(name, a)
-	c.lookups.Go(func() { c.ask(ctx, a, name) })
+	c.lookups.Go(func() { c.ask(ctx, a, source, name) })
 	return a
 }
 
@@ -155,12 +169,9 @@ func (c *Cache) leave(a *answer) {
 }
 
 // ask looks a name up.
-func (c *Cache) ask(ctx context.Context, a *answer, name string) {
+func (c *Cache) ask(ctx context.Context, a *answer, source netip.Prefix, name string) {
 	defer a.abandon()
-	began := time.Now()
-	a.addrs, a.err = c.resolver.LookupNetIP(ctx, "ip", name)
-	a.addrs = usable(a.addrs)
-	c.observer.LookedUp(time.Since(began))
+	a.addrs, a.err = c.inTurn(ctx, source, name)
 	keep := keepFound
 	if a.err != nil || len(a.addrs) == 0 {
 		keep = keepFail
@@ -177,8 +188,24 @@ func (c *Cache) ask(ctx context.Context, a *answer, name string) {
 	close(a.done)
 }
 
+// inTurn asks the resolver when it is the turn of source.
+func (c *Cache) inTurn(ctx context.Context, source netip.Prefix, name string) ([]netip.Addr, error) {
+	if !c.turns.Try(source) {
+		c.observer.Delayed()
+		if err := c.turns.Acquire(ctx, source); err != nil {
+			return nil, err
+		}
+	}
+	defer c.turns.Release(source)
+	began := time.Now()
+	addrs, err := c.resolver.LookupNetIP(ctx, "ip", name)
+	c.observer.LookedUp(time.Since(began))
+	return usable(addrs), err
+}
+
 // unobserved is the observer that counts nothing.
 type unobserved struct{}
 
 func (unobserved) Answered(bool)          {}
+func (unobserved) Delayed()               {}
 func (unobserved) LookedUp(time.Duration) {}

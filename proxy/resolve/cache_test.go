@@ -13,6 +13,8 @@ import (
 	"time"
 )
 
+var client = netip.MustParseAddr("192.0.2.7")
+
 // counting is a resolver that counts what it is asked, and answers after
 // delay, unless it is told to stop.
 type counting struct {
@@ -55,7 +57,7 @@ func (r *counting) times(host string) int {
 // want asks for host and checks how often the resolver has been asked then.
 func (r *counting) want(t *testing.T, c *Cache, host string, times int) {
 	t.Helper()
-	addrs, err := c.Lookup(t.Context(), host)
+	addrs, err := c.Lookup(t.Context(), client, host)
 	if fine := err == nil && len(addrs) == 1; fine == r.fails {
 		t.Errorf("%s: %v, %v", host, addrs, err)
 	}
@@ -65,24 +67,37 @@ func (r *counting) want(t *testing.T, c *Cache, host string, times int) {
 }
 
 // tally is an observer.
-type tally struct{ hits, joined, lookups int }
+type tally struct {
+	mu sync.Mutex
+	counts
+}
+
+type counts struct{ hits, joined, lookups, delayed int }
+
+func (o *tally) add(n *int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	*n++
+}
 
 func (o *tally) Answered(joined bool) {
 	if joined {
-		o.joined++
+		o.add(&o.joined)
 	} else {
-		o.hits++
+		o.add(&o.hits)
 	}
 }
 
-func (o *tally) LookedUp(time.Duration) { o.lookups++ }
+func (o *tally) Delayed() { o.add(&o.delayed) }
+
+func (o *tally) LookedUp(time.Duration) { o.add(&o.lookups) }
 
 func TestNamesAreRememberedForAWhile(t *testing.T) {
 	for fails, keep := range map[bool]time.Duration{false: 30 * time.Second, true: 3 * time.Second} {
 		synctest.Test(t, func(t *testing.T) {
 			r := &counting{fails: fails}
 			seen := new(tally)
-			c := NewCache(r, seen)
+			c := NewCache(r, 0, seen)
 			r.want(t, c, "a.test", 1)
 			time.Sleep(keep - time.Nanosecond)
 			r.want(t, c, "A.test", 1)
@@ -92,8 +107,8 @@ func TestNamesAreRememberedForAWhile(t *testing.T) {
 			c.Reset(nil)
 			r.want(t, c, "a.test", 3)
 			c.Wait()
-			if want := (tally{hits: 1, lookups: 4}); *seen != want {
-				t.Errorf("counted %+v, want %+v", *seen, want)
+			if want := (counts{hits: 1, lookups: 4}); seen.counts != want {
+				t.Errorf("counted %+v, want %+v", seen.counts, want)
 			}
 		})
 	}
@@ -103,7 +118,7 @@ func TestNamesAreRememberedForAWhile(t *testing.T) {
 func TestCachedNames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &counting{}
-		c := NewCache(r, nil)
+		c := NewCache(r, 0, nil)
 		is := func(host string, addrs int, known bool) {
 			t.Helper()
 			if a, ok := c.Cached(host); len(a) != addrs || ok != known {
@@ -130,7 +145,7 @@ func TestCachedNames(t *testing.T) {
 
 func TestNamesAreBounded(t *testing.T) {
 	r := &counting{}
-	c := NewCache(r, nil)
+	c := NewCache(r, 0, nil)
 	r.want(t, c, "first.test", 1)
 	for i := range maxNames - 1 {
 		r.want(t, c, fmt.Sprintf("n%d.test", i), 1)
@@ -143,6 +158,46 @@ func TestNamesAreBounded(t *testing.T) {
 		t.Errorf("%d names known, want %d", n, maxNames)
 	}
 	c.Wait()
+}
+
+// One client that asks for names which are never answered takes half of the
+// lookups. The others' names are looked up meanwhile, and its own later.
+func TestOneClientLeavesLookups(t *testing.T) {
+	const atOnce = 4
+	synctest.Test(t, func(t *testing.T) {
+		r := &counting{delay: time.Hour}
+		seen := new(tally)
+		c := NewCache(r, atOnce, seen)
+		ask := func(from string, first, names int) (answered func()) {
+			ctx, cancel := context.WithCancel(t.Context())
+			var group sync.WaitGroup
+			for i := range names {
+				group.Go(func() {
+					c.Lookup(ctx, netip.MustParseAddr(from), fmt.Sprintf("n%d.test", first+i)) //nolint:errcheck // none is answered
+				})
+			}
+			synctest.Wait()
+			return func() { cancel(); group.Wait(); synctest.Wait() }
+		}
+		running := func(want int) {
+			t.Helper()
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			if n := len(r.asked) - r.stopped; n != want {
+				t.Errorf("%d lookups run, want %d", n, want)
+			}
+		}
+		endFlood := ask("192.0.2.1", 0, 50)
+		running(atOnce / 2)
+		endOther := ask("192.0.2.2", 100, 1)
+		running(atOnce/2 + 1)
+		if seen.delayed != 50-atOnce/2 {
+			t.Errorf("%d lookups are delayed, want %d", seen.delayed, 50-atOnce/2)
+		}
+		endFlood()
+		running(1)
+		endOther()
+	})
 }
 
 // many is a resolver whose names all have so many addresses, each said twice.
@@ -160,10 +215,10 @@ func (m many) LookupNetIP(context.Context, string, string) (addrs []netip.Addr, 
 // thousands of addresses. Rules are asked about all that theirs have, as one that
 // blocks must not miss any.
 func TestAddressesAreBounded(t *testing.T) {
-	c := NewCache(many(4000), nil)
+	c := NewCache(many(4000), 0, nil)
 	c.Reset([]string{"Ruled.test"})
 	for host, want := range map[string]int{"client.test": maxAddrs, "ruled.test": 4000} {
-		addrs, err := c.Lookup(t.Context(), host)
+		addrs, err := c.Lookup(t.Context(), client, host)
 		if err != nil || len(addrs) != want {
 			t.Errorf("%s: %d addresses, %v; want %d", host, len(addrs), err, want)
 		}
@@ -183,7 +238,7 @@ func TestBurstAsksOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &counting{delay: 2 * time.Second}
 		seen := new(tally)
-		c := NewCache(r, seen)
+		c := NewCache(r, 0, seen)
 		late := errors.New("too late")
 		var group sync.WaitGroup
 		for i := range 10 {
@@ -194,7 +249,7 @@ func TestBurstAsksOnce(t *testing.T) {
 			ctx, cancel := context.WithTimeoutCause(t.Context(), patience, late)
 			defer cancel()
 			group.Go(func() {
-				_, err := c.Lookup(ctx, "a.test")
+				_, err := c.Lookup(ctx, client, "a.test")
 				if i < 5 && err != nil || i >= 5 && !errors.Is(err, late) {
 					t.Errorf("%d: %v", i, err)
 				}
@@ -205,8 +260,8 @@ func TestBurstAsksOnce(t *testing.T) {
 			t.Errorf("looked up %d times, %d stopped; want 1 and 0", n, r.stopped)
 		}
 		c.Wait()
-		if want := (tally{joined: 9, lookups: 1}); *seen != want {
-			t.Errorf("counted %+v, want %+v", *seen, want)
+		if want := (counts{joined: 9, lookups: 1}); seen.counts != want {
+			t.Errorf("counted %+v, want %+v", seen.counts, want)
 		}
 	})
 }
@@ -215,10 +270,10 @@ func TestBurstAsksOnce(t *testing.T) {
 func TestLookupEndsWhenNobodyWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &counting{delay: time.Hour}
-		c := NewCache(r, nil)
+		c := NewCache(r, 0, nil)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if _, err := c.Lookup(ctx, "a.test"); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := c.Lookup(ctx, client, "a.test"); !errors.Is(err, context.DeadlineExceeded) {
 			t.Error(err)
 		}
 		c.Wait()
@@ -233,7 +288,7 @@ func TestLookupEndsWhenNobodyWaits(t *testing.T) {
 
 func TestWhatIsNoName(t *testing.T) {
 	r := &counting{}
-	c := NewCache(r, nil)
+	c := NewCache(r, 0, nil)
 	label := strings.Repeat("a", 63)
 	long := label + "." + label + "." + label + "." // 192
 	for host, want := range map[string]error{
@@ -241,7 +296,7 @@ func TestWhatIsNoName(t *testing.T) {
 		"": ErrName, ".": ErrName, "a..test": ErrName, ".a": ErrName, label + "a.test": ErrName, long + label[:62]: ErrName,
 		"a\x00.test": ErrName, "a\n.test": ErrName, "a b": ErrName, "a\x7f": ErrName, "a\u0085": ErrName, "a\u00a0": ErrName,
 	} {
-		_, err := c.Lookup(t.Context(), host)
+		_, err := c.Lookup(t.Context(), client, host)
 		if !errors.Is(err, want) {
 			t.Errorf("%q: %v, want %v", host, err, want)
 		}
@@ -255,10 +310,10 @@ func TestWhatIsNoName(t *testing.T) {
 // The names of the rules have places of their own: walking over them again and
 // again pushes out neither them nor what clients ask for.
 func TestNamesOfRulesHavePlaces(t *testing.T) {
-	c := NewCache(&counting{}, nil)
+	c := NewCache(&counting{}, 0, nil)
 	c.Reset([]string{"a.test", "B.test", "a.test"})
 	for i := range maxNames + 5 {
-		if _, err := c.Lookup(t.Context(), fmt.Sprintf("n%d.test", i)); err != nil {
+		if _, err := c.Lookup(t.Context(), client, fmt.Sprintf("n%d.test", i)); err != nil {
 			t.Fatal(err)
 		}
 	}

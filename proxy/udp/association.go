@@ -383,7 +383,7 @@ func (a *Association) deferUntilResolved(ctx context.Context, relay func(*nameLo
 	}
 	a.readers.Go(func() {
 		defer func() { <-a.waiting }()
-		names, cancel := blocking(ctx, a.o.Names)
+		names, cancel := blocking(ctx, a.o.Names, a.o.Judge.From.Addr())
 		defer cancel()
 		result := relay(names)
 		if result == unknownName { // not in time

@@ -35,11 +35,11 @@ func newNameLookup(get func(name string) ([]netip.Addr, bool)) *nameLookup {
 // cachedOnly knows only the names whose answer the cache has.
 func cachedOnly(names *resolve.Cache) *nameLookup { return newNameLookup(names.Cached) }
 
-// blocking waits for names, nameWait in all. The caller must call cancel.
-func blocking(ctx context.Context, names *resolve.Cache) (l *nameLookup, cancel context.CancelFunc) {
+// blocking waits for names that the client needs, nameWait in all. The caller must call cancel.
+func blocking(ctx context.Context, names *resolve.Cache, client netip.Addr) (l *nameLookup, cancel context.CancelFunc) {
 	ctx, cancel = context.WithTimeout(ctx, nameWait)
 	return newNameLookup(func(name string) ([]netip.Addr, bool) {
-		addrs, err := names.Lookup(ctx, name)
+		addrs, err := names.Lookup(ctx, client, name)
 		if err != nil {
 			// A lookup that was cut off says nothing about the name: a rule that
 			// blocks must not be passed over.

@@ -254,8 +254,8 @@ func (r slowResolver) LookupNetIP(ctx context.Context, _, _ string) ([]netip.Add
 // A datagram does not wait for ever for a resolver that does not answer.
 func TestDatagramsWaitForNamesInVain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		cache := resolve.NewCache(slowResolver(time.Hour), nil)
-		names, forget := blocking(t.Context(), cache)
+		cache := resolve.NewCache(slowResolver(time.Hour), 0, nil)
+		names, forget := blocking(t.Context(), cache, netip.Addr{})
 		defer forget()
 		began := time.Now()
 		if addrs, _ := names.Addrs("slow.test"); len(addrs) != 0 || !names.unknown {
@@ -272,8 +272,8 @@ func TestDatagramsWaitForNamesInVain(t *testing.T) {
 // its target's and those of rules.
 func TestDatagramsWaitForAllNames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		cache := resolve.NewCache(slowResolver(nameWait*2/3), nil)
-		names, forget := blocking(t.Context(), cache)
+		cache := resolve.NewCache(slowResolver(nameWait*2/3), 0, nil)
+		names, forget := blocking(t.Context(), cache, netip.Addr{})
 		defer forget()
 		began := time.Now()
 		for i, want := range []int{1, 0, 0} { // found in time, cut off, not begun
@@ -303,7 +303,7 @@ func TestDatagramsTakeNoMemory(t *testing.T) {
 			Machine: decide.Machine{Own: func(netip.AddrPort) bool { return false }},
 			From:    netip.MustParseAddrPort("127.0.0.1:4711"), Version: rules.Version(socks.V5),
 		},
-		Names: resolve.NewCache(slowResolver(time.Hour), nil), Metrics: NewMetrics(nil),
+		Names: resolve.NewCache(slowResolver(time.Hour), 0, nil), Metrics: NewMetrics(nil),
 		Heard: new(selfaddr.Set), Up: new(atomic.Int64), Down: new(atomic.Int64),
 	}
 	a := newAssociation(o, front, front.local)

@@ -7,13 +7,16 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	htpasswd "github.com/tg123/go-htpasswd"
 	"golang.org/x/crypto/bcrypt"
+
+	"usher/proxy/fair"
 )
 
 var (
@@ -45,9 +48,23 @@ func monica(t *testing.T) *Checker {
 	return known
 }
 
-// newGuard returns a guard that computes a hash on each processor.
+// newGuard returns a guard that computes two hashes at a time.
 func newGuard(maxFailures int) *Guard {
-	return NewGuard(maxFailures, make(chan struct{}, runtime.GOMAXPROCS(0)))
+	return NewGuard(maxFailures, &fair.Queue{Size: 2, Each: 1})
+}
+
+// busy makes a guard compute as many hashes as it may, until free is called for
+// each.
+func busy(t *testing.T, g *Guard) (free []func()) {
+	t.Helper()
+	for i := range g.hashes.Size {
+		source := fair.SourceOf(netip.AddrFrom4([4]byte{198, 51, 100, byte(i)}))
+		if err := g.hashes.Acquire(t.Context(), source); err != nil {
+			t.Fatal(err)
+		}
+		free = append(free, func() { g.hashes.Release(source) })
+	}
+	return free
 }
 
 // attempt is what one check says: ok, failed, throttled, or another error.
@@ -128,9 +145,7 @@ func TestHashedAgainAfterAMinute(t *testing.T) {
 			}
 		}
 		want("ok")
-		for range cap(g.hashes) { // nobody gets a hash any more
-			g.hashes <- struct{}{}
-		}
+		busy(t, g) // nobody gets a hash any more
 		time.Sleep(time.Minute - time.Nanosecond)
 		want("ok")
 		time.Sleep(time.Nanosecond)
@@ -150,14 +165,14 @@ func TestAnyNumberOfWrongPasswords(t *testing.T) {
 func TestSourcesAreBounded(t *testing.T) {
 	g := newGuard(1)
 	for i := range maxSources + 10 {
-		g.fail(sourceOf(netip.MustParseAddr(fmt.Sprintf("2001:db8:%x:%x::1", i>>16, i&0xffff))))
+		g.fail(fair.SourceOf(netip.MustParseAddr(fmt.Sprintf("2001:db8:%x:%x::1", i>>16, i&0xffff))))
 	}
 	if n := g.failed.Len(); n != maxSources {
 		t.Errorf("%d sources remembered, want %d", n, maxSources)
 	}
 }
 
-// While all processors compute, others wait as long as their context lets
+// While as many hashes as may be are computed, others wait as long as their context lets
 // them, but for those whose password is remembered; and who waits behind the
 // last failure that is allowed costs no hash.
 func TestHashesAreBounded(t *testing.T) {
@@ -166,9 +181,7 @@ func TestHashesAreBounded(t *testing.T) {
 		if got := attempt(t.Context(), g, known, "192.0.2.1", right); got != "ok" {
 			t.Fatal(got)
 		}
-		for range cap(g.hashes) {
-			g.hashes <- struct{}{}
-		}
+		free := busy(t, g)
 		if got := attempt(t.Context(), g, known, "192.0.2.9", right); got != "ok" {
 			t.Errorf("remembered: %s, want ok", got)
 		}
@@ -193,13 +206,10 @@ func TestHashesAreBounded(t *testing.T) {
 		if len(got) > 0 {
 			t.Errorf("%v without a free processor", got)
 		}
-		<-g.hashes
+		free[0]()
 		group.Wait()
 		if got["failed"] != 1 || got["throttled"] != 4 {
 			t.Errorf("%v, want 1 failed and 4 throttled", got)
-		}
-		if n := len(g.hashes); n != cap(g.hashes)-1 {
-			t.Errorf("%d slots taken, want %d", n, cap(g.hashes)-1)
 		}
 	})
 }
@@ -214,4 +224,43 @@ func TestNoHashForWhoIsGone(t *testing.T) {
 			t.Fatalf("%s, want %v", got, errGone)
 		}
 	}
+}
+
+// order is a password that nobody has. It notes which ones were tried.
+type order struct{ tried []string }
+
+func (o *order) MatchesPassword(password string) bool {
+	o.tried = append(o.tried, password)
+	return false
+}
+
+// A source has one hash computed at a time, and while it has much to compute,
+// others need not wait for all of it. Those who have given no wrong password go
+// first.
+func TestHashesTakeTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var done order
+		known := &Checker{hashes: map[string]htpasswd.EncodedPasswd{"monica": &done}, memory: newMemory()}
+		g := NewGuard(0, &fair.Queue{Size: 1, Each: 1})
+		free := busy(t, g)
+		for range 2 { // these two have failed before
+			g.fail(fair.SourceOf(netip.MustParseAddr("192.0.2.1")))
+			g.fail(fair.SourceOf(netip.MustParseAddr("192.0.2.2")))
+		}
+		var group sync.WaitGroup
+		for _, from := range []string{"192.0.2.1", "192.0.2.1", "192.0.2.1", "192.0.2.2", "192.0.2.3"} {
+			group.Go(func() {
+				if got := attempt(t.Context(), g, known, from, from); got != "failed" {
+					t.Errorf("%s: %s", from, got)
+				}
+			})
+			synctest.Wait() // it waits
+		}
+		free[0]()
+		group.Wait()
+		want := []string{"192.0.2.3", "192.0.2.1", "192.0.2.2", "192.0.2.1", "192.0.2.1"}
+		if !slices.Equal(done.tried, want) {
+			t.Errorf("hashes were computed for %v, want %v", done.tried, want)
+		}
+	})
 }

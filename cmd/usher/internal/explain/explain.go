@@ -22,7 +22,7 @@ import (
 // address that the client connects to and q.Local is unspecified.
 func Ask(ctx context.Context, q Question, policy *proxy.Policy, machine decide.Machine, resolver resolve.Resolver) (*Answer, error) {
 	q.From, q.Local = plain(q.From), plain(q.Local)
-	w := &walk{ctx: ctx, question: q, cache: resolve.NewCache(resolver, nil), known: map[string]lookup{}}
+	w := &walk{ctx: ctx, question: q, cache: resolve.NewCache(resolver, 0, nil), known: map[string]lookup{}}
 	w.cache.Reset(policy.Rules.HostNames())
 	defer w.cache.Wait()
 	w.Init(w)
@@ -76,7 +76,7 @@ type lookup struct {
 func (w *walk) Addrs(name string) ([]netip.Addr, error) {
 	found, known := w.known[name]
 	if !known {
-		found.addrs, found.err = w.cache.Lookup(w.ctx, name)
+		found.addrs, found.err = w.cache.Lookup(w.ctx, netip.Addr{}, name)
 		if !errors.Is(found.err, resolve.ErrName) {
 			found.err = nil // that of a resolver differs from machine to machine
 		}
@@ -158,11 +158,7 @@ func (w *walk) connect(client *rules.Rule) {
 }
 
 func (w *walk) bind(client *rules.Rule) {
-	local := w.question.Local.Addr() // the place of a port that the client asks for
-	if len(w.session.Policy.External) > 0 {
-		local = netip.Addr{}
-	}
-	w.trace(&w.answer.SocksRules, local)
+	w.trace(&w.answer.SocksRules, netip.Addr{})
 	expected, r, err := w.session.Bind(w.question.To, &w.Names, func(at netip.AddrPort) (netip.AddrPort, error) {
 		at = netip.AddrPortFrom(at.Addr(), cmp.Or(at.Port(), Ephemeral))
 		w.answer.Bound = at.String()
