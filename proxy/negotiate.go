@@ -138,9 +138,9 @@ func (s *session) negotiationError(err error) error {
 	case !errors.As(err, &version) || !s.sentHeader(version.Got):
 		return err
 	case s.server.trusted(addrPort(s.client.RemoteAddr()).Addr()):
-		return fmt.Errorf("%w: of two balancers in a row the second must read what the first one sends, or the first send none", errSecondHeader)
+		return fmt.Errorf("%w: if two balancers are in a row, let the second one read the header of the first, or let the first send none", errSecondHeader)
 	case len(s.server.opts.TrustedProxies) > 0:
-		return fmt.Errorf("%w: add it to the trusted ones if it is a balancer", errForeign)
+		return fmt.Errorf("%w: if it is a balancer, add it to USHER_PROXY_PROTOCOL_FROM", errForeign)
 	}
 	return err
 }

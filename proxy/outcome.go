@@ -21,14 +21,14 @@ var (
 	errForeign            = errors.New("a PROXY header from an address that is not trusted")
 	errSecondHeader       = errors.New("a second PROXY header")
 	errClientClosed       = errors.New("the client closed the connection")
-	errEvicted            = errors.New("dropped, as too many clients were negotiating")
+	errEvicted            = errors.New("too many clients were negotiating")
 	errNegotiationTimeout = errors.New("negotiation timeout (timeout.negotiate)")
 	errCredentials        = errors.New("wrong user name or password")
 	errCommand            = errors.New("command not supported")
 	errConnectTime        = errors.New("connect timeout (timeout.connect)")
-	errBindTime           = errors.New("no peer connected in time")
+	errBindTime           = errors.New("no peer connected within the bind timeout")
 
-	errLeaseLost = errors.New("the lease on the session's slot is lost")
+	errLeaseLost = errors.New("the session has lost its slot, because the lease ended")
 	errDrain     = errors.New("the server is stopping")
 )
 

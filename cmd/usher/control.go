@@ -26,9 +26,9 @@ type reloadCmd struct{ controlTarget }
 
 // Help is shown under usher reload --help.
 func (reloadCmd) Help() string {
-	return `Sends SIGHUP and waits for the result, which the admin listener tells. It needs no shell, so it works with docker exec.
+	return `Sends SIGHUP, waits for the result and reads it from the admin listener. It needs no shell, so it works with docker exec.
 
-Exit codes: 0 the new rules are in force, 1 they are not: a mistake in a file (each is printed) or no answer, 2 wrong arguments.`
+Exit codes: 0 the new rules are in force, 1 they are not, because of a mistake in a file (each is printed) or because there was no answer, 2 wrong arguments.`
 }
 
 // Run reloads a running usher and prints the outcome.

@@ -179,7 +179,7 @@ func (s *service) announce(policy *proxy.Policy, found []rules.Diagnostic, sourc
 	}
 	if st, ok := s.store.(*redisstore.Store); ok {
 		for _, w := range st.Warnings() {
-			s.log.Warn("the way to the store is not safe", "finding", w)
+			s.log.Warn("the connection to the store is insecure", "finding", w)
 		}
 	}
 	if internal := policy.Rules.Settings.Internal; s.cfg.ListenSet && len(internal) > 0 {

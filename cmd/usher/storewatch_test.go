@@ -59,14 +59,14 @@ func TestStoreThatRefuses(t *testing.T) {
 	}
 }
 
-// A password from a file is used, a way to the store that is not safe is told of,
+// A password from a file is used, a warning tells of an insecure connection to the store,
 // and the password is not shown.
 func TestPasswordFromAFile(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, "--requirepass", "geheim")
 	file := write(t, filepath.Join(t.TempDir(), "password"), "geheim\n")
 	p := launch(t, "USHER_STORE=redis://store.invalid", "USHER_STORE_PASSWORD_FILE="+file, "USHER_LEASE_TTL=2s")
-	if line := p.logged("the way to the store is not safe"); !strings.Contains(fmt.Sprint(line["finding"]), "store.invalid unencrypted") {
+	if line := p.logged("the connection to the store is insecure"); !strings.Contains(fmt.Sprint(line["finding"]), "store.invalid unencrypted") {
 		t.Error(line)
 	}
 	p = launch(t, "USHER_STORE="+server.URL(), "USHER_STORE_PASSWORD_FILE="+file+"\n", "USHER_LEASE_TTL=2s", "USHER_LOG_LEVEL=debug")

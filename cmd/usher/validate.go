@@ -15,10 +15,10 @@ import (
 
 type validateCmd struct {
 	File  string `arg:"" help:"The rule file; - reads the standard input."`
-	Print bool   `xor:"form" help:"Print the rules as they are understood, in one spelling and with their numbers."`
+	Print bool   `xor:"form" help:"Print the rules as Usher understands them, with their numbers."`
 	JSON  bool   `name:"json" xor:"form" help:"Print findings and rules as JSON."`
 
-	Strict bool `help:"Fail on dangers and warnings, too, as for CI. Notes never fail."`
+	Strict bool `help:"Exit with 1 for dangers and warnings, too. For CI. Notes never change the exit code."`
 }
 
 // Help is shown under usher validate --help.
@@ -27,7 +27,7 @@ func (validateCmd) Help() string {
 
 Findings have a severity. error: the file cannot be served. danger: it probably lets somebody do more than is meant. warning: it probably does something else than is meant. note: a line has no effect and does no harm.
 
-Exit codes: 0 the file can be served, 1 it cannot, or with --strict there is a danger or a warning, 2 wrong arguments.`
+Exit codes: 0 the file can be served, 1 it cannot be served, or --strict is given and there is a danger or a warning, 2 wrong arguments.`
 }
 
 // Run checks the file and prints what it finds.

@@ -26,7 +26,7 @@ var (
 	ErrClient   = errors.New("the connection to the client broke")
 	ErrTarget   = errors.New("the connection to the target broke")
 	ErrIdle     = errors.New("idle timeout (timeout.io)")
-	ErrMayWrite = errors.New("the right to write is lost")
+	ErrMayWrite = errors.New("the session may no longer write")
 )
 
 // Options are what a Relay needs beside its connections.

@@ -38,10 +38,10 @@ func (e *VersionError) Is(t error) bool { return t == ErrVersion }
 
 // Errors of the format.
 var (
-	ErrVersion     = errors.New("socks: the first byte is not the version expected here")
-	ErrAddressType = errors.New("socks: unknown address type")
-	ErrName        = errors.New("socks: a name is empty or contains a NUL byte")
-	ErrTooLong     = errors.New("socks: a field is longer than 255 bytes")
+	ErrVersion     = errors.New("the first byte is not the version expected here")
+	ErrAddressType = errors.New("unknown address type")
+	ErrName        = errors.New("a name is empty or contains a NUL byte")
+	ErrTooLong     = errors.New("a field is longer than 255 bytes")
 )
 
 // Addr is a name or an IP address, and a port.

@@ -33,7 +33,7 @@ var (
 	ErrClient   = errors.New("the connection to the client broke")
 	ErrTarget   = errors.New("the socket towards targets broke")
 	ErrIdle     = errors.New("idle timeout (timeout.io.udp)")
-	ErrMayWrite = errors.New("the right to write is lost")
+	ErrMayWrite = errors.New("the session may no longer write")
 	ErrPorts    = errors.New("no UDP port is free")
 	ErrSocket   = errors.New("no UDP socket")
 )

@@ -30,7 +30,7 @@ func (s *Store) Check(ctx context.Context) (warnings []string, err error) {
 		asked = append(asked, at.addr)
 		found, err := s.checkServer(ctx, at.addr)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("redisstore: checking the settings of %s: %w", at.addr, err))
+			errs = append(errs, fmt.Errorf("checking the settings of %s: %w", at.addr, err))
 		}
 		for _, w := range found {
 			warnings = append(warnings, OneLine(at.addr+": "+w))
@@ -87,7 +87,7 @@ func checkCoverage(ctx context.Context, c *redis.Conn) ([]string, error) {
 	set, err := c.ConfigGet(ctx, setting).Result()
 	switch {
 	case unreadable(err):
-		return []string{setting + " cannot be read (" + err.Error() + "): make sure that it is no, or " + consequence}, nil
+		return []string{setting + " cannot be read (" + err.Error() + "): set it to no, or " + consequence}, nil
 	case err == nil && set[setting] == "yes":
 		return []string{setting + " is yes: " + consequence + "; set it to no"}, nil
 	}

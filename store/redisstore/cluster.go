@@ -36,7 +36,7 @@ func (n *nodes) locate(ctx context.Context, key string) (place, error) {
 		p, err = n.askAll(ctx, others, slot)
 	}
 	if err != nil {
-		return place{}, fmt.Errorf("redisstore: no node of the cluster says which serves slot %d: %w", slot, err)
+		return place{}, fmt.Errorf("no node of the cluster knows the primary of slot %d: %w", slot, err)
 	}
 	return p, nil
 }

@@ -27,17 +27,17 @@ func (f tlsFiles) config() (*tls.Config, error) {
 	if f.ca != "" {
 		pem, err := os.ReadFile(f.ca)
 		if err != nil {
-			return nil, fmt.Errorf("redisstore: option ca: %w", err)
+			return nil, fmt.Errorf("option ca: %w", err)
 		}
 		c.RootCAs = x509.NewCertPool()
 		if !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("redisstore: option ca: %s holds no certificate in PEM form", f.ca)
+			return nil, fmt.Errorf("option ca: %s holds no certificate in PEM form", f.ca)
 		}
 	}
 	if f.cert != "" {
 		pair, err := tls.LoadX509KeyPair(f.cert, f.key)
 		if err != nil {
-			return nil, fmt.Errorf("redisstore: options cert and key: %w", err)
+			return nil, fmt.Errorf("options cert and key: %w", err)
 		}
 		c.Certificates = []tls.Certificate{pair}
 	}
@@ -52,7 +52,7 @@ type link struct {
 	redis  *redis.Conn
 }
 
-var errBroken = errors.New("redisstore: the connection is broken")
+var errBroken = errors.New("the connection is broken")
 
 // connect dials a server within ctx. What is said first logs in.
 func (l *location) connect(ctx context.Context, addr string, who login, db int) (*link, error) {

@@ -40,7 +40,7 @@ func (c *conn) Join(ctx context.Context, j store.Join) (_ store.JoinReply, err e
 	case "DYING":
 		return store.JoinReply{Status: store.Expiring, Epoch: r.text(), Token: r.token()}, r.err
 	default:
-		return store.JoinReply{}, fmt.Errorf("redisstore: join answered %q", status)
+		return store.JoinReply{}, fmt.Errorf("join answered %q", status)
 	}
 }
 
@@ -65,7 +65,7 @@ func (c *conn) Batch(ctx context.Context, b store.Batch) (_ store.BatchReply, er
 	case "LOST":
 		return store.BatchReply{}, store.ErrLost
 	default:
-		return store.BatchReply{}, fmt.Errorf("redisstore: batch answered %q", status)
+		return store.BatchReply{}, fmt.Errorf("batch answered %q", status)
 	}
 }
 
@@ -87,7 +87,7 @@ func (c *conn) Expire(ctx context.Context, q store.Expire) (_ store.ExpireReply,
 	case "LOST":
 		return 0, store.ErrLost
 	}
-	return 0, fmt.Errorf("redisstore: expire answered %q", reply)
+	return 0, fmt.Errorf("expire answered %q", reply)
 }
 
 // EndRecovery implements store.Conn.
@@ -109,7 +109,7 @@ func (c *conn) EndRecovery(ctx context.Context, q store.EndRecovery) (recovering
 	case "LOST":
 		return false, store.ErrLost
 	}
-	return false, fmt.Errorf("redisstore: end recovery answered %q", reply)
+	return false, fmt.Errorf("end recovery answered %q", reply)
 }
 
 // Observe implements store.Conn: one round trip, no script.
@@ -159,7 +159,7 @@ func parseRoster(fields map[string]string) (store.Membership, error) {
 		}
 		name := field[1:]
 		if !isName(name) {
-			return out, errors.New("redisstore: the members' key holds a name that is none of Usher's")
+			return out, errors.New("the members' key holds a name that is none of Usher's")
 		}
 		switch field[0] {
 		case '-':
@@ -170,7 +170,7 @@ func parseRoster(fields map[string]string) (store.Membership, error) {
 			token, rest, _ := strings.Cut(value, " ")
 			state, space, _ := strings.Cut(rest, " ")
 			if !isName(space) {
-				return out, errors.New("redisstore: the members' key holds a counter space that is none of Usher's")
+				return out, errors.New("the members' key holds a counter space that is none of Usher's")
 			}
 			m := store.Member{Replica: name, State: store.MemberState(state), Space: space}
 			if m.Token, err = store.ParseToken(token); err != nil {

@@ -48,14 +48,14 @@ var _ store.Store = (*Store)(nil)
 // errors of all methods are one line of printable text, cut after 500 bytes.
 func Open(rawURL, cluster string, secrets Secrets) (*Store, error) {
 	if err := CheckCluster(cluster); err != nil {
-		return nil, fmt.Errorf("redisstore: %w", err)
+		return nil, err
 	}
 	l, err := parseURL(rawURL)
 	if err != nil {
-		return nil, fmt.Errorf("redisstore: %w", err)
+		return nil, err
 	}
 	if err := l.use(secrets); err != nil {
-		return nil, fmt.Errorf("redisstore: %w", err)
+		return nil, err
 	}
 	if _, err := l.files.config(); err != nil {
 		return nil, err
@@ -107,11 +107,11 @@ func (s *Store) Dial(ctx context.Context, shard int) (_ store.Conn, err error) {
 	}
 	l, err := s.location.connect(ctx, at.addr, s.location.login, s.location.db)
 	if err != nil {
-		return nil, fmt.Errorf("redisstore: connecting to %s: %w", at.addr, err)
+		return nil, fmt.Errorf("connecting to %s: %w", at.addr, err)
 	}
 	c := &conn{link: l, keys: keys, at: at, locator: s.locator}
 	if err := c.identify(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("redisstore: %s: %w", at.addr, err), c.Close())
+		return nil, errors.Join(fmt.Errorf("%s: %w", at.addr, err), c.Close())
 	}
 	return c, nil
 }

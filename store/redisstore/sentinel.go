@@ -56,18 +56,18 @@ func (s *sentinels) primary(ctx context.Context) (primary, uint64, error) {
 		})
 		switch {
 		case errors.Is(err, redis.Nil):
-			return primary{}, 0, fmt.Errorf("knows no primary of the name %q", s.master)
+			return primary{}, 0, fmt.Errorf("knows no primary named %q", s.master)
 		case err != nil:
 			return primary{}, 0, err
 		case len(addr.Val()) != 2:
-			return primary{}, 0, fmt.Errorf("answered %q to where the primary is", addr.Val())
+			return primary{}, 0, fmt.Errorf("gave %q as the address of the primary", addr.Val())
 		}
 		epoch, err := strconv.ParseUint(about.Val()["config-epoch"], 10, 64)
 		down, _ := strconv.ParseInt(about.Val()["down-after-milliseconds"], 10, 64)
 		return primary{net.JoinHostPort(addr.Val()[0], addr.Val()[1]), time.Duration(down) * time.Millisecond}, epoch, err
 	})
 	if err != nil {
-		return primary{}, 0, fmt.Errorf("redisstore: no sentinel says where the primary is: %w", err)
+		return primary{}, 0, fmt.Errorf("no sentinel gave the address of the primary: %w", err)
 	}
 	return p, epoch, nil
 }

@@ -169,7 +169,7 @@ func (l *location) readPath(path string) error {
 		return nil
 	case l.form.kind == behindSentinels:
 		if len(parts) == 0 {
-			return fmt.Errorf("the URL lacks the name that the sentinels know the primary by; write %s", l.form.like)
+			return fmt.Errorf("the URL lacks the name of the primary; write %s", l.form.like)
 		}
 		l.master, parts = parts[0], parts[1:]
 	}

@@ -82,8 +82,8 @@ func TestLoginErrors(t *testing.T) {
 		"redis://monica:geheim@" + server.Addr:      "WRONGPASS",
 		"redis://" + server.Addr:                    "NOAUTH",
 		"redis://:geheim@127.0.0.1:1":               "refused",
-		"redis+sentinel://:geheim@127.0.0.1:1/x":    "no sentinel says where the primary is",
-		"redis+cluster://:geheim@127.0.0.1:1":       "no node of the cluster says",
+		"redis+sentinel://:geheim@127.0.0.1:1/x":    "no sentinel gave the address of the primary",
+		"redis+cluster://:geheim@127.0.0.1:1":       "no node of the cluster knows",
 		"redis+cluster://:right@" + server.Addr:     "cluster support disabled",
 		"redis+sentinel://" + server.Addr + "/main": "unknown command 'SENTINEL'",
 	} {

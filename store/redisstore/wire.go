@@ -124,7 +124,7 @@ func (r *reader) token() store.Token {
 
 func (r *reader) fail(what string) {
 	if r.err == nil {
-		r.err = fmt.Errorf("redisstore: a script's reply %s", what)
+		r.err = fmt.Errorf("a script's reply %s", what)
 	}
 }
 

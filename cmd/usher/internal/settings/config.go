@@ -31,16 +31,16 @@ type Config struct {
 	Store        StoreURL      `env:"USHER_STORE" envDefault:"memory" help:"Where sessions are counted: memory for this process alone, or the URL of a Redis that all replicas share, such as redis://host:6379/0. docs/redis.md lists the URLs and their options."`
 	Cluster      ClusterName   `env:"USHER_CLUSTER" envDefault:"default" help:"Name of this set of replicas. Sets with different names can share a Redis and are counted apart. 1 to 64 letters, digits, dots, hyphens and underscores."`
 	Replica      ReplicaName   `env:"USHER_REPLICA" help:"Name of this replica in JSON log lines, status and metrics: 1 to 64 letters, digits, dots, hyphens and underscores. Unset: the host name and the process, such as web1-4711."`
-	StoreUser    string        `env:"USHER_STORE_USER_FILE" help:"A file with the name to log in with at Redis, on one line, instead of in the URL. Read for each connection."`
-	StorePass    string        `env:"USHER_STORE_PASSWORD_FILE" help:"A file with the password for Redis, on one line, instead of in the URL. Read for each connection, so that it can change while Usher runs."`
-	SentinelUser string        `env:"USHER_SENTINEL_USER_FILE" help:"The same for the login at the sentinels."`
-	SentinelPass string        `env:"USHER_SENTINEL_PASSWORD_FILE" help:"The same for the password at the sentinels."`
+	StoreUser    string        `env:"USHER_STORE_USER_FILE" help:"A file with the user name for Redis, on one line. Name no user in the URL then. Usher reads it for each connection."`
+	StorePass    string        `env:"USHER_STORE_PASSWORD_FILE" help:"A file with the password for Redis, on one line. Put no password into the URL then. Usher reads it for each connection, so that it can change while Usher runs."`
+	SentinelUser string        `env:"USHER_SENTINEL_USER_FILE" help:"Like USHER_STORE_USER_FILE, for the login at the sentinels."`
+	SentinelPass string        `env:"USHER_SENTINEL_PASSWORD_FILE" help:"Like USHER_STORE_PASSWORD_FILE, for the login at the sentinels."`
 	LeaseTTL     time.Duration `env:"USHER_LEASE_TTL" envDefault:"10s" min:"1s" max:"10m" help:"How long a dead replica keeps its slots, from 1s to 10m. Must be the same on all replicas. Use at least 50 times the typical worst-case round trip to Redis."`
 	LeaseLoss    string        `env:"USHER_LEASE_LOSS" envDefault:"keep" enum:"keep,close" help:"What happens to limited sessions on a replica that loses contact with the store. keep: they continue. close: they end before another replica can be given their slots. Must be the same on all replicas."`
 	StoreWait    time.Duration `env:"USHER_STORE_WAIT" envDefault:"3s" min:"0s" max:"1m" help:"How long a new limited session waits for a store that is slow or unreachable, up to 1m. While the store answers, a single request always gets at least a tenth of the lease TTL."`
 	StoreDown    string        `env:"USHER_STORE_DOWN" envDefault:"refuse" enum:"refuse,admit" help:"What happens to a new limited session after that wait. refuse: it is refused. admit: this replica admits up to the limit by its own count. admit requires USHER_LEASE_LOSS=keep."`
-	ProxyFrom    Prefixes      `env:"USHER_PROXY_PROTOCOL_FROM" help:"Networks of balancers that send a PROXY header (version 1 or 2), separated by commas. From there the header is required. From everywhere else it is refused. Every host in these networks can claim any client address: name only the balancers' own addresses."`
-	Negotiating  int           `env:"USHER_MAX_NEGOTIATING" envDefault:"0" min:"0" max:"10000000" help:"Maximum number of clients that have not sent their complete request. Above it, Usher closes one of the client address (IPv6: a /64) that has the most of them. 0: a quarter of the descriptors that the process may open, 16384 at most."`
+	ProxyFrom    Prefixes      `env:"USHER_PROXY_PROTOCOL_FROM" help:"Networks of balancers that send a PROXY header (version 1 or 2), separated by commas. Connections from these networks must send the header. Other connections must not. Every host in these networks can claim any client address: name only the balancers' own addresses."`
+	Negotiating  int           `env:"USHER_MAX_NEGOTIATING" envDefault:"0" min:"0" max:"10000000" help:"Maximum number of clients that have not sent their complete request. Above it, Usher closes a connection of the client address (IPv6: a /64) that has the most of them. 0: a quarter of the descriptors that the process may open, 16384 at most."`
 	AuthFailures int           `env:"USHER_AUTH_FAILURES" envDefault:"10" min:"0" max:"1000000" help:"Wrong passwords that a client address (IPv6: a /64) may send in a minute. After that, its logins are rejected for a minute without checking the password. 0: no bound. Use 0 if all clients share one address."`
 	BindTimeout  time.Duration `env:"USHER_BIND_TIMEOUT" envDefault:"3m" min:"1s" max:"24h" help:"How long a BIND request waits for its peer, from 1s to 24h."`
 	UDPAdvertise Addresses     `env:"USHER_UDP_ADVERTISE" help:"The address that clients are told to send datagrams to: at most one IPv4 and one IPv6 address, separated by a comma. It must be the address of this replica, never that of a balancer. Unset: the address on which the client's connection arrived."`
@@ -50,7 +50,7 @@ type Config struct {
 	DrainTimeout time.Duration `env:"USHER_DRAIN_TIMEOUT" envDefault:"30s" min:"0s" max:"24h" help:"After the grace: how long running sessions may continue, up to 24h. Then they are cut."`
 	LogFormat    string        `env:"USHER_LOG_FORMAT" envDefault:"auto" enum:"auto,text,json" help:"text, json, or auto: text on a terminal and JSON elsewhere."`
 	LogLevel     string        `env:"USHER_LOG_LEVEL" envDefault:"info" enum:"debug,info,warn,error" help:"Lowest level that is logged: debug, info, warn or error."`
-	LogBudget    int           `env:"USHER_LOG_BUDGET" envDefault:"10" min:"0" max:"1000000" help:"Lines about refused sessions that are logged per second, for each reason and client address (IPv6: a /64). A burst may have ten times as many. Usher counts the lines above that and sums them up every 10 seconds. 0: no bound."`
+	LogBudget    int           `env:"USHER_LOG_BUDGET" envDefault:"10" min:"0" max:"1000000" help:"Lines about refused sessions that are logged per second, for each reason and client address (IPv6: a /64). A burst may have ten times as many. Usher drops the lines above that, and logs their number every 10 seconds. 0: no bound."`
 
 	ListenSet bool // USHER_LISTEN was given
 }
@@ -160,7 +160,7 @@ func Load(environ map[string]string) (cfg Config, warnings []string, err error) 
 		problems = append(problems, errors.New("USHER_STORE_DOWN=admit contradicts USHER_LEASE_LOSS=close; remove one of them"))
 	}
 	if secrets := cfg.StoreUser + cfg.StorePass + cfg.SentinelUser + cfg.SentinelPass; secrets != "" && cfg.Store == Memory {
-		problems = append(problems, errors.New("USHER_STORE_..._FILE and USHER_SENTINEL_..._FILE are for a Redis, and USHER_STORE names none; set it, too"))
+		problems = append(problems, errors.New("USHER_STORE_..._FILE and USHER_SENTINEL_..._FILE need a Redis; set USHER_STORE to its URL"))
 	}
 	if cfg.GroupsFile != "" && cfg.UsersFile == "" {
 		problems = append(problems, errors.New("USHER_GROUPS_FILE needs USHER_USERS_FILE, as only users who log in can be in a group; set both"))

@@ -89,7 +89,7 @@ func TestBadValues(t *testing.T) {
 		{"USHER_STORE", "etcd://geheim@host", `USHER_STORE: unknown kind of store "etcd"`},
 		{"USHER_STORE", "redis://:ge%heim@host", "USHER_STORE: not a URL (not shown"},
 		{"USHER_STORE", "redis:geheim", "USHER_STORE: the URL has no host"},
-		{"USHER_STORE", "redis+sentinel://:geheim@a,b", "USHER_STORE: the URL lacks the name that the sentinels know the primary by"},
+		{"USHER_STORE", "redis+sentinel://:geheim@a,b", "USHER_STORE: the URL lacks the name of the primary"},
 		{"USHER_STORE", "redis://:ge/heim@a", "USHER_STORE: an @ after the host (not shown"},
 	} {
 		_, _, err := Load(map[string]string{c.name: c.value})
@@ -169,7 +169,7 @@ func TestGroupsNeedUsers(t *testing.T) {
 
 func TestSecretFilesNeedAStore(t *testing.T) {
 	for _, name := range []string{"USHER_STORE_USER_FILE", "USHER_STORE_PASSWORD_FILE", "USHER_SENTINEL_USER_FILE", "USHER_SENTINEL_PASSWORD_FILE"} {
-		if _, _, err := Load(map[string]string{name: "/x"}); err == nil || !strings.Contains(err.Error(), "USHER_STORE names none; set it, too") {
+		if _, _, err := Load(map[string]string{name: "/x"}); err == nil || !strings.Contains(err.Error(), "need a Redis; set USHER_STORE to its URL") {
 			t.Errorf("%s: %v", name, err)
 		}
 		if _, _, err := Load(map[string]string{name: "/x", "USHER_STORE": "redis+sentinel://a/m"}); err != nil {
