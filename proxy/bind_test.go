@@ -155,9 +155,25 @@ func TestBindTakesOnePeer(t *testing.T) {
 	c.expect([]byte("hello"))
 }
 
-// A port is honoured if any peer may come, it is not privileged, and free.
+// A port is honoured if a rule names it, any peer may come, it is not privileged,
+// and free.
 func TestBindRequestedPort(t *testing.T) {
-	w := newWorld(t, bindRules)
+	ports := strings.Replace(bindRules, "to: 0/0", "to: 0/0 port 1024-65535", 2) // in c1, s1
+	ports = strings.Replace(ports, "to: 0/0 port 1024-65535", "to: 0/0", 1)
+	for text, named := range map[string]bool{
+		bindRules: false,
+		ports:     true,
+		strings.Replace(ports, "1024-65535", "!= 25", 1): false,
+		// the rule that passes the port decides, not a later one
+		strings.Replace(bindRules, "socks pass", "socks pass { from: 0/0 to: 0/0\ncommand: bind\nsession.max: 2 }\nsocks pass { from: 0/0 to: 0/0 port 1024-65535\ncommand: bind }\nsocks pass", 1): false,
+	} {
+		bindRequestedPorts(t, text, named)
+	}
+}
+
+func bindRequestedPorts(t *testing.T, text string, named bool) {
+	t.Helper()
+	w := newWorld(t, text)
 	free := refused(t).Port
 	ours, err := strconv.ParseUint(w.addr[len("127.0.0.1:"):], 10, 16)
 	if err != nil {
@@ -168,7 +184,7 @@ func TestBindRequestedPort(t *testing.T) {
 		port      uint16
 		honoured  bool
 	}{
-		{netip.IPv4Unspecified(), free, true},
+		{netip.IPv4Unspecified(), free, named},
 		{loopback, free, false},
 		{netip.IPv4Unspecified(), 1023, false},
 		{netip.IPv4Unspecified(), uint16(ours), false}, // our own listener's
@@ -176,7 +192,7 @@ func TestBindRequestedPort(t *testing.T) {
 		c := w.client()
 		bound := c.bind(socks.V5, socks.Addr{IP: test.announced, Port: test.port})
 		if (bound.Port() == test.port) != test.honoured {
-			t.Errorf("%v:%d: bound %v", test.announced, test.port, bound)
+			t.Errorf("%v:%d: bound %v, by\n%s", test.announced, test.port, bound, text)
 		}
 		c.Close()
 		w.left("s1", 2)
@@ -402,7 +418,7 @@ func TestPeersComeFromOutside(t *testing.T) {
 func TestPeersThatBeganToConnectBefore(t *testing.T) {
 	t.Parallel()
 	hole, free := closingHole(t)
-	w := newWorld(t, anybody)
+	w := newWorld(t, strings.Replace(anybody, "socks pass {", "socks pass { from: 0/0 to: 0/0 port 1024-65535\ncommand: bind }\nsocks pass {", 1))
 	early := w.client()
 	early.must(socks.WriteGreeting(early, socks.NoAuth))
 	early.expect([]byte{5, 0})

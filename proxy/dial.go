@@ -88,7 +88,8 @@ func (s *session) dialOne(ctx context.Context, d *decide.Session, to netip.AddrP
 		ctx, cancel = context.WithTimeout(ctx, share(time.Until(end), left))
 		defer cancel()
 	}
-	conn, err := sockopt.Dialer(from, keepAliveOf(s.socksRule.KeepAlives.External)).DialContext(ctx, "tcp", to.String())
+	dialer := sockopt.Dialer(from, keepAliveOf(s.socksRule.KeepAlives.External))
+	conn, err := dialer.DialContext(ctx, "tcp", to.String())
 	if err != nil {
 		return nil, err
 	}

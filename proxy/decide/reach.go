@@ -69,29 +69,24 @@ func (s *Session) Source(to netip.Addr) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(ours[0], 0), nil
 }
 
-// bindPlace returns where BIND awaits a peer, with port 0 if the system
-// chooses. The address is the external: one of the peer's family; without one,
-// that from which the system would connect to the peer; and if the peer is not
-// known, Local. The port that the client asks for counts only if anybody may
-// come to it and it is not privileged.
-func (s *Session) bindPlace(peer netip.Addr, port uint16) (netip.AddrPort, error) {
+// bindAddress returns the address at which BIND awaits a peer: the external: one
+// of the peer's family; without one, that from which the system would connect to
+// the peer; and if the peer is not known, Local.
+func (s *Session) bindAddress(peer netip.Addr) (netip.Addr, error) {
 	if peer == extension {
-		return netip.AddrPort{}, ErrTarget
-	}
-	if !peer.IsUnspecified() || port < 1024 {
-		port = 0
+		return netip.Addr{}, ErrTarget
 	}
 	from, err := s.Source(peer)
 	switch {
 	case err != nil:
-		return netip.AddrPort{}, err
+		return netip.Addr{}, err
 	case from.IsValid():
-		return netip.AddrPortFrom(s.zoned(from.Addr()), port), nil
+		return s.zoned(from.Addr()), nil
 	case peer.IsUnspecified():
-		return netip.AddrPortFrom(s.zoned(s.Local), port), nil
+		return s.zoned(s.Local), nil
 	}
 	local, err := s.Machine.Toward(peer)
-	return netip.AddrPortFrom(s.zoned(local), port), err
+	return s.zoned(local), err
 }
 
 // zoned returns an address with the zone of the client's connection if it is

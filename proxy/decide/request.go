@@ -47,7 +47,9 @@ func (s *Session) Connect(target rules.Target, names *Names) (v rules.Verdict, e
 // Bind decides about BIND on a request for a peer, an unspecified one for
 // anybody. Rules judge the place at which the peer is awaited: reserve binds a
 // socket there, with a port of the system's choice if at has port 0 or if that
-// port is taken, and returns where it is bound.
+// port is taken, and returns where it is bound. The port that the client asks for
+// counts only if anybody may come to it, it is not privileged, and the rule that
+// passes it names ports.
 //
 // It returns the addresses of which the peer must have one, see BindReply, and
 // the rule that decides. The error is ErrTarget, ErrUnresolved, ErrNoExternal,
@@ -56,18 +58,43 @@ func (s *Session) Bind(peer rules.Target, names *Names, reserve func(at netip.Ad
 	if expected, err = names.of(peer); err != nil {
 		return nil, nil, err
 	}
-	at, err := s.bindPlace(s.zoned(expected[0]), peer.Port)
+	at, err := s.bindAddress(s.zoned(expected[0]))
 	if err != nil {
 		return expected, nil, err
 	}
-	bound, err := reserve(at)
+	var port uint16
+	if expected[0].IsUnspecified() && peer.Port >= 1024 {
+		if port, err = s.askedPort(at, peer.Port, names); err != nil {
+			return expected, nil, err
+		}
+	}
+	bound, err := reserve(netip.AddrPortFrom(at, port))
 	if err != nil {
 		return expected, nil, err
 	}
-	q := s.query(rules.Bind)
-	q.To = rules.Target{Addr: bound.Addr().WithZone(""), Port: bound.Port()}
-	v, err := s.socks(q, names)
+	v, err := s.bindAt(bound, names)
 	return expected, v.Rule, err
+}
+
+// askedPort returns the port that the client asks for if the rule that passes it
+// names ports, else 0. Otherwise a client could take a port at which somebody else
+// is expected, such as a local service that is not up.
+func (s *Session) askedPort(at netip.Addr, port uint16, names *Names) (uint16, error) {
+	v, err := s.bindAt(netip.AddrPortFrom(at, port), names)
+	switch {
+	case err == nil && v.Rule.NamesPorts():
+		return port, nil
+	case err == nil, errors.Is(err, ErrBlocked):
+		return 0, nil
+	}
+	return 0, err
+}
+
+// bindAt asks the socks-rules about the place of BIND.
+func (s *Session) bindAt(place netip.AddrPort, names *Names) (rules.Verdict, error) {
+	q := s.query(rules.Bind)
+	q.To = rules.Target{Addr: place.Addr().WithZone(""), Port: place.Port()}
+	return s.socks(q, names)
 }
 
 // BindReply decides about the peer that has connected to the place of BIND.

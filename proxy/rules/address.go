@@ -15,14 +15,17 @@ const (
 	hostAddress      // a host name
 	suffixAddress    // .domain: the domain and everything below
 	interfaceAddress // a network interface: its own addresses
+	builtinAddress   // @special: networks that Usher knows
 )
 
 // address is what from: and to: name, without the port.
 type address struct {
 	kind   addressKind
 	prefix netip.Prefix
-	name   string       // host and suffix: lower case, without a final dot or the leading one
+	name   string       // host and suffix: lower case, without a final dot or the leading one; built-in: with its mark
 	addrs  []netip.Addr // of an interface, when the file was read
+
+	networks []netip.Prefix // of a built-in
 }
 
 // ports is a set of ports; the zero value holds all of them.
@@ -38,8 +41,13 @@ type endpoint struct {
 	ports
 }
 
-func (p *parser) readFrom(token) { p.rule.cond.from = p.endpoint() }
-func (p *parser) readTo(token)   { p.rule.cond.to = p.endpoint() }
+func (p *parser) readFrom(token) {
+	at := p.peek().pos
+	p.rule.cond.from = p.endpoint()
+	p.checkSource(at)
+}
+
+func (p *parser) readTo(token) { p.rule.cond.to = p.endpoint() }
 
 func (p *parser) endpoint() endpoint {
 	t := p.take()
@@ -86,6 +94,9 @@ func (p *parser) checkBits(at Pos, word string, network netip.Prefix) {
 
 // address returns the address that a word means, or what is wrong with it and the remedy.
 func (p *parser) address(word string) (a address, message string) {
+	if strings.HasPrefix(word, builtinMark) {
+		return builtin(word)
+	}
 	if host, mask, found := strings.Cut(word, "/"); found {
 		return maskedAddress(word, host, mask)
 	}

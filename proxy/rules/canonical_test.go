@@ -89,7 +89,7 @@ var (
 		"session.state.key: user\nsession.state.max: 2",
 	}
 	drawnAddresses = []string{
-		"0/0", "0.0.0.0/0", "::/0", "10.1.2.3/8", "10.0.0.0/255.255.0.0", "fd00::1/64", "::ffff:0:0/95", "lo", "eth0", "eth0.", "ETH0", "Wan0", "nowhere", "WWW.example.com.", ".Example.com",
+		"0/0", "@special", "0.0.0.0/0", "::/0", "10.1.2.3/8", "10.0.0.0/255.255.0.0", "fd00::1/64", "::ffff:0:0/95", "lo", "eth0", "eth0.", "ETH0", "Wan0", "nowhere", "WWW.example.com.", ".Example.com",
 	}
 	drawnPorts = []string{"", " port = http", " port 80", " port != 5", " port 1-65535", " port 0 - 9", " port < 9", " port >= 0", " port gt 9", " port le 65535"}
 )

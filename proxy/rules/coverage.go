@@ -199,6 +199,8 @@ func (r *Rule) example(x *index) (q Query) {
 			return a.prefix.Addr()
 		case len(a.addrs) > 0:
 			return a.addrs[0]
+		case len(a.networks) > 0:
+			return a.networks[0].Addr()
 		}
 		return netip.Addr{}
 	}
@@ -311,9 +313,18 @@ func (a *address) covers(b *address) bool {
 	case anyAddress:
 		return true
 	case prefixAddress:
-		return b.kind == prefixAddress && a.prefix.Bits() <= b.prefix.Bits() && a.prefix.Contains(b.prefix.Addr())
+		return b.kind == prefixAddress && within(b.prefix, a.prefix)
+	case builtinAddress:
+		if b.kind == prefixAddress {
+			return slices.ContainsFunc(a.networks, func(n netip.Prefix) bool { return within(b.prefix, n) })
+		}
 	case suffixAddress:
 		return b.kind == suffixAddress && a.hasName(b.name)
 	}
 	return a.kind == b.kind && a.name == b.name // a name resolves to the same, an interface is the same
+}
+
+// within reports whether every address of inner is in outer.
+func within(inner, outer netip.Prefix) bool {
+	return outer.Bits() <= inner.Bits() && outer.Contains(inner.Addr())
 }

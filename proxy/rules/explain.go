@@ -60,7 +60,7 @@ func (s Step) Splits(a netip.Addr) bool {
 	switch to := &s.Rule.cond.to; to.kind {
 	case prefixAddress:
 		return to.prefix.Bits() > 0 && to.prefix.Addr().Is4() == a.Is4()
-	case hostAddress, interfaceAddress:
+	case hostAddress, interfaceAddress, builtinAddress:
 		return true
 	}
 	return false

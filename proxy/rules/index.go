@@ -80,14 +80,14 @@ const (
 // under all of them.
 func conditionsOf(target, user bool) func(*Rule) [][]key {
 	return func(r *Rule) (list [][]key) {
-		if keys, ok := r.cond.from.networks(keyFrom); ok {
+		if keys, ok := r.cond.from.networkKeys(keyFrom); ok {
 			list = append(list, keys)
 		}
 		if from := r.cond.from.ports; from.restricted {
 			list = append(list, from.blocks(keyFromPort))
 		}
 		to := &r.cond.to
-		if keys, ok := to.networks(keyTo); ok && target {
+		if keys, ok := to.networkKeys(keyTo); ok && target {
 			list = append(list, keys)
 		}
 		if to.kind == suffixAddress && target {
@@ -107,14 +107,19 @@ func conditionsOf(target, user bool) func(*Rule) [][]key {
 	}
 }
 
-// networks returns the keys of an address that is written in numbers.
-func (a *address) networks(what keyKind) (keys []key, ok bool) {
+// networkKeys returns the keys of an address that stands for networks.
+func (a *address) networkKeys(what keyKind) (keys []key, ok bool) {
 	switch a.kind {
 	case prefixAddress:
 		return []key{{what: what, prefix: a.prefix}}, true
 	case interfaceAddress: // without addresses it matches nothing, and is filed nowhere
 		for _, ip := range a.addrs {
 			keys = append(keys, key{what: what, prefix: netip.PrefixFrom(ip, ip.BitLen())})
+		}
+		return keys, true
+	case builtinAddress:
+		for _, n := range a.networks {
+			keys = append(keys, key{what: what, prefix: n})
 		}
 		return keys, true
 	}

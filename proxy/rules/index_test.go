@@ -32,7 +32,7 @@ func (s *Set) linear(client bool, q Query) Verdict {
 // The pools are small, so that rules and queries meet.
 var (
 	someAddresses = []string{"0/0", "0/0", "0/0", "0/0", "0/0", "0/0", "0.0.0.0/0", "::/0", "10.0.0.0/8", "10.0.0.0/16", "10.0.0.1/32", "10.0.0.0/31", "192.0.2.0/24",
-		"128.0.0.0/1", "2001:db8::/32", "2001:db8::6/128", "lo", "eth0", "eth9", "one.test", "two.test", "six.test", "none.test"}
+		"128.0.0.0/1", "2001:db8::/32", "2001:db8::6/128", "lo", "eth0", "eth9", "@special", "one.test", "two.test", "six.test", "none.test"}
 	someDomains = []string{".test", ".one.test", ".sub.one.test"}
 	somePorts   = []string{"", "", "port = 80", "port = 443", "port 80-443", "port != 80", "port >= 443", "port = 4000", "port 79-4001", "port != 443",
 		"port > 4001", "port 32767-32769", "port < 40000", "port >= 65535", "port != 65535"}

@@ -280,11 +280,19 @@ func (w prefixCover) add(a *address) {
 			w[family] = true
 		}
 	case prefixAddress:
-		for p := a.prefix; !w[p]; p = netip.PrefixFrom(p.Addr(), p.Bits()-1).Masked() {
-			w[p] = true
-			if p.Bits() == 0 || !w[sibling(p)] {
-				return
-			}
+		w.addNetwork(a.prefix)
+	case builtinAddress:
+		for _, n := range a.networks {
+			w.addNetwork(n)
+		}
+	}
+}
+
+func (w prefixCover) addNetwork(p netip.Prefix) {
+	for ; !w[p]; p = netip.PrefixFrom(p.Addr(), p.Bits()-1).Masked() {
+		w[p] = true
+		if p.Bits() == 0 || !w[sibling(p)] {
+			return
 		}
 	}
 }

@@ -30,6 +30,8 @@ func (e *endpoint) mayHoldListener(l Endpoint) bool {
 	switch {
 	case l.Port != 0 && !e.ports.has(l.Port):
 		return false
+	case e.kind == builtinAddress && !l.Addr.IsUnspecified() && l.Interface == "":
+		return e.hasAddr(l.Addr, nil)
 	case l.Interface != "" || e.kind != prefixAddress && e.kind != interfaceAddress:
 		return true // what it has, or what the name resolves to, is not known for good
 	case l.Addr.IsUnspecified():
@@ -40,9 +42,9 @@ func (e *endpoint) mayHoldListener(l Endpoint) bool {
 	return e.prefix.Contains(l.Addr)
 }
 
-// elsewhere are addresses that stand for any target. They are reserved for
-// documentation, so rules seldom name them.
-var elsewhere = []netip.Addr{netip.MustParseAddr("203.0.113.7"), netip.MustParseAddr("2001:db8:ffff::7")}
+// elsewhere are addresses that stand for any target: rules seldom name them, and
+// they are not special.
+var elsewhere = []netip.Addr{netip.MustParseAddr("223.255.255.7"), netip.MustParseAddr("2fff:ffff::7")}
 
 // lintAnswers warns, once, of a rule that passes UDP associations or BIND where
 // no rule passes the answers: a rule without command: looks as if it did, but of

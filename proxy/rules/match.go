@@ -290,6 +290,8 @@ func (a *address) hasAddr(ip netip.Addr, q *Query) bool {
 		return a.prefix.Contains(ip)
 	case interfaceAddress:
 		return slices.Contains(a.addrs, ip)
+	case builtinAddress:
+		return slices.ContainsFunc(a.networks, func(n netip.Prefix) bool { return n.Contains(ip) })
 	case hostAddress:
 		return slices.Contains(a.lookup(q), ip)
 	}

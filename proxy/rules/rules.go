@@ -178,6 +178,9 @@ func (r *Rule) Commands() (list []Command) {
 	return list
 }
 
+// NamesPorts reports whether to: names the ports that it matches, one or a range.
+func (r *Rule) NamesPorts() bool { return r.cond.to.restricted && !r.cond.to.not }
+
 // Groups returns the names in group:, sorted. Do not change them.
 func (r *Rule) Groups() []string { return r.cond.groups }
 

@@ -23,7 +23,8 @@ func TestDialerWithoutLatePort(t *testing.T) {
 	}
 	defer ln.Close()
 	from := netip.MustParseAddrPort("127.0.0.1:0")
-	conn, err := Dialer(from, net.KeepAliveConfig{}).DialContext(t.Context(), "tcp", ln.Addr().String())
+	dialer := Dialer(from, net.KeepAliveConfig{})
+	conn, err := dialer.DialContext(t.Context(), "tcp", ln.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -32,9 +32,9 @@ func networkOf(address string) string {
 
 // Dialer returns a dialer that connects from an address, whose port is 0, and
 // with the keep-alive k. The zero AddrPort leaves the address to the system.
-func Dialer(from netip.AddrPort, k net.KeepAliveConfig) *net.Dialer {
+func Dialer(from netip.AddrPort, k net.KeepAliveConfig) net.Dialer {
 	// KeepAlive is what a configuration that is off leaves to the dialer.
-	d := &net.Dialer{KeepAlive: -1, KeepAliveConfig: k, Control: urgentInline}
+	d := net.Dialer{KeepAlive: -1, KeepAliveConfig: k, Control: urgentInline}
 	if from.IsValid() { // never bind without need: each such socket has a port of its own, and there are few
 		d.LocalAddr, d.Control = net.TCPAddrFromAddrPort(from), choosePortLate
 	}

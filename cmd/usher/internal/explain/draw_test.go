@@ -37,7 +37,7 @@ func (r *rig) drawRules(t *rapid.T) (text string, external []netip.Addr) {
 		b.WriteString("client pass { from: 0/0 to: 0/0 " + of("}\n", "session.max: 1000 }\n"))
 	}
 	to := func() string {
-		return of("0/0", "0/0", "127.0.1.1/32", "127.0.1.0/24", "127.0.2.0/24", "127.0.0.0/8", "0.0.0.0/0", "::/0",
+		return of("0/0", "0/0", "127.0.1.1/32", "127.0.1.0/24", "127.0.2.0/24", "127.0.0.0/8", "0.0.0.0/0", "::/0", "@special",
 			"one.test", "two.test", "many.test", "lots.test", ".test", "none.test", "null.test") + port()
 	}
 	for range rapid.IntRange(1, 6).Draw(t, "socks-rules") {

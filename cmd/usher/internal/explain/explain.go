@@ -158,7 +158,11 @@ func (w *walk) connect(client *rules.Rule) {
 }
 
 func (w *walk) bind(client *rules.Rule) {
-	w.trace(&w.answer.SocksRules, netip.Addr{})
+	local := w.question.Local.Addr() // the place of a port that the client asks for
+	if len(w.session.Policy.External) > 0 {
+		local = netip.Addr{}
+	}
+	w.trace(&w.answer.SocksRules, local)
 	expected, r, err := w.session.Bind(w.question.To, &w.Names, func(at netip.AddrPort) (netip.AddrPort, error) {
 		at = netip.AddrPortFrom(at.Addr(), cmp.Or(at.Port(), Ephemeral))
 		w.answer.Bound = at.String()
