@@ -40,6 +40,10 @@ var (
 	ErrClosed = replica.ErrClosed
 )
 
+// LimitError says which limit refuses an admission: its error is ErrFull or
+// ErrThrottled.
+type LimitError = replica.LimitError
+
 // Limit says what a session is counted by. The zero Limit counts nothing and
 // never touches the store.
 //
@@ -153,6 +157,7 @@ func (l *Limiter) shardOf(rule string) *shard {
 
 // Admit takes a slot of the limit. It fails with ErrFull, ErrThrottled,
 // ErrRecovering, ErrMismatch, ErrUnavailable, ErrClosed, or the context's error.
+// The first two are in a *LimitError.
 func (l *Limiter) Admit(ctx context.Context, limit Limit) (*Grant, error) {
 	g := &Grant{limiter: l}
 	return g, g.Move(ctx, limit)

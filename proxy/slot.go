@@ -2,6 +2,8 @@ package proxy
 
 import (
 	"context"
+	"errors"
+	"strings"
 
 	"usher/limiter"
 	"usher/proxy/decide"
@@ -18,7 +20,7 @@ func (s *session) admit(ctx context.Context) error {
 	}
 	grant, err := s.server.opts.Limiter.Admit(ctx, limit)
 	if err != nil {
-		return causeOf(ctx, err)
+		return causeOf(ctx, nameLimit(s.clientRule, s.limitKey, err))
 	}
 	s.grant = grant
 	s.fence()
@@ -32,7 +34,7 @@ func (s *session) admit(ctx context.Context) error {
 func (s *session) move(ctx context.Context) error {
 	if !decide.Inherits(s.clientRule, s.socksRule) {
 		if err := s.grant.Move(ctx, s.limit(s.socksRule)); err != nil {
-			return causeOf(ctx, err)
+			return causeOf(ctx, nameLimit(s.socksRule, s.limitKey, err))
 		}
 	}
 	s.fence()
@@ -49,6 +51,41 @@ func (s *session) limit(r *rules.Rule) limiter.Limit {
 	limit := s.gen.limit(r, s.from.Addr(), s.user)
 	s.limitKey = limit.Key
 	return limit
+}
+
+// limitReached is the error of a limit that refuses a session. Its text names the
+// limit as the rule file does, and whom it counts: status shows only the total.
+type limitReached struct {
+	text string
+	error
+}
+
+func (e limitReached) Error() string { return e.text }
+func (e limitReached) Unwrap() error { return e.error }
+
+// nameLimit names the limit of r that err is about, if it is about one.
+func nameLimit(r *rules.Rule, key string, err error) error {
+	var by *limiter.LimitError
+	if !errors.As(err, &by) {
+		return err
+	}
+	text := r.LimitText(errors.Is(err, limiter.ErrThrottled), by.ByKey)
+	if by.ByKey {
+		text += " for " + keyText(key)
+	}
+	return limitReached{text, err}
+}
+
+// keyText names what a session is counted by, for people.
+func keyText(key string) string {
+	kind, value, _ := strings.Cut(key, "=")
+	switch {
+	case kind == "from":
+		return value
+	case value == "":
+		return "clients without a user name"
+	}
+	return "user " + value
 }
 
 // fence ends the session when the lease on its current slot is lost, in strict mode.

@@ -104,7 +104,7 @@ func TestLogReaderDies(t *testing.T) {
 // A log reader that stalls with a full pipe holds up no session, reload or stop.
 func TestLogReaderStalls(t *testing.T) {
 	t.Parallel()
-	pass := strings.Replace(passLoopback, "maxsessions: 3", "rule.name: web", 1)
+	pass := strings.Replace(passLoopback, "maxsessions: 3", "", 1)
 	file := ruleFile(t, pass)
 	p, r := launchInto(t, "USHER_CONFIG="+file)
 	target := webServer(t)
@@ -112,7 +112,7 @@ func TestLogReaderStalls(t *testing.T) {
 	for range 200 {
 		talk(t, p, target)
 	}
-	p.eventually("/metrics", "usher_sessions_admitted_total{command=\"connect\",rule=\"web\"} 200\n")
+	p.eventually("/metrics", "usher_sessions_admitted_total{command=\"connect\",rule=\"s:d7f21de3\"} 200\n")
 	p.eventually("/status", `"sessions": 0`)
 	write(t, file, strings.Replace(pass, "socks pass", "socks block", 1))
 	p.signal(syscall.SIGHUP)

@@ -23,22 +23,34 @@ var (
 	// ErrMismatch says that live replicas run with other lease settings.
 	ErrMismatch = errors.New("other replicas run with other lease settings")
 	// ErrClosed says that the replica has left or is leaving.
-	ErrClosed = errors.New("the limiter is closed")
+	ErrClosed = errors.New("this replica stops")
 )
 
+// LimitError says which limit refuses an admission.
+type LimitError struct {
+	Reason error // ErrFull for a maximum, ErrThrottled for a rate
+	ByKey  bool  // the limit is that of the key, not that of the whole rule
+}
+
+func (e *LimitError) Error() string { return e.Reason.Error() }
+
+// Unwrap lets errors.Is find ErrFull and ErrThrottled.
+func (e *LimitError) Unwrap() error { return e.Reason }
+
 // reason says which limit refuses another session, nil if none does. If several
-// do, it is the first in Dante's order: the rule's rate, the rule's or the key's
-// maximum, the key's rate.
+// do, it is the first in Dante's order: the rule's rate, the rule's maximum, the
+// key's maximum, the key's rate.
 func reason(n store.Count, c *counter) error {
 	keyed := c.rule != ""
-	full := c.max != limit.None && n.Total >= c.max || c.ruleMax != limit.None && n.RuleTotal >= c.ruleMax
 	switch {
 	case n.RuleThrottled, !keyed && n.Throttled:
-		return ErrThrottled
-	case full:
-		return ErrFull
+		return &LimitError{Reason: ErrThrottled}
+	case c.ruleMax != limit.None && n.RuleTotal >= c.ruleMax:
+		return &LimitError{Reason: ErrFull}
+	case c.max != limit.None && n.Total >= c.max:
+		return &LimitError{Reason: ErrFull, ByKey: keyed}
 	case n.Throttled:
-		return ErrThrottled
+		return &LimitError{Reason: ErrThrottled, ByKey: true}
 	}
 	return nil
 }

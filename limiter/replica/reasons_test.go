@@ -18,19 +18,23 @@ func TestReasonOrder(t *testing.T) {
 		on   *counter
 		n    store.Count
 		want error
+		key  bool // the limit is the key's
 	}{
-		{"nothing", rule, store.Count{Total: 1}, nil},
-		{"full", rule, store.Count{Total: 2}, ErrFull},
-		{"throttled", rule, store.Count{Total: 1, Throttled: true}, ErrThrottled},
-		{"full and throttled", rule, store.Count{Total: 2, Throttled: true}, ErrThrottled},
-		{"key: nothing", key, store.Count{Total: 1, RuleTotal: 4}, nil},
-		{"key: the rule is full", key, store.Count{Total: 1, RuleTotal: 5}, ErrFull},
-		{"key: full and throttled", key, store.Count{Total: 2, RuleTotal: 4, Throttled: true}, ErrFull},
-		{"key: throttled", key, store.Count{Total: 1, RuleTotal: 4, Throttled: true}, ErrThrottled},
-		{"key: full, the rule throttled", key, store.Count{Total: 2, RuleTotal: 4, RuleThrottled: true}, ErrThrottled},
+		{"nothing", rule, store.Count{Total: 1}, nil, false},
+		{"full", rule, store.Count{Total: 2}, ErrFull, false},
+		{"throttled", rule, store.Count{Total: 1, Throttled: true}, ErrThrottled, false},
+		{"full and throttled", rule, store.Count{Total: 2, Throttled: true}, ErrThrottled, false},
+		{"key: nothing", key, store.Count{Total: 1, RuleTotal: 4}, nil, false},
+		{"key: the rule is full", key, store.Count{Total: 1, RuleTotal: 5}, ErrFull, false},
+		{"key: full, and so is the rule", key, store.Count{Total: 2, RuleTotal: 5}, ErrFull, false},
+		{"key: full and throttled", key, store.Count{Total: 2, RuleTotal: 4, Throttled: true}, ErrFull, true},
+		{"key: throttled", key, store.Count{Total: 1, RuleTotal: 4, Throttled: true}, ErrThrottled, true},
+		{"key: full, the rule throttled", key, store.Count{Total: 2, RuleTotal: 4, RuleThrottled: true}, ErrThrottled, false},
 	} {
 		if got := reason(c.n, c.on); !errors.Is(got, c.want) {
 			t.Errorf("%s: %v, want %v", c.what, got, c.want)
+		} else if by := new(LimitError); errors.As(got, &by) && by.ByKey != c.key {
+			t.Errorf("%s: by the key: %v, want %v", c.what, by.ByKey, c.key)
 		}
 	}
 }

@@ -55,6 +55,7 @@ func withoutPlaces(s *Set) (m meaning) {
 	for _, r := range slices.Concat(s.Client, s.Socks) {
 		bare := *r
 		bare.Pos, bare.MethodsAt, bare.UserAt, bare.GroupAt, bare.KeyAt = Pos{}, Pos{}, Pos{}, Pos{}, Pos{}
+		bare.maxKeyword = "" // two spellings of one limit
 		m.Rules = append(m.Rules, bare)
 	}
 	return m

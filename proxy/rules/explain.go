@@ -137,6 +137,21 @@ func (r *Rule) LimitWords() []string {
 	return strings.Split(strings.TrimSpace(b.String()), "\n")
 }
 
+// LimitText returns one limit of the rule as the rule file has it: a maximum or a
+// rate, for each key or for all sessions of the rule.
+func (r *Rule) LimitText(rate, byKey bool) string {
+	s := &r.Session
+	switch {
+	case rate && byKey:
+		return "session.state.throttle: " + s.KeyThrottle.String()
+	case rate:
+		return "session.throttle: " + s.Throttle.String()
+	case byKey:
+		return fmt.Sprintf("session.state.max: %d", s.KeyMax)
+	}
+	return fmt.Sprintf("%s: %d", r.maxKeyword, s.Max)
+}
+
 // CommandNamed returns the command that a rule file calls name.
 func CommandNamed(name string) (c Command, known bool) {
 	for _, choice := range commandChoices {

@@ -41,6 +41,9 @@ func TestLabelStays(t *testing.T) {
 			}
 		}
 	}
+	if label := labels(t, "socks pass { from: 127.0.0.0/8 to: 0/0 }\n")[0]; label != "s:d7f21de3" {
+		t.Errorf("the derived label is %s; dashboards have s:d7f21de3 from earlier versions", label)
+	}
 	for _, label := range before {
 		if !regexp.MustCompile(`^[cs]:[0-9a-f]{8}$`).MatchString(label) {
 			t.Errorf("derived label %q", label)

@@ -156,8 +156,9 @@ type Rule struct {
 	// session.state.key: stand; Line is 0 where they do not.
 	MethodsAt, UserAt, GroupAt, KeyAt Pos
 
-	cond  condition // what is matched
-	label string    // see Label
+	cond       condition // what is matched
+	label      string    // see Label
+	maxKeyword string    // maxsessions or session.max, whichever is given
 }
 
 // ID is the position of a rule within its Set: c1, c2 … and s1, s2 …

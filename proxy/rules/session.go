@@ -23,7 +23,7 @@ func (p *parser) readSessionMax(k token) {
 func (p *parser) maximum(k token, least int64) {
 	p.sessionKeyword(k)
 	if n, ok := p.number(k, least, maxSessions); ok {
-		p.session.Max = n
+		p.session.Max, p.rule.maxKeyword = n, k.text
 	}
 }
 
