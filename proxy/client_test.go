@@ -160,6 +160,11 @@ func targetAt(t *testing.T, address string, handle func(*net.TCPConn)) socks.Add
 	if err != nil {
 		t.Fatal(err)
 	}
+	return targetOn(t, ln, handle)
+}
+
+func targetOn(t *testing.T, ln net.Listener, handle func(*net.TCPConn)) socks.Addr {
+	t.Helper()
 	var conns sync.WaitGroup
 	conns.Go(func() {
 		for {

@@ -328,22 +328,54 @@ socks pass { from: 0/0 to: 0/0
 	w.client().connect(socks.Addr{Name: "late.test", Port: to.Port}, socks.Succeeded) // it is known now
 }
 
+// Without a timeout, a silent address before a good one holds a session up for no
+// more than the delay between attempts. There is one slot, and one line that says
+// what became of each address.
+func TestSilentAddressHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
+	hole, second := holeAndEcho(t)
+	refuses := netip.IPv6Loopback() // nobody listens there at this port
+	w := newWorld(t, `
+timeout.connect: 0
+client pass { from: 0/0 to: 0/0 }
+socks pass { from: 0/0 to: 0/0 session.max: 1 }
+`, withNames(names{"many.test": {hole.IP, second.Addr(), refuses}}))
+	c := w.client()
+	c.connect(socks.Addr{Name: "many.test", Port: hole.Port}, socks.Succeeded)
+	c.echoes("hello")
+	if n := w.slots("s1", 1); n != 0 {
+		t.Errorf("%d slots are free, want none", n)
+	}
+	c.Close()
+	line := w.log.wait(t, 1)[0]
+	if line["dialled"] != second.String() || line["failed_addresses"] != "::1 refused, 127.0.0.1 slower" {
+		t.Errorf("log %v", line)
+	}
+}
+
 // One address that does not answer leaves time for the next.
 func TestFallbackFromSilentAddress(t *testing.T) {
 	t.Parallel()
-	var hole socks.Addr
+	hole, second := holeAndEcho(t)
+	w := newWorld(t, "timeout.connect: 5\n"+anybody, withNames(names{"slow.test": {hole.IP, second.Addr()}}))
+	w.client().connect(socks.Addr{Name: "slow.test", Port: hole.Port}, socks.Succeeded)
+}
+
+// holeAndEcho returns an address that does not answer, and one of an echo server
+// with the same port.
+func holeAndEcho(t *testing.T) (hole socks.Addr, answers netip.AddrPort) {
+	t.Helper()
 	eventually(t, func() string { // until the same port is free at another address
 		hole = blackhole(t)
 		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.2:%d", hole.Port))
 		if err != nil {
 			return err.Error()
 		}
-		t.Cleanup(func() { ln.Close() })
+		to := targetOn(t, ln, func(c *net.TCPConn) { _, _ = io.Copy(c, c) })
+		answers = netip.AddrPortFrom(to.IP, to.Port)
 		return ""
 	})
-	second := netip.MustParseAddr("127.0.0.2")
-	w := newWorld(t, "timeout.connect: 5\n"+anybody, withNames(names{"slow.test": {hole.IP, second}}))
-	w.client().connect(socks.Addr{Name: "slow.test", Port: hole.Port}, socks.Succeeded)
+	return hole, answers
 }
 
 func TestClientRuleBlocks(t *testing.T) {

@@ -7,15 +7,12 @@ import (
 	"time"
 
 	"usher/proxy/decide"
+	"usher/proxy/race"
 	"usher/proxy/relay"
 	"usher/proxy/rules"
 	"usher/proxy/sockopt"
 	"usher/proxy/socks"
 )
-
-// minAttempt is the least time that one of several addresses gets, so that
-// the first ones of a long list have a chance.
-const minAttempt = 2 * time.Second
 
 // connect fulfils CONNECT.
 func (s *session) connect(ctx context.Context) (relay func() error, err error) {
@@ -55,54 +52,53 @@ func (s *session) dialTarget(ctx context.Context) (*net.TCPConn, error) {
 	return s.dial(dialling, &d, v.Addrs, target.Port)
 }
 
-// dial connects to the first of addrs that answers. The error is the last
-// one's, unless a host has answered and refused: that says more than that
-// another one could not be reached.
+// dial connects to the first of addrs that answers, see race.Dial. The error is
+// that of the last one that failed, unless a host has answered and refused: that
+// says more than that another one could not be reached.
 func (s *session) dial(ctx context.Context, d *decide.Session, addrs []netip.Addr, port uint16) (*net.TCPConn, error) {
-	var err error = decide.ErrUnresolved // unless there is an address, which the rules see to
-	for i, a := range addrs {
-		to := netip.AddrPortFrom(a, port)
-		target, failed := s.dialOne(ctx, d, to, len(addrs)-i)
-		if failed == nil {
-			s.dialled = to
-			return target, nil
-		}
-		if cause := context.Cause(ctx); cause != nil {
-			return nil, cause
-		}
-		if outcomeOf(err).code != socks.ConnectionRefused {
-			err = failed
+	if len(addrs) == 0 { // which the rules see to
+		return nil, decide.ErrUnresolved
+	}
+	target, at, failures := race.Dial(ctx, addrs, func(a netip.Addr) (race.Connect, error) {
+		return attempt(s, d, netip.AddrPortFrom(a, port))
+	})
+	if len(addrs) > 1 {
+		s.dialled.failures = failures
+	}
+	if target != nil {
+		s.dialled.at = netip.AddrPortFrom(at, port)
+		return target, nil
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		return nil, cause
+	}
+	for _, f := range failures {
+		if outcomeOf(f.Err).code == socks.ConnectionRefused {
+			return nil, f.Err
 		}
 	}
-	return nil, err
+	return nil, failures[len(failures)-1].Err
 }
 
-// dialOne connects to one address; left is how many there are to try, with it.
-func (s *session) dialOne(ctx context.Context, d *decide.Session, to netip.AddrPort, left int) (*net.TCPConn, error) {
+// attempt returns what connects to one address. That may run beside other
+// attempts, so only what is safe for concurrent use is in it.
+func attempt(s *session, d *decide.Session, to netip.AddrPort) (race.Connect, error) {
 	from, err := d.Reach(rules.Connect, to)
 	if err != nil {
 		return nil, err
 	}
-	if end, ok := ctx.Deadline(); ok && left > 1 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, share(time.Until(end), left))
-		defer cancel()
-	}
-	dialer := sockopt.Dialer(from, keepAliveOf(s.socksRule.KeepAlives.External))
-	conn, err := dialer.DialContext(ctx, "tcp", to.String())
-	if err != nil {
-		return nil, err
-	}
-	if s.server.awaiting.Reached(to) { // since we began to connect
-		_ = conn.Close()
-		return nil, decide.ErrSelf
-	}
-	return conn.(*net.TCPConn), nil
-}
-
-// share returns what one address gets of the time for left of them.
-func share(all time.Duration, left int) time.Duration {
-	return max(all/time.Duration(left), minAttempt)
+	return func(ctx context.Context) (*net.TCPConn, error) {
+		dialer := sockopt.Dialer(from, keepAliveOf(s.socksRule.KeepAlives.External))
+		conn, err := dialer.DialContext(ctx, "tcp", to.String())
+		if err != nil {
+			return nil, err
+		}
+		if s.server.awaiting.Reached(to) { // since we began to connect
+			_ = conn.Close()
+			return nil, decide.ErrSelf
+		}
+		return conn.(*net.TCPConn), nil
+	}, nil
 }
 
 // relayTo returns the relay between the client and its target or peer.

@@ -105,7 +105,7 @@ socks pass { from: 0/0 to: 0/0 port = 2
 			t.Fatal(err)
 		}
 		d := s.decision()
-		target, err := s.dialOne(ctx, &d, addrPort(ln.Addr()), 1)
+		target, err := s.dial(ctx, &d, []netip.Addr{addrPort(ln.Addr()).Addr()}, addrPort(ln.Addr()).Port())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -185,7 +185,7 @@ func TestDialTakesNoPortEarly(t *testing.T) {
 	external := netip.MustParseAddr("127.0.0.7")
 	s.gen.decide.External = []netip.Addr{external}
 	d := s.decision()
-	target, err := s.dialOne(ctx, &d, addrPort(ln.Addr()), 1)
+	target, err := s.dial(ctx, &d, []netip.Addr{addrPort(ln.Addr()).Addr()}, addrPort(ln.Addr()).Port())
 	if err != nil {
 		t.Fatal(err)
 	}

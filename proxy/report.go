@@ -3,12 +3,15 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	"usher/proxy/decide"
+	"usher/proxy/race"
 	"usher/proxy/rules"
 	"usher/proxy/udp"
 )
@@ -102,11 +105,12 @@ func (s *session) attrs(reason string) []slog.Attr {
 	for _, a := range []struct {
 		key  string
 		addr netip.AddrPort
-	}{{"dialled", s.dialled}, {"bound", s.bound}, {"peer", s.peer}} {
+	}{{"dialled", s.dialled.at}, {"bound", s.bound}, {"peer", s.peer}} {
 		if a.addr.IsValid() {
 			text(a.key, a.addr.String())
 		}
 	}
+	text("failed_addresses", describe(s.dialled.failures))
 	return attrs
 }
 
@@ -133,4 +137,27 @@ func name(r *rules.Rule) string {
 		return ""
 	}
 	return r.Name
+}
+
+// maxDescribed bounds the addresses that a line tells of: a name may have many.
+const maxDescribed = 8
+
+// describe returns the addresses that were tried in vain, each with the reason.
+func describe(failures []race.Failure) string {
+	var b strings.Builder
+	for i, f := range failures {
+		if i == maxDescribed {
+			fmt.Fprintf(&b, ", and %d more", len(failures)-i)
+			break
+		}
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		reason := "slower"
+		if !errors.Is(f.Err, race.ErrSlower) {
+			reason = outcomeOf(f.Err).reason
+		}
+		fmt.Fprintf(&b, "%v %s", f.Addr, reason)
+	}
+	return b.String()
 }

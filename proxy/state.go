@@ -9,6 +9,7 @@ import (
 
 	"usher/limiter"
 	"usher/proxy/fair"
+	"usher/proxy/race"
 	"usher/proxy/rules"
 	"usher/proxy/socks"
 	"usher/proxy/udp"
@@ -39,7 +40,7 @@ type session struct {
 	user       string         // as claimed until the password is checked
 	request    socks.Request  // Version 0 until it was read
 	socksRule  *rules.Rule
-	dialled    netip.AddrPort // CONNECT
+	dialled    dialled        // CONNECT
 	bound      netip.AddrPort // BIND: where the peer was awaited
 	peer       netip.AddrPort // BIND: who came
 	peerRule   *rules.Rule    // BIND: by which
@@ -53,4 +54,10 @@ type session struct {
 	negotiating *fair.Member[*session] // its place among the negotiators; nil once it has left
 
 	sockets sockets // safe: client and what else is open
+}
+
+// dialled is what became of the addresses of a target.
+type dialled struct {
+	at       netip.AddrPort // connected
+	failures []race.Failure // those that were tried in vain, if there are several
 }

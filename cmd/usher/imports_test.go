@@ -50,6 +50,7 @@ var forbidden = []struct{ from, to, why string }{
 	{"usher/proxy/udp", "log/slog", "rooms of the proxy return errors and figures, the session logs"},
 	{"usher/proxy/relay", "log/slog", "rooms of the proxy return errors, the session logs"},
 	{"usher/proxy/fair", "usher/", "sharing among sources is a leaf"},
+	{"usher/proxy/race", "usher/", "connecting to the first that answers knows not who asks"},
 	{"usher/proxy/idle", "usher/", "a limit on silence knows not of what"},
 	{"usher/proxy/sockopt", "usher/", "sockets are opened without knowing for whom"},
 	{"usher/proxy/header", "usher/", "a PROXY header is read without knowing whom to trust"},

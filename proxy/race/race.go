@@ -1,0 +1,187 @@
+// Package race connects to the first of several addresses that answers, as
+// RFC 8305 ("Happy Eyeballs") says: IPv6 and IPv4 take turns, and an address that
+// is silent does not hold up the next one for long. It knows no session and no
+// rule.
+package race
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"time"
+)
+
+const (
+	// delay is how long an attempt has before the next one begins beside it
+	// (RFC 8305 section 5).
+	delay = 250 * time.Millisecond
+	// maxAttempts is how many attempts of one session may be under way: each
+	// has a goroutine and a descriptor.
+	maxAttempts = 4
+	// minAttempt is the least time that an attempt gets, so that the first ones
+	// of a long list have a chance.
+	minAttempt = 2 * time.Second
+)
+
+// ErrSlower says that another address answered before.
+var ErrSlower = errors.New("another address answered before")
+
+// Failure is an address that was not connected to, and why.
+type Failure struct {
+	Addr netip.Addr
+	Err  error
+}
+
+// Connect connects to one address. It ends with its context.
+type Connect func(ctx context.Context) (*net.TCPConn, error)
+
+// Dial connects to the first of addrs that answers. It begins with the first one,
+// and then takes the families in turn. The next attempt begins after 250 ms, or at
+// once when one has failed; at most four are under way. All have ended when Dial
+// returns, and the connections of the losers are closed.
+//
+// prepare is called by the caller's goroutine before each attempt. Its error is
+// a failed attempt.
+//
+// It returns the connection and its address, or nil if no address answered before
+// ctx ended, and what became of the other addresses that were tried.
+func Dial(ctx context.Context, addrs []netip.Addr, prepare func(netip.Addr) (Connect, error)) (*net.TCPConn, netip.Addr, []Failure) {
+	if len(addrs) == 1 { // most are: no other goroutine
+		connect, err := prepare(addrs[0])
+		if err == nil {
+			var c *net.TCPConn
+			if c, err = connect(ctx); err == nil {
+				return c, addrs[0], nil
+			}
+		}
+		return nil, netip.Addr{}, []Failure{{addrs[0], err}}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	r := race{left: interleave(addrs), prepare: prepare, results: make(chan result), next: time.NewTimer(0)}
+	defer r.next.Stop()
+	won := r.run(ctx)
+	why := ErrSlower
+	if won.conn == nil {
+		why = context.Cause(ctx)
+	}
+	cancel()
+	r.join(why)
+	return won.conn, won.addr, r.failures
+}
+
+// race is one Dial. It belongs to the caller's goroutine.
+type race struct {
+	left     []netip.Addr // not tried yet
+	prepare  func(netip.Addr) (Connect, error)
+	next     *time.Timer // until the next attempt
+	running  int         // attempts under way
+	results  chan result // one of each attempt
+	failures []Failure
+}
+
+// result is how an attempt has ended.
+type result struct {
+	addr netip.Addr
+	conn *net.TCPConn
+	err  error
+}
+
+// run returns the first attempt that succeeds, or the zero result.
+func (r *race) run(ctx context.Context) result {
+	for r.running > 0 || len(r.left) > 0 {
+		var next <-chan time.Time
+		if r.running < maxAttempts && len(r.left) > 0 {
+			next = r.next.C
+		}
+		select {
+		case <-next:
+			r.begin(ctx)
+		case ended := <-r.results:
+			r.running--
+			if ended.err == nil {
+				return ended
+			}
+			r.fail(ended.addr, ended.err)
+		case <-ctx.Done():
+			return result{}
+		}
+	}
+	return result{}
+}
+
+// begin begins the next attempt.
+func (r *race) begin(ctx context.Context) {
+	limit := share(ctx, len(r.left))
+	addr := r.left[0]
+	r.left = r.left[1:]
+	connect, err := r.prepare(addr)
+	if err != nil {
+		r.fail(addr, err)
+		return
+	}
+	r.running++
+	r.next.Reset(delay)
+	go func() {
+		ctx, cancel := ctx, context.CancelFunc(func() {})
+		if limit > 0 {
+			ctx, cancel = context.WithTimeout(ctx, limit)
+		}
+		defer cancel()
+		conn, err := connect(ctx)
+		r.results <- result{addr, conn, err}
+	}()
+}
+
+// fail notes a failure. The next attempt need not wait.
+func (r *race) fail(addr netip.Addr, err error) {
+	r.failures = append(r.failures, Failure{addr, err})
+	r.next.Reset(0)
+}
+
+// join waits for the attempts that are under way, which end because of why, and
+// closes what they connect.
+func (r *race) join(why error) {
+	for ; r.running > 0; r.running-- {
+		late := <-r.results
+		if late.err == nil {
+			_ = late.conn.Close()
+		}
+		r.failures = append(r.failures, Failure{late.addr, why})
+	}
+}
+
+// share returns how long an attempt may take if this many addresses are left,
+// with its own; 0 is as long as ctx. Those that need not wait for the end of
+// another one have all the time.
+func share(ctx context.Context, left int) time.Duration {
+	end, ok := ctx.Deadline()
+	if !ok || left <= maxAttempts {
+		return 0
+	}
+	rounds := (left + maxAttempts - 1) / maxAttempts
+	return max(time.Until(end)/time.Duration(rounds), minAttempt)
+}
+
+// interleave lets the families take turns, beginning with the one that is first,
+// and keeps the order within each (RFC 8305 section 4).
+func interleave(addrs []netip.Addr) []netip.Addr {
+	var turns [2][]netip.Addr
+	for _, a := range addrs {
+		turn := 0
+		if a.Is4() != addrs[0].Is4() {
+			turn = 1
+		}
+		turns[turn] = append(turns[turn], a)
+	}
+	mixed := make([]netip.Addr, 0, len(addrs))
+	for i := range max(len(turns[0]), len(turns[1])) {
+		for _, turn := range turns {
+			if i < len(turn) {
+				mixed = append(mixed, turn[i])
+			}
+		}
+	}
+	return mixed
+}
