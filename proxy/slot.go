@@ -53,15 +53,15 @@ func (s *session) limit(r *rules.Rule) limiter.Limit {
 	return limit
 }
 
-// limitReached is the error of a limit that refuses a session. Its text names the
+// limitReachedError is that of a limit that refuses a session. Its text names the
 // limit as the rule file does, and whom it counts: status shows only the total.
-type limitReached struct {
+type limitReachedError struct {
 	text string
 	error
 }
 
-func (e limitReached) Error() string { return e.text }
-func (e limitReached) Unwrap() error { return e.error }
+func (e limitReachedError) Error() string { return e.text }
+func (e limitReachedError) Unwrap() error { return e.error }
 
 // nameLimit names the limit of r that err is about, if it is about one.
 func nameLimit(r *rules.Rule, key string, err error) error {
@@ -73,7 +73,7 @@ func nameLimit(r *rules.Rule, key string, err error) error {
 	if by.ByKey {
 		text += " for " + keyText(key)
 	}
-	return limitReached{text, err}
+	return limitReachedError{text, err}
 }
 
 // keyText names what a session is counted by, for people.
