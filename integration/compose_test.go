@@ -326,14 +326,14 @@ func (d *demo) rulesEdited(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.must("kill", "-s", "HUP", "usher")
-	young := d.full(t, 2, patience)
+	newer := d.full(t, 2, patience)
 	for _, h := range old {
 		if !h.lives() {
 			t.Error("a session of the old rules ended")
 		}
 	}
 	closeAll(old)
-	closeAll(young)
+	closeAll(newer)
 }
 
 func (d *demo) scaled(t *testing.T) {

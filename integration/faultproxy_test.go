@@ -42,7 +42,7 @@ func only(k faultKind, probability float64) (m mix) {
 var partition = only(blackHole, 1)
 
 // Bounds of what comes late: beyond the time limit of a request at the TTL of
-// these tests, and within what their fence allows.
+// these tests, and within what their lease deadline allows.
 const leastLate, mostLate = 20 * time.Millisecond, 500 * time.Millisecond
 
 // faultProxy stands between one replica and its store and does to its requests

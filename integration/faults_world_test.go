@@ -270,7 +270,7 @@ func (r *trial) endedBy(at time.Duration, replica int, before time.Duration) {
 		for i := range r.targets {
 			for _, s := range r.truth.some(i, func(s proven) bool { return replica < 0 || s.replica == replica }) {
 				if s.from < before && s.until > at {
-					r.t.Errorf("session %d of target %d on replica %d could relay %v after its fence",
+					r.t.Errorf("session %d of target %d on replica %d could relay %v after its lease deadline",
 						s.id, i, s.replica+1, s.until-at)
 				}
 			}

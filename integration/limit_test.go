@@ -96,9 +96,9 @@ func sideBySide(t *testing.T, w *world) {
 	old.want(t, 5, notAllowed)
 	old = old.alive()
 	w.reload(standard(3)(w.limited, w.free), true)
-	young := w.proxy.ask(t, 20, w.limited.String())
-	young.want(t, 3, notAllowed)
-	young = young.alive()
+	newer := w.proxy.ask(t, 20, w.limited.String())
+	newer.want(t, 3, notAllowed)
+	newer = newer.alive()
 	old.want(t, 5, notAllowed)
 
 	// Ends of old sessions free nothing under the new limit ...
@@ -123,7 +123,7 @@ func sideBySide(t *testing.T, w *world) {
 	})
 	w.proxy.ask(t, 10, w.limited.String()).want(t, 0, notAllowed)
 	// ... and that of a new one does.
-	young[0].Close()
+	newer[0].Close()
 	var next answer
 	eventually(t, patience, func() string {
 		if next = w.proxy.connect(w.limited.String()); next.Conn == nil {
@@ -131,7 +131,7 @@ func sideBySide(t *testing.T, w *world) {
 		}
 		return ""
 	})
-	now := append(append(crowd{next}, young[1:]...), old[2:]...)
+	now := append(append(crowd{next}, newer[1:]...), old[2:]...)
 	now.want(t, 6, notAllowed)
 
 	now.close()

@@ -104,8 +104,8 @@ func (s *shard) orLocally(g *Grant, limit Limit, err error) error {
 	return err
 }
 
-// waited takes note of a wait that ended with err. Where this replica may admit
-// by its own count, one wait in vain is enough for an outage.
+// waited records that a wait ended with err. If this replica may admit by its own
+// count, later sessions do not wait after one has waited in vain.
 func (s *shard) waited(err error) {
 	if o := s.limiter.options; !o.AdmitLocally || o.Strict || !errors.Is(err, ErrUnavailable) {
 		return
@@ -115,7 +115,7 @@ func (s *shard) waited(err error) {
 	s.away = true
 }
 
-// isAway reports whether the next question is not to wait.
+// isAway reports whether the next session should not wait for the store.
 func (s *shard) isAway() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -212,7 +212,7 @@ func (s *shard) next(batchOnly bool) *replica.Request {
 	return r
 }
 
-// perform is where the store is spoken to.
+// perform sends a request to the store and returns its outcome.
 func (s *shard) perform(ctx context.Context, r *replica.Request) (o replica.Outcome) {
 	timeout := s.machine.RequestTimeout()
 	if r.Op == replica.Dial {

@@ -15,7 +15,7 @@ import (
 
 // bind fulfils BIND (RFC 1928 section 6): it awaits the one connection that
 // the client's peer is going to make, as an FTP server does for active FTP.
-// The first reply says where, the second one who came.
+// The first reply gives the address to connect to, the second one the peer's.
 func (s *session) bind(ctx context.Context) (relay func() error, err error) {
 	peer, err := s.acceptPeer(ctx)
 	if err != nil {
@@ -48,9 +48,9 @@ func (s *session) acceptPeer(ctx context.Context) (*net.TCPConn, error) {
 	return peer, peer.SetKeepAliveConfig(keepAliveOf(s.peerRule.KeepAlives.External))
 }
 
-// place returns the addresses of which the peer must have one (an unspecified
-// one stands for any), and the bound socket at which the rules let the session
-// await it. timeout.connect is for all the names that this takes.
+// place returns the addresses from which the peer may connect (an unspecified one
+// is any), and the socket to wait on, which is bound and which the rules have
+// passed. timeout.connect limits all lookups of names together.
 func (s *session) place(ctx context.Context) (expected []netip.Addr, place *os.File, err error) {
 	ctx, cancel := connecting(ctx, time.Now(), s.gen.policy.Rules.Settings.Timeouts.Connect)
 	defer cancel()
@@ -65,10 +65,10 @@ func (s *session) place(ctx context.Context) (expected []netip.Addr, place *os.F
 	return expected, place, err
 }
 
-// awaitPeer listens, says so in the first reply, and accepts one connection.
-// No client may be the peer through this server: it would have the server's
-// address. That holds to the session's end, so that whoever began to connect
-// before finds out in time, see dialOne.
+// awaitPeer listens, sends the first reply, and accepts one connection. No client
+// may connect to this socket through this server: the peer would then seem to be
+// the server itself. Server.awaiting has the address until the session ends, so
+// that dialOne also notices a connection that was begun before.
 func (s *session) awaitPeer(place *os.File) (*net.TCPConn, error) {
 	s.server.awaiting.Add(s.bound)
 	s.sockets.closeOnEnd(closer(func() { s.server.awaiting.Remove(s.bound) }))
@@ -96,10 +96,9 @@ func (s *session) awaitPeer(place *os.File) (*net.TCPConn, error) {
 	return peer, nil
 }
 
-// judgePeer asks the rules about the peer. A rule with a limit of its own takes
-// the session over from the one that let the request pass; else that one keeps
-// it. How the relay is watched is in either case said by the one that let the
-// peer in.
+// judgePeer asks the rules about the peer. If the rule that lets the peer in has a
+// limit, the session moves to that limit. Otherwise it keeps the slot that it has.
+// In both cases, that rule decides about keep-alive.
 func (s *session) judgePeer(ctx context.Context, expected []netip.Addr) error {
 	naming, cancel := connecting(ctx, time.Now(), s.socksRule.Timeouts.Connect)
 	defer cancel()

@@ -9,8 +9,8 @@ import (
 	"usher/proxy/rules"
 )
 
-// decision returns what decisions about s depend on, as far as it is known by
-// now.
+// decision returns what is known of s so far, in the form that package decide
+// takes.
 func (s *session) decision() decide.Session {
 	d := decide.Session{
 		Policy: s.gen.decide, Machine: s.server.tcp,

@@ -27,8 +27,9 @@ func (s *session) connect(ctx context.Context) (relay func() error, err error) {
 	return s.relayTo(target, s.socksRule.Timeouts.IO), nil
 }
 
-// dialTarget connects to what the client asks for. timeout.connect is for all of it:
-// the server's for names, that of the rule for the connection, from here on.
+// dialTarget connects to what the client asks for. timeout.connect is counted from
+// here on, for all of it: that of the settings until there is a rule, then that of
+// the rule.
 func (s *session) dialTarget(ctx context.Context) (*net.TCPConn, error) {
 	defer s.watch(true)()
 	began := time.Now()
@@ -52,9 +53,9 @@ func (s *session) dialTarget(ctx context.Context) (*net.TCPConn, error) {
 	return s.dial(dialling, &d, v.Addrs, target.Port)
 }
 
-// dial connects to the first of addrs that answers, see race.Dial. The error is
-// that of the last one that failed, unless a host has answered and refused: that
-// says more than that another one could not be reached.
+// dial connects to the first of addrs that answers, see race.Dial. If none
+// does, the error is that of a host that refused the connection, or else that of
+// the last one that failed: a refusal says more than an unreachable host.
 func (s *session) dial(ctx context.Context, d *decide.Session, addrs []netip.Addr, port uint16) (*net.TCPConn, error) {
 	if len(addrs) == 0 { // which the rules see to
 		return nil, decide.ErrUnresolved
@@ -80,8 +81,8 @@ func (s *session) dial(ctx context.Context, d *decide.Session, addrs []netip.Add
 	return nil, failures[len(failures)-1].Err
 }
 
-// attempt returns what connects to one address. That may run beside other
-// attempts, so only what is safe for concurrent use is in it.
+// attempt returns a function that connects to one address. Several of them may run
+// at a time, so they use only what is safe for concurrent use.
 func attempt(s *session, d *decide.Session, to netip.AddrPort) (race.Connect, error) {
 	from, err := d.Reach(rules.Connect, to)
 	if err != nil {
@@ -93,7 +94,7 @@ func attempt(s *session, d *decide.Session, to netip.AddrPort) (race.Connect, er
 		if err != nil {
 			return nil, err
 		}
-		if s.server.awaiting.Reached(to) { // since we began to connect
+		if s.server.awaiting.Reached(to) { // by now a session may wait for its peer there
 			_ = conn.Close()
 			return nil, decide.ErrSelf
 		}

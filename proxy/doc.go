@@ -9,7 +9,7 @@
 //	client-rule   decision.go    block: closed without a byte
 //	admit         slot.go        full or store away: closed without a byte
 //	negotiate     negotiate.go   method, user, request; one deadline from accept to the whole request
-//	resolve       package decide the name once, all its addresses; what is known of names: package resolve
+//	resolve       package decide the name once, to all its addresses; package resolve has the cache
 //	socks-rule    package decide block: reply 2 (SOCKS 4: 91)
 //	move          slot.go        the slot moves to the socks-rule's limit; full: reply 2, store away: reply 1
 //	dial          dial.go        only addresses that the rule matched; errors become replies in outcome.go
@@ -17,8 +17,8 @@
 //	relay         package relay  until both directions have ended; bulk is spliced
 //	end           session.go     sockets closed (sockets.go), slot released, one log line
 //
-// What is decided at these steps, and in which order, stands in package decide,
-// which usher explain asks as well; decision.go hands it what is known.
+// Package decide makes the decisions of these steps and knows their order; usher
+// explain asks it too. decision.go gives it what is known of the session.
 //
 // A full rule is a verdict: matching stops there. A client that hangs up ends
 // any step and frees its slot (hangup_linux.go).
@@ -26,8 +26,8 @@
 // One goroutine opens a session, up to the reply. Another one watches for the
 // client to hang up once a step waits for somebody else for more than 5 ms. The
 // relay has two goroutines of its own, one for each direction, on small stacks.
-// Whatever has to end a session from outside (Drain, a lost lease) cancels its
-// context with the reason; that closes its sockets, and so wakes what is blocked.
+// Drain and a lost lease end a session from outside: they cancel its context with
+// the reason. That closes its sockets, which wakes blocked goroutines.
 //
 // A UDP association (package udp, opened in udp.go) lasts as long as its client's
 // connection: one goroutine waits for that to end, one reads each UDP socket.

@@ -38,8 +38,7 @@ func (p *Policy) Decide() *decide.Policy {
 // limiter, in all generations with this digest.
 func Counter(digest string, r *rules.Rule) string { return digest + "/" + r.ID() }
 
-// generation is one policy in force, or that was in force when sessions of it
-// began that still live.
+// generation is a policy that is in force, or under which running sessions began.
 type generation struct {
 	policy   *Policy
 	decide   *decide.Policy // of policy

@@ -35,7 +35,7 @@ func (s *session) identify() error {
 	h, err := header.Read(s.client)
 	switch {
 	case errors.Is(err, io.EOF):
-		s.check = true // connected and closed: a balancer's way to see a port
+		s.check = true // a balancer that only tests whether the port is open
 		return errNoGreeting
 	case err != nil:
 		return fmt.Errorf("%w: %w", errHeader, err)
@@ -57,8 +57,9 @@ func (s *Server) trusted(a netip.Addr) bool {
 	return false
 }
 
-// sentHeader reports whether the client has sent a PROXY header, the beginning
-// of which was read. It waits for none: balancers send theirs in one piece.
+// sentHeader reports whether the client has sent a PROXY header, of which read is
+// the beginning. It waits for no more bytes, because balancers send a header in
+// one piece.
 func (s *session) sentHeader(read []byte) bool {
 	if !header.MayBegin(read[0]) {
 		return false

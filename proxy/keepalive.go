@@ -8,13 +8,12 @@ import (
 	"usher/proxy/sockopt"
 )
 
-// keepAliveOf returns what net makes of a rule's keep-alive.
+// keepAliveOf returns a rule's keep-alive in the form of package net.
 func keepAliveOf(k rules.KeepAlive) net.KeepAliveConfig {
 	return net.KeepAliveConfig{Enable: k.On, Idle: k.Idle, Interval: k.Interval, Count: k.Count}
 }
 
-// keepClientAlive watches the client's connection as the rule says that let it
-// in.
+// keepClientAlive sets keep-alive on the client's connection.
 func (s *session) keepClientAlive(k rules.KeepAlive) {
 	if k != s.keptAlive {
 		s.keptAlive = k
@@ -22,8 +21,8 @@ func (s *session) keepClientAlive(k rules.KeepAlive) {
 	}
 }
 
-// keepClientAliveBy does so for a later rule: what it does not say stays as
-// earlier ones said.
+// keepClientAliveBy applies a later rule. Options that r does not set stay as
+// earlier rules have set them.
 func (s *session) keepClientAliveBy(r *rules.Rule) {
 	s.keepClientAlive(r.KeepAlives.Internal.Over(s.keptAlive))
 }

@@ -64,7 +64,7 @@ func (s *Server) Serve(ln net.Listener) error {
 func passes(err error) bool {
 	for _, e := range []syscall.Errno{
 		syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, // until a session ends
-		syscall.ECONNABORTED, syscall.EPROTO, syscall.EINTR, syscall.EPERM, // one client's trouble
+		syscall.ECONNABORTED, syscall.EPROTO, syscall.EINTR, syscall.EPERM, // concerns one client only
 		syscall.ENETDOWN, syscall.EHOSTDOWN, syscall.EHOSTUNREACH, syscall.ENETUNREACH,
 	} {
 		if errors.Is(err, e) {

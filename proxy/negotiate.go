@@ -65,8 +65,9 @@ func (s *session) readRequest(ctx context.Context, v rules.Verdict) error {
 	return err
 }
 
-// awaitMore waits for what follows the greeting of a health check. Nothing may,
-// and then the error is io.EOF; with the first byte it becomes a client.
+// awaitMore waits for what follows the greeting of a health check. If the balancer
+// closes, the error is io.EOF. With the first byte, the connection becomes a
+// client.
 func (s *session) awaitMore(ctx context.Context, v rules.Verdict) error {
 	if err := awaitByte(s.client); err != nil {
 		return err
@@ -116,8 +117,8 @@ func (s *session) authenticate(ctx context.Context) error {
 	return errors.Join(err, socks.WriteAuth(s.client, ok))
 }
 
-// checkPassword reports whether c is right. A client that leaves while it waits
-// for its turn is forgotten.
+// checkPassword reports whether c is right. If the client leaves while it waits
+// for its turn, no hash is computed.
 func (s *session) checkPassword(ctx context.Context, c socks.Credentials) (bool, error) {
 	ctx, stop := s.waiting(ctx)
 	defer stop()

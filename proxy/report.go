@@ -16,8 +16,8 @@ import (
 	"usher/proxy/udp"
 )
 
-// report counts and logs how the session ended, in one line. It is always
-// written: what a rule's log: says of disconnect and error is so in any case.
+// report counts the session and writes one log line about its end. It always
+// writes it, so log: disconnect and log: error in a rule change nothing.
 func (s *session) report(err error) {
 	o := outcomeOf(err)
 	log := s.server.opts.Logger

@@ -50,8 +50,9 @@ type Options struct {
 	// repeated.
 	Own []netip.AddrPort
 	// UDPRelayFrom are balancers that hide the client and send no PROXY header.
-	// Of a client behind one of them, its own announcement is believed if it is
-	// complete, else the first datagram that the rules pass; see expectedClient.
+	// A client behind one of them has the address that it announces, if that is
+	// complete. Otherwise the first datagram that the rules pass fixes it; see
+	// expectedClient.
 	UDPRelayFrom []netip.Prefix
 	// UDPAdvertise are the addresses, at most one of each family, that clients
 	// are told to send datagrams to. Empty: the one on which the client came.

@@ -52,15 +52,15 @@ func (s *session) serve(ctx context.Context, uncouple func() bool) {
 // slot is given back, then it is logged. uncouple ends the coupling of the sockets
 // to ctx.
 func (s *session) finish(ctx context.Context, uncouple func() bool, err error) {
-	err = causeOf(ctx, err) // a session that was cut ends for that reason, whatever the cut made of it
+	err = causeOf(ctx, err) // why it was cut, not the error of the closed socket
 	s.release(err)
 	s.report(err)
 	uncouple()
 	s.leave()
 }
 
-// open is the way of a session up to its relay, which it returns, see the
-// package comment.
+// open does all steps up to the relay, see the package comment, and returns the
+// relay.
 func (s *session) open(ctx context.Context) (relay func() error, err error) {
 	if err := s.receive(ctx); err != nil {
 		return nil, err

@@ -23,7 +23,7 @@ func (s *session) admit(ctx context.Context) error {
 		return causeOf(ctx, nameLimit(s.clientRule, s.limitKey, err))
 	}
 	s.grant = grant
-	s.fence()
+	s.endOnLostLease()
 	s.server.opts.Metrics.admit(s.clientRule, "negotiate", grant)
 	return nil
 }
@@ -37,7 +37,7 @@ func (s *session) move(ctx context.Context) error {
 			return causeOf(ctx, nameLimit(s.socksRule, s.limitKey, err))
 		}
 	}
-	s.fence()
+	s.endOnLostLease()
 	s.keepClientAliveBy(s.socksRule)
 	command := commandName(s.request.Command)
 	s.server.table.move(s, s.socksRule, command)
@@ -88,8 +88,8 @@ func keyText(key string) string {
 	return "user " + value
 }
 
-// fence ends the session when the lease on its current slot is lost, in strict mode.
-func (s *session) fence() {
+// endOnLostLease ends the session when the lease on its current slot is lost, in strict mode.
+func (s *session) endOnLostLease() {
 	if s.server.opts.Limiter.Strict() {
 		s.valid = s.grant.Valid
 		s.grant.WhenLost(func() { s.end(errLeaseLost) })

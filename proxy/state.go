@@ -20,7 +20,7 @@ import (
 // serves it. Those marked are safe for concurrent use.
 type session struct {
 	server *Server
-	gen    *generation // for good
+	gen    *generation // never changes
 	id     uint64
 	began  time.Time
 	client *net.TCPConn
@@ -31,7 +31,7 @@ type session struct {
 
 	// Small fields stand together: a session has 512 bytes, and the next size that
 	// the allocator has is 576.
-	check   bool // the balancer's own connection, which has asked for nothing so far: see isCheck
+	check   bool // a balancer's own connection that has made no request yet: see isCheck
 	granted bool // the client was told that it is connected
 	method  rules.Method
 
@@ -42,12 +42,12 @@ type session struct {
 	socksRule  *rules.Rule
 	dialled    dialled        // CONNECT
 	bound      netip.AddrPort // BIND: where the peer was awaited
-	peer       netip.AddrPort // BIND: who came
-	peerRule   *rules.Rule    // BIND: by which
+	peer       netip.AddrPort // BIND: the peer that connected
+	peerRule   *rules.Rule    // BIND: the rule that let the peer in
 
 	grant    *limiter.Grant   // nil: nothing was admitted yet
 	limitKey string           // of the last limit that was asked; "": it has none
-	valid    func() bool      // nil, or asked before every write: see fence
+	valid    func() bool      // nil, or asked before every write: see endOnLostLease
 	udp      *udp.Association // nil but for UDP ASSOCIATE
 	up, down atomic.Int64     // safe: bytes relayed to and from the target
 

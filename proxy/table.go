@@ -140,7 +140,8 @@ func (t *table) move(s *session, r *rules.Rule, command string) {
 	t.live[s] = place{rule: r.ID(), label: r.Label(), command: command}
 }
 
-// remove takes s out; its goroutine still has to say running.Done. Removing what is not there is a bug of ours.
+// remove takes s out. It panics if s is not there. The goroutine of s must call
+// running.Done after it.
 func (t *table) remove(s *session) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

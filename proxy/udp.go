@@ -63,13 +63,13 @@ func (s *session) judgeAssociation(ctx context.Context, client udp.Client) (err 
 }
 
 // expectedClient returns from where the client's datagrams will come: the
-// address of its connection, by the PROXY header if there is one, and the port
-// that it announced. Another address that it announces is ignored together
-// with its port, as an address translator changes both.
+// address of its connection (that of the PROXY header, if there is one), and the
+// port that it announced. If it announced another address, both this address and
+// the port are ignored, because an address translator changes both.
 //
-// Only a client whom a balancer hides, one of Options.UDPRelayFrom, is taken
-// at its word, if that is an address with its port; if it is half of that or
-// nothing, the first datagram that the rules pass says who it is.
+// A client behind one of Options.UDPRelayFrom is different: its connection has the
+// address of the balancer. The announced address counts if it has a port.
+// Otherwise the first datagram that the rules pass fixes the client's address.
 func (s *session) expectedClient() udp.Client {
 	asked := s.request.Addr
 	announced := udp.Client{Addr: asked.IP.Unmap(), Port: asked.Port}

@@ -118,7 +118,7 @@ func newWorker(addr string, filled int) (map[string]pair, func(), error) {
 	l.SetSpace("bench", nil)
 	for deadline := time.Now().Add(30 * time.Second); !l.Status().WasReady; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			return nil, nil, errors.New("the store did not mature within 30s")
+			return nil, nil, errors.New("the store was not ready within 30s")
 		}
 	}
 	if err := fill(ctx, l, filled); err != nil {

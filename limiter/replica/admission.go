@@ -188,7 +188,7 @@ func (m *Machine) enqueueWaiting(c *counter) {
 	}
 }
 
-// enqueueSurplus sends c if the store counts more for us than there is.
+// enqueueSurplus queues c if the store grants it more slots than sessions use.
 func (m *Machine) enqueueSurplus(now time.Duration, c *counter) {
 	switch {
 	case c.granted <= c.live || c.inFlight || c.place == inSend:

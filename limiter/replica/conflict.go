@@ -28,7 +28,7 @@ func (c *conflict) mayReturn(now time.Duration, t timing) bool {
 	return c.known() && (!c.seenAway(now, t) || now-c.since < c.witness)
 }
 
-// missed says that their data was missed at now.
+// missed records that their data was missing at now.
 func (c *conflict) missed(now time.Duration, t timing) {
 	if !c.seenAway(now, t) {
 		c.away, c.since = true, now
@@ -48,8 +48,8 @@ func (t timing) under(s store.Settings) timing {
 	return t
 }
 
-// patience is our timing, but for a recovery before which we met conflicting
-// replicas: it may be their data that was lost, and their sessions live on for
+// patience is our timing, with the longer witness time of conflicting replicas if
+// we have met any: the lost data may be theirs, and their sessions live on for
 // their time.
 func (m *Machine) patience() timing {
 	t := m.timing
@@ -57,7 +57,8 @@ func (m *Machine) patience() timing {
 	return t
 }
 
-// mismatch: replicas with other settings live, or died and have not expired yet.
+// mismatch handles the answer that members have other settings. They live, or they
+// are dead and not expired yet.
 func (m *Machine) mismatch(now time.Duration) {
 	m.phase = mismatched
 	m.others.retryAt = now + m.timing.gap

@@ -29,7 +29,7 @@ type leases struct {
 	lapsed  uint64   // leases whose deadline passed with sessions on them
 }
 
-// CheckDeadlines ends what can no longer be relied on.
+// CheckDeadlines ends the leases whose deadline has passed.
 func (m *Machine) CheckDeadlines(now time.Duration) {
 	if !m.leased {
 		return
@@ -53,8 +53,8 @@ func (m *Machine) CheckDeadlines(now time.Duration) {
 	}
 }
 
-// deadlinePassed: from now on others may be given our slots. In strict mode the
-// sessions end. Otherwise they live on, and no slot is reused before the store
+// deadlinePassed ends a lease: from now on others may be given its slots. In
+// strict mode its sessions end. Otherwise they live on, and no slot is reused before the store
 // says that the total is not over the limit.
 func (m *Machine) deadlinePassed(l *lease) {
 	relied := false

@@ -7,10 +7,10 @@ import (
 	"usher/store"
 )
 
-// observer decides which replicas are dead and when a recovery may end, by time
-// that it witnessed itself: between two looks that count, at most gap apart,
-// each of which showed its own replica's token. After an outage or a pause of
-// its own it knows nothing about the others, and restarts every timer.
+// observer decides which replicas are dead and when a recovery may end. It counts
+// only time that it has witnessed itself: the time between two looks that are at
+// most gap apart, and each of which showed the token of its own replica. After an
+// outage or a pause it knows nothing about the others, and restarts every timer.
 type observer struct {
 	looked   bool
 	lastLook time.Duration
@@ -38,7 +38,8 @@ func (o *observer) hasDead() bool { return len(o.dead) > 0 }
 
 func (o *observer) nextDead() store.Expire { return o.dead[0] }
 
-// look takes a view of the members that counts, received at now.
+// look evaluates a view of the members, received at now. It is for views that
+// count, see showsSelf.
 func (o *observer) look(now time.Duration, self string, v store.Membership, t timing) {
 	if !o.looked ||
 		now-o.lastLook > t.gap || //mutate:no-gap-rule

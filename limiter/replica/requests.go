@@ -105,7 +105,8 @@ func (m *Machine) nextJoined(now time.Duration) *Request {
 	return nil
 }
 
-// tidy does what the observer has found to do.
+// tidy returns the request to expire a dead replica, or to end the recovery and
+// drop tombstones, as the observer has found.
 func (m *Machine) tidy() *Request {
 	o := &m.others.observer
 	if o.hasDead() {
@@ -190,8 +191,8 @@ func (m *Machine) failed(now time.Duration, r *Request, err error) bool {
 	return true
 }
 
-// lostTheStore takes the answer that the data we build on is gone, or does not
-// know us any more.
+// lostTheStore handles the answer that the store's data is gone, or no longer has
+// this replica.
 func (m *Machine) lostTheStore(r *Request, current bool) {
 	switch {
 	case m.ending():

@@ -4,9 +4,9 @@ import "time"
 
 // When the driver has something to do, and how long it may sleep.
 
-// wakeAt returns when Next has something to send if nothing happens until then
-// but the end of the request under way: a time that has passed if only that end
-// is missing.
+// wakeAt returns when Next will have something to send, if there is no event until
+// then, apart from the end of the request under way. A time that has passed means
+// that Next waits for nothing else than that end.
 func (m *Machine) wakeAt() time.Duration {
 	at := m.link.notBefore
 	o := &m.others

@@ -41,7 +41,7 @@ type counter struct {
 	place          place // the queue in which it waits
 	inFlight       bool  // in a batch whose outcome is not known
 	sentLive       int64 // live as stated in that batch
-	outcomeUnknown bool  // such a batch was given up: the store may count what we do not know of
+	outcomeUnknown bool  // such a batch was given up: the store may count more than granted
 }
 
 // Slot is one session's unit of a counter, or of none if only its beginning was

@@ -135,7 +135,7 @@ func (p *Policy) Methods(client *rules.Rule) []rules.Method {
 }
 
 // Choose returns the first of the methods that the client offers. A SOCKS 4
-// client offers none alone: it must not be the way round passwords. The error
+// client offers none alone: that must not be a way around passwords. The error
 // is ErrMethod.
 func Choose(methods []rules.Method, offers func(rules.Method) bool) (rules.Method, error) {
 	for _, m := range methods {

@@ -69,9 +69,11 @@ func (s *Session) Source(to netip.Addr) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(ours[0], 0), nil
 }
 
-// bindAddress returns the address at which BIND awaits a peer: the external: one
-// of the peer's family; without one, that from which the system would connect to
-// the peer; and if the peer is not known, Local.
+// bindAddress returns the address at which BIND awaits a peer, the first of these
+// that exists:
+//   - that of Source, if there is an external: address
+//   - if the peer is known, the address from which the system would connect to it
+//   - Local
 func (s *Session) bindAddress(peer netip.Addr) (netip.Addr, error) {
 	if peer == extension {
 		return netip.Addr{}, ErrTarget

@@ -114,8 +114,8 @@ func (s *Session) BindReply(peer netip.AddrPort, expected []netip.Addr, names *N
 }
 
 // Associate decides about the request for an association. source is the
-// address from which the client says that its datagrams come, invalid if it
-// did not say all of it. Both source and the address of the connection must
+// address from which the client announced that its datagrams come, invalid if
+// it announced no complete address. Both source and the address of the connection must
 // pass, and the session is charged to the rule that passes the connection, as
 // in Dante. If a balancer hides the client, its connection says nothing about
 // the client: source alone is judged if there is one.
@@ -134,9 +134,9 @@ func (s *Session) Associate(source netip.AddrPort, hidden bool, names *Names) (*
 	return v.Rule, err
 }
 
-// Datagram decides about a datagram from the client to a target. The verdict
-// is that of Connect, and so are the errors, but for a name that names does
-// not tell: that is the error of names.
+// Datagram decides about a datagram from the client to a target. Verdict and
+// errors are those of Connect. But if names cannot tell yet whether the target's
+// name has an address, the error is that of names.
 func (s *Session) Datagram(from netip.AddrPort, target rules.Target, names *Names) (v rules.Verdict, err error) {
 	if err := checkTarget(target); err != nil {
 		return v, err

@@ -9,7 +9,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// locator says where the primary is that serves a key now.
+// locator finds the primary that serves a key now.
 type locator interface {
 	locate(ctx context.Context, key string) (place, error)
 	// moved reports whether a primary is known to have moved away from p.
@@ -17,10 +17,10 @@ type locator interface {
 	close()
 }
 
-// place is a primary, by what somebody said of it.
+// place is a primary, as a sentinel or a node has described it.
 type place struct {
 	addr  string
-	epoch uint64 // how new it is, in the count of who said so
+	epoch uint64 // the configuration epoch, as they count it
 }
 
 // fixed is the one server there is.
@@ -84,10 +84,10 @@ func (p *peer) close() {
 	}
 }
 
-// newest asks all peers at once and returns the answer of the highest epoch:
-// one that is cut off from the others goes on saying what was true before. A
-// peer that is silent costs half of the time that there is, the other half is
-// for using the answer.
+// newest asks all peers at once and returns the answer with the highest epoch,
+// because a peer that is cut off from the others answers what was true before. It
+// waits for silent peers for half of the time until ctx ends, so that the other
+// half is left to use the answer.
 func newest[A any](ctx context.Context, peers []*peer, question func(context.Context, *peer, *redis.Conn) (A, uint64, error)) (A, uint64, error) {
 	patience := time.Second
 	if deadline, ok := ctx.Deadline(); ok {

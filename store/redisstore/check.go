@@ -96,15 +96,15 @@ func checkCoverage(ctx context.Context, c *redis.Conn) ([]string, error) {
 
 const persistenceRemedy = `; the store needs no persistence: set save "", appendonly no`
 
-// checkPersistence looks for what may make, or makes, the server refuse all
-// that writes (MISCONF). Whether it saves snapshots, INFO does not tell.
+// checkPersistence looks for settings that make the server refuse all writes
+// (MISCONF), now or later. INFO does not tell whether it saves snapshots.
 func checkPersistence(info string) (warnings []string) {
 	if infoField(info, "rdb_last_bgsave_status") == "err" {
-		warnings = append(warnings, "the last snapshot could not be saved: while save is set Redis refuses what is counted, and limited rules "+
+		warnings = append(warnings, "the last snapshot could not be saved: while save is set, Redis refuses to count, and limited rules "+
 			"admit nobody"+persistenceRemedy+", or stop-writes-on-bgsave-error no")
 	}
 	if infoField(info, "aof_enabled") == "1" {
-		warnings = append(warnings, "appendonly is yes: Redis refuses what is counted whenever it cannot write that file, and limited rules "+
+		warnings = append(warnings, "appendonly is yes: if Redis cannot write that file, it refuses to count, and limited rules "+
 			"then admit nobody"+persistenceRemedy)
 	}
 	return warnings
@@ -143,7 +143,8 @@ func checkReplication(ctx context.Context, c *redis.Conn, s *sentinels) ([]strin
 	return nil, err
 }
 
-// longestLag: lags are counted in whole seconds, and looked at once a second.
+// longestLag returns the longest safe min-replicas-max-lag: Redis counts lags in
+// whole seconds and checks them once a second.
 func longestLag(downAfter time.Duration) string {
 	if most := int(downAfter/time.Second) - 1; most >= 1 {
 		return strconv.Itoa(most)

@@ -95,8 +95,8 @@ func (n *nodes) remembered() (peers []*peer) {
 	return peers
 }
 
-// moved: a node that no longer serves a slot says so itself, and one that is
-// cut off from the others stops serving.
+// moved is not needed: a node that no longer serves a slot refuses requests for it,
+// and a node that is cut off from the others stops serving.
 func (*nodes) moved(place) bool { return false }
 
 func (n *nodes) close() {

@@ -53,8 +53,9 @@ func (s *shard) apply(replica string, entries []store.Entry, how terms) []store.
 func (s *shard) shrink(replica string, e store.Entry, held map[string]int64) {
 	granted := s.r[replica].granted[e.Counter]
 	levels := levelsOf(e)
-	// wanted: another replica was refused there. The first entry that frees a
-	// slot removes the note, so what is held says it to the entries after it.
+	// wanted reports whether another replica was refused at l. The first entry of
+	// a batch that frees a slot there removes the note. For later entries, held
+	// shows that there was one.
 	wanted := func(l level) bool { return held[l.name] > 0 || s.t.notesAnother(l.name, replica) }
 	to := min(granted, e.Need)
 	if granted > e.Live && slices.ContainsFunc(levels, wanted) {
@@ -161,7 +162,7 @@ func (s *shard) answerRates(now time.Duration, entries []store.Entry, admitted [
 		if !e.Throttled() {
 			continue
 		}
-		if len(admitted) > 0 { // fewer than entries: another batch under the same token, not a copy
+		if len(admitted) > 0 { // there are too few if this is another batch under the same token
 			counts[i].Admitted, admitted = admitted[0], admitted[1:]
 		}
 		levels := levelsOf(e)

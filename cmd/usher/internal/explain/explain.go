@@ -41,9 +41,9 @@ func Ask(ctx context.Context, q Question, policy *proxy.Policy, machine decide.M
 	switch {
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
-	case w.unsure != "":
+	case w.uncertain != "":
 		return nil, fmt.Errorf("%s depends on the address that the client connects to, and serve listens on every address (%v): name one with --local ADDRESS:PORT",
-			w.unsure, q.Local)
+			w.uncertain, q.Local)
 	}
 	return &w.answer, nil
 }
@@ -54,17 +54,17 @@ func plain(a netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
 }
 
-// walk is the way of one question through the decisions. It is what they look
-// names up with.
+// walk takes one question through the decisions about a session. It looks names up
+// for them.
 type walk struct {
 	decide.Names
-	ctx      context.Context // it lives as long as Ask
-	question Question
-	session  decide.Session
-	cache    *resolve.Cache
-	known    map[string]lookup
-	answer   Answer
-	unsure   string // what depends on an address that the question does not tell; "": nothing
+	ctx       context.Context // it lives as long as Ask
+	question  Question
+	session   decide.Session
+	cache     *resolve.Cache
+	known     map[string]lookup
+	answer    Answer
+	uncertain string // what depends on an address that the question does not tell; "": nothing
 }
 
 type lookup struct {
@@ -224,8 +224,8 @@ func (w *walk) udpReply() {
 	w.passed(r) // datagrams do not count
 }
 
-// reach notes the addresses that would be connected or sent to, in their order.
-// The error is why there is none.
+// reach records the addresses that serve would connect or send to, in their order.
+// If there is none, the error says why.
 func (w *walk) reach(addrs []netip.Addr) (err error) {
 	w.answer.Addresses = []string{}
 	for _, a := range addrs {
@@ -243,9 +243,9 @@ func (w *walk) reach(addrs []netip.Addr) (err error) {
 	return err
 }
 
-// trace notes the next rules that are asked in steps. every is an address that
-// stands for all of its family in these questions, if it is unspecified: then
-// the answer is not known if the rules tell these addresses apart.
+// trace records in steps the next rules that are asked. If every is unspecified, it
+// stands for any address of its family. If a rule then matches some of these
+// addresses and not others, the answer is uncertain.
 func (w *walk) trace(steps *[]Step, every netip.Addr) {
 	w.session.Trace = func(asked []rules.Step) {
 		*steps = stepsOf(asked)
@@ -253,24 +253,24 @@ func (w *walk) trace(steps *[]Step, every netip.Addr) {
 			return
 		}
 		if i := slices.IndexFunc(asked, func(s rules.Step) bool { return s.Splits(every) }); i >= 0 {
-			w.unsure = cmp.Or(w.unsure, fmt.Sprintf("%v at %v", asked[i].Rule, asked[i].Rule.Pos))
+			w.uncertain = cmp.Or(w.uncertain, fmt.Sprintf("%v at %v", asked[i].Rule, asked[i].Rule.Pos))
 		}
 	}
 }
 
-// doubtSource notes if err, which is about the address to connect from towards
-// to, comes from not knowing the address that the client connects to. In
-// another family than to's that address is never used.
+// doubtSource records if err would not occur with another address that the client
+// connects to: external.rotation: same-same connects to to from that address, if
+// both have the same family.
 func (w *walk) doubtSource(err error, to netip.Addr) {
 	local := w.session.Local
 	if errors.Is(err, decide.ErrNoRoute) && w.session.Policy.Rules.Settings.Rotation == rules.RotationSameSame &&
 		local.IsUnspecified() && local.Is4() == to.Is4() {
-		w.unsure = cmp.Or(w.unsure, "external.rotation: same-same")
+		w.uncertain = cmp.Or(w.uncertain, "external.rotation: same-same")
 	}
 }
 
-// refuse notes why the request is refused: r blocks it, or no rule of this kind
-// matches, with this outcome; or something else than the rules.
+// refuse records why the request is refused: r blocks it, or no rule of this kind
+// matches, each with this outcome, or the reason is not a rule.
 func (w *walk) refuse(err error, r *rules.Rule, kind, outcome string) {
 	switch {
 	case !errors.Is(err, decide.ErrBlocked):
