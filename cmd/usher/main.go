@@ -20,11 +20,25 @@ func main() { os.Exit(program()) }
 
 // program runs the command with the arguments, environment and streams of this
 // process. It returns the exit code: 0 success, 1 failure, 2 wrong arguments or
-// configuration. explain also returns 3.
+// configuration. explain also returns 3, and probe has further codes for its callers.
 func program() int {
-	err := run(context.Background(), os.Args[1:], system{
-		environ: settings.Environ(os.Environ()), stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
-	})
+	args := os.Args[1:]
+	verb := func() error {
+		return run(context.Background(), args, system{
+			environ: settings.Environ(os.Environ()), stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
+		})
+	}
+	switch {
+	case asksFor("--nagios", args) && !asksFor("--relayd", args):
+		return forNagios(os.Stdout, verb)
+	case asksFor("--relayd", args):
+		code, err := forRelayd(verb)
+		if err != nil {
+			complain(os.Stderr, err)
+		}
+		return code
+	}
+	err := verb()
 	var quiet exitError
 	var usage usageError
 	switch {
@@ -88,7 +102,7 @@ type cli struct {
 	Serve    serveCmd    `cmd:"" default:"1" help:"Run the proxy. This is the default command."`
 	Validate validateCmd `cmd:"" help:"Check a rule file. Exit code 0: serve can load it, 1: it cannot."`
 	Explain  explainCmd  `cmd:"" help:"Show which rule decides about a request, why earlier rules do not match, and which limits apply. Exit code 0: it passes, 3: it is refused."`
-	Probe    probeCmd    `cmd:"" help:"Ask a running usher whether it is ready, for container health checks. Exit code 0: ready, 1: not ready."`
+	Probe    probeCmd    `cmd:"" help:"Ask a running usher whether it is ready, or with --socks prove that a SOCKS server forwards. Exit code 0: up, 1: down."`
 	Status   statusCmd   `cmd:"" help:"Show the rules, limits in use and store of a running usher."`
 	Reload   reloadCmd   `cmd:"" help:"Reload the rules of a running usher and show the result. Exit code 0: the new rules are in force, 1: they are not."`
 	Stop     stopCmd     `cmd:"" help:"Drain and stop a running usher, and wait until it has ended."`
