@@ -1,8 +1,8 @@
 // Package limiter turns limits into held grants, exactly, over all replicas.
 //
-// What a replica does is decided by a state machine, package replica: one for
-// each shard of the store. This package drives it: it has the clock, the locks
-// and the connections, carries out its requests one at a time, and tells
+// A state machine decides what a replica does: package replica, one machine for
+// each shard of the store. This package drives the machines. It has the clock, the
+// locks and the connections, carries out requests one at a time, and tells
 // sessions what became of their slots. Accuracy goes before speed: where the two
 // conflict, a session waits or is refused, and the error says why.
 package limiter
@@ -90,10 +90,9 @@ type Options struct {
 	// With AdmitLocally, nobody waits after one has waited in vain, until the
 	// store has answered.
 	StoreWait time.Duration
-	// AdmitLocally admits sessions that the store could not be asked about, after
-	// the wait, up to the limit on this replica's own sessions, and as many as
-	// the rates allow in this replica's own windows. The store is told of them
-	// later; until then all replicas together may be over the limit. It has no
+	// AdmitLocally admits sessions if the store has not answered within StoreWait:
+	// up to the maximum by this replica's own sessions, and as many as the rates
+	// allow in this replica's own windows. The store learns of them later; until then all replicas together may be over the limit. It has no
 	// effect with Strict, whose promise it would break.
 	AdmitLocally bool
 	// Observe, if set, is told of every request to the store: its operation (dial,

@@ -73,7 +73,7 @@ func (s *shard) run(ctx context.Context) {
 	s.end()
 }
 
-// rest returns how long run has nothing to do, and whether that is for ever.
+// rest returns how long run may pause, and whether it is over.
 func (s *shard) rest() (pause time.Duration, over bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -27,10 +27,9 @@ func (s *session) keepClientAliveBy(r *rules.Rule) {
 	s.keepClientAlive(r.KeepAlives.Internal.Over(s.keptAlive))
 }
 
-// Listen opens a TCP listener for Serve. 0.0.0.0 stands for every address of
-// IPv4 alone and :: for every one of IPv6 alone, as in Dante; no host, as in
-// :1080, for both. Its connections are watched by keep-alive as those to
-// targets are.
+// Listen opens a TCP listener for Serve. 0.0.0.0 is every IPv4 address and no IPv6
+// address, :: every IPv6 address and no IPv4 address, as in Dante. No host, as in
+// :1080, is both. Its connections have the default keep-alive.
 func Listen(ctx context.Context, address string) (net.Listener, error) {
 	return sockopt.Listen(ctx, address, keepAliveOf(rules.DefaultKeepAlive))
 }

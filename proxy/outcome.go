@@ -98,7 +98,7 @@ var outcomes = []outcome{
 	{udp.ErrIdle, silent, "idle", false},
 	{udp.ErrMayWrite, silent, "lease_lost", false},
 
-	// What dialling brings, last: an error above may wrap one of these.
+	// Errors of dialling come last: an error above may wrap one of them.
 	{syscall.ECONNREFUSED, socks.ConnectionRefused, "refused", true},
 	{syscall.ECONNRESET, socks.ConnectionRefused, "refused", true},
 	{syscall.ENETUNREACH, socks.NetworkUnreachable, "net_unreachable", true},
@@ -128,8 +128,8 @@ func outcomeOf(err error) outcome {
 	return outcome{err: err, code: socks.GeneralFailure, reason: "error"}
 }
 
-// Refusal returns what a client is told of an error of package decide, in the
-// numbers of RFC 1928 section 6, and the reason that is logged.
+// Refusal returns the reply (RFC 1928 section 6) and the logged reason for an error
+// of package decide.
 func Refusal(err error) (reply int, reason string) {
 	o := outcomeOf(err)
 	return int(o.code), o.reason

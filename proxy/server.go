@@ -127,9 +127,9 @@ func New(o Options, p *Policy) *Server {
 	return s
 }
 
-// SetPolicy puts p in force for sessions that begin from now on. It touches
-// none that has begun. The rules count in the space of their digest, so the
-// same rules go on counting where they were. Names are asked for anew.
+// SetPolicy puts p in force for sessions that begin from now on. Running sessions
+// keep their policy. Rules count in the space of their digest, so unchanged rules
+// keep their counts. Names are looked up again.
 func (s *Server) SetPolicy(p *Policy) {
 	s.names.Reset(p.Rules.HostNames())
 	s.table.setPolicy(p)

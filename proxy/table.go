@@ -39,7 +39,7 @@ type table struct {
 	live    map[*session]place
 	gens    []*generation // those with sessions, and current, in the order in which they came
 	current *generation
-	cut     bool          // nobody is let in any more
+	cut     bool          // no session is added any more
 	empty   chan struct{} // if not nil: closed when the last session has left
 	ended   traffic       // of sessions that have ended
 }
@@ -98,8 +98,8 @@ func (t *table) forget() {
 	t.limiter.SetSpace(t.current.digest, slices.Compact(counters))
 }
 
-// learnNumber asks for the number of the current generation. The limiter
-// knows only that of the space in force, hence t.mu is held.
+// learnNumber asks the limiter for the number of the current generation. t.mu is
+// held, because the limiter knows only the number of the space in force.
 func (t *table) learnNumber() {
 	if t.current.number.Load() == 0 {
 		t.current.number.Store(t.limiter.Status().Generation)

@@ -66,8 +66,8 @@ func Missing(t testing.TB, what string) {
 type Tests interface{ Run() int }
 
 // Summary runs tests and then writes the line about those that were skipped to
-// the standard error of go test. What is skipped for a missing program is run
-// again next time, and not answered from the cache.
+// the standard error of go test. Tests that were skipped for a missing program
+// run again next time, and are not answered from the cache.
 func Summary(tests Tests) Tests { return summary{tests} }
 
 type summary struct{ Tests }

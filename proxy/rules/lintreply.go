@@ -83,7 +83,7 @@ func (e *endpoint) isWhole() bool {
 const chosenPort = 49152
 
 // answered reports whether a rule passes a reply to a client of r from one of
-// its peers. What cannot be told is taken for answered.
+// its peers. If it cannot tell, it reports true.
 func (s *Set) answered(r *Rule, reply Command, peers *endpoint) bool {
 	for _, away := range elsewhere {
 		from, okFrom := peers.sample(away)

@@ -9,9 +9,9 @@ import (
 	"net/netip"
 )
 
-// Listen opens a TCP listener whose connections are watched by the keep-alive k
-// and keep urgent data in their stream. 0.0.0.0 stands for every address of IPv4
-// alone and :: for every one of IPv6 alone; no host, as in :1080, for both.
+// Listen opens a TCP listener whose connections have the keep-alive k and keep
+// urgent data in their stream. 0.0.0.0 is every IPv4 address and no IPv6 address,
+// :: every IPv6 address and no IPv4 address. No host, as in :1080, is both.
 func Listen(ctx context.Context, address string, k net.KeepAliveConfig) (net.Listener, error) {
 	config := listenConfig(k)
 	return config.Listen(ctx, networkOf(address), address)

@@ -18,9 +18,9 @@ const (
 	maxRemembered = 4096 // pairs; the least recently used go first
 )
 
-// memory knows which pairs of name and password were right lately. It holds
-// neither, but a keyed hash of both, whose key dies with it. The zero memory
-// knows nothing and must not be added to.
+// memory remembers which pairs of name and password were right. It does not hold
+// them, but a keyed hash of each pair; the key exists nowhere else. The zero memory
+// is empty, and nothing may be added to it.
 type memory struct {
 	key [sha256.Size]byte
 

@@ -34,7 +34,7 @@ type Checker struct {
 // decoy is the hash of a line of the file, which stands in for the hash that
 // an unknown user has not.
 type decoy struct {
-	key  digest // of the line, so that only who has the file can tell whom it stands in for
+	key  digest // of the line, so that nobody without the file can tell which names it stands in for
 	hash htpasswd.EncodedPasswd
 }
 
@@ -105,7 +105,7 @@ func parse(file, text string) (*Checker, error) {
 func (c *Checker) Len() int { return len(c.hashes) }
 
 // Check reports whether password is user's, by computing one hash. The caller
-// bounds how many are computed at a time. What is right is remembered, see
+// bounds how many are computed at a time. It remembers a right password, see
 // Remembers.
 //
 // An unknown user costs what a wrong password costs: the password is hashed

@@ -14,14 +14,14 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
-// tlsFiles says whom to trust, and who we are.
+// tlsFiles are the certificates to trust, and our own.
 type tlsFiles struct {
 	ca, cert, key string // PEM files, "" for the system's authorities and for no certificate
 	skipVerify    bool
 }
 
-// config reads the files anew, for each connection: certificates are renewed
-// while processes run.
+// config reads the files. It is called for each connection, because certificates
+// are renewed while processes run.
 func (f tlsFiles) config() (*tls.Config, error) {
 	c := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: f.skipVerify}
 	if f.ca != "" {

@@ -11,7 +11,7 @@ import (
 )
 
 // Secrets names files that hold a name or a password, one line each, in place of
-// those in the URL. Each connection reads them anew, so that they may change
+// those in the URL. They are read for each connection, so that they may change
 // while a process runs. "" is no file.
 type Secrets struct {
 	User, Password                 string // of the Redis servers
@@ -78,7 +78,7 @@ func (l *location) use(files Secrets) error {
 	return nil
 }
 
-// Warnings returns what is unsafe in the way to the store, one sentence each.
+// Warnings returns what makes connections to the store insecure, one sentence each.
 // Unlike Check it does not connect.
 func (s *Store) Warnings() (warnings []string) {
 	l := s.location

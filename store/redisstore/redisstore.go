@@ -90,14 +90,14 @@ func (s *Store) Shards() int { return s.location.shards }
 // Leased implements store.Store.
 func (*Store) Leased() bool { return true }
 
-// Close implements store.Store: connections to shards are the callers', those
-// to whom the store asks for the way are its own.
+// Close implements store.Store. It closes the connections to sentinels and nodes
+// that the store asks for primaries. Callers close those to shards.
 func (s *Store) Close() error {
 	s.locator.close()
 	return nil
 }
 
-// Dial implements store.Store. It asks anew where the shard is, each time.
+// Dial implements store.Store. Each call looks up where the shard is.
 func (s *Store) Dial(ctx context.Context, shard int) (_ store.Conn, err error) {
 	defer show(&err)
 	keys := keysOf(s.cluster, shard)

@@ -91,7 +91,7 @@ func (s *shard) needsNewEpoch(j store.Join) bool {
 		me == nil && r != nil && r.token.Epoch == s.m.epoch { //mutate:counts-without-a-member-are-kept
 		return true
 	}
-	// The data went back: it shows an earlier state than the replica was told of.
+	// The data was rolled back to before the last batch that the replica knows of.
 	return r != nil && r.token.Epoch == j.Last.Epoch && older(r.token, j.Last)
 }
 
@@ -153,7 +153,7 @@ func (s *shard) batch(now time.Duration, b store.Batch) (store.BatchReply, error
 	}
 	if r.token == b.New { //mutate:duplicates-take-effect
 		counts := s.answer(b.Replica, b.Entries)
-		// What the first copy admitted: this one must not use up more.
+		// The rates that the first copy used up: this copy must not use up more.
 		s.answerRates(now, b.Entries, r.admitted, counts) //mutate:a-duplicate-is-answered-anew
 		return store.BatchReply{Recovering: s.m.recovering, Number: s.m.numbers[b.Space], Counts: counts}, nil
 	}

@@ -23,7 +23,7 @@ const (
 	logAgain  = time.Minute
 )
 
-// failed takes note of a failure and reports whether to log it.
+// failed records a failure and reports whether to log it.
 func (o *outage) failed(now time.Time, op, err string) (log bool) {
 	if !o.lasts() {
 		o.since = now

@@ -66,9 +66,9 @@ func effectsOf(cfg settings.Config) effects {
 // servers may be down.
 const quietPeriod = 5 * time.Second
 
-// Observe takes note of one request to the store; its signature is that of
-// limiter.Options.Observe. It logs new failures, and the end of an outage: a join
-// or batch that succeeds, as these write.
+// Observe records one request to the store. Its signature is that of
+// limiter.Options.Observe. It logs new failures, and the end of an outage. Only a
+// join or a batch that succeeds ends an outage, because these write.
 func (w *Watch) Observe(op string, took time.Duration, err error) {
 	if errors.Is(err, context.Canceled) {
 		return // the process is stopping
