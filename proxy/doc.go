@@ -9,7 +9,7 @@
 //	client-rule   decision.go    block: closed without a byte
 //	admit         slot.go        full or store away: closed without a byte
 //	negotiate     negotiate.go   method, user, request; one deadline from accept to the whole request
-//	resolve       package decide the name once, to all its addresses; package resolve has the cache
+//	resolve       package decide the name once, to all its addresses, if a rule could pass it; package resolve has the cache
 //	socks-rule    package decide block: reply 2 (SOCKS 4: 91)
 //	move          slot.go        the slot moves to the socks-rule's limit; full: reply 2, store away: reply 1
 //	dial          dial.go        only addresses that the rule matched; errors become replies in outcome.go

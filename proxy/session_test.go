@@ -198,14 +198,15 @@ func (r *noting) LookupNetIP(context.Context, string, string) ([]netip.Addr, err
 // Nothing is begun for a session that has lost its lease while it negotiated,
 // and nothing is told to a client without it, neither a method nor a verdict.
 func TestLostLeaseBeforeTheReply(t *testing.T) {
+	const pass = "socks pass { from: 0/0 to: 0/0 }\n"
 	for _, c := range []struct {
-		when, socksRule string
-		early           bool // before a byte was written; else while the target is looked up
-		want, reason    string
+		when, socksRules string
+		early            bool // before a byte was written; else while the target is looked up
+		want, reason     string
 	}{
-		{"negotiating", "pass", true, "", "lease_lost"},
-		{"refusing", "block", false, "\x05\x00", "blocked"},
-		{"connecting", "pass", false, "\x05\x00", "lease_lost"},
+		{"negotiating", pass, true, "", "lease_lost"},
+		{"refusing", "socks block { from: 0/0 to: 127.0.0.0/8 }\n" + pass, false, "\x05\x00", "blocked"},
+		{"connecting", pass, false, "\x05\x00", "lease_lost"},
 	} {
 		t.Run(c.when, func(t *testing.T) {
 			target, err := net.Listen("tcp", "127.0.0.1:0")
@@ -213,7 +214,7 @@ func TestLostLeaseBeforeTheReply(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { target.Close() })
-			s, client, ctx := newSession(t, "client pass { from: 0/0 to: 0/0 }\nsocks "+c.socksRule+" { from: 0/0 to: 0/0 }\n", 0)
+			s, client, ctx := newSession(t, "client pass { from: 0/0 to: 0/0 }\n"+c.socksRules, 0)
 			resolver := &noting{addr: loopback}
 			s.server.names = resolve.NewCache(resolver, 0, nil)
 			t.Cleanup(s.server.names.Wait)

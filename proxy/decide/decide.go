@@ -11,19 +11,19 @@
 //	request        Connect, Bind or Associate
 //	               (a slot of the socks-rule's limit, or the client-rule's: Inherits)
 //
-// CONNECT: has the target a port and an address, does its name resolve, and
-// does a socks-rule pass it (Connect); then, for each address that the rule
-// matched: is it not the proxy's own, and which address to connect from
-// (Reach).
+// CONNECT: has the target a port and an address; could a rule pass its name at
+// any address, as else nobody looks it up; does the name resolve, and does a
+// socks-rule pass it (Connect); then, for each address that the rule matched: is
+// it not the proxy's own, and which address to connect from (Reach).
 //
-// BIND: does the peer's name resolve, where to await it, and does a socks-rule
-// pass that place (Bind); when the peer has come: is it the announced one, and
-// does a rule for bindreply pass it (BindReply), which may take over the
-// session's slot (TakesOver).
+// BIND: could a rule pass BIND at any address, if the peer is a name; does the
+// name resolve, where to await the peer, and does a socks-rule pass that place
+// (Bind); when the peer has come: is it the announced one, and does a rule for
+// bindreply pass it (BindReply), which may take over the session's slot
+// (TakesOver).
 //
 // UDP ASSOCIATE: does a socks-rule pass the request (Associate); then for each
-// datagram of the client: has the target a port and an address, does its name
-// resolve, does a socks-rule pass it (Datagram), then Reach for each address;
+// datagram of the client what CONNECT asks (Datagram), and Reach for each address;
 // and for each datagram of a peer: does a rule for udpreply pass it (UDPReply).
 //
 // A full limit is a verdict: no later rule is asked.

@@ -38,6 +38,9 @@ func (s *Session) Connect(target rules.Target, names *Names) (v rules.Verdict, e
 	}
 	q := s.query(rules.Connect)
 	q.To = target
+	if v, err = s.named(q, target); err != nil {
+		return v, err
+	}
 	if q.Addrs, err = names.of(target); err != nil {
 		return v, err
 	}
@@ -55,6 +58,9 @@ func (s *Session) Connect(target rules.Target, names *Names) (v rules.Verdict, e
 // the rule that decides. The error is ErrTarget, ErrUnresolved, ErrNoExternal,
 // ErrNoRoute, ErrBlocked, or that of Machine.Toward, reserve or names.
 func (s *Session) Bind(peer rules.Target, names *Names, reserve func(at netip.AddrPort) (netip.AddrPort, error)) (expected []netip.Addr, r *rules.Rule, err error) {
+	if v, err := s.named(s.query(rules.Bind), peer); err != nil {
+		return nil, v.Rule, err
+	}
 	if expected, err = names.of(peer); err != nil {
 		return nil, nil, err
 	}
@@ -143,6 +149,9 @@ func (s *Session) Datagram(from netip.AddrPort, target rules.Target, names *Name
 	}
 	q := s.query(rules.UDPAssociate)
 	q.From, q.To = from, target
+	if v, err = s.named(q, target); err != nil {
+		return v, err
+	}
 	if q.Addrs, err = names.of(target); err != nil {
 		return v, cmp.Or(names.lookup.Missing(), err)
 	}
@@ -158,6 +167,23 @@ func (s *Session) UDPReply(peer, client netip.AddrPort, names *Names) (*rules.Ru
 	q.Addrs = names.only[:]
 	v, err := s.socks(q, names)
 	return v.Rule, err
+}
+
+// named returns ErrBlocked if a target is a name and no rule could pass the request
+// at any of its addresses. The name is not looked up then.
+func (s *Session) named(q rules.Query, target rules.Target) (v rules.Verdict, err error) {
+	if target.Name == "" {
+		return v, nil
+	}
+	var could bool
+	if v.Rule, could = s.Policy.Rules.CouldPass(q); could {
+		return v, nil
+	}
+	if s.Trace != nil {
+		_, _, steps := s.Policy.Rules.ExplainCouldPass(q)
+		s.Trace(steps)
+	}
+	return v, ErrBlocked
 }
 
 // query returns what all questions to the socks-rules have in common.

@@ -18,7 +18,7 @@ type Step struct {
 func (m Mismatch) String() string {
 	return [...]string{
 		NoMismatch: "", NotCommand: "command", NotVersion: "proxyprotocol", NotMethod: "socksmethod", NotUser: "user", NotGroup: "group",
-		NotFromPort: "from port", NotFrom: "from", NotToPort: "to port", NotTo: "to",
+		NotFromPort: "from port", NotFrom: "from", NotToPort: "to port", NotTo: "to", NotLookedUp: "to",
 	}[m]
 }
 

@@ -53,6 +53,7 @@ func (s *Set) index() {
 	s.socks[kindRequest] = newIndex(s.Socks, conditionsOf(true, true))
 	s.socks[kindAssociation] = newIndex(s.Socks, conditionsOf(false, true))
 	s.socks[kindReply] = newIndex(s.Socks, conditionsOf(true, false))
+	s.unresolved = newIndex(only(s.Socks, func(r *Rule) bool { _, network := r.cond.to.networkKeys(keyTo); return r.Pass || !network }), nameConditions)
 }
 
 // key is a condition by which a rule can be filed. A query has it, or the rule
@@ -105,6 +106,16 @@ func conditionsOf(target, user bool) func(*Rule) [][]key {
 		}
 		return list
 	}
+}
+
+// nameConditions lists the conditions of a rule that a request has before its name
+// is looked up.
+func nameConditions(r *Rule) (list [][]key) {
+	list = conditionsOf(false, true)(r)
+	if to := &r.cond.to; to.kind == suffixAddress {
+		list = append(list, []key{{what: keyDomain, text: to.name}})
+	}
+	return list
 }
 
 // networkKeys returns the keys of an address that stands for networks.

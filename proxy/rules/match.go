@@ -59,6 +59,7 @@ const (
 	NotFrom
 	NotToPort
 	NotTo
+	NotLookedUp // whether it matches depends on addresses that nobody looked up, see CouldPass
 )
 
 // MatchClient returns the client-rule that first matches a connection: q.From

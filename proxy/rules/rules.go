@@ -248,4 +248,6 @@ type Set struct {
 	leaving Families         // of the addresses that connections and datagrams leave from
 	clients *index           // over Client
 	socks   [allKinds]*index // over Socks, one for each kind of query
+
+	unresolved *index // over those of Socks that CouldPass asks
 }
