@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"net"
@@ -14,14 +15,14 @@ import (
 )
 
 // impostor stands between a replica and its Redis. It passes everything on,
-// until it is told to answer requests by itself.
+// until it is told to answer for Redis.
 type impostor struct {
 	ln      net.Listener
 	redis   string
 	running sync.WaitGroup
 
 	mu    sync.Mutex
-	reply string // to each request, if not empty
+	reply string // to a script or to INFO, if not empty
 	links map[net.Conn]struct{}
 }
 
@@ -39,63 +40,76 @@ func startImpostor(t testing.TB, redis string) *impostor {
 	})
 	t.Cleanup(func() {
 		p.ln.Close()
-		p.answer("")
+		p.mu.Lock()
+		for c := range p.links {
+			c.Close()
+		}
+		p.mu.Unlock()
 		p.running.Wait()
 	})
 	return p
 }
 
-// answer ends all connections, and answers the requests of those that follow
-// with reply; "" is what Redis answers.
+// answer chooses what scripts and INFO are answered from now on, also on
+// connections that are open; "" is what Redis answers.
 func (p *impostor) answer(reply string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.reply = reply
-	for c := range p.links {
+}
+
+// to returns the hostile reply to a request, "" if Redis is to answer it.
+func (p *impostor) to(request []byte) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if r := bytes.ToUpper(request); bytes.Contains(r, []byte("\r\nEVALSHA\r\n")) || bytes.Contains(r, []byte("\r\nINFO\r\n")) {
+		return p.reply
+	}
+	return ""
+}
+
+// link keeps a connection for the end of the test, or forgets it.
+func (p *impostor) link(c net.Conn, open bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if open {
+		p.links[c] = struct{}{}
+	} else {
 		c.Close()
+		delete(p.links, c)
 	}
 }
 
-// add keeps c for answer, and returns the reply in force.
-func (p *impostor) add(c net.Conn) string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.links[c] = struct{}{}
-	return p.reply
-}
-
-func (p *impostor) remove(c net.Conn) {
-	c.Close()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.links, c)
-}
-
+// serve takes what it reads at once for one request: a replica has one under way
+// at a time.
 func (p *impostor) serve(c net.Conn) {
-	reply := p.add(c)
-	defer p.remove(c)
-	if reply != "" {
-		request := make([]byte, 1<<16)
-		for {
-			if _, err := c.Read(request); err != nil {
-				return
-			}
-			if _, err := io.WriteString(c, reply); err != nil {
-				return
-			}
-		}
-	}
+	p.link(c, true)
+	defer p.link(c, false)
 	redis, err := net.Dial("tcp", p.redis)
 	if err != nil {
 		return
 	}
-	p.add(redis)
-	defer p.remove(redis)
+	p.link(redis, true)
+	defer p.link(redis, false)
 	p.running.Go(func() {
 		io.Copy(c, redis) //nolint:errcheck // the connection ended, one way or another
 		c.Close()
 	})
-	io.Copy(redis, c) //nolint:errcheck // likewise
+	request := make([]byte, 1<<20)
+	for {
+		n, err := c.Read(request)
+		if err != nil {
+			return
+		}
+		if reply := p.to(request[:n]); reply != "" {
+			_, err = io.WriteString(c, reply)
+		} else {
+			_, err = redis.Write(request[:n])
+		}
+		if err != nil {
+			return
+		}
+	}
 }
 
 // TestAttackStore takes over the way between a running replica and its Redis.
