@@ -7,10 +7,12 @@ import (
 	"io"
 	"os"
 
+	"usher/cmd/usher/internal/listen"
+	"usher/cmd/usher/internal/logging"
 	"usher/cmd/usher/internal/policyfile"
 	"usher/cmd/usher/internal/settings"
 	"usher/cmd/usher/internal/validate"
-	"usher/proxy/users"
+	"usher/proxy/rules"
 )
 
 type validateCmd struct {
@@ -18,12 +20,16 @@ type validateCmd struct {
 	Print bool   `xor:"form" help:"Print the rules as Usher understands them, with their numbers."`
 	JSON  bool   `name:"json" xor:"form" help:"Print findings and rules as JSON."`
 
+	Elsewhere bool `help:"Check the file for another machine: open no log file and no users file, and do without the interfaces that the file names."`
+
 	Strict bool `help:"Exit with 1 for dangers and warnings, too. For CI. Notes never change the exit code."`
 }
 
 // Help is shown under usher validate --help.
 func (validateCmd) Help() string {
 	return `The meaning of some rules depends on three variables: USHER_USERS_FILE (set or not), USHER_GROUPS_FILE (its groups) and USHER_LISTEN (who can connect).
+
+It is an error if usher serve, started by the same user on this machine, could not open a log file, the users file, the groups file or an interface. validate creates no file. --elsewhere is for a file of another machine.
 
 Findings have a severity. error: the file cannot be served. danger: it probably lets somebody do more than is meant. warning: it probably does something else than is meant. note: a line has no effect and does no harm.
 
@@ -36,18 +42,12 @@ func (v validateCmd) Run(ctx context.Context, sys system) error {
 	if err != nil {
 		return fmt.Errorf("rule file: %w", err)
 	}
-	known := policyfile.Accounts{UsersFile: sys.environ["USHER_USERS_FILE"] != ""}
-	if file := sys.environ["USHER_GROUPS_FILE"]; file != "" {
-		known.GroupsFile = true
-		if known.Groups, err = users.LoadGroups(file); err != nil {
-			return fmt.Errorf("USHER_GROUPS_FILE: %w", err)
-		}
-	}
 	cfg, _, err := settings.Load(sys.environ)
 	if err != nil { // serve reports it; the file can be judged without
-		cfg = settings.Config{}
+		cfg = settings.Config{UsersFile: sys.environ["USHER_USERS_FILE"], GroupsFile: sys.environ["USHER_GROUPS_FILE"]}
 	}
-	report := validate.Text(ctx, name, text, cfg, known)
+	known, machine := v.machine(cfg)
+	report := validate.Text(ctx, name, text, cfg, known, machine)
 	if v.JSON {
 		err = printJSON(sys.stdout, report)
 	} else {
@@ -58,6 +58,26 @@ func (v validateCmd) Run(ctx context.Context, sys system) error {
 		return exitError(1)
 	}
 	return err
+}
+
+// machine returns the accounts of the users and groups files, and what checks that
+// serve could open everything on this machine. Rules name groups, so the groups file
+// is read in any case.
+func (v validateCmd) machine(cfg settings.Config) (policyfile.Accounts, func(*rules.Set) []rules.Diagnostic) {
+	opened := cfg
+	if v.Elsewhere {
+		opened.UsersFile = ""
+	}
+	known, err := policyfile.LoadAccounts(opened)
+	known.UsersFile = cfg.UsersFile != ""
+	found := policyfile.AccountFindings(err)
+	return known, func(set *rules.Set) []rules.Diagnostic {
+		if set == nil || v.Elsewhere {
+			return found
+		}
+		found = append(found, listen.Check(cfg, set.Settings)...)
+		return append(found, logging.Check(set.Settings)...)
+	}
 }
 
 // printJSON writes v for programs, and so that people can read it.

@@ -45,7 +45,7 @@ type meaning struct {
 
 func withoutPlaces(s *Set) (m meaning) {
 	m.Settings = s.Settings
-	m.Settings.MethodsAt = Pos{}
+	m.Settings.MethodsAt, m.Settings.LogOutputAt, m.Settings.ErrorLogAt = Pos{}, Pos{}, Pos{}
 	for _, list := range []*[]Endpoint{&m.Settings.Internal, &m.Settings.External} {
 		*list = slices.Clone(*list)
 		for i := range *list {

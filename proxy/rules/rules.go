@@ -221,15 +221,17 @@ type Endpoint struct {
 
 // Settings are the server's own, before the first rule.
 type Settings struct {
-	Internal   []Endpoint
-	External   []Endpoint
-	Methods    []Method // socksmethod, in order of preference; nil if not given
-	MethodsAt  Pos      // where it stands; Line is 0 if it does not
-	LogOutput  []string // logoutput: stderr, stdout, syslog[/facility] or a file
-	ErrorLog   []string
-	KeepAlives KeepAlives
-	Timeouts   Timeouts
-	Rotation   Rotation // external.rotation
+	Internal  []Endpoint
+	External  []Endpoint
+	Methods   []Method // socksmethod, in order of preference; nil if not given
+	MethodsAt Pos      // where it stands; Line is 0 if it does not
+	LogOutput []string // logoutput: stderr, stdout, syslog[/facility] or a file
+	ErrorLog  []string
+	// LogOutputAt and ErrorLogAt are where they first stand; Line is 0 if they do not.
+	LogOutputAt, ErrorLogAt Pos
+	KeepAlives              KeepAlives
+	Timeouts                Timeouts
+	Rotation                Rotation // external.rotation
 	// KeyIPv6 is how many leading bits of a client's IPv6 address
 	// session.state.key: from counts by (session.state.key.ipv6; 1 to 128).
 	KeyIPv6 int

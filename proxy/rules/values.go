@@ -206,10 +206,12 @@ func (l *Log) flags() [6]*bool {
 }
 
 func (p *parser) readLogOutput(k token) {
+	p.set.Settings.LogOutputAt = p.firstPos("logoutput")
 	p.set.Settings.LogOutput = append(p.set.Settings.LogOutput, p.logTargets(k)...)
 }
 
 func (p *parser) readErrorLog(k token) {
+	p.set.Settings.ErrorLogAt = p.firstPos("errorlog")
 	p.set.Settings.ErrorLog = append(p.set.Settings.ErrorLog, p.logTargets(k)...)
 }
 

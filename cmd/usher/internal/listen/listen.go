@@ -41,6 +41,15 @@ type labelledAddr struct {
 	addr  netip.Addr
 }
 
+// EndpointError says why an internal: or external: line cannot be used on this
+// machine.
+type EndpointError struct {
+	Pos          rules.Pos
+	What, Remedy string
+}
+
+func (e *EndpointError) Error() string { return fmt.Sprintf("%s: %s; %s", e.Pos, e.What, e.Remedy) }
+
 // Endpoints returns the addresses of internal: or external: lines. An
 // interface stands for all its addresses of the requested families, except
 // link-local ones, which are ambiguous without a zone.
@@ -53,7 +62,7 @@ func Endpoints(list []rules.Endpoint) ([]netip.AddrPort, error) {
 		}
 		addrs, ok := InterfaceAddrs(e.Interface)
 		if !ok {
-			return nil, fmt.Errorf("%s: this machine has no interface %q; name an existing interface or an address", e.Pos, e.Interface)
+			return nil, &EndpointError{e.Pos, fmt.Sprintf("this machine has no interface %q", e.Interface), "name an existing interface or an address"}
 		}
 		before := len(out)
 		for _, a := range addrs {
@@ -62,7 +71,7 @@ func Endpoints(list []rules.Endpoint) ([]netip.AddrPort, error) {
 			}
 		}
 		if len(out) == before { // an empty list would mean any address
-			return nil, fmt.Errorf("%s: interface %q has no usable address; give it one, or name an address", e.Pos, e.Interface)
+			return nil, &EndpointError{e.Pos, fmt.Sprintf("interface %q has no usable address", e.Interface), "give it one, or name an address"}
 		}
 	}
 	return out, nil
@@ -86,6 +95,20 @@ func Addresses(cfg settings.Config, set rules.Settings) (addrs []string, source 
 		addrs = append(addrs, a.String())
 	}
 	return addrs, set.Internal[0].Pos.String(), err
+}
+
+// Check returns an error finding for each of internal: and external: that cannot be
+// used on this machine. It opens no listener.
+func Check(cfg settings.Config, set rules.Settings) (found []rules.Diagnostic) {
+	_, _, internal := Addresses(cfg, set)
+	_, external := Endpoints(set.External)
+	for _, err := range []error{internal, external} {
+		var e *EndpointError
+		if errors.As(err, &e) {
+			found = append(found, rules.Diagnostic{Pos: e.Pos, Severity: rules.Error, Message: e.What, Remedy: e.Remedy})
+		}
+	}
+	return found
 }
 
 // BoundTo returns what proxy.BoundTo will return for listeners at addrs, without

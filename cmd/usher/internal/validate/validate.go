@@ -31,6 +31,7 @@ type Report struct {
 // Finding is one mistake, danger, warning or note.
 type Finding struct {
 	Severity string `json:"severity"` // error, danger, warning or note
+	File     string `json:"file"`     // the rule file, or the users or groups file
 	Line     int    `json:"line"`
 	Column   int    `json:"column"`
 	Message  string `json:"message"`
@@ -39,8 +40,9 @@ type Finding struct {
 
 // Text checks the text of a rule file. cfg says where serve would listen, and
 // known whether clients can log in and which groups there are: the meaning of
-// some rules depends on it.
-func Text(ctx context.Context, name string, text []byte, cfg settings.Config, known policyfile.Accounts) *Report {
+// some rules depends on it. machine are findings about what serve would open on
+// this machine; it may be nil.
+func Text(ctx context.Context, name string, text []byte, cfg settings.Config, known policyfile.Accounts, machine func(*rules.Set) []rules.Diagnostic) *Report {
 	set, found := policyfile.Parse(name, text, known)
 	r := &Report{File: name, Good: set != nil, Findings: []Finding{}, found: found}
 	if set != nil {
@@ -49,10 +51,23 @@ func Text(ctx context.Context, name string, text []byte, cfg settings.Config, kn
 		r.Digest, r.Rules = set.Digest(), set.Numbered()
 		r.ClientRules, r.SocksRules, r.Limited = len(set.Client), len(set.Socks), len(policyfile.Limited(set))
 	}
+	if machine != nil {
+		r.add(machine(set))
+	}
 	for _, d := range r.found {
-		r.Findings = append(r.Findings, Finding{d.Severity.String(), d.Pos.Line, d.Pos.Col, d.Message, d.Remedy})
+		r.Findings = append(r.Findings, Finding{d.Severity.String(), d.Pos.File, d.Pos.Line, d.Pos.Col, d.Message, d.Remedy})
 	}
 	return r
+}
+
+// add puts the findings about the machine before the others. A warning of the parser
+// about the same place says less.
+func (r *Report) add(machine []rules.Diagnostic) {
+	r.found = slices.DeleteFunc(r.found, func(d rules.Diagnostic) bool {
+		return d.Severity == rules.Warning && slices.ContainsFunc(machine, func(m rules.Diagnostic) bool { return m.Pos == d.Pos })
+	})
+	r.found = append(machine, r.found...)
+	r.Good = r.Good && policyfile.AsError(machine) == nil
 }
 
 // Strict reports whether the file can be served and has no finding above a note.
@@ -67,7 +82,11 @@ func (r *Report) PrintFindings(w io.Writer) {
 		if d.Severity != rules.Error {
 			kind = d.Severity.String() + ": "
 		}
-		fmt.Fprintf(w, "%s: %s%s; %s\n", d.Pos, kind, d.Message, d.Remedy)
+		place := d.Pos.String() + ": "
+		if d.Pos.File == "" { // a file that cannot be read, which the message names
+			place = ""
+		}
+		fmt.Fprintf(w, "%s%s%s; %s\n", place, kind, d.Message, d.Remedy)
 	}
 }
 

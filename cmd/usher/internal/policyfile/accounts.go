@@ -1,0 +1,56 @@
+package policyfile
+
+import (
+	"errors"
+	"fmt"
+
+	"usher/cmd/usher/internal/settings"
+	"usher/proxy/rules"
+	"usher/proxy/users"
+)
+
+// Accounts says how clients can log in, and which groups they are in.
+type Accounts struct {
+	UsersFile, GroupsFile bool           // the environment names one
+	Users                 *users.Checker // nil: none was read
+	Groups                *users.Groups  // nil: none was read
+}
+
+// LoadAccounts reads the users and groups files that cfg names. The error joins
+// all mistakes in them.
+func LoadAccounts(cfg settings.Config) (known Accounts, err error) {
+	var errs []error
+	if known.UsersFile = cfg.UsersFile != ""; known.UsersFile {
+		if known.Users, err = users.Load(cfg.UsersFile); err != nil {
+			errs = append(errs, fmt.Errorf("USHER_USERS_FILE: %w", err))
+		}
+	}
+	if known.GroupsFile = cfg.GroupsFile != ""; known.GroupsFile {
+		if known.Groups, err = users.LoadGroups(cfg.GroupsFile); err != nil {
+			errs = append(errs, fmt.Errorf("USHER_GROUPS_FILE: %w", err))
+		}
+	}
+	return known, errors.Join(errs...)
+}
+
+// AccountFindings returns the error of LoadAccounts as findings, one for each line
+// that cannot be used, or for a file that cannot be read.
+func AccountFindings(err error) (found []rules.Diagnostic) {
+	var line *users.LineError
+	switch joined := err.(type) { //nolint:errorlint // each error of a joined one counts
+	case nil:
+	case interface{ Unwrap() []error }:
+		for _, one := range joined.Unwrap() {
+			found = append(found, AccountFindings(one)...)
+		}
+	case *users.LineError:
+		line = joined
+		found = append(found, rules.Diagnostic{Pos: rules.Pos{File: line.File, Line: line.Line, Col: 1}, Message: line.What, Remedy: line.Remedy})
+	default:
+		if !errors.As(err, &line) {
+			return []rules.Diagnostic{{Message: err.Error(), Remedy: "correct the variable, or let this user read the file"}}
+		}
+		return AccountFindings(errors.Unwrap(err))
+	}
+	return found
+}
