@@ -1,6 +1,6 @@
 // Package need is what tests ask for programs that they run beside Usher:
 // Redis, HAProxy, danted, SOCKS clients. A test without its program is skipped,
-// with CI=true it fails. go test hides the output of packages that pass, so
+// with CI=true it fails, unless CI cannot install the program. go test hides the output of packages that pass, so
 // Summary writes one line past it: how many tests were skipped, and for what.
 package need
 
@@ -56,6 +56,25 @@ func Missing(t testing.TB, what string) {
 	if os.Getenv("CI") == "true" {
 		t.Fatalf("%s is not here, and CI runs every test", what)
 	}
+	skip(t, what)
+}
+
+// Unpackaged returns the path of a program that no package of Debian has, or skips
+// the test and counts it, in CI as well: CI cannot install it.
+func Unpackaged(t testing.TB, name string) string {
+	t.Helper()
+	if pkg, ok := Packages()[name]; ok {
+		t.Fatalf("%s is in the package %s: ask for it with Program", name, pkg)
+	}
+	path, err := exec.LookPath(name)
+	if err != nil {
+		skip(t, name)
+	}
+	return path
+}
+
+func skip(t testing.TB, what string) {
+	t.Helper()
 	mu.Lock()
 	skipped[what]++
 	mu.Unlock()

@@ -42,6 +42,13 @@ func TestMissing(t *testing.T) {
 	if got := ended(t, func(r *recorded) { Program(r, nothing) }); got.skipped || !got.failed {
 		t.Error("did not fail in CI")
 	}
+	// What CI cannot install is skipped there, too, and never what it can.
+	if got := ended(t, func(r *recorded) { Unpackaged(r, nothing) }); !got.skipped || got.failed || skipped[nothing] != 3 {
+		t.Errorf("without a package, in CI: %+v, counted %d times", got, skipped[nothing])
+	}
+	if got := ended(t, func(r *recorded) { Unpackaged(r, "haproxy") }); !got.failed {
+		t.Error("a program of a package was taken for one without")
+	}
 	if path := Program(t, "go"); path == "" {
 		t.Error("no path of go")
 	}

@@ -28,7 +28,7 @@ func started(t *testing.T, address, program string, args ...string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		cmd.Process.Signal(os.Interrupt) //nolint:errcheck // it may have ended
+		cmd.Process.Signal(os.Interrupt)                                    //nolint:errcheck // it may have ended
 		ended := time.AfterFunc(time.Minute, func() { cmd.Process.Kill() }) //nolint:errcheck // it may have ended
 		defer ended.Stop()
 		cmd.Wait() //nolint:errcheck // it ends by a signal
