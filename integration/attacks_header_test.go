@@ -63,8 +63,8 @@ socks pass { from: %s/32 to: %s }
 			a.wantRefused("limit", attempts-limit, balancerSource)
 			eventually(t, patience, func() string {
 				st := a.r.status(t)
-				if st.Sessions != limit || st.counted("s1", true) != limit {
-					return fmt.Sprintf("status shows %d sessions, and %d of the limit, want %d", st.Sessions, st.counted("s1", true), limit)
+				if st.Sessions != limit || st.counted(true) != limit {
+					return fmt.Sprintf("status shows %d sessions, and %d of the limit, want %d", st.Sessions, st.counted(true), limit)
 				}
 				return ""
 			})

@@ -109,7 +109,7 @@ func sideBySide(t *testing.T, w *world) {
 		seen := false
 		for _, r := range w.living() {
 			st := r.status(t)
-			was, is := st.counted("s1", false), st.counted("s1", true)
+			was, is := st.counted(false), st.counted(true)
 			if was != 3 && was != 0 || is != 3 {
 				return fmt.Sprintf("%s: %d sessions counted under the old rules, %d under the new, want 3 and 3",
 					r.name, was, is)

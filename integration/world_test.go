@@ -217,7 +217,7 @@ func (w *world) waitIdle() {
 		for _, r := range w.living() {
 			st := r.status(w.t)
 			for _, current := range []bool{true, false} {
-				if n := st.counted("s1", current); n != 0 {
+				if n := st.counted(current); n != 0 {
 					return fmt.Sprintf("%s: the store counts %d sessions (current rules: %v)", r.name, n, current)
 				}
 			}

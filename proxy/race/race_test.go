@@ -126,32 +126,40 @@ func TestDial(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-				defer cancel()
 				n := &network{hosts: c.hosts}
-				began := time.Now()
-				conn, at, failures := Dial(ctx, addrs(c.addrs...), n.prepare)
-				took := time.Since(began)
-				if won := conn != nil; won != (c.won != "") || won && at.String() != c.won {
-					t.Errorf("%v won, want %q", at, c.won)
-				}
-				if took != c.took {
-					t.Errorf("it took %v, want %v", took, c.took)
-				}
-				for _, f := range failures {
-					if !errors.Is(f.Err, c.failures[f.Addr.String()]) || c.failures[f.Addr.String()] == nil {
-						t.Errorf("%v: %v, want %v", f.Addr, f.Err, c.failures[f.Addr.String()])
-					}
+				won, took, failures := n.dial(t, addrs(c.addrs...))
+				if won != c.won || took != c.took {
+					t.Errorf("%q won in %v, want %q in %v", won, took, c.won, c.took)
 				}
 				if len(failures) != len(c.failures) {
 					t.Errorf("%v, want %v", failures, c.failures)
 				}
-				if n.running.Load() != 0 || n.most > maxAttempts {
-					t.Errorf("%d attempts are left, %d were under way at a time", n.running.Load(), n.most)
+				for _, f := range failures {
+					if want := c.failures[f.Addr.String()]; want == nil || !errors.Is(f.Err, want) {
+						t.Errorf("%v: %v, want %v", f.Addr, f.Err, want)
+					}
 				}
 			})
 		})
 	}
+}
+
+// dial races for 30 seconds at most. It returns the address that won, "" if none
+// did, and how long it took.
+func (n *network) dial(t *testing.T, to []netip.Addr) (won string, took time.Duration, failures []Failure) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	began := time.Now()
+	conn, at, failures := Dial(ctx, to, n.prepare)
+	took = time.Since(began)
+	if n.running.Load() != 0 || n.most > maxAttempts {
+		t.Errorf("%d attempts are left, %d were under way at a time", n.running.Load(), n.most)
+	}
+	if conn != nil {
+		won = at.String()
+	}
+	return won, took, failures
 }
 
 // Addresses share the time that there is, but the first ones of a long list get

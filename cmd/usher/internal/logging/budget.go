@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"usher/proxy/fair"
 )
 
 const (
@@ -78,23 +80,12 @@ func accountOf(r slog.Record) (a account) {
 			a.reason = attr.Value.String()
 		case "client":
 			if client, err := netip.ParseAddrPort(attr.Value.String()); err == nil {
-				a.source = sourceOf(client.Addr().Unmap())
+				a.source = fair.SourceOf(client.Addr())
 			}
 		}
 		return true
 	})
 	return a
-}
-
-// sourceOf returns the network that counts as one source: of IPv6 a /64, as a
-// host can choose any address in it.
-func sourceOf(addr netip.Addr) netip.Prefix {
-	bits := 32
-	if addr.Is6() {
-		bits = 64
-	}
-	prefix, _ := addr.WithZone("").Prefix(bits)
-	return prefix
 }
 
 // spend takes one line from the budget of a. If there is none left, it reports
