@@ -105,12 +105,19 @@ func (a *attack) open(from, bytes string, n int) (net.Conn, string) {
 }
 
 // refused returns the log lines about refused sessions with this reason.
-func (a *attack) refused(reason string) (lines []map[string]any) {
+func (a *attack) refused(reason string) []map[string]any {
 	a.t.Helper()
-	for line := range strings.Lines(a.r.proc.out.String()) {
+	return refusedIn(a.t, a.r.proc.out.String(), reason)
+}
+
+// refusedIn returns the lines of a JSON log about sessions that were refused for
+// a reason.
+func refusedIn(t testing.TB, log, reason string) (lines []map[string]any) {
+	t.Helper()
+	for line := range strings.Lines(log) {
 		var fields map[string]any
 		if err := json.Unmarshal([]byte(line), &fields); err != nil {
-			a.t.Fatalf("log line %q: %v", line, err)
+			t.Fatalf("log line %q: %v", line, err)
 		}
 		if fields["msg"] == "session refused" && fields["reason"] == reason {
 			lines = append(lines, fields)
