@@ -22,6 +22,7 @@ type explainCmd struct {
 	Local    string        `placeholder:"ADDRESS:PORT" help:"The address that the client connects to. Default: the first one of FROM's family that serve would listen on. Required if serve listens on every address (such as 0.0.0.0) and a rule or external.rotation depends on this address."`
 	Socks    int           `enum:"4,5" default:"5" help:"The SOCKS version of the client: 4 or 5."`
 	Timeout  time.Duration `default:"10s" help:"How long all names together may take to resolve."`
+	All      bool          `help:"Also show the rules that were asked and do not match, and why. JSON has them in any case."`
 	JSON     bool          `name:"json" help:"Print JSON."`
 }
 
@@ -85,7 +86,7 @@ func (e explainCmd) Run(ctx context.Context, sys system) error {
 	if e.JSON {
 		err = printJSON(sys.stdout, answer)
 	} else {
-		err = answer.Print(sys.stdout)
+		err = answer.Print(sys.stdout, e.All)
 	}
 	if err == nil && !answer.Pass {
 		return errRefused

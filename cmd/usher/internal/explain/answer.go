@@ -61,8 +61,9 @@ type Limit struct {
 	Held     string   `json:"held"`          // for how long
 }
 
-// Print writes the answer for people.
-func (a *Answer) Print(w io.Writer) error {
+// Print writes the answer for people. Of the rules that were asked it names those
+// that decide, with all also the others.
+func (a *Answer) Print(w io.Writer, all bool) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	row := func(name, format string, args ...any) { fmt.Fprintf(t, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
 	row("rules", "%s, digest %s", a.File, a.Digest)
@@ -71,7 +72,7 @@ func (a *Answer) Print(w io.Writer) error {
 	} else {
 		row("client", "%s, connected to %s", a.From, a.Local)
 	}
-	printSteps(t, a.ClientRules)
+	others := printSteps(t, a.ClientRules, all)
 	if a.Methods != nil {
 		row("methods", "%s", strings.Join(a.Methods, " "))
 	}
@@ -86,11 +87,14 @@ func (a *Answer) Print(w io.Writer) error {
 	if a.Bound != "" {
 		row("bound", "%s", a.Bound)
 	}
-	printSteps(t, a.RequestRules)
+	others += printSteps(t, a.RequestRules, all)
 	if a.RequestRules != nil {
 		row("datagram", "to %s", a.Target)
 	}
-	printSteps(t, a.SocksRules)
+	others += printSteps(t, a.SocksRules, all)
+	if others > 0 {
+		row("others", "%s, --all shows why", notMatching(others))
+	}
 	for _, n := range a.Names {
 		if len(n.Addresses) == 0 {
 			row("name", "%s has no address", n.Name)
@@ -113,11 +117,18 @@ func (a *Answer) Print(w io.Writer) error {
 	return t.Flush()
 }
 
-func printSteps(w io.Writer, steps []Step) {
+// printSteps writes the step that decides, or all of them, and returns how many are
+// left out.
+func printSteps(w io.Writer, steps []Step, all bool) (others int) {
 	for _, s := range steps {
+		if !all && !s.Decides {
+			others++
+			continue
+		}
 		verdict := map[bool]string{true: "pass", false: "block"}[s.Pass]
 		fmt.Fprintf(w, "  %s\t%s %s: %s\n", named(s.Rule, s.Name), s.Place, verdict, cmp.Or(s.Why, "DECIDES"))
 	}
+	return others
 }
 
 // named names a rule by its position, and by its name if it has one.
@@ -150,4 +161,11 @@ func texts(addrs []netip.Addr) []string {
 		list = append(list, a.String())
 	}
 	return list
+}
+
+func notMatching(rules int) string {
+	if rules == 1 {
+		return "1 rule does not match"
+	}
+	return fmt.Sprintf("%d rules do not match", rules)
 }
