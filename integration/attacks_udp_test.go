@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"usher/deploy/need"
 )
 
 // drops waits until so many datagrams are counted as dropped for each reason.
@@ -189,7 +191,7 @@ socks pass { from: 0/0 to: 0/0 command: connect }
 	}
 	a.wantRefused("self", 1, attackerSource)
 	// Nor is a port given that the client wishes for, if no rule names it.
-	wished := freePort(t)
+	wished := need.Port(t)
 	second, got := wait(fmt.Sprintf("0.0.0.0:%d", wished))
 	if got.reply != granted || int(got.bound.Port()) == wished {
 		t.Errorf("BIND to port %d: reply %d, port %d", wished, got.reply, got.bound.Port())

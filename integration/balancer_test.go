@@ -3,7 +3,6 @@ package integration
 import (
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -30,8 +29,8 @@ type balancer struct {
 func startBalancer(t testing.TB, hosts []string, socksPort, adminPort int) *balancer {
 	t.Helper()
 	program := need.Program(t, "haproxy")
-	b := &balancer{addr: fmt.Sprintf("127.0.0.1:%d", freePort(t))}
-	statsAddr := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	b := &balancer{addr: fmt.Sprintf("127.0.0.1:%d", need.Port(t))}
+	statsAddr := fmt.Sprintf("127.0.0.1:%d", need.Port(t))
 	b.stats = "http://" + statsAddr + "/metrics"
 
 	shipped, err := os.ReadFile("../deploy/compose/haproxy/haproxy.cfg")
@@ -119,22 +118,4 @@ func (b *balancer) metrics() (string, error) {
 		err = fmt.Errorf("haproxy's metrics: %s", resp.Status)
 	}
 	return string(text), err
-}
-
-// freePort returns a TCP port that is free on all loopback addresses. It lies
-// below the range that the kernel hands out, so that nobody gets it by chance
-// before it is used.
-func freePort(t testing.TB) int {
-	t.Helper()
-	for range 1000 {
-		port := int(nextPort.Add(1))
-		ln, err := net.Listen("tcp4", fmt.Sprintf("0.0.0.0:%d", port))
-		if err != nil {
-			continue
-		}
-		ln.Close()
-		return port
-	}
-	t.Fatal("no free port found")
-	return 0
 }

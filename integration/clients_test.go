@@ -245,7 +245,7 @@ func startWeb(t *testing.T) string {
 		io.WriteString(w, "page for "+r.Host) //nolint:errcheck // the client would tell
 	})}
 	var serving sync.WaitGroup
-	port := strconv.Itoa(freePort(t))
+	port := strconv.Itoa(need.Port(t))
 	for _, host := range []string{"127.0.0.1", "::1"} {
 		ln, err := net.Listen("tcp", net.JoinHostPort(host, port))
 		if err != nil {
@@ -265,7 +265,7 @@ func startSSH(t *testing.T, dir string) string {
 	if !installed("sshd", "ssh-keygen") {
 		return ""
 	}
-	program, port := need.Program(t, "sshd"), strconv.Itoa(freePort(t))
+	program, port := need.Program(t, "sshd"), strconv.Itoa(need.Port(t))
 	if err := os.Mkdir("/run/sshd", 0o755); err == nil { // as root it wants this one
 		t.Cleanup(func() { os.Remove("/run/sshd") })
 	}
@@ -291,7 +291,7 @@ func startFTP(t *testing.T, dir string) string {
 	if !installed("vsftpd") {
 		return ""
 	}
-	program, port := need.Program(t, "vsftpd"), strconv.Itoa(freePort(t))
+	program, port := need.Program(t, "vsftpd"), strconv.Itoa(need.Port(t))
 	files := filepath.Join(dir, "ftp")
 	for _, d := range []string{files, filepath.Join(dir, "empty")} {
 		if err := os.Mkdir(d, 0o755); err != nil {
@@ -327,7 +327,7 @@ func startDNS(t *testing.T) string {
 	if !installed("dnsmasq") {
 		return ""
 	}
-	program, port := need.Program(t, "dnsmasq"), strconv.Itoa(freePort(t))
+	program, port := need.Program(t, "dnsmasq"), strconv.Itoa(need.Port(t))
 	start(t, "dnsmasq", nil, program, "--keep-in-foreground", "--conf-file=/dev/null", "--pid-file=", "--user=",
 		"--no-resolv", "--no-hosts", "--listen-address=127.0.0.1", "--bind-interfaces", "--port="+port,
 		"--address=/www.usher.test/192.0.2.7").waitListens("127.0.0.1:" + port)

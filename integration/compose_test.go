@@ -61,7 +61,7 @@ func newDemo(t *testing.T) *demo {
 	} else {
 		d.command = []string{need.Program(t, "docker-compose")}
 	}
-	port, stats := freePort(t), freePort(t)
+	port, stats := need.Port(t), need.Port(t)
 	d.proxy = fmt.Sprintf("127.0.0.1:%d", port)
 	d.stats = &balancer{stats: fmt.Sprintf("http://127.0.0.1:%d/metrics", stats)}
 	d.env = append(os.Environ(), "USHER_IMAGE="+testImage,

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/bcrypt"
+
+	"usher/deploy/need"
 )
 
 // greeted is a client in the middle of its negotiation: it has sent its
@@ -210,7 +212,7 @@ pass {
 // listens where internal: says and leaves from where external: says.
 func TestLayer4Page(t *testing.T) {
 	e := startEcho(t)
-	adminPort := freePort(t)
+	adminPort := need.Port(t)
 	for i, node := range []struct{ internal, external string }{
 		{"127.0.2.1", "127.0.2.11"},
 		{"127.0.2.2", "127.0.2.12"},

@@ -19,7 +19,7 @@ func TestDeployExample(t *testing.T) {
 	if !ok || !closed {
 		t.Fatal("docs/deploy.md shows no haproxy.cfg")
 	}
-	addr := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	addr := fmt.Sprintf("127.0.0.1:%d", need.Port(t))
 	for _, change := range [][2]string{
 		{"bind :1080", "bind " + addr},
 		{"balance leastconn", "balance leastconn\n    source " + balancerSource},

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"usher/deploy/need"
 )
 
 // go-redis logs each dial that fails, which in these tests is most of the time.
@@ -77,7 +79,7 @@ func newFaultWorld(t *testing.T, o faultOptions) *faultWorld {
 	f.deployment = o.deploy(t, f.seed)
 	file := t.TempDir() + "/sockd.conf"
 	writeFile(t, file, f.addTargets(t, o.limits, o.kinds))
-	socksPort, adminPort := freePort(t), freePort(t)
+	socksPort, adminPort := need.Port(t), need.Port(t)
 	for i, url := range f.urls {
 		env := map[string]string{
 			"USHER_CONFIG": file, "USHER_STORE": url,

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"usher/deploy/need"
 	"usher/store/redisstore/redistest"
 )
 
@@ -23,7 +24,7 @@ func TestReadinessOfAStart(t *testing.T) {
 		"USHER_CONFIG": rules, "USHER_STORE": redis.URL(), "USHER_LEASE_TTL": "4s",
 	}
 	begin := time.Now()
-	r := launchReplica(t, "usher", "127.0.1.1", freePort(t), freePort(t), env)
+	r := launchReplica(t, "usher", "127.0.1.1", need.Port(t), need.Port(t), env)
 	eventually(t, patience, func() string {
 		if code, _, err := r.get("/healthz"); code != http.StatusOK {
 			return fmt.Sprintf("/healthz %d %v", code, err)

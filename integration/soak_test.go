@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"usher/deploy/need"
 )
 
 var soakTime = flag.Duration("soak", 3*time.Second, "how long the soak test keeps its clients busy; minutes find slow leaks")
@@ -91,7 +93,7 @@ func TestSoak(t *testing.T) {
 	}})
 	s := &soak{
 		w: w, proxy: w.proxy, mirror: startMirror(t),
-		closed:  fmt.Sprintf("127.0.0.1:%d", freePort(t)),
+		closed:  fmt.Sprintf("127.0.0.1:%d", need.Port(t)),
 		blocked: fmt.Sprintf("127.0.0.3:%d", w.free.port),
 	}
 	s.rounds(t, 3*len(soakKinds), time.Second) // what the first sessions leave for good is not theirs

@@ -79,7 +79,7 @@ type node struct {
 func startNodes(t *testing.T, env, option string) (nodes map[netip.Addr]node, servers string) {
 	t.Helper()
 	nodes = map[netip.Addr]node{}
-	socksPort, adminPort := freePort(t), freePort(t)
+	socksPort, adminPort := need.Port(t), need.Port(t)
 	for i := range 2 {
 		internal, external := fmt.Sprintf("127.0.2.%d", i+1), fmt.Sprintf("127.0.2.%d", i+11)
 		file := filepath.Join(t.TempDir(), "sockd.conf")
@@ -106,7 +106,7 @@ socks pass { from: 0/0 to: 127.0.3.0/24
 // turn, and returns its address.
 func startPlainBalancer(t *testing.T, servers string) string {
 	t.Helper()
-	addr := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	addr := fmt.Sprintf("127.0.0.1:%d", need.Port(t))
 	file := filepath.Join(t.TempDir(), "haproxy.cfg")
 	writeFile(t, file, fmt.Sprintf(`defaults
     mode tcp

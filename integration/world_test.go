@@ -2,23 +2,16 @@ package integration
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strconv"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	"usher/deploy/need"
 	"usher/store/redisstore/redistest"
 )
-
-// nextPort is where freePort looks next. It starts somewhere else in each run,
-// so that two runs at a time rarely meet.
-var nextPort atomic.Int64
-
-func init() { nextPort.Store(20000 + rand.Int64N(8000)) }
 
 // world is what the tests of the limits run in: replicas that share a store
 // and a rule file, behind a balancer. There is one of processes and one of
@@ -109,7 +102,7 @@ func newWorld(t testing.TB, o options) *world {
 	for k, v := range o.env {
 		env[k] = v
 	}
-	w.ports.socks, w.ports.admin = freePort(t), freePort(t)
+	w.ports.socks, w.ports.admin = need.Port(t), need.Port(t)
 	for i := range o.replicas {
 		w.hosts = append(w.hosts, "127.0.1."+strconv.Itoa(i+1))
 		w.replicas = append(w.replicas,

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"usher/deploy/need"
 	"usher/proxy"
 	"usher/proxy/socks"
 )
@@ -249,10 +250,5 @@ func closingHole(t *testing.T) (hole socks.Addr, free func()) {
 // refused returns an address where nobody listens.
 func refused(t *testing.T) socks.Addr {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return socks.AddrOf(ln.Addr().(*net.TCPAddr).AddrPort())
+	return socks.Addr{IP: netip.MustParseAddr("127.0.0.1"), Port: uint16(need.Port(t))}
 }

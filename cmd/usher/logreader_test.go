@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 
+	"usher/deploy/need"
 	"usher/store/redisstore/redistest"
 )
 
@@ -21,7 +23,7 @@ func launchInto(t *testing.T, env ...string) (*process, *os.File) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &process{t: t, cmd: exec.Command("usher"), ended: make(chan struct{}), socks: freePort(t), admin: freePort(t)}
+	p := &process{t: t, cmd: exec.Command("usher"), ended: make(chan struct{}), socks: freeAddr(t), admin: freeAddr(t)}
 	p.cmd.Env = append(append(os.Environ(), "USHER_LISTEN="+p.socks, "USHER_ADMIN_LISTEN="+p.admin, "USHER_DRAIN_GRACE=0s",
 		"USHER_LOG_BUDGET=0"), env...)
 	p.cmd.Stderr = w
@@ -49,14 +51,9 @@ func launchInto(t *testing.T, env ...string) (*process, *os.File) {
 	return p, r
 }
 
-func freePort(t *testing.T) string {
+func freeAddr(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
+	return fmt.Sprintf("127.0.0.1:%d", need.Port(t))
 }
 
 // talk checks that a session relays.

@@ -78,52 +78,54 @@ var errRefused = errors.New("refused")
 
 const ms = time.Millisecond
 
-// Each case is told by what becomes of it and how long it takes.
+// races are told by what becomes of each and how long it takes.
+var races = map[string]struct {
+	hosts    map[string]host
+	addrs    []string
+	won      string
+	took     time.Duration
+	failures map[string]error
+}{
+	"the first answers": {
+		map[string]host{"::1": {after: 100 * ms}}, []string{"::1", "10.0.0.1"},
+		"::1", 100 * ms, nil,
+	},
+	"a silent IPv6 address costs 250 ms": {
+		map[string]host{"10.0.0.1": {after: 30 * ms}}, []string{"::1", "::2", "::3", "10.0.0.1"},
+		"10.0.0.1", 280 * ms, map[string]error{"::1": ErrSlower},
+	},
+	"a slow one may still win": {
+		map[string]host{"::1": {after: 300 * ms}, "10.0.0.1": {after: 100 * ms}}, []string{"::1", "10.0.0.1"},
+		"::1", 300 * ms, map[string]error{"10.0.0.1": ErrSlower},
+	},
+	"a failure costs nothing": {
+		map[string]host{"::1": {20 * ms, errRefused}, "10.0.0.1": {after: 30 * ms}}, []string{"::1", "10.0.0.1"},
+		"10.0.0.1", 50 * ms, map[string]error{"::1": errRefused},
+	},
+	"all fail": {
+		map[string]host{"::1": {20 * ms, errRefused}, "10.0.0.1": {30 * ms, errRefused}}, []string{"::1", "10.0.0.1"},
+		"", 50 * ms, map[string]error{"::1": errRefused, "10.0.0.1": errRefused},
+	},
+	"all are silent": {
+		nil, []string{"::1", "10.0.0.1"},
+		"", 30 * time.Second, map[string]error{"::1": context.DeadlineExceeded, "10.0.0.1": context.DeadlineExceeded},
+	},
+	"one address has all the time": {
+		map[string]host{"::1": {after: 29 * time.Second}}, []string{"::1"},
+		"::1", 29 * time.Second, nil,
+	},
+	"the last of many": {
+		map[string]host{"10.0.0.9": {after: ms}},
+		[]string{"10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.9"},
+		"10.0.0.9", 15*time.Second + 126*ms, map[string]error{
+			"10.0.0.1": context.DeadlineExceeded, "10.0.0.2": context.DeadlineExceeded,
+			"10.0.0.3": ErrSlower, "10.0.0.4": ErrSlower, "10.0.0.5": ErrSlower,
+		},
+	},
+}
+
 func TestDial(t *testing.T) {
-	for name, c := range map[string]struct {
-		hosts    map[string]host
-		addrs    []string
-		won      string
-		took     time.Duration
-		failures map[string]error
-	}{
-		"the first answers": {
-			map[string]host{"::1": {after: 100 * ms}}, []string{"::1", "10.0.0.1"},
-			"::1", 100 * ms, nil,
-		},
-		"a silent IPv6 address costs 250 ms": {
-			map[string]host{"10.0.0.1": {after: 30 * ms}}, []string{"::1", "::2", "::3", "10.0.0.1"},
-			"10.0.0.1", 280 * ms, map[string]error{"::1": ErrSlower},
-		},
-		"a slow one may still win": {
-			map[string]host{"::1": {after: 300 * ms}, "10.0.0.1": {after: 100 * ms}}, []string{"::1", "10.0.0.1"},
-			"::1", 300 * ms, map[string]error{"10.0.0.1": ErrSlower},
-		},
-		"a failure costs nothing": {
-			map[string]host{"::1": {20 * ms, errRefused}, "10.0.0.1": {after: 30 * ms}}, []string{"::1", "10.0.0.1"},
-			"10.0.0.1", 50 * ms, map[string]error{"::1": errRefused},
-		},
-		"all fail": {
-			map[string]host{"::1": {20 * ms, errRefused}, "10.0.0.1": {30 * ms, errRefused}}, []string{"::1", "10.0.0.1"},
-			"", 50 * ms, map[string]error{"::1": errRefused, "10.0.0.1": errRefused},
-		},
-		"all are silent": {
-			nil, []string{"::1", "10.0.0.1"},
-			"", 30 * time.Second, map[string]error{"::1": context.DeadlineExceeded, "10.0.0.1": context.DeadlineExceeded},
-		},
-		"one address has all the time": {
-			map[string]host{"::1": {after: 29 * time.Second}}, []string{"::1"},
-			"::1", 29 * time.Second, nil,
-		},
-		"the last of many": {
-			map[string]host{"10.0.0.9": {after: ms}},
-			[]string{"10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.9"},
-			"10.0.0.9", 15*time.Second + 126*ms, map[string]error{
-				"10.0.0.1": context.DeadlineExceeded, "10.0.0.2": context.DeadlineExceeded,
-				"10.0.0.3": ErrSlower, "10.0.0.4": ErrSlower, "10.0.0.5": ErrSlower,
-			},
-		},
-	} {
+	for name, c := range races {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				n := &network{hosts: c.hosts}

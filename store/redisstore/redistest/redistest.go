@@ -184,13 +184,10 @@ func (s *Server) answers() bool {
 	return strings.HasPrefix(string(reply[:n]), "+PONG") || strings.HasPrefix(string(reply[:n]), "-NOAU")
 }
 
+// freeAddr returns an address that stays the server's while it is down.
 func freeAddr(t testing.TB) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Helper()
+	return fmt.Sprintf("127.0.0.1:%d", need.Port(t))
 }
 
 // Eventually polls until ok, and fails the test after the time given.

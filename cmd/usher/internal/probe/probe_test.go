@@ -56,12 +56,7 @@ func server(t *testing.T, handle func(net.Conn)) string {
 // dead returns an address at which nobody listens.
 func dead(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
+	return fmt.Sprintf("127.0.0.1:%d", need.Port(t))
 }
 
 // says returns a server that reads n bytes and sends an answer, for each pair, and
