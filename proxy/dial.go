@@ -104,5 +104,7 @@ func attempt(s *session, d *decide.Session, to netip.AddrPort) (race.Connect, er
 
 // relayTo returns the relay between the client and its target or peer.
 func (s *session) relayTo(target *net.TCPConn, idle time.Duration) func() error {
-	return relay.New(s.client, target, relay.Options{Idle: idle, MayWrite: s.valid, Up: &s.up, Down: &s.down}).Run
+	return relay.New(s.client, target, relay.Options{
+		Idle: idle, MayWrite: s.valid, Pipes: s.server.pipes, Up: &s.up, Down: &s.down,
+	}).Run
 }

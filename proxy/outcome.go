@@ -21,6 +21,8 @@ var (
 	errForeign            = errors.New("a PROXY header from an address that is not trusted")
 	errSecondHeader       = errors.New("a second PROXY header")
 	errClientClosed       = errors.New("the client closed the connection")
+	errSessions           = errors.New("too many sessions (USHER_MAX_SESSIONS)")
+	errConnecting         = errors.New("too many sessions of this client address are not connected yet, for the number that is free (USHER_MAX_SESSIONS)")
 	errEvicted            = errors.New("too many clients were negotiating")
 	errNegotiationTimeout = errors.New("negotiation timeout (timeout.negotiate)")
 	errCredentials        = errors.New("wrong user name or password")
@@ -60,6 +62,8 @@ var outcomes = []outcome{
 	{decide.ErrMethod, socks.NotAllowed, "method", false},
 	{errCredentials, silent, "auth", false}, // RFC 1929 has its own answer
 	{users.ErrThrottled, silent, "auth_throttle", false},
+	{errSessions, socks.GeneralFailure, "sessions", false},
+	{errConnecting, socks.GeneralFailure, "connecting", false},
 	{errCommand, socks.CommandNotSupported, "command", false},
 	{decide.ErrTarget, socks.AddressNotSupported, "target", false},
 	{decide.ErrSelf, socks.NotAllowed, "self", false},

@@ -1,8 +1,10 @@
 package proxy
 
 import (
+	"cmp"
 	"errors"
 	"log/slog"
+	"math"
 	"net"
 	"net/netip"
 	"os"
@@ -12,6 +14,8 @@ import (
 	"time"
 
 	"usher/proxy/fair"
+	"usher/proxy/race"
+	"usher/proxy/socks"
 )
 
 // shedTime is how long shed waits for a client to close. The system reports a
@@ -20,23 +24,35 @@ const shedTime = 5 * time.Millisecond
 
 // negotiators are the sessions whose clients have not made their request yet.
 type negotiators struct {
-	max int // 0: any number
-
 	mu  sync.Mutex
 	all fair.Crowd[*session]
 }
 
-// enter adds s. If there is no room it removes another session and returns it,
-// for the caller to end. fair.Crowd.Victim says which one that is.
-func (n *negotiators) enter(s *session, source netip.Prefix) (evicted *session) {
+// enter adds s. It removes other sessions if there would be more than most, and
+// returns them, for the caller to end. fair.Crowd.Victim says which those are.
+func (n *negotiators) enter(s *session, source netip.Prefix, most int) (evicted []*session) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.max > 0 && n.all.Len() >= n.max {
-		victim := n.all.Victim(source)
-		n.all.Remove(victim)
-		evicted = victim.Value
-	}
+	evicted = n.remove(most-1, source)
 	s.negotiating = n.all.Add(source, s)
+	return evicted
+}
+
+// shrink removes sessions until there are at most so many, and returns them, for
+// the caller to end.
+func (n *negotiators) shrink(most int) (evicted []*session) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.remove(most, netip.Prefix{})
+}
+
+// remove is shrink, if a session of newcomer is to follow. n.mu is held.
+func (n *negotiators) remove(most int, newcomer netip.Prefix) (evicted []*session) {
+	for n.all.Len() > max(most, 0) {
+		victim := n.all.Victim(newcomer)
+		n.all.Remove(victim)
+		evicted = append(evicted, victim.Value)
+	}
 	return evicted
 }
 
@@ -54,6 +70,62 @@ func (n *negotiators) leave(s *session) {
 	defer n.mu.Unlock()
 	n.all.Remove(s.negotiating)
 	s.negotiating = nil
+}
+
+// evict ends sessions that negotiate. It closes their sockets at once: the next
+// client may need the descriptor before the session has ended.
+func (s *Server) evict(sessions []*session) {
+	for _, sess := range sessions {
+		sess.end(errEvicted)
+		sess.sockets.close()
+		s.turnAway("negotiating", errEvicted.Error())
+	}
+}
+
+// MinNegotiating returns how many clients can negotiate, with a descriptor each,
+// when there are as many other sessions as may be.
+func MinNegotiating(maxSessions int) int { return min(max(maxSessions/32, 1), 32) }
+
+// mayNegotiate returns how many clients may negotiate now. A free place is worth two
+// of them, as it stands for two descriptors.
+func (s *Server) mayNegotiate() int {
+	most := cmp.Or(s.opts.MaxNegotiating, math.MaxInt)
+	if s.opts.MaxSessions > 0 {
+		most = min(most, MinNegotiating(s.opts.MaxSessions)+2*s.places.Free())
+	}
+	return most
+}
+
+// takePlaces takes the places of a session that has made its request, until its
+// sockets are closed. connected must be called when it is connected or about to end.
+// The error is errSessions or errConnecting.
+func (s *Server) takePlaces(sess *session) (connected func(), err error) {
+	before, after := placesOf(sess.request)
+	share, err := s.places.Take(fair.SourceOf(sess.from.Addr()), before)
+	switch {
+	case errors.Is(err, fair.ErrShare):
+		return nil, errConnecting
+	case err != nil:
+		return nil, errSessions
+	}
+	sess.sockets.closeOnEnd(share)
+	s.evict(s.negotiators.shrink(s.mayNegotiate()))
+	return func() { share.Settle(after) }, nil
+}
+
+// placesOf returns how many places a request takes before and after its session is
+// connected. A place stands for two descriptors, such as those of a client and of a
+// target.
+func placesOf(r socks.Request) (before, after int) {
+	switch {
+	case r.Command == socks.Bind: // while it accepts: client, bound socket, listener, peer
+		return 2, 1
+	case r.Command == socks.UDPAssociate: // client, client-facing socket, an upstream for each family
+		return 2, 2
+	case r.Addr.Name != "": // client, and race.MaxAttempts sockets
+		return (1 + race.MaxAttempts + 1) / 2, 1
+	}
+	return 1, 1
 }
 
 // turnAway counts a client for whom there was no room. Each reason is logged once

@@ -1,7 +1,10 @@
 package proxy_test
 
 import (
+	"context"
 	"fmt"
+	"net/netip"
+	"sync/atomic"
 	"testing"
 
 	"usher/proxy"
@@ -96,5 +99,126 @@ func TestOneSourceCrowdsOutItself(t *testing.T) {
 			slow.echoes("served")
 			w.log.wait(t, 1+flood+1-most) // those that were closed, and a warning
 		})
+	}
+}
+
+// silentNames is a resolver that never answers. It counts what it is asked.
+type silentNames struct{ asked atomic.Int32 }
+
+func (s *silentNames) LookupNetIP(ctx context.Context, _, _ string) ([]netip.Addr, error) {
+	s.asked.Add(1)
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// asks makes a client at an address send a request, and returns the client.
+func (w *world) asks(from string, r socks.Request) *client {
+	w.t.Helper()
+	c := w.clientAt(from)
+	c.send([]byte{5, 1, 0})
+	c.expect([]byte{5, 0})
+	r.Version = socks.V5
+	c.must(socks.WriteRequest(c, r))
+	return c
+}
+
+// code returns the code of the reply.
+func (c *client) code() socks.Code {
+	c.t.Helper()
+	r, err := socks.ReadReply(c, socks.V5)
+	c.must(err)
+	return r.Code
+}
+
+// Above the bound a session is refused, with a reply and a reason. UDP and BIND
+// count twice. Clients that negotiate have room all the same.
+func TestSessionsAreBounded(t *testing.T) {
+	to := echo(t)
+	w := newWorld(t, anybody, func(o *proxy.Options, _ *proxy.Policy) { o.MaxSessions = 3 })
+	connect, associate := socks.Request{Command: socks.Connect, Addr: to}, socks.Request{Command: socks.UDPAssociate, Addr: socks.Addr{IP: netip.IPv4Unspecified()}}
+	sources := 0
+	want := func(r socks.Request, want socks.Code) *client {
+		t.Helper()
+		sources++
+		c := w.asks(fmt.Sprintf("127.0.0.%d", sources), r)
+		if got := c.code(); got != want {
+			t.Errorf("%v: code %d, want %d", r.Command, got, want)
+		}
+		return c
+	}
+	association := want(associate, socks.Succeeded)
+	want(associate, socks.GeneralFailure)
+	want(connect, socks.Succeeded)
+	want(connect, socks.GeneralFailure)
+	association.Close()
+	eventually(t, func() string {
+		if c := w.asks("127.0.1.1", connect); c.code() != socks.Succeeded {
+			return "an association has ended, and its places are not free"
+		}
+		return ""
+	})
+	want(connect, socks.Succeeded)
+	eventually(t, func() string {
+		if n := w.metric("usher_sessions_rejected_total", "rule", "c1", "reason", "sessions"); n < 2 {
+			return fmt.Sprintf("%v sessions refused for the bound, want 2 or more", n)
+		}
+		return ""
+	})
+}
+
+// A client whose sessions wait for names or targets that never answer takes half of
+// what is free. Others connect meanwhile.
+func TestOneSourceWaitsInVain(t *testing.T) {
+	to := echo(t)
+	names := new(silentNames)
+	w := newWorld(t, anybody, func(o *proxy.Options, _ *proxy.Policy) { o.MaxSessions, o.Resolver = 30, names })
+	never := func(i int) socks.Request {
+		return socks.Request{Command: socks.Connect, Addr: socks.Addr{Name: fmt.Sprintf("never%d.test", i), Port: 80}}
+	}
+	for i := range 5 {
+		w.asks("127.0.0.1", never(i))
+	}
+	eventually(t, func() string {
+		if n := names.asked.Load(); n != 5 {
+			return fmt.Sprintf("%d names are asked for, want 5", n)
+		}
+		return ""
+	})
+	refused := w.asks("127.0.0.1", never(5))
+	if code := refused.code(); code != socks.GeneralFailure {
+		t.Errorf("the sixth that waits: code %d, want %d", code, socks.GeneralFailure)
+	}
+	for i := range 5 {
+		served := w.asks(fmt.Sprintf("127.0.1.%d", 1+i), socks.Request{Command: socks.Connect, Addr: to})
+		if code := served.code(); code != socks.Succeeded {
+			t.Fatalf("another client: code %d", code)
+		}
+	}
+	if line := w.log.wait(t, 1)[0]; line["reason"] != "connecting" {
+		t.Errorf("log %v, want the reason connecting", line)
+	}
+}
+
+// When as many sessions run as may, some clients can negotiate still. The more
+// sessions there are, the fewer those are.
+func TestSessionsMakeNegotiatorsGo(t *testing.T) {
+	to := echo(t)
+	w := newWorld(t, anybody, func(o *proxy.Options, _ *proxy.Policy) { o.MaxSessions = 2 })
+	for range 4 { // room for 5: two for each free place, and one
+		w.client()
+	}
+	for _, from := range []string{"127.0.0.2", "127.0.0.3"} {
+		if code := w.asks(from, socks.Request{Command: socks.Connect, Addr: to}).code(); code != socks.Succeeded {
+			t.Fatalf("code %d", code)
+		}
+	}
+	eventually(t, func() string {
+		if n := w.metric("usher_clients_turned_away_total", "reason", "negotiating"); n != 3 {
+			return fmt.Sprintf("%v turned away, want 3 of 4", n)
+		}
+		return ""
+	})
+	if code := w.asks("127.0.0.2", socks.Request{Command: socks.Connect, Addr: to}).code(); code != socks.GeneralFailure {
+		t.Errorf("code %d, want %d", code, socks.GeneralFailure)
 	}
 }

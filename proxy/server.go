@@ -35,6 +35,15 @@ type Options struct {
 	// Resolver resolves the names that clients ask for. nil: resolve.Default.
 	// Answers are remembered for half a minute, or until SetPolicy.
 	Resolver resolve.Resolver
+	// MaxSessions is how many sessions may have made their request; BIND and UDP
+	// ASSOCIATE count twice. One more is refused. It is refused earlier if its source
+	// has as many sessions that are not connected yet as there are places free. Each
+	// place is worth two descriptors, and MinNegotiating come on top. 0: any number.
+	MaxSessions int
+	// MaxPipes is how many directions of sessions may be spliced at a time, through a
+	// pipe of two descriptors. More are copied, which costs more processor time. 0: any
+	// number.
+	MaxPipes int
 	// MaxLookups is how many names are looked up at a time, and half of that for
 	// one source. 0: resolve.DefaultLookups.
 	MaxLookups int
@@ -72,10 +81,12 @@ type Server struct {
 	table  *table
 	names  *resolve.Cache
 	guard  *users.Guard
-	hashes *fair.Queue // password hashes
+	hashes *fair.Queue   // password hashes
+	pipes  chan struct{} // has a token for each pipe of a relay; nil: any number
 	spare  *spare
 
 	negotiators negotiators
+	places      fair.Shares   // of sessions that have made their request
 	turnedAway  sync.Map      // reason -> *logEvery
 	ids         atomic.Uint64 // of sessions
 	prefix      string        // of session ids, tells processes apart in a shared log
@@ -114,8 +125,11 @@ func New(o Options, p *Policy) *Server {
 	names := resolve.NewCache(o.Resolver, o.MaxLookups, nameMetrics{o.Metrics})
 	s := &Server{
 		opts: o, names: names, hashes: users.HashQueue(), spare: newSpare(),
-		negotiators: negotiators{max: o.MaxNegotiating},
-		prefix:      fmt.Sprintf("%08x", rand.Uint32()), table: newTable(o.Limiter),
+		places: fair.Shares{Size: o.MaxSessions},
+		prefix: fmt.Sprintf("%08x", rand.Uint32()), table: newTable(o.Limiter),
+	}
+	if o.MaxPipes > 0 {
+		s.pipes = make(chan struct{}, o.MaxPipes)
 	}
 	s.tcp = decide.Machine{Own: s.reachesTCP, Toward: selfaddr.Toward}
 	s.udp = decide.Machine{Own: s.reachesUDP, Toward: selfaddr.Toward}

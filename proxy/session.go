@@ -18,17 +18,13 @@ import (
 func (s *Server) start(client *net.TCPConn) {
 	ctx, cancel := context.WithCancelCause(s.base)
 	sess := &session{server: s, client: client, keptAlive: rules.DefaultKeepAlive, id: s.ids.Add(1), began: time.Now(), end: cancel}
-	sess.sockets.open = append(make([]io.Closer, 0, 2), client) // and a target
+	sess.sockets.open = append(make([]io.Closer, 0, 3), client) // and its places, and a target
 	if !s.table.add(sess) {
 		cancel(nil)
 		_ = client.Close()
 		return
 	}
-	if evicted := s.negotiators.enter(sess, fair.SourceOf(addrPort(client.RemoteAddr()).Addr())); evicted != nil {
-		evicted.end(errEvicted)
-		evicted.sockets.close() // now: the next client may need the descriptor before the session has ended
-		s.turnAway("negotiating", errEvicted.Error())
-	}
+	s.evict(s.negotiators.enter(sess, fair.SourceOf(addrPort(client.RemoteAddr()).Addr()), s.mayNegotiate()))
 	go sess.serve(ctx, context.AfterFunc(ctx, sess.sockets.close))
 }
 
@@ -65,6 +61,11 @@ func (s *session) open(ctx context.Context) (relay func() error, err error) {
 	if err := s.receive(ctx); err != nil {
 		return nil, err
 	}
+	connected, err := s.server.takePlaces(s)
+	if err != nil {
+		return nil, err
+	}
+	defer connected()
 	switch s.request.Command {
 	case socks.Connect:
 		return s.connect(ctx)

@@ -28,10 +28,11 @@ func dialSocks(t *testing.T, p *process) net.Conn {
 // at once, and that the process serves as before when they are back.
 func TestOutOfDescriptors(t *testing.T) {
 	t.Parallel()
-	p := launchCommand(t, exec.Command("sh", "-c", "ulimit -n 40; exec usher"), "USHER_MAX_NEGOTIATING=1000")
+	p := launchCommand(t, exec.Command("sh", "-c", "ulimit -n 40; exec usher"), "USHER_MAX_NEGOTIATING=1000", "USHER_MAX_SESSIONS=1000")
 	if line := p.logged("usher starts"); line["descriptors"] != 40.0 {
 		t.Fatal(line)
 	}
+	p.logged("USHER_MAX_SESSIONS needs more descriptors than the process may open")
 	var held []net.Conn
 	for range 60 {
 		held = append(held, dialSocks(t, p))

@@ -124,6 +124,7 @@ func (s *service) assemble(policy *proxy.Policy, adminListener []net.Listener) {
 		},
 	})
 	s.watchStore()
+	capacity := s.cfg.Capacity()
 	var own []netip.AddrPort
 	for _, ln := range adminListener {
 		own = append(own, proxy.BoundTo(ln)...)
@@ -132,9 +133,10 @@ func (s *service) assemble(policy *proxy.Policy, adminListener []net.Listener) {
 		Limiter: s.limiter, Logger: s.log.Logger, Metrics: proxy.NewMetrics(reg),
 		TrustedProxies: s.cfg.ProxyFrom,
 		UDPRelayFrom:   s.cfg.UDPRelayFrom, UDPAdvertise: s.cfg.UDPAdvertise, UDPPorts: rules.PortRange(s.cfg.UDPPorts),
-		Own:            own,
-		MaxNegotiating: s.cfg.MaxNegotiating(), MaxAuthFailures: s.cfg.AuthFailures,
-		BindTimeout: s.cfg.BindTimeout,
+		Own:         own,
+		MaxSessions: capacity.Sessions, MaxNegotiating: capacity.Negotiating, MaxLookups: capacity.Lookups, MaxPipes: capacity.Pipes,
+		MaxAuthFailures: s.cfg.AuthFailures,
+		BindTimeout:     s.cfg.BindTimeout,
 	}, policy)
 	admin.CollectSnapshot(reg, s.snapshot)
 	admin.CollectLogDrops(reg, s.log.Dropped)
@@ -164,7 +166,13 @@ func (s *service) serve(ln net.Listener, serve func(net.Listener) error) {
 // announce writes the first lines of the log: what this process does, and which
 // setting changes that.
 func (s *service) announce(policy *proxy.Policy, found []rules.Diagnostic, source string) {
-	s.log.Info("usher starts", "version", built().Version, "commit", built().Commit, "go", runtime.Version(), "descriptors", settings.Descriptors(), "max_negotiating", s.cfg.MaxNegotiating())
+	capacity := s.cfg.Capacity()
+	s.log.Info("usher starts", "version", built().Version, "commit", built().Commit, "go", runtime.Version(),
+		"descriptors", capacity.Descriptors, "memory_mib", capacity.Memory>>20, "max_sessions", capacity.Sessions, "max_negotiating", capacity.Negotiating)
+	if needed := capacity.Needed(); needed > capacity.Descriptors {
+		s.log.Warn("USHER_MAX_SESSIONS needs more descriptors than the process may open",
+			"needed", needed, "descriptors", capacity.Descriptors, "remedy", "raise the limit of open files, or lower USHER_MAX_SESSIONS")
+	}
 	logging.Findings(s.log.Logger, found)
 	if s.cfg.RuleFile == "" {
 		s.log.Info("no rule file, using built-in rules", "effect", "clients on loopback addresses may connect anywhere, nobody else may",

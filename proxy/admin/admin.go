@@ -10,11 +10,14 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"usher/proxy/fair"
 	"usher/proxy/printable"
 )
 
@@ -27,25 +30,62 @@ type Options struct {
 	Logger   *slog.Logger // for errors of the HTTP server
 }
 
+// MaxConnections is how many connections a Server keeps. For one more, it closes one
+// of the source (an address, of IPv6 a /64) that has the most: idle connections keep
+// no health check out.
+const MaxConnections = 32
+
 // Server answers GET and HEAD of /healthz, /readyz, /metrics and /status.
 type Server struct {
 	o    Options
 	http http.Server
+
+	mu    sync.Mutex
+	open  fair.Crowd[net.Conn]
+	conns map[net.Conn]*fair.Member[net.Conn]
 }
 
 // New returns a Server that does not listen yet.
 func New(o Options) *Server {
-	s := &Server{o: o}
+	s := &Server{o: o, conns: make(map[net.Conn]*fair.Member[net.Conn])}
 	s.http = http.Server{
 		Handler:           s.routes(),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      30 * time.Second,
-		IdleTimeout:       2 * time.Minute,
+		IdleTimeout:       15 * time.Second,
+		ConnState:         s.count,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(o.Logger.Handler(), slog.LevelWarn),
 	}
 	return s
+}
+
+// count keeps to MaxConnections. It is called when the state of a connection changes.
+func (s *Server) count(c net.Conn, state http.ConnState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch state {
+	case http.StateNew:
+		source := sourceOf(c)
+		if s.open.Len() >= MaxConnections {
+			victim := s.open.Victim(source)
+			s.open.Remove(victim)
+			delete(s.conns, victim.Value)
+			_ = victim.Value.Close()
+		}
+		s.conns[c] = s.open.Add(source, c)
+	case http.StateClosed, http.StateHijacked:
+		s.open.Remove(s.conns[c])
+		delete(s.conns, c)
+	}
+}
+
+func sourceOf(c net.Conn) netip.Prefix {
+	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
+		return fair.SourceOf(a.AddrPort().Addr())
+	}
+	return netip.Prefix{}
 }
 
 // Serve answers requests on ln until Shutdown, then returns nil.

@@ -1,6 +1,7 @@
 package admin_test
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"io"
@@ -9,6 +10,8 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 	"unicode"
@@ -251,4 +254,48 @@ func TestSilentConnectionIsClosed(t *testing.T) {
 	if rest, err := io.ReadAll(c); err != nil {
 		t.Fatalf("half a request is still waited for: %v %q", err, rest)
 	}
+}
+
+// Any number of connections of one client keeps no other one out.
+func TestIdleConnectionsKeepNobodyOut(t *testing.T) {
+	w := serve(t)
+	at := strings.TrimPrefix(w.url, "http://")
+	dial := func(from string) net.Conn {
+		dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+		c, err := dialer.DialContext(t.Context(), "tcp", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	checker := dial("127.0.0.2") // it is kept, although it is idle
+	var idle []net.Conn
+	for range 3 * admin.MaxConnections {
+		idle = append(idle, dial("127.0.0.1"))
+	}
+	var closed atomic.Int32
+	var group sync.WaitGroup
+	for _, c := range idle {
+		group.Go(func() {
+			if _, err := io.Copy(io.Discard, c); err == nil || errors.Is(err, syscall.ECONNRESET) {
+				closed.Add(1)
+			}
+		})
+	}
+	for end := time.Now().Add(time.Minute); int(closed.Load()) < len(idle)+1-admin.MaxConnections; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d of %d were closed, want all but %d", closed.Load(), len(idle), admin.MaxConnections-1)
+		}
+	}
+	if _, err := io.WriteString(checker, "GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if answer, err := bufio.NewReader(checker).ReadString('\n'); err != nil || !strings.Contains(answer, "200 OK") {
+		t.Errorf("%q, %v", answer, err)
+	}
+	for _, c := range idle {
+		c.Close()
+	}
+	group.Wait()
 }

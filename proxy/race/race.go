@@ -16,9 +16,9 @@ const (
 	// delay is how long an attempt has before the next one begins beside it
 	// (RFC 8305 section 5).
 	delay = 250 * time.Millisecond
-	// maxAttempts is how many attempts of one session may be under way: each
+	// MaxAttempts is how many attempts of one session may be under way: each
 	// has a goroutine and a descriptor.
-	maxAttempts = 4
+	MaxAttempts = 4
 	// minAttempt is the least time that an attempt gets, so that the first ones
 	// of a long list have a chance.
 	minAttempt = 2 * time.Second
@@ -92,7 +92,7 @@ type result struct {
 func (r *race) run(ctx context.Context) result {
 	for r.running > 0 || len(r.left) > 0 {
 		var next <-chan time.Time
-		if r.running < maxAttempts && len(r.left) > 0 {
+		if r.running < MaxAttempts && len(r.left) > 0 {
 			next = r.next.C
 		}
 		select {
@@ -157,10 +157,10 @@ func (r *race) join(why error) {
 // another one have all the time.
 func share(ctx context.Context, left int) time.Duration {
 	end, ok := ctx.Deadline()
-	if !ok || left <= maxAttempts {
+	if !ok || left <= MaxAttempts {
 		return 0
 	}
-	rounds := (left + maxAttempts - 1) / maxAttempts
+	rounds := (left + MaxAttempts - 1) / MaxAttempts
 	return max(time.Until(end)/time.Duration(rounds), minAttempt)
 }
 

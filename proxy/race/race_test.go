@@ -155,7 +155,7 @@ func (n *network) dial(t *testing.T, to []netip.Addr) (won string, took time.Dur
 	began := time.Now()
 	conn, at, failures := Dial(ctx, to, n.prepare)
 	took = time.Since(began)
-	if n.running.Load() != 0 || n.most > maxAttempts {
+	if n.running.Load() != 0 || n.most > MaxAttempts {
 		t.Errorf("%d attempts are left, %d were under way at a time", n.running.Load(), n.most)
 	}
 	if conn != nil {

@@ -33,6 +33,9 @@ var (
 type Options struct {
 	Idle     time.Duration // ends the relay when no byte has moved for so long; 0: never
 	MayWrite func() bool   // asked before every system call that writes; nil: always
+	// Pipes bounds by its capacity how many pipes relays have at a time: it has a
+	// token for each. Bulk above that is copied. nil: any number.
+	Pipes chan struct{}
 	// Up and Down count the bytes that were written to the target and to the
 	// client, while they move. Both are required.
 	Up, Down *atomic.Int64
@@ -43,6 +46,7 @@ type Options struct {
 type Relay struct {
 	up, down  flow
 	mayWrite  func() bool // nil: always
+	pipes     chan struct{}
 	idle      idle.Timer
 	downEnded sync.WaitGroup
 
@@ -54,7 +58,7 @@ type Relay struct {
 // keep the stack of Run small: a goroutine keeps a stack that has grown, and an idle
 // relay fits into the smallest one.
 func New(client, target *net.TCPConn, o Options) *Relay {
-	r := &Relay{mayWrite: o.MayWrite}
+	r := &Relay{mayWrite: o.MayWrite, pipes: o.Pipes}
 	r.up = flow{relay: r, from: client, to: target, bytes: o.Up}
 	r.down = flow{relay: r, from: target, to: client, bytes: o.Down}
 	r.idle.Start(o.Idle, func() { r.fail(ErrIdle) })

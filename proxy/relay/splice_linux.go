@@ -32,6 +32,14 @@ func (f *flow) bulk(r *reader, w *writer) error {
 	if noSplice.Load() {
 		return nil
 	}
+	if pipes := f.relay.pipes; pipes != nil {
+		select {
+		case pipes <- struct{}{}:
+			defer func() { <-pipes }()
+		default:
+			return nil
+		}
+	}
 	p, err := newPipe(f)
 	if err != nil {
 		return nil

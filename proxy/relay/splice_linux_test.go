@@ -328,6 +328,26 @@ func TestBulkWithoutDescriptors(t *testing.T) {
 	r.receive(sent)
 }
 
+// Pipes are bounded: bulk above that is copied. A pipe that is closed leaves room.
+func TestBulkWithoutRoomForAPipe(t *testing.T) {
+	pipesInUse := make(chan struct{}, 1)
+	pipesInUse <- struct{}{}
+	r := startFlow(t, &Relay{pipes: pipesInUse})
+	for range 3 { // see spliced
+		r.receive(r.flood())
+	}
+	sent := r.flood()
+	if n := pipes(t); n != r.pipes {
+		t.Errorf("%d ends of pipes, %d before", n, r.pipes)
+	}
+	r.receive(sent)
+	<-pipesInUse
+	r.receive(r.spliced())
+	if len(pipesInUse) != 1 {
+		t.Error("the pipe is not counted")
+	}
+}
+
 // What breaks one side resets the other, whichever way the bytes went.
 func TestResetIsPassedOn(t *testing.T) {
 	for name, flood := range map[string]bool{"copied": false, "spliced": true} {

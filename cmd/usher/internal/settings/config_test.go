@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"usher/proxy"
 )
 
 func TestDefaults(t *testing.T) {
@@ -180,12 +182,40 @@ func TestSecretFilesNeedAStore(t *testing.T) {
 
 func TestNegotiatingByDefault(t *testing.T) {
 	for descriptors, want := range map[int]int{1: 1, 1024: 256, 20000: 5000, 65536: 16384, 1 << 20: 16384, math.MaxInt32: 16384} {
-		if got := defaultNegotiating(descriptors); got != want {
+		if got := (Config{}).capacity(descriptors, 0).Negotiating; got != want {
 			t.Errorf("%d descriptors: %d, want %d", descriptors, got, want)
 		}
 	}
-	if got := (Config{Negotiating: 100000}).MaxNegotiating(); got != 100000 {
+	if got := (Config{Negotiating: 100000}).capacity(1024, 0).Negotiating; got != 100000 {
 		t.Errorf("%d where 100000 is set", got)
+	}
+}
+
+// What is taken on fits into the descriptors and the memory.
+func TestCapacity(t *testing.T) {
+	for _, c := range []struct {
+		descriptors           int
+		memory                uint64
+		sessions, negotiating int
+	}{
+		{40, 0, 10, 10}, {1024, 0, 408, 256}, {20000, 0, 9760, 5000}, {1 << 20, 0, 524048, 16384},
+		{20000, 24 << 30, 9760, 5000}, {1 << 20, 512 << 20, 4096, 8192}, {1024, 64 << 20, 408, 256}, {1024, 32 << 20, 256, 256},
+	} {
+		got := (Config{}).capacity(c.descriptors, c.memory)
+		if got.Sessions != c.sessions || got.Negotiating != c.negotiating {
+			t.Errorf("%d descriptors, %d MiB: %+v, want %d sessions and %d that negotiate",
+				c.descriptors, c.memory>>20, got, c.sessions, c.negotiating)
+		}
+		used := got.Needed()
+		if used > c.descriptors || proxy.MinNegotiating(got.Sessions) > got.Reserve() {
+			t.Errorf("%d descriptors: %+v take %d", c.descriptors, got, used)
+		}
+		if mem := uint64(sessionMemory*got.Sessions + negotiatorMemory*got.Negotiating); c.memory > 0 && mem > c.memory*3/4 {
+			t.Errorf("%d MiB: %+v take %d MiB", c.memory>>20, got, mem>>20)
+		}
+	}
+	if got := (Config{Sessions: 7}).capacity(1024, 0).Sessions; got != 7 {
+		t.Errorf("%d sessions where 7 are set", got)
 	}
 }
 

@@ -1,0 +1,94 @@
+package settings
+
+import (
+	"cmp"
+	"math"
+	"syscall"
+
+	"github.com/KimMachineGun/automemlimit/memlimit"
+
+	"usher/proxy"
+	"usher/proxy/admin"
+)
+
+// What sessions take. docs/deploy.md lists it.
+const (
+	sessionDescriptors = 2        // of a place: the client's and the target's
+	lookupDescriptors  = 2        // of a lookup: one for IPv4, one for IPv6
+	pipeDescriptors    = 2        // of a spliced direction
+	otherDescriptors   = 32       // log, store, listeners, the runtime's own
+	sessionMemory      = 64 << 10 // of a place, with the kernel's buffers while it moves data
+	negotiatorMemory   = 8 << 10  // of a client that negotiates
+)
+
+// Capacity is how much the process takes on at a time. It follows from the
+// descriptors that it may open and from the memory that it may use.
+type Capacity struct {
+	Descriptors int    // math.MaxInt32: no limit that matters
+	Memory      uint64 // bytes; 0: not known
+
+	Sessions    int // proxy.Options.MaxSessions
+	Negotiating int // proxy.Options.MaxNegotiating
+	Lookups     int // proxy.Options.MaxLookups
+	Pipes       int // proxy.Options.MaxPipes
+}
+
+// Capacity returns what this process takes on.
+func (cfg Config) Capacity() Capacity { return cfg.capacity(descriptors(), memory()) }
+
+// Reserve returns the descriptors that are kept for everything but sessions: the
+// admin listener, lookups, pipes, clients that negotiate when all places are taken, and
+// the rest of the process.
+func (c Capacity) Reserve() int {
+	reserve := otherDescriptors + admin.MaxConnections + lookupDescriptors*c.Lookups + pipeDescriptors*c.Pipes + proxy.MinNegotiating(c.Descriptors/sessionDescriptors)
+	return min(reserve, c.Descriptors/2)
+}
+
+// Needed returns how many descriptors are used when as many sessions run as may.
+func (c Capacity) Needed() int { return sessionDescriptors*c.Sessions + c.Reserve() }
+
+// capacity is Capacity for a process with so many descriptors and so much memory.
+// Half of the memory is for sessions that have made their request, and an eighth for
+// clients that have not.
+func (cfg Config) capacity(descriptors int, memory uint64) Capacity {
+	c := Capacity{Descriptors: descriptors, Memory: memory, Lookups: min(max(descriptors/32, 1), 128), Pipes: min(max(descriptors/32, 1), 64)}
+	byMemory := func(part, each uint64) int {
+		if memory == 0 {
+			return math.MaxInt32
+		}
+		return int(min(memory/part/each, math.MaxInt32))
+	}
+	sessions := min((descriptors-c.Reserve())/sessionDescriptors, byMemory(2, sessionMemory))
+	c.Sessions = cmp.Or(cfg.Sessions, max(sessions, 1))
+	negotiating := min(descriptors/4, mostNegotiating, byMemory(8, negotiatorMemory))
+	c.Negotiating = cmp.Or(cfg.Negotiating, max(negotiating, 1))
+	return c
+}
+
+// mostNegotiating caps the default of MaxNegotiating. A silent client takes about
+// 7 KB, so that this many take 120 MB. Where the process may open a million
+// descriptors, a quarter of them would take 1.9 GB.
+const mostNegotiating = 16384
+
+// descriptors returns how many file descriptors the process may open. The Go
+// runtime raises the soft limit to the hard one before main starts.
+func descriptors() int {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil || limit.Cur > math.MaxInt32 {
+		return math.MaxInt32 // no limit that matters
+	}
+	return int(limit.Cur)
+}
+
+// memory returns how many bytes the process may use: the limit of its container, or
+// what the machine has. 0 is not known.
+func memory() uint64 {
+	if limit, err := memlimit.FromCgroup(); err == nil && limit > 0 {
+		return limit
+	}
+	total, err := memlimit.FromSystem()
+	if err != nil {
+		return 0
+	}
+	return total
+}
