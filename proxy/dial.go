@@ -2,14 +2,18 @@ package proxy
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"syscall"
 	"time"
 
 	"usher/proxy/decide"
 	"usher/proxy/race"
 	"usher/proxy/relay"
 	"usher/proxy/rules"
+	"usher/proxy/selfaddr"
 	"usher/proxy/sockopt"
 	"usher/proxy/socks"
 )
@@ -92,7 +96,7 @@ func attempt(s *session, d *decide.Session, to netip.AddrPort) (race.Connect, er
 		dialer := sockopt.Dialer(from, keepAliveOf(s.socksRule.KeepAlives.External))
 		conn, err := dialer.DialContext(ctx, "tcp", to.String())
 		if err != nil {
-			return nil, err
+			return nil, withPorts(err, from.Addr(), to.Addr())
 		}
 		if s.server.awaiting.Reached(to) { // by now a session may wait for its peer there
 			_ = conn.Close()
@@ -100,6 +104,22 @@ func attempt(s *session, d *decide.Session, to netip.AddrPort) (race.Connect, er
 		}
 		return conn.(*net.TCPConn), nil
 	}, nil
+}
+
+// withPorts tells two meanings of EADDRNOTAVAIL apart: all ports towards the
+// target are in use, which is errLocalPorts, or this machine has no address to come
+// from. from is the address that was asked for, if any.
+func withPorts(err error, from, to netip.Addr) error {
+	if !errors.Is(err, syscall.EADDRNOTAVAIL) {
+		return err
+	}
+	if from.IsValid() && !selfaddr.IsLocal(from) {
+		return err
+	}
+	if _, noRoute := selfaddr.Toward(to); noRoute != nil {
+		return err
+	}
+	return fmt.Errorf("%w: %w", errLocalPorts, err)
 }
 
 // relayTo returns the relay between the client and its target or peer.

@@ -28,6 +28,7 @@ var (
 	errCredentials        = errors.New("wrong user name or password")
 	errCommand            = errors.New("command not supported")
 	errConnectTime        = errors.New("connect timeout (timeout.connect)")
+	errLocalPorts         = errors.New("no local port is free towards the target")
 	errBindTime           = errors.New("no peer connected within the bind timeout")
 
 	errLeaseLost = errors.New("the session has lost its slot, because the lease ended")
@@ -103,17 +104,28 @@ var outcomes = []outcome{
 	{udp.ErrMayWrite, silent, "lease_lost", false},
 
 	// Errors of dialling come last: an error above may wrap one of them.
+	{errLocalPorts, socks.GeneralFailure, "local_ports", true},
+	{syscall.EADDRINUSE, socks.GeneralFailure, "local_ports", true}, // bind to any port of an address
 	{syscall.ECONNREFUSED, socks.ConnectionRefused, "refused", true},
 	{syscall.ECONNRESET, socks.ConnectionRefused, "refused", true},
+	{syscall.ECONNABORTED, socks.ConnectionRefused, "refused", true},
 	{syscall.ENETUNREACH, socks.NetworkUnreachable, "net_unreachable", true},
-	{syscall.EADDRNOTAVAIL, socks.NetworkUnreachable, "net_unreachable", true},
+	{syscall.ENETDOWN, socks.NetworkUnreachable, "net_unreachable", true},
+	{syscall.EADDRNOTAVAIL, socks.NetworkUnreachable, "net_unreachable", true}, // no address to come from, see errLocalPorts
+	{syscall.EINVAL, socks.NetworkUnreachable, "net_unreachable", true},        // a blackhole route, or link-local without an interface
 	{syscall.EHOSTUNREACH, socks.HostUnreachable, "host_unreachable", true},
 	{syscall.EHOSTDOWN, socks.HostUnreachable, "host_unreachable", true},
+	{syscall.EPROTO, socks.HostUnreachable, "host_unreachable", true}, // this and the next two: ICMP errors about the host
+	{syscall.ENOPROTOOPT, socks.HostUnreachable, "host_unreachable", true},
+	{syscall.EOPNOTSUPP, socks.HostUnreachable, "host_unreachable", true},
 	{syscall.EAFNOSUPPORT, socks.AddressNotSupported, "no_family", true},
 	{syscall.EACCES, socks.NotAllowed, "denied_by_host", true}, // a packet filter of ours
 	{syscall.EPERM, socks.NotAllowed, "denied_by_host", true},
 	{syscall.EMFILE, socks.GeneralFailure, "descriptors", true},
 	{syscall.ENFILE, socks.GeneralFailure, "descriptors", true},
+	{syscall.ENOBUFS, socks.GeneralFailure, "memory", true}, // of the kernel
+	{syscall.ENOMEM, socks.GeneralFailure, "memory", true},
+	{syscall.EAGAIN, socks.GeneralFailure, "memory", true}, // connect(2): of the routing cache
 	{syscall.ETIMEDOUT, socks.TTLExpired, "connect_timeout", true},
 	{context.DeadlineExceeded, socks.TTLExpired, "connect_timeout", true},
 	{os.ErrDeadlineExceeded, socks.TTLExpired, "connect_timeout", true},

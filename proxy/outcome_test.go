@@ -3,10 +3,14 @@ package proxy
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
+
+	"usher/proxy/socks"
 )
 
 // TestReasonsAreDocumented holds the table of docs/observability.md to outcomes.
@@ -76,5 +80,43 @@ func TestRepliesAreDocumented(t *testing.T) {
 	}
 	for a := range documented {
 		t.Errorf("docs/observability.md says that %s is answered with %d, which no error is", a.reason, a.code)
+	}
+}
+
+// Each error of the system that connecting may bring has its reply and reason.
+func TestErrorsOfConnecting(t *testing.T) {
+	for _, c := range []struct {
+		errno  syscall.Errno
+		code   socks.Code
+		reason string
+	}{
+		{syscall.EADDRNOTAVAIL, socks.NetworkUnreachable, "net_unreachable"},
+		{syscall.EADDRINUSE, socks.GeneralFailure, "local_ports"},
+		{syscall.EAGAIN, socks.GeneralFailure, "memory"},
+		{syscall.ENOBUFS, socks.GeneralFailure, "memory"},
+		{syscall.ENOMEM, socks.GeneralFailure, "memory"},
+		{syscall.EMFILE, socks.GeneralFailure, "descriptors"},
+		{syscall.ENFILE, socks.GeneralFailure, "descriptors"},
+		{syscall.EACCES, socks.NotAllowed, "denied_by_host"},
+		{syscall.EPERM, socks.NotAllowed, "denied_by_host"},
+		{syscall.EHOSTUNREACH, socks.HostUnreachable, "host_unreachable"},
+		{syscall.EHOSTDOWN, socks.HostUnreachable, "host_unreachable"},
+		{syscall.EPROTO, socks.HostUnreachable, "host_unreachable"},
+		{syscall.ENOPROTOOPT, socks.HostUnreachable, "host_unreachable"},
+		{syscall.EOPNOTSUPP, socks.HostUnreachable, "host_unreachable"},
+		{syscall.ENETUNREACH, socks.NetworkUnreachable, "net_unreachable"},
+		{syscall.ENETDOWN, socks.NetworkUnreachable, "net_unreachable"},
+		{syscall.EINVAL, socks.NetworkUnreachable, "net_unreachable"},
+		{syscall.ETIMEDOUT, socks.TTLExpired, "connect_timeout"},
+		{syscall.ECONNREFUSED, socks.ConnectionRefused, "refused"},
+		{syscall.ECONNRESET, socks.ConnectionRefused, "refused"},
+		{syscall.ECONNABORTED, socks.ConnectionRefused, "refused"},
+		{syscall.EAFNOSUPPORT, socks.AddressNotSupported, "no_family"},
+		{syscall.EIO, socks.GeneralFailure, "error"},
+	} {
+		err := &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", c.errno)}
+		if o := outcomeOf(err); o.code != c.code || o.reason != c.reason {
+			t.Errorf("%v: %d %s, want %d %s", err, o.code, o.reason, c.code, c.reason)
+		}
 	}
 }
