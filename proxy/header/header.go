@@ -29,6 +29,10 @@ const PeekLen = minV1
 // ErrFamily is returned for a header about anything but TCP over IPv4 or IPv6.
 var ErrFamily = errors.New("the header is not about TCP over IPv4 or IPv6")
 
+// nginx behind a balancer of version 2 writes TCP6 if either address is IPv6, and
+// the other one as IPv4.
+func init() { proxyproto.V1AcceptIPv4InTCP6 = true }
+
 // Kind is what a header says.
 type Kind int
 

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net/netip"
 	"reflect"
 	"strings"
 	"testing"
@@ -21,6 +22,7 @@ func FuzzRead(f *testing.F) {
 	for _, seed := range []string{
 		"PROXY TCP4 192.0.2.7 192.0.2.1 40000 1080\r\n\x05\x01\x00",
 		"PROXY TCP6 2001:db8::7 2001:db8::1 40000 1080\r\n\x05",
+		"PROXY TCP6 2001:db8::7 192.0.2.1 40000 1080\r\n\x05",
 		"PROXY UNKNOWN\r\n\x05\x01\x00",
 		"PROXY UNKNOWN ffff:: ffff:: 65535 65535\r\n",
 		"PROXY " + strings.Repeat("x", maxV1),
@@ -84,6 +86,33 @@ func TestLongestHeader(t *testing.T) {
 			t.Errorf("%d bytes: %+v, %v, %d left; want a header", length, h, err, r.Len())
 		case tooMuch > 0 && (!errors.Is(err, proxyproto.ErrInvalidLength) || r.Len() != length):
 			t.Errorf("%d bytes: %v, %d left; want %v, and none of them read", length, err, r.Len(), proxyproto.ErrInvalidLength)
+		}
+	}
+}
+
+// nginx behind a balancer of version 2 mixes the families.
+func TestReadMixedFamilies(t *testing.T) {
+	for line, want := range map[string]Header{
+		"PROXY TCP6 2001:db8::7 192.0.2.1 40000 1080\r\n": {
+			From: netip.MustParseAddrPort("[2001:db8::7]:40000"), To: netip.MustParseAddrPort("192.0.2.1:1080"),
+		},
+		"PROXY TCP6 192.0.2.7 2001:db8::1 40000 1080\r\n": {
+			From: netip.MustParseAddrPort("192.0.2.7:40000"), To: netip.MustParseAddrPort("[2001:db8::1]:1080"),
+		},
+		"PROXY TCP6 ::ffff:192.0.2.7 ::ffff:192.0.2.1 40000 1080\r\n": {
+			From: netip.MustParseAddrPort("192.0.2.7:40000"), To: netip.MustParseAddrPort("192.0.2.1:1080"),
+		},
+	} {
+		if got, err := Read(strings.NewReader(line)); err != nil || got != want {
+			t.Errorf("%q: %v, %v; want %v", line, got, err, want)
+		}
+	}
+	for _, line := range []string{
+		"PROXY TCP4 2001:db8::7 192.0.2.1 40000 1080\r\n",
+		"PROXY TCP6 localhost 192.0.2.1 40000 1080\r\n",
+	} {
+		if got, err := Read(strings.NewReader(line)); err == nil {
+			t.Errorf("%q reads as %v", line, got)
 		}
 	}
 }
