@@ -42,7 +42,7 @@ func (s *shard) ask(g *Grant, limit Limit, asked time.Duration) (w *replica.Wait
 		// that is shorter than one round trip.
 		wait = max(wait, s.machine.RequestTimeout())
 	}
-	if s.away {
+	if s.away { //mutate:each-session-of-an-outage-waits
 		wait = 0
 	}
 	deadline = asked + wait

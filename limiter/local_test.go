@@ -132,29 +132,41 @@ func TestOneWaitIsEnough(t *testing.T) {
 				l := start(t, s, func(o *limiter.Options) { o.StoreWait, o.AdmitLocally = wait, true })
 				waitReady(t, l)
 				outage(s)
-				asks := func() (took time.Duration, confirmed bool) {
+				asks := func(rule string) (took time.Duration, confirmed bool) {
 					began := time.Now()
-					g, err := l.Admit(t.Context(), limiter.Limit{Rule: "c1aaaa/s1", Max: 1000})
+					g, err := l.Admit(t.Context(), limiter.Limit{Rule: "c1aaaa/" + rule, Max: 1000})
 					if err != nil {
-						t.Fatal(err)
+						t.Error(err)
+						return 0, false
 					}
 					defer g.Release()
 					return time.Since(began), g.Confirmed()
 				}
-				if took, _ := asks(); took < wait {
+				if took, _ := asks("s1"); took < wait {
 					t.Errorf("the first session waits %v, want %v", took, wait)
 				}
 				for range 100 {
-					if took, confirmed := asks(); took > ttl/10 || confirmed {
+					if took, confirmed := asks("s1"); took > ttl/10 || confirmed {
 						t.Fatalf("another one waits %v, confirmed %v", took, confirmed)
 					}
 					time.Sleep(ttl / 7)
 				}
 				s.up()
 				waitReady(t, l)
-				if took, confirmed := asks(); took > ttl/10 || !confirmed {
+				if took, confirmed := asks("s1"); took > ttl/10 || !confirmed {
 					t.Errorf("when the store is back: %v, confirmed %v", took, confirmed)
 				}
+				// Those who find a request under way wait for the next one again.
+				s.slow.Store(int64(10 * time.Millisecond))
+				var together sync.WaitGroup
+				for _, rule := range []string{"s2", "s3", "s4"} {
+					together.Go(func() {
+						if _, confirmed := asks(rule); !confirmed {
+							t.Error("when the store is back, a session does not wait for its answer")
+						}
+					})
+				}
+				together.Wait()
 			})
 		})
 	}

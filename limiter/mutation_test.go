@@ -72,6 +72,8 @@ var mutations = []mutation{
 	{"another-space-is-told-late", "", driver + "TestToldAtOnce", ownDriver},
 	{"the-end-is-told-late", "", driver + "TestToldAtOnce", ownDriver},
 	{"a-local-admission-is-told-late", "", driver + "TestLocalAdmissionIsToldAtOnce", ownDriver},
+	{"each-session-of-an-outage-waits", "false", driver + "TestOneWaitIsEnough", ownDriver},
+	{"an-outage-never-ends-for-those-who-wait", "", driver + "TestOneWaitIsEnough", ownDriver},
 	{"refused-during-a-recovery-and-not-admitted-locally", "if answered {\n\treturn err\n}\nreturn s.orLocally(g, limit, err)", driver + "TestRefusedDuringRecoveryIsAdmittedLocally", ownDriver},
 	{"a-late-answer-is-lost", "<-g.answered\nreturn nil, false", driver + "TestAnswerAfterTheDeadline", ownDriver},
 	{"a-client-that-left-keeps-a-slot", "", driver + "TestClientLeavesWhileItAsks", ownDriver},

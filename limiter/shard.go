@@ -176,7 +176,8 @@ func (s *shard) send(ctx context.Context, batchOnly bool) bool {
 	defer s.mu.Unlock()
 	s.machine.Handle(s.limiter.now(), r, o)
 	if o.Err == nil && (r.Op == replica.Join || r.Op == replica.Batch) {
-		s.away = false // it may have answered other requests all the time, and refused these
+		// It may have answered other requests all the time, and refused these.
+		s.away = false //mutate:an-outage-never-ends-for-those-who-wait
 	}
 	s.passOn()
 	if !s.machine.Connected() && s.conn != nil {
