@@ -21,6 +21,7 @@ func (s *shard) admit(ctx context.Context, g *Grant, limit Limit, asked time.Dur
 	// may have to wait for its time limit, a tenth of the TTL.
 	s.send(context.WithoutCancel(ctx), true) //mutate:a-client-that-leaves-takes-the-request-along
 	err, answered := s.await(ctx, g, w, deadline)
+	g.answered = nil // a session keeps its grant for long
 	if gone := ctx.Err(); gone != nil {
 		g.giveUp() //mutate:a-client-that-left-keeps-a-slot
 		return gone

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"context"
 	"log/slog"
 	"net"
 	"slices"
@@ -35,7 +34,7 @@ func (l *failing) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 
 // again once somebody was accepted.
 func TestAcceptBacksOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &Server{opts: Options{Logger: slog.New(slog.DiscardHandler)}, table: newTable(nil), base: context.Background()}
+		s := &Server{opts: Options{Logger: slog.New(slog.DiscardHandler)}, table: newTable(nil)}
 		s.table.cut = true // whoever is accepted is sent away
 		s.listening.listeners = make(map[net.Listener]struct{})
 		full := slices.Repeat([]error{syscall.EMFILE}, 10)

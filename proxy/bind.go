@@ -21,15 +21,16 @@ func (s *session) bind(ctx context.Context) (relay func() error, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.succeed(socks.AddrOf(s.peer)); err != nil {
+	if err := s.succeed(socks.AddrOf(s.awaited.peer)); err != nil {
 		return nil, err
 	}
-	return s.relayTo(peer, s.peerRule.Timeouts.IO), nil
+	return s.relayTo(peer, s.awaited.rule.Timeouts.IO), nil
 }
 
 // acceptPeer returns the connection of the peer, which the rules let in.
 func (s *session) acceptPeer(ctx context.Context) (*net.TCPConn, error) {
 	defer s.watch(false)() // nothing may be sent before there is a peer
+	s.awaited = new(awaited)
 	expected, place, err := s.place(ctx)
 	if err != nil {
 		return nil, err
@@ -45,7 +46,7 @@ func (s *session) acceptPeer(ctx context.Context) (*net.TCPConn, error) {
 	if err := s.judgePeer(ctx, expected); err != nil {
 		return nil, err
 	}
-	return peer, peer.SetKeepAliveConfig(keepAliveOf(s.peerRule.KeepAlives.External))
+	return peer, peer.SetKeepAliveConfig(keepAliveOf(s.awaited.rule.KeepAlives.External))
 }
 
 // place returns the addresses from which the peer may connect (an unspecified one
@@ -57,7 +58,7 @@ func (s *session) place(ctx context.Context) (expected []netip.Addr, place *os.F
 	d := s.decision()
 	expected, s.socksRule, err = d.Bind(decide.Target(s.request.Addr), s.names(ctx), func(at netip.AddrPort) (_ netip.AddrPort, err error) {
 		place, err = s.reserve(at)
-		return s.bound, err
+		return s.awaited.at, err
 	})
 	if err != nil && place != nil {
 		place.Close()
@@ -70,15 +71,15 @@ func (s *session) place(ctx context.Context) (expected []netip.Addr, place *os.F
 // the server itself. Server.awaiting has the address until the session ends, so
 // that dialOne also notices a connection that was begun before.
 func (s *session) awaitPeer(place *os.File) (*net.TCPConn, error) {
-	s.server.awaiting.Add(s.bound)
-	s.sockets.closeOnEnd(closer(func() { s.server.awaiting.Remove(s.bound) }))
+	s.server.awaiting.Add(s.awaited.at)
+	s.sockets.closeOnEnd(closer(func() { s.server.awaiting.Remove(s.awaited.at) }))
 	ln, err := sockopt.ListenOne(place)
 	if err != nil {
 		return nil, err
 	}
 	s.sockets.closeOnEnd(ln)
 	defer ln.Close() // one peer, no more
-	if err := s.reply(socks.AddrOf(s.bound)); err != nil {
+	if err := s.reply(socks.AddrOf(s.awaited.at)); err != nil {
 		return nil, err
 	}
 	if err := ln.SetDeadline(time.Now().Add(s.server.opts.BindTimeout)); err != nil {
@@ -92,7 +93,7 @@ func (s *session) awaitPeer(place *os.File) (*net.TCPConn, error) {
 		return nil, err
 	}
 	s.sockets.closeOnEnd(peer)
-	s.peer = addrPort(peer.RemoteAddr())
+	s.awaited.peer = addrPort(peer.RemoteAddr())
 	return peer, nil
 }
 
@@ -103,14 +104,14 @@ func (s *session) judgePeer(ctx context.Context, expected []netip.Addr) error {
 	naming, cancel := connecting(ctx, time.Now(), s.socksRule.Timeouts.Connect)
 	defer cancel()
 	d := s.decision()
-	r, err := d.BindReply(s.peer, expected, s.names(naming))
+	r, err := d.BindReply(s.awaited.peer, expected, s.names(naming))
 	if err != nil {
 		if errors.Is(err, decide.ErrBlocked) {
 			s.socksRule = r
 		}
 		return err
 	}
-	s.peerRule = r
+	s.awaited.rule = r
 	s.keepClientAliveBy(r)
 	if !decide.TakesOver(s.socksRule, r) {
 		return nil
@@ -119,7 +120,7 @@ func (s *session) judgePeer(ctx context.Context, expected []netip.Addr) error {
 	return s.move(ctx)
 }
 
-// reserve binds a socket that does not listen yet, and sets s.bound. If the
+// reserve binds a socket that does not listen yet, and sets s.awaited.at. If the
 // port of at is taken, the system chooses another one.
 func (s *session) reserve(at netip.AddrPort) (*os.File, error) {
 	if at.Port() != 0 {
@@ -130,12 +131,12 @@ func (s *session) reserve(at netip.AddrPort) (*os.File, error) {
 	return s.bindTo(netip.AddrPortFrom(at.Addr(), 0))
 }
 
-// bindTo binds a socket to a, and sets s.bound.
+// bindTo binds a socket to a, and sets s.awaited.at.
 func (s *session) bindTo(a netip.AddrPort) (*os.File, error) {
 	place, port, err := sockopt.Bind(a)
 	if err != nil {
 		return nil, err
 	}
-	s.bound = netip.AddrPortFrom(a.Addr().WithZone(""), port)
+	s.awaited.at = netip.AddrPortFrom(a.Addr().WithZone(""), port)
 	return place, nil
 }

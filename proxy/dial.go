@@ -122,8 +122,11 @@ func withPorts(err error, from, to netip.Addr) error {
 	return fmt.Errorf("%w: %w", errLocalPorts, err)
 }
 
-// relayTo returns the relay between the client and its target or peer.
+// relayTo returns the relay between the client and its target or peer. The session
+// is open then.
 func (s *session) relayTo(target *net.TCPConn, idle time.Duration) func() error {
+	s.sockets.dropContext()
+	s.opening = nil
 	return relay.New(s.client, target, relay.Options{
 		Idle: idle, MayWrite: s.valid, Pipes: s.server.pipes, Up: &s.up, Down: &s.down,
 	}).Run

@@ -26,8 +26,8 @@ var order = []string{
 // only with a reason.
 const (
 	maxAgainst        = 3 // pairs of files: negotiate may let a health check in; server and overload know each other; so do a session and its server
-	maxSessionFields  = 29
-	maxSessionMethods = 57
+	maxSessionFields  = 24
+	maxSessionMethods = 56
 )
 
 // Files of this package use each other in the order of a session's way, but for

@@ -26,8 +26,9 @@
 // One goroutine opens a session, up to the reply. Another one watches for the
 // client to hang up once a step waits for somebody else for more than 5 ms. The
 // relay has two goroutines of its own, one for each direction, on small stacks.
-// Drain and a lost lease end a session from outside: they cancel its context with
-// the reason. That closes its sockets, which wakes blocked goroutines.
+// Drain and a lost lease end a session from outside: they cut its sockets with the
+// reason. That closes them, which wakes blocked goroutines. Before the relay begins,
+// it also ends the session's context.
 //
 // A UDP association (package udp, opened in udp.go) lasts as long as its client's
 // connection: one goroutine waits for that to end, one reads each UDP socket.

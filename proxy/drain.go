@@ -13,9 +13,11 @@ func (s *Server) Drain(ctx context.Context) (cut int) {
 	case <-s.table.whenEmpty():
 	case <-ctx.Done():
 	}
-	cut = s.table.stop()
-	s.cut(errDrain)
+	left := s.table.stop()
+	for _, sess := range left {
+		sess.sockets.cut(errDrain)
+	}
 	s.table.running.Wait()
 	s.names.Wait()
-	return cut
+	return len(left)
 }

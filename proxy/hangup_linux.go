@@ -32,7 +32,7 @@ func (s *session) watch(early bool) (stop func()) {
 		_ = raw.Read(func(fd uintptr) bool {
 			gone := hungUp(int(fd), early)
 			if gone {
-				s.end(errClientClosed)
+				s.sockets.cut(errClientClosed)
 			}
 			return gone
 		})

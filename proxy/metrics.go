@@ -184,6 +184,8 @@ func (m *Metrics) finish(s *session, o outcome, took time.Duration) {
 // commandName is a command for people; unknown ones share a name.
 func commandName(c socks.Command) string {
 	switch c {
+	case 0:
+		return "negotiate"
 	case socks.Connect:
 		return "connect"
 	case socks.Bind:

@@ -76,7 +76,7 @@ func (n *negotiators) leave(s *session) {
 // client may need the descriptor before the session has ended.
 func (s *Server) evict(sessions []*session) {
 	for _, sess := range sessions {
-		sess.end(errEvicted)
+		sess.sockets.cut(errEvicted)
 		sess.sockets.close()
 		s.turnAway("negotiating", errEvicted.Error())
 	}

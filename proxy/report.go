@@ -61,7 +61,7 @@ func (s *session) isCheck(err error) bool {
 // of its rules has log: connect, with BIND that for its peer as well.
 func (s *session) reportConnected() {
 	log := s.server.opts.Logger
-	wanted := s.clientRule.Log.Connect || s.socksRule.Log.Connect || s.peerRule != nil && s.peerRule.Log.Connect
+	wanted := s.clientRule.Log.Connect || s.socksRule.Log.Connect || s.awaited != nil && s.awaited.rule.Log.Connect
 	if !wanted || !log.Enabled(context.Background(), slog.LevelInfo) {
 		return
 	}
@@ -102,13 +102,15 @@ func (s *session) attrs(reason string) []slog.Attr {
 	if s.grant != nil && !s.grant.Confirmed() {
 		attrs = append(attrs, slog.Bool("confirmed", false)) // admitted without the store
 	}
-	for _, a := range []struct {
-		key  string
-		addr netip.AddrPort
-	}{{"dialled", s.dialled.at}, {"bound", s.bound}, {"peer", s.peer}} {
-		if a.addr.IsValid() {
-			text(a.key, a.addr.String())
+	address := func(key string, a netip.AddrPort) {
+		if a.IsValid() {
+			text(key, a.String())
 		}
+	}
+	address("dialled", s.dialled.at)
+	if s.awaited != nil {
+		address("bound", s.awaited.at)
+		address("peer", s.awaited.peer)
 	}
 	text("failed_addresses", describe(s.dialled.failures))
 	return attrs

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -91,10 +90,6 @@ type Server struct {
 	ids         atomic.Uint64 // of sessions
 	prefix      string        // of session ids, tells processes apart in a shared log
 
-	// Sessions' contexts come from base; cut cancels it with the reason.
-	base context.Context
-	cut  context.CancelCauseFunc
-
 	clientSockets selfaddr.Set // of UDP associations: their client-facing addresses, bound and advertised
 	awaiting      selfaddr.Set // where BIND awaits peers, to the end of the session
 
@@ -134,7 +129,6 @@ func New(o Options, p *Policy) *Server {
 	s.tcp = decide.Machine{Own: s.reachesTCP, Toward: selfaddr.Toward}
 	s.udp = decide.Machine{Own: s.reachesUDP, Toward: selfaddr.Toward}
 	s.guard = users.NewGuard(o.MaxAuthFailures, s.hashes)
-	s.base, s.cut = context.WithCancelCause(context.Background())
 	s.listening.listeners = make(map[net.Listener]struct{})
 	s.SetPolicy(p)
 	o.Metrics.live.Store(s.table)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"time"
 
@@ -16,16 +15,14 @@ import (
 
 // start begins a session.
 func (s *Server) start(client *net.TCPConn) {
-	ctx, cancel := context.WithCancelCause(s.base)
-	sess := &session{server: s, client: client, keptAlive: rules.DefaultKeepAlive, id: s.ids.Add(1), began: time.Now(), end: cancel}
-	sess.sockets.open = append(make([]io.Closer, 0, 3), client) // and its places, and a target
+	sess := &session{server: s, client: client, id: s.ids.Add(1), began: time.Now(), opening: &opening{keptAlive: rules.DefaultKeepAlive}}
+	ctx := sess.sockets.begin(client)
 	if !s.table.add(sess) {
-		cancel(nil)
 		_ = client.Close()
 		return
 	}
 	s.evict(s.negotiators.enter(sess, fair.SourceOf(addrPort(client.RemoteAddr()).Addr()), s.mayNegotiate()))
-	go sess.serve(ctx, context.AfterFunc(ctx, sess.sockets.close))
+	go sess.serve(ctx)
 }
 
 // serve is a session from accept to close.
@@ -34,24 +31,22 @@ func (s *Server) start(client *net.TCPConn) {
 // opening grows the stack, a waiting goroutine keeps a grown stack until the second
 // garbage collection, and most sessions spend most of their time in the relay.
 // TestIdleSessionsHaveSmallStacks holds it to that.
-func (s *session) serve(ctx context.Context, uncouple func() bool) {
+func (s *session) serve(ctx context.Context) {
 	relay, err := s.open(ctx)
 	if err != nil {
-		s.refuse(causeOf(ctx, err))
-		s.finish(ctx, uncouple, err)
+		s.refuse(s.sockets.cause(err))
+		s.finish(err)
 		return
 	}
-	go func() { s.finish(ctx, uncouple, relay()) }()
+	go func() { s.finish(relay()) }()
 }
 
 // finish ends a session, whatever has ended it: its sockets are closed, then its
-// slot is given back, then it is logged. uncouple ends the coupling of the sockets
-// to ctx.
-func (s *session) finish(ctx context.Context, uncouple func() bool, err error) {
-	err = causeOf(ctx, err) // why it was cut, not the error of the closed socket
+// slot is given back, then it is logged.
+func (s *session) finish(err error) {
+	err = s.sockets.cause(err) // why it was cut, not the error of the closed socket
 	s.release(err)
 	s.report(err)
-	uncouple()
 	s.leave()
 }
 
@@ -114,7 +109,6 @@ func (s *session) release(err error) {
 
 // leave removes the session from the server.
 func (s *session) leave() {
-	s.end(nil)
 	s.server.table.remove(s)
 	s.server.table.running.Done()
 }
@@ -142,7 +136,7 @@ func (s *session) letIn(ctx context.Context, v rules.Verdict) error {
 	if !v.Pass() {
 		return decide.ErrBlocked
 	}
-	s.server.table.move(s, v.Rule, "negotiate")
+	s.server.table.move(s, v.Rule, 0)
 	s.negotiateWithin(v.Rule.Timeouts.Negotiate)
 	s.keepClientAlive(v.Rule.KeepAlives.Internal)
 	return s.admit(ctx)

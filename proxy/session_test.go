@@ -44,14 +44,13 @@ func newSession(t *testing.T, text string, ago time.Duration) (*session, *net.TC
 		}
 	})
 	client, ours := pair(t)
-	ctx, cancel := context.WithCancelCause(t.Context())
-	s := &session{server: New(Options{Limiter: l}, &Policy{Rules: set}), client: ours, began: time.Now().Add(-ago), end: cancel}
-	s.sockets.closeOnEnd(ours)
+	s := &session{server: New(Options{Limiter: l}, &Policy{Rules: set}), client: ours, began: time.Now().Add(-ago), opening: new(opening)}
+	ctx := s.sockets.begin(ours)
 	if !s.server.table.add(s) {
 		t.Fatal("the server has stopped")
 	}
 	t.Cleanup(func() { // a test that has failed may have left it running
-		cancel(nil)
+		s.sockets.cut(errDrain)
 		s.server.table.running.Wait()
 	})
 	if err := client.SetDeadline(time.Now().Add(patient)); err != nil {
@@ -62,7 +61,7 @@ func newSession(t *testing.T, text string, ago time.Duration) (*session, *net.TC
 
 // live runs a session to its end.
 func live(ctx context.Context, s *session) {
-	s.serve(ctx, context.AfterFunc(ctx, s.sockets.close))
+	s.serve(ctx)
 	s.server.table.running.Wait()
 }
 
@@ -150,7 +149,7 @@ socks pass { from: 0/0 to: 0/0 }
 	go func() { live(ctx, s); close(ended) }()
 	if _, err := client.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("%v, want the end", err)
-		s.end(errDrain)
+		s.sockets.cut(errDrain)
 	}
 	if <-ended; !strings.Contains(lines.String(), "reason=negotiation_timeout") || s.clientRule != nil {
 		t.Errorf("log %q, want negotiation_timeout and no rule", &lines)
@@ -258,7 +257,7 @@ func wantAnswers(ctx context.Context, t *testing.T, s *session, client *net.TCPC
 	go live(ctx, s)
 	if b, err := io.ReadAll(client); string(b) != want || err != nil {
 		t.Errorf("%q, %v; want %q and the end", b, err, want)
-		s.end(errDrain)
+		s.sockets.cut(errDrain)
 	}
 	s.server.table.running.Wait()
 	if log := lines.String(); !strings.Contains(log, "reason="+reason) {

@@ -39,9 +39,8 @@ func (s *session) move(ctx context.Context) error {
 	}
 	s.endOnLostLease()
 	s.keepClientAliveBy(s.socksRule)
-	command := commandName(s.request.Command)
-	s.server.table.move(s, s.socksRule, command)
-	s.server.opts.Metrics.admit(s.socksRule, command, s.grant)
+	s.server.table.move(s, s.socksRule, s.request.Command)
+	s.server.opts.Metrics.admit(s.socksRule, commandName(s.request.Command), s.grant)
 	return nil
 }
 
@@ -92,7 +91,7 @@ func keyText(key string) string {
 func (s *session) endOnLostLease() {
 	if s.server.opts.Limiter.Strict() {
 		s.valid = s.grant.Valid
-		s.grant.WhenLost(func() { s.end(errLeaseLost) })
+		s.grant.WhenLost(func() { s.sockets.cut(errLeaseLost) })
 	}
 }
 

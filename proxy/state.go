@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"context"
 	"net"
 	"net/netip"
 	"sync/atomic"
@@ -24,26 +23,23 @@ type session struct {
 	id     uint64
 	began  time.Time
 	client *net.TCPConn
-	end    context.CancelCauseFunc // safe: ends the session with a reason
 
-	deadline  time.Time       // in force on client
-	keptAlive rules.KeepAlive // the same
+	*opening // nil once it relays TCP
 
-	// Small fields stand together: a session has 512 bytes, and the next size that
-	// the allocator has is 576.
-	check   bool // a balancer's own connection that has made no request yet: see isCheck
-	granted bool // the client was told that it is connected
+	// Small fields stand together: a session has 416 bytes, and the next size that
+	// the allocator has is 448.
+	counted place // guarded by the table's mutex
+	check   bool  // a balancer's own connection that has made no request yet: see isCheck
+	granted bool  // the client was told that it is connected
 	method  rules.Method
 
-	from, to   netip.AddrPort // who the client is and what it dialled, by the PROXY header if there is one
+	from       netip.AddrPort // who the client is, by the PROXY header if there is one
 	clientRule *rules.Rule    // nil: not judged yet, or none matched
 	user       string         // as claimed until the password is checked
 	request    socks.Request  // Version 0 until it was read
 	socksRule  *rules.Rule
-	dialled    dialled        // CONNECT
-	bound      netip.AddrPort // BIND: where the peer was awaited
-	peer       netip.AddrPort // BIND: the peer that connected
-	peerRule   *rules.Rule    // BIND: the rule that let the peer in
+	dialled    dialled  // CONNECT
+	awaited    *awaited // nil but for BIND
 
 	grant    *limiter.Grant   // nil: nothing was admitted yet
 	limitKey string           // of the last limit that was asked; "": it has none
@@ -51,9 +47,30 @@ type session struct {
 	udp      *udp.Association // nil but for UDP ASSOCIATE
 	up, down atomic.Int64     // safe: bytes relayed to and from the target
 
-	negotiating *fair.Member[*session] // its place among the negotiators; nil once it has left
-
 	sockets sockets // safe: client and what else is open
+}
+
+// opening is what a session needs only before its relay. Most sessions spend most
+// of their time in the relay, so this memory is given back when it begins.
+type opening struct {
+	to          netip.AddrPort         // what the client dialled, by the PROXY header if there is one
+	deadline    time.Time              // in force on client
+	keptAlive   rules.KeepAlive        // the same
+	negotiating *fair.Member[*session] // its place among the negotiators; nil once it has left
+}
+
+// place is where a session stands. The zero place is one that no client-rule
+// has let in: a balancer's health check, or a connection just accepted.
+type place struct {
+	rule    *rules.Rule
+	command socks.Command // 0: it negotiates
+}
+
+// awaited is the peer of BIND.
+type awaited struct {
+	at   netip.AddrPort // where it is awaited
+	peer netip.AddrPort // the peer that connected
+	rule *rules.Rule    // the rule that let the peer in
 }
 
 // dialled is what became of the addresses of a target.

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"sync"
 
@@ -36,7 +37,7 @@ type table struct {
 	running sync.WaitGroup // goroutines of sessions; nothing is added after stop
 
 	mu      sync.Mutex
-	live    map[*session]place
+	live    map[*session]struct{}
 	gens    []*generation // those with sessions, and current, in the order in which they came
 	current *generation
 	cut     bool          // no session is added any more
@@ -47,25 +48,17 @@ type table struct {
 // traffic is the bytes relayed.
 type traffic struct{ tcpUp, tcpDown, udpUp, udpDown int64 }
 
-func (t *traffic) add(s *session, p place) {
+func (t *traffic) add(s *session) {
 	up, down := &t.tcpUp, &t.tcpDown
-	if p.command == commandName(socks.UDPAssociate) {
+	if s.counted.command == socks.UDPAssociate {
 		up, down = &t.udpUp, &t.udpDown
 	}
 	*up += s.up.Load()
 	*down += s.down.Load()
 }
 
-// place is where a session stands. The zero place is one that no client-rule
-// has let in: a balancer's health check, or a connection just accepted.
-type place struct {
-	rule    string
-	label   string
-	command string
-}
-
 func newTable(l *limiter.Limiter) *table {
-	return &table{limiter: l, live: make(map[*session]place)}
+	return &table{limiter: l, live: make(map[*session]struct{})}
 }
 
 // setPolicy makes p the policy of the sessions that are added from now on.
@@ -128,16 +121,16 @@ func (t *table) add(s *session) bool {
 	}
 	s.gen = t.current
 	s.gen.sessions++
-	t.live[s] = place{}
+	t.live[s] = struct{}{}
 	t.running.Add(1)
 	return true
 }
 
-// move says that r has let s in.
-func (t *table) move(s *session, r *rules.Rule, command string) {
+// move says that r has let s in, for a command or, with 0, to negotiate.
+func (t *table) move(s *session, r *rules.Rule, command socks.Command) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.live[s] = place{rule: r.ID(), label: r.Label(), command: command}
+	s.counted = place{rule: r, command: command}
 }
 
 // remove takes s out. It panics if s is not there. The goroutine of s must call
@@ -145,12 +138,11 @@ func (t *table) move(s *session, r *rules.Rule, command string) {
 func (t *table) remove(s *session) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	p, ok := t.live[s]
-	if !ok {
+	if _, ok := t.live[s]; !ok {
 		panic("proxy: a session is removed twice")
 	}
 	delete(t.live, s)
-	t.ended.add(s, p)
+	t.ended.add(s)
 	s.gen.sessions--
 	if s.gen.sessions == 0 && s.gen != t.current {
 		t.forget()
@@ -176,12 +168,12 @@ func (t *table) whenEmpty() <-chan struct{} {
 	return t.empty
 }
 
-// stop lets nobody in any more, and returns how many sessions are left.
-func (t *table) stop() int {
+// stop lets nobody in any more, and returns the sessions that are left.
+func (t *table) stop() []*session {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.cut = true
-	return len(t.live)
+	return slices.Collect(maps.Keys(t.live))
 }
 
 func (t *table) generations() []Generation {
@@ -213,9 +205,9 @@ func (t *table) counts() []Count {
 	defer t.mu.Unlock()
 	t.learnNumber()
 	sums := make(map[Count]int)
-	for s, p := range t.live {
-		if p != (place{}) {
-			sums[Count{Rule: p.rule, Label: p.label, Generation: s.gen.label(), Command: p.command}]++
+	for s := range t.live {
+		if r := s.counted.rule; r != nil {
+			sums[Count{Rule: r.ID(), Label: r.Label(), Generation: s.gen.label(), Command: commandName(s.counted.command)}]++
 		}
 	}
 	list := make([]Count, 0, len(sums))
@@ -235,8 +227,8 @@ func (t *table) relayed() traffic {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	sum := t.ended
-	for s, p := range t.live {
-		sum.add(s, p)
+	for s := range t.live {
+		sum.add(s)
 	}
 	return sum
 }

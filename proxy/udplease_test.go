@@ -67,7 +67,7 @@ func TestAssociationsNeedTheLease(t *testing.T) {
 			}
 			if n, err := control.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 				t.Errorf("%d, %v; want the end", n, err)
-				s.end(errDrain)
+				s.sockets.cut(errDrain)
 			}
 			s.server.table.running.Wait()
 			if log := lines.String(); !strings.Contains(log, "reason=lease_lost") || !strings.Contains(log, "dropped.lease_lost=1") {

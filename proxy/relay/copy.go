@@ -14,6 +14,7 @@ const bufferSize = 64 << 10
 var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
 // reader reads from a socket. It takes a buffer only when there are bytes to read.
+// Call init before use.
 type reader struct {
 	raw    syscall.RawConn
 	try    func(fd uintptr) (done bool) // attempt, made once and not for every read
@@ -22,11 +23,7 @@ type reader struct {
 	err    error
 }
 
-func newReader(raw syscall.RawConn) *reader {
-	r := &reader{raw: raw}
-	r.try = r.attempt
-	return r
-}
+func (r *reader) init(raw syscall.RawConn) { r.raw, r.try = raw, r.attempt }
 
 // wait waits for bytes. If n is not 0, the caller must put the buffer back. If n is
 // 0 and err is nil, the peer has ended its direction.
@@ -51,7 +48,7 @@ func (r *reader) attempt(fd uintptr) (done bool) {
 
 // writer writes to a socket, and asks before every system call whether it still
 // may. net's Write would go on with the rest of a buffer after it was blocked, or
-// after the process was stopped, for any time.
+// after the process was stopped, for any time. Call init before use.
 type writer struct {
 	raw   syscall.RawConn
 	try   func(fd uintptr) (done bool)
@@ -62,10 +59,8 @@ type writer struct {
 	err   error
 }
 
-func newWriter(raw syscall.RawConn, valid func() bool) *writer {
-	w := &writer{raw: raw, valid: valid}
-	w.try = w.attempt
-	return w
+func (w *writer) init(raw syscall.RawConn, valid func() bool) {
+	w.raw, w.valid, w.try = raw, valid, w.attempt
 }
 
 // write writes all of b, or returns how much it wrote and why no more.

@@ -47,7 +47,8 @@ func TestWriterAsksBeforeEverySystemCall(t *testing.T) {
 	}
 	var asked atomic.Int64
 	var lost atomic.Bool
-	w := newWriter(raw, func() bool { asked.Add(1); return !lost.Load() })
+	var w writer
+	w.init(raw, func() bool { asked.Add(1); return !lost.Load() })
 	big := make([]byte, 64<<20) // more than socket buffers take
 	type result struct {
 		n   int
@@ -131,7 +132,8 @@ func TestReaderHoldsNoBuffer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := newReader(raw)
+	var r reader
+	r.init(raw)
 	if err := raw.Control(func(fd uintptr) {
 		if r.attempt(fd) || r.buffer != nil {
 			t.Error("an empty socket gives something, or holds a buffer")

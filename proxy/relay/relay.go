@@ -105,8 +105,10 @@ type flow struct {
 	relay    *Relay
 	from, to *net.TCPConn
 	bytes    *atomic.Int64
+	reader   reader       // of from
+	writer   writer       // of to
 	ended    atomic.Bool  // its end was passed on
-	watch    *sourceWatch // of where it reads from, while it cannot write; nil: not watched
+	watch    *sourceWatch // of from; nil: it was not needed yet
 }
 
 // back returns the other direction.
@@ -130,15 +132,12 @@ func (f *flow) run() error {
 	if err != nil {
 		return f.writeBroke(err)
 	}
-	r, w := newReader(from), newWriter(to, f.relay.mayWrite)
-	w.wrote = f.count
-	if f.isUp() {
-		f.watch = &sourceWatch{flow: f, raw: from}
-		w.stuck = f.watch.begin
-	}
+	f.reader.init(from)
+	f.writer.init(to, f.relay.mayWrite)
+	f.writer.wrote, f.writer.stuck = f.count, f.stuck
 	for err == nil {
-		if err = f.copy(r, w); err == nil {
-			err = f.bulk(r, w)
+		if err = f.copy(); err == nil {
+			err = f.bulk()
 		}
 	}
 	if !errors.Is(err, io.EOF) {
@@ -173,9 +172,9 @@ func (f *flow) awaitBreak(from syscall.RawConn) error {
 
 // copy copies until the flow is bulk. It holds a buffer only while there is
 // something in it. At the direction's end it returns io.EOF.
-func (f *flow) copy(r *reader, w *writer) error {
+func (f *flow) copy() error {
 	for full := 0; full < bulkAfter; {
-		buffer, n, err := r.wait()
+		buffer, n, err := f.reader.wait()
 		if n == 0 {
 			if err == nil {
 				return io.EOF
@@ -185,7 +184,7 @@ func (f *flow) copy(r *reader, w *writer) error {
 		if full++; n < bufferSize {
 			full = 0
 		}
-		_, err = w.write(buffer[:n])
+		_, err = f.writer.write(buffer[:n])
 		f.watch.end()
 		buffers.Put(buffer)
 		switch {
@@ -202,6 +201,17 @@ func (f *flow) copy(r *reader, w *writer) error {
 func (f *flow) count(n int) {
 	f.bytes.Add(int64(n))
 	f.relay.idle.Touch()
+}
+
+// stuck watches the client while the target takes no more, see sourceWatch.
+func (f *flow) stuck() {
+	if !f.isUp() {
+		return
+	}
+	if f.watch == nil {
+		f.watch = &sourceWatch{flow: f}
+	}
+	f.watch.begin()
 }
 
 // readBroke resets the connection that f writes to, because reading broke: the

@@ -25,10 +25,10 @@ const (
 	pipeIdle = time.Second
 )
 
-// bulk moves bytes from r to w through a pipe, without copying them into this
+// bulk moves bytes through a pipe, without copying them into this
 // process, while there are many of them. It returns nil when copying should go on,
 // else the error, as copy does.
-func (f *flow) bulk(r *reader, w *writer) error {
+func (f *flow) bulk() error {
 	if noSplice.Load() {
 		return nil
 	}
@@ -47,7 +47,7 @@ func (f *flow) bulk(r *reader, w *writer) error {
 	defer p.close()
 	defer f.from.SetReadDeadline(time.Time{}) //nolint:errcheck // it fails on a closed connection only
 	for small := 0; small < smallMoves; small++ {
-		n, err := p.fill(r.raw)
+		n, err := p.fill(f.reader.raw)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded), refused(err): // silent, or not to be spliced
 			return nil
@@ -58,8 +58,8 @@ func (f *flow) bulk(r *reader, w *writer) error {
 		case n >= smallMove:
 			small = 0
 		}
-		if err = p.drain(w.raw); refused(err) {
-			err = p.copyOut(w)
+		if err = p.drain(f.writer.raw); refused(err) {
+			err = p.copyOut(&f.writer)
 		}
 		f.watch.end()
 		switch {
@@ -171,7 +171,7 @@ func (p *pipe) drainOnce(fd uintptr) (done bool) {
 		moved, err := splice(p.r, int(fd), p.n)
 		switch {
 		case errors.Is(err, syscall.EAGAIN):
-			p.flow.watch.begin()
+			p.flow.stuck()
 			p.waits = time.Time{}
 			return false
 		case err != nil:

@@ -14,17 +14,16 @@ const stuckAfter = time.Second
 // target is blocked. Nobody reads from the client at that time, and the slot must
 // not outlive the connection. Targets are not watched: a slow client still gets
 // everything that a target sent before it broke off. A sourceWatch belongs to the
-// flow's goroutine; nil watches nothing.
+// flow's goroutine; the end of nil does nothing.
 type sourceWatch struct {
 	flow  *flow
-	raw   syscall.RawConn // of flow.from
-	timer *time.Timer     // nil: it is off
+	timer *time.Timer // nil: it is off
 	done  chan struct{}
 }
 
 // begin watches until end, while a write is blocked. It clears the read deadline.
 func (w *sourceWatch) begin() {
-	if w == nil || w.timer != nil {
+	if w.timer != nil {
 		return
 	}
 	w.flow.from.SetReadDeadline(time.Time{}) //nolint:errcheck // it fails on a closed connection only
@@ -33,7 +32,7 @@ func (w *sourceWatch) begin() {
 	w.timer = time.AfterFunc(stuckAfter, func() {
 		defer close(done)
 		// If both directions have ended with bytes left to write, nothing is broken.
-		if waitBroken(w.raw, func() bool { return !w.flow.back().ended.Load() }) == nil {
+		if waitBroken(w.flow.reader.raw, func() bool { return !w.flow.back().ended.Load() }) == nil {
 			w.flow.relay.fail(w.flow.readBroke(syscall.ECONNRESET))
 		}
 	})

@@ -9,10 +9,7 @@ import (
 
 // sourceWatch does nothing here: a client that breaks its connection while a write to
 // the target is blocked is noticed after that write.
-type sourceWatch struct {
-	flow *flow
-	raw  syscall.RawConn
-}
+type sourceWatch struct{ flow *flow }
 
 func (*sourceWatch) begin() {}
 func (*sourceWatch) end()   {}
