@@ -64,7 +64,8 @@ type answer struct {
 }
 
 // DefaultLookups is how many lookups a Cache runs at a time if it is not told. A
-// lookup takes two descriptors: one for IPv4, one for IPv6 addresses.
+// lookup takes two descriptors, one for IPv4, one for IPv6 addresses, and a third
+// one while a server is slow.
 const DefaultLookups = 128
 
 // NewCache returns an empty cache that runs at most so many lookups at a time, and
@@ -198,9 +199,20 @@ func (c *Cache) inTurn(ctx context.Context, source netip.Prefix, name string) ([
 	}
 	defer c.turns.Release(source)
 	began := time.Now()
-	addrs, err := c.resolver.LookupNetIP(ctx, "ip", name)
+	addrs, err := c.lookup(ctx, name)
 	c.observer.LookedUp(time.Since(began))
 	return usable(addrs), err
+}
+
+// lookup asks the resolver: for a name in rules until both families are known.
+func (c *Cache) lookup(ctx context.Context, name string) ([]netip.Addr, error) {
+	c.mu.Lock()
+	ruled := c.ruled[name]
+	c.mu.Unlock()
+	if r, ok := c.resolver.(impatient); ok && !ruled {
+		return r.lookupTarget(ctx, name)
+	}
+	return c.resolver.LookupNetIP(ctx, "ip", name)
 }
 
 // unobserved is the observer that counts nothing.

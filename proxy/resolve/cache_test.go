@@ -328,7 +328,7 @@ func TestLoneDot(t *testing.T) {
 		"localhost.": "localhost", "localhost": "localhost", "one.test.": "one.test.", "one.test": "one.test", "one..": "one..",
 	} {
 		r := &counting{}
-		if _, err := (withoutLoneDot{r}).LookupNetIP(t.Context(), "ip", host); err != nil || r.times(asked) != 1 {
+		if _, err := (system{all: r, files: r}).LookupNetIP(t.Context(), "ip", host); err != nil || r.times(asked) != 1 {
 			t.Errorf("%q: asked %v, %v, want %q", host, r.asked, err, asked)
 		}
 	}

@@ -6,35 +6,18 @@ package resolve
 import (
 	"context"
 	"errors"
-	"net"
 	"net/netip"
 	"strings"
 	"unicode"
 )
 
-// Resolver resolves names; *net.Resolver does. network is always "ip".
+// Resolver resolves names; *net.Resolver does. network is "ip" or "ip4".
 type Resolver interface {
 	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
 }
 
-// Default is Go's own resolver. The C library's would take "0x7f.1" for an
-// address.
-var Default Resolver = withoutLoneDot{&net.Resolver{PreferGo: true}}
-
 // ErrName says that a text is not a host name, so that nobody is asked for it.
 var ErrName = errors.New("invalid host name")
-
-// withoutLoneDot removes a final dot if the name has no other one: Go's
-// resolver does not find "localhost." in /etc/hosts. In any other name the
-// final dot stays, as it keeps search domains away.
-type withoutLoneDot struct{ Resolver }
-
-func (r withoutLoneDot) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
-	if label, rest, found := strings.Cut(host, "."); found && rest == "" {
-		host = label
-	}
-	return r.Resolver.LookupNetIP(ctx, network, host)
-}
 
 // usable returns the addresses that a connection can go to, each once and
 // without a zone. The system would take an unspecified address for itself.
