@@ -158,7 +158,14 @@ func compare(tr *ruleCase, got answers, kinds map[string]int) (trouble string) {
 
 // agreed reports whether danted and Usher said the same to a step, or differ for a reason.
 func agreed(tr *ruleCase, step int, got answers) bool {
-	return got.danted[step] != noServer && (got.danted[step] == got.usher[step] || tr.differsByReplies(step, got))
+	return got.danted[step] != noServer && (got.danted[step] == got.usher[step] || tr.differsByReplies(step, got) || tr.differsByLookup(step, got))
+}
+
+// differsByLookup reports whether danted looked up a name that has no address, and
+// Usher refused it by the rules alone, as none could pass it.
+func (tr *ruleCase) differsByLookup(i int, got answers) bool {
+	before, unresolved := strings.CutSuffix(got.danted[i], "reply 4")
+	return unresolved && got.usher[i] == before+"reply 2" && strings.HasPrefix(tr.steps[i].question.target, "no")
 }
 
 // history returns a question with its answers, and those before it that are
