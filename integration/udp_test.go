@@ -94,7 +94,7 @@ socks pass { from: 0/0 to: 127.0.3.0/24
 	command: udpreply }
 `, internal, socksPort, external, balancerSource))
 		r := startReplica(t, fmt.Sprintf("node %d", i+1), internal, socksPort, adminPort, map[string]string{
-			"USHER_LISTEN": "", "USHER_CONFIG": file, env: balancerSource, "USHER_UDP_PORTS": "21000-21999",
+			"USHER_LISTEN": "", "USHER_CONFIG": file, env: balancerSource, "USHER_UDP_RELAY_CLIENTS": "127.0.0.0/8", "USHER_UDP_PORTS": "21000-21999",
 		})
 		nodes[netip.MustParseAddr(internal)] = node{r, external}
 		servers += fmt.Sprintf("    server node%d %s:%d source %s %s\n", i+1, internal, socksPort, balancerSource, option)

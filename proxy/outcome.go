@@ -30,6 +30,7 @@ var (
 	errConnectTime        = errors.New("connect timeout (timeout.connect)")
 	errLocalPorts         = errors.New("no local port is free towards the target")
 	errBindTime           = errors.New("no peer connected within the bind timeout")
+	errUDPAnnounced       = errors.New("a balancer hides the client, which announced no complete address for its datagrams")
 
 	errLeaseLost = errors.New("the session has lost its slot, because the lease ended")
 	errDrain     = errors.New("the server is stopping")
@@ -68,6 +69,7 @@ var outcomes = []outcome{
 	{errCommand, socks.CommandNotSupported, "command", false},
 	{decide.ErrTarget, socks.AddressNotSupported, "target", false},
 	{decide.ErrSelf, socks.NotAllowed, "self", false},
+	{errUDPAnnounced, socks.NotAllowed, "udp_announcement", false},
 
 	{socks.ErrVersion, silent, "protocol", false},
 	{socks.ErrTooLong, silent, "protocol", false},

@@ -58,10 +58,13 @@ type Options struct {
 	// repeated.
 	Own []netip.AddrPort
 	// UDPRelayFrom are balancers that hide the client and send no PROXY header.
-	// A client behind one of them has the address that it announces, if that is
-	// complete. Otherwise the first datagram that the rules pass fixes it; see
-	// expectedClient.
+	// A client behind one of them has the address that it announces, which must be
+	// complete; see expectedClient.
 	UDPRelayFrom []netip.Prefix
+	// UDPRelayClients are networks of clients behind UDPRelayFrom. If such a client
+	// announces no complete address, the first datagram from there that the rules
+	// pass fixes it. Empty: the client gets no association.
+	UDPRelayClients []netip.Prefix
 	// UDPAdvertise are the addresses, at most one of each family, that clients
 	// are told to send datagrams to. Empty: the one on which the client came.
 	UDPAdvertise []netip.Addr

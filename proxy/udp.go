@@ -31,7 +31,10 @@ func (s *session) associate(ctx context.Context) (relay func() error, err error)
 // openAssociation judges the request and opens the association.
 func (s *session) openAssociation(ctx context.Context) (*udp.Association, error) {
 	defer s.watch(true)()
-	client := s.expectedClient()
+	client, err := s.expectedClient()
+	if err != nil {
+		return nil, err
+	}
 	if err := s.judgeAssociation(ctx, client); err != nil {
 		return nil, err
 	}
@@ -69,8 +72,11 @@ func (s *session) judgeAssociation(ctx context.Context, client udp.Client) (err 
 //
 // A client behind one of Options.UDPRelayFrom is different: its connection has the
 // address of the balancer. The announced address counts if it has a port.
-// Otherwise the first datagram that the rules pass fixes the client's address.
-func (s *session) expectedClient() udp.Client {
+// Otherwise the first datagram that the rules pass fixes the client's address, but
+// only from Options.UDPRelayClients: whoever sends to all ports finds the
+// association before its client has sent. The error is errUDPAnnounced if there
+// are no such networks.
+func (s *session) expectedClient() (udp.Client, error) {
 	asked := s.request.Addr
 	announced := udp.Client{Addr: asked.IP.Unmap(), Port: asked.Port}
 	if announced.Addr.IsUnspecified() {
@@ -79,16 +85,17 @@ func (s *session) expectedClient() udp.Client {
 	if asked.Name != "" {
 		announced = udp.Client{}
 	}
-	if s.isHidden() {
-		if !announced.Complete() {
-			return udp.Client{}
-		}
-		return announced
+	switch within := s.server.opts.UDPRelayClients; {
+	case s.isHidden() && announced.Complete():
+		return announced, nil
+	case s.isHidden() && len(within) == 0:
+		return udp.Client{}, errUDPAnnounced
+	case s.isHidden():
+		return udp.Client{Within: within}, nil
+	case announced.Addr.IsValid() && announced.Addr != s.from.Addr():
+		return udp.Client{Addr: s.from.Addr()}, nil
 	}
-	if announced.Addr.IsValid() && announced.Addr != s.from.Addr() {
-		return udp.Client{Addr: s.from.Addr()}
-	}
-	return udp.Client{Addr: s.from.Addr(), Port: announced.Port}
+	return udp.Client{Addr: s.from.Addr(), Port: announced.Port}, nil
 }
 
 // isHidden reports whether the client's connection is a balancer's that says

@@ -130,6 +130,40 @@ func relayed(o *proxy.Options, _ *proxy.Policy) {
 	o.UDPRelayFrom = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}
 }
 
+// relayedFrom says the same, and where these clients send from.
+func relayedFrom(networks ...string) setup {
+	return func(o *proxy.Options, p *proxy.Policy) {
+		relayed(o, p)
+		for _, n := range networks {
+			o.UDPRelayClients = append(o.UDPRelayClients, netip.MustParsePrefix(n))
+		}
+	}
+}
+
+// A stranger who sends to every port does not get the association of a client that
+// a balancer hides: the client must say from where it sends, or its network must
+// be known.
+func TestStrangersOfHiddenClients(t *testing.T) {
+	const open = "client pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0 }\n"
+	for _, announced := range []socks.Addr{nowhere, {IP: netip.MustParseAddr("127.0.0.8")}, {IP: nowhere.IP, Port: 4711}, {Name: "client.test", Port: 4711}} {
+		w := newWorld(t, open, relayed)
+		c := w.client()
+		if r := c.request(socks.Request{Command: socks.UDPAssociate, Addr: announced}); r.Code != socks.NotAllowed {
+			t.Errorf("%v: reply %d, want %d", announced, r.Code, socks.NotAllowed)
+		}
+		c.closed()
+		w.reason("udp_announcement")
+
+		w = newWorld(t, open, relayedFrom("127.0.0.8/32", "::1/128"))
+		a := &associated{client: w.client(), udp: newPeer(t, "127.0.0.8")}
+		a.ask(announced)
+		target, stranger := newPeer(t, "127.0.0.3"), newPeer(t, "127.0.0.4")
+		stranger.send(datagram(t, socks.AddrOf(target.addr), "I was first"), a.relay)
+		w.dropped("foreign", 1)
+		a.exchange(target, "hello")
+	}
+}
+
 // Of a client whom a balancer hides, what it announced is believed, and if
 // that is not complete, the first datagram that the rules pass says who it is.
 func TestClientsHiddenByABalancer(t *testing.T) {
@@ -144,7 +178,7 @@ func TestClientsHiddenByABalancer(t *testing.T) {
 		{"all announced", socks.AddrOf, "foreign"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			w := newWorld(t, behindRelay, relayed)
+			w := newWorld(t, behindRelay, relayedFrom("127.0.0.0/8"))
 			a := &associated{client: w.client(), udp: newPeer(t, "127.0.0.8")}
 			a.ask(c.announce(a.udp.addr))
 			target, stranger, neighbour := newPeer(t, "127.0.0.3"), newPeer(t, "127.0.0.4"), newPeer(t, "127.0.0.8")

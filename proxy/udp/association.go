@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -59,15 +60,23 @@ type Options struct {
 
 // Client is where an association takes datagrams from.
 type Client struct {
-	Addr netip.Addr // the zero Addr: anywhere
+	Addr netip.Addr // the zero Addr: anywhere in Within
 	Port uint16     // 0: any
+	// Within are the networks of which one holds the client, if Addr does not say it.
+	Within []netip.Prefix
 }
 
 // Complete reports whether exactly one address and port is meant.
 func (c Client) Complete() bool { return c.Addr.IsValid() && c.Port != 0 }
 
 func (c Client) allows(from netip.AddrPort) bool {
-	return (!c.Addr.IsValid() || c.Addr == from.Addr()) && (c.Port == 0 || c.Port == from.Port())
+	if c.Port != 0 && c.Port != from.Port() {
+		return false
+	}
+	if c.Addr.IsValid() {
+		return c.Addr == from.Addr()
+	}
+	return slices.ContainsFunc(c.Within, func(n netip.Prefix) bool { return n.Contains(from.Addr()) })
 }
 
 // Association relays the datagrams of one client. Each one is judged by the

@@ -303,7 +303,8 @@ func TestDatagramsTakeNoMemory(t *testing.T) {
 			Machine: decide.Machine{Own: func(netip.AddrPort) bool { return false }},
 			From:    netip.MustParseAddrPort("127.0.0.1:4711"), Version: rules.Version(socks.V5),
 		},
-		Names: resolve.NewCache(slowResolver(time.Hour), 0, nil), Metrics: NewMetrics(nil),
+		Client: Client{Addr: clientAddr.Addr()},
+		Names:  resolve.NewCache(slowResolver(time.Hour), 0, nil), Metrics: NewMetrics(nil),
 		Heard: new(selfaddr.Set), Up: new(atomic.Int64), Down: new(atomic.Int64),
 	}
 	a := newAssociation(o, front, front.local)

@@ -32,6 +32,7 @@ func TestValues(t *testing.T) {
 		"USHER_UDP_ADVERTISE":       "192.0.2.7, 2001:db8::7",
 		"USHER_UDP_PORTS":           "20000-20999",
 		"USHER_UDP_RELAY_FROM":      "192.0.2.8",
+		"USHER_UDP_RELAY_CLIENTS":   "10.0.0.0/8, 2001:db8::/32",
 		"USHER_LEASE_TTL":           "2s",
 		"USHER_LISTENER":            "x",
 		"USHER_COLOUR":              "",
@@ -51,8 +52,8 @@ func TestValues(t *testing.T) {
 	if got := cfg.UDPAdvertise; len(got) != 2 || got[0].String() != "192.0.2.7" || got[1].String() != "2001:db8::7" {
 		t.Errorf("advertised %v", got)
 	}
-	if cfg.UDPPorts != (PortRange{20000, 20999}) || len(cfg.UDPRelayFrom) != 1 {
-		t.Errorf("ports %v, balancers %v", cfg.UDPPorts, cfg.UDPRelayFrom)
+	if cfg.UDPPorts != (PortRange{20000, 20999}) || len(cfg.UDPRelayFrom) != 1 || len(cfg.UDPRelayClients) != 2 {
+		t.Errorf("ports %v, balancers %v, their clients %v", cfg.UDPPorts, cfg.UDPRelayFrom, cfg.UDPRelayClients)
 	}
 	if strings.Join(unknown, " ") != "USHER_COLOUR USHER_LISTENER" {
 		t.Errorf("unknown %v", unknown)
