@@ -142,7 +142,13 @@ func TestPipelinedHalfCloseIsNoHangUp(t *testing.T) {
 	c.send([]byte("early"))
 	c.must(c.CloseWrite())
 	<-resolver.asked
-	time.AfterFunc(50*time.Millisecond, func() { close(resolver.release) }) // by then the client is watched
+	eventually(t, func() string {
+		if w.server.Sessions() > 0 && !proxy.Watched() {
+			return "the client is not watched"
+		}
+		return ""
+	})
+	close(resolver.release)
 	c.expect([]byte{5, 0, 5, 0, 0, 1})
 	c.skip(6)
 	c.expect([]byte("early"))
