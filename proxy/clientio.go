@@ -8,6 +8,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"usher/proxy/header"
 )
 
 // awaitByte waits for a byte from c, and leaves it unread. The error is io.EOF if
@@ -76,4 +78,22 @@ func addrPort(a net.Addr) netip.AddrPort {
 	}
 	ap := tcp.AddrPort()
 	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
+}
+
+// peek returns how what the client has sent begins, of which read was read. It
+// does not wait for more: balancers send their header in one piece.
+func peek(c *net.TCPConn, read []byte) []byte {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return read
+	}
+	var begins [header.PeekLen]byte
+	n := copy(begins[:], read)
+	_ = raw.Control(func(fd uintptr) { // the error says that c is closed
+		more, _, err := unix.Recvfrom(int(fd), begins[n:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		if err == nil {
+			n += more
+		}
+	})
+	return begins[:n]
 }

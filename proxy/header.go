@@ -7,8 +7,7 @@ import (
 	"net/netip"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"usher/proxy/decide"
 	"usher/proxy/header"
 )
 
@@ -57,24 +56,11 @@ func (s *Server) trusted(a netip.Addr) bool {
 	return false
 }
 
-// sentHeader reports whether the client has sent a PROXY header, of which read is
-// the beginning. It waits for no more bytes, because balancers send a header in
-// one piece.
-func (s *session) sentHeader(read []byte) bool {
-	if !header.MayBegin(read[0]) {
-		return false
+// blocked is the error for a client that no client-rule lets in. Behind a balancer
+// that USHER_PROXY_PROTOCOL_FROM does not name, that is all clients.
+func (s *session) blocked() error {
+	if s.server.trusted(addrPort(s.client.RemoteAddr()).Addr()) || !header.Begins(peek(s.client, nil)) {
+		return decide.ErrBlocked
 	}
-	raw, err := s.client.SyscallConn()
-	if err != nil {
-		return false
-	}
-	var begins [header.PeekLen]byte
-	n := copy(begins[:], read)
-	_ = raw.Control(func(fd uintptr) { // bytes that have not come yet are not waited for
-		more, _, err := unix.Recvfrom(int(fd), begins[n:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		if err == nil {
-			n += more
-		}
-	})
-	return header.Begins(begins[:n])
+	return fmt.Errorf("%w: it sent a PROXY header; if it is a balancer, add it to USHER_PROXY_PROTOCOL_FROM", decide.ErrBlocked)
 }

@@ -146,16 +146,47 @@ func TestHeaderFromAnybodyElse(t *testing.T) {
 	}
 	for _, c := range []struct {
 		setups []setup
-		reason string
-	}{{[]setup{far}, "proxy_header"}, {nil, "protocol"}} {
+		remedy string
+	}{{[]setup{far}, "add it to USHER_PROXY_PROTOCOL_FROM"}, {nil, "set USHER_PROXY_PROTOCOL_FROM to its address"}} {
 		for _, version := range []byte{1, 2} {
 			w := newWorld(t, anybody, c.setups...)
 			client := w.client()
 			client.send(append(header(t, version, proxyproto.PROXY), 5, 1, 0))
 			client.closed()
-			w.reason(c.reason)
+			if line := w.reason("proxy_header"); !strings.Contains(fmt.Sprint(line["error"]), c.remedy) {
+				t.Errorf("log %v, want %q", line, c.remedy)
+			}
 		}
 	}
+}
+
+// Log lines name the protocols that come to a SOCKS port by mistake.
+func TestOtherProtocols(t *testing.T) {
+	for sent, want := range map[string]string{
+		"GET / HTTP/1.1\r\nHost: x\r\n\r\n":            "an HTTP request",
+		"CONNECT x:443 HTTP/1.1\r\n\r\n":               "an HTTP request",
+		"PUT / HTTP/1.1\r\n\r\n":                       "an HTTP request",
+		"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n":             "an HTTP request",
+		"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03": "a TLS hello",
+	} {
+		w := newWorld(t, anybody)
+		c := w.client()
+		c.send([]byte(sent))
+		c.closed()
+		if line := w.reason("protocol"); !strings.HasSuffix(fmt.Sprint(line["error"]), want) {
+			t.Errorf("%q: log %v, want %q", sent, line, want)
+		}
+	}
+}
+
+// A SOCKS 4 client is told that its user id is too long.
+func TestSocks4UserIDTooLong(t *testing.T) {
+	w := newWorld(t, anybody)
+	c := w.client()
+	c.send([]byte("\x04\x01\x00\x50\xc0\x00\x02\x07" + strings.Repeat("n", 256) + "\x00"))
+	c.expect([]byte{0, 91, 0, 0, 0, 0, 0, 0})
+	c.closed()
+	w.reason("protocol")
 }
 
 // Two balancers in a row that both send a header: there is nobody to trust more.

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"usher/proxy/decide"
+	"usher/proxy/header"
 	"usher/proxy/rules"
 	"usher/proxy/socks"
 	"usher/proxy/users"
@@ -135,15 +137,35 @@ func (s *session) negotiationError(err error) error {
 		return errClientClosed
 	}
 	var version *socks.VersionError
+	if !errors.As(err, &version) {
+		return err
+	}
+	begins := peek(s.client, version.Got)
 	switch {
-	case !errors.As(err, &version) || !s.sentHeader(version.Got):
+	case !header.Begins(begins):
+		if what := protocolOf(begins); what != "" {
+			return fmt.Errorf("%w: %s", err, what)
+		}
 		return err
 	case s.server.trusted(addrPort(s.client.RemoteAddr()).Addr()):
 		return fmt.Errorf("%w: if two balancers are in a row, let the second one read the header of the first, or let the first send none", errSecondHeader)
 	case len(s.server.opts.TrustedProxies) > 0:
 		return fmt.Errorf("%w: if it is a balancer, add it to USHER_PROXY_PROTOCOL_FROM", errForeign)
 	}
-	return err
+	return fmt.Errorf("%w: if it is a balancer, set USHER_PROXY_PROTOCOL_FROM to its address", errForeign)
+}
+
+// protocolOf names what a client of another protocol begins with, or returns "".
+func protocolOf(begins []byte) string {
+	if len(begins) > 1 && begins[0] == 0x16 && begins[1] == 3 { // a handshake record of TLS 1.x (RFC 8446 section 5.1)
+		return "a TLS hello"
+	}
+	for _, method := range []string{"GET ", "CONNECT ", "HEAD ", "POST ", "PUT ", "OPTIONS ", "DELETE ", "PATCH ", "TRACE ", "PRI "} {
+		if bytes.HasPrefix(begins, []byte(method)) {
+			return "an HTTP request"
+		}
+	}
+	return ""
 }
 
 // methodOnWire is RFC 1928's number of a method.

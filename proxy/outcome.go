@@ -72,7 +72,7 @@ var outcomes = []outcome{
 	{errUDPAnnounced, socks.NotAllowed, "udp_announcement", false},
 
 	{socks.ErrVersion, silent, "protocol", false},
-	{socks.ErrTooLong, silent, "protocol", false},
+	{socks.ErrTooLong, socks.GeneralFailure, "protocol", false},
 	{socks.ErrAddressType, socks.AddressNotSupported, "protocol", false},
 	{socks.ErrName, socks.HostUnreachable, "protocol", false},
 

@@ -134,7 +134,7 @@ func (s *session) judgeClient(ctx context.Context) (rules.Verdict, error) {
 func (s *session) letIn(ctx context.Context, v rules.Verdict) error {
 	s.check = false
 	if !v.Pass() {
-		return decide.ErrBlocked
+		return s.blocked()
 	}
 	s.server.table.move(s, v.Rule, 0)
 	s.negotiateWithin(v.Rule.Timeouts.Negotiate)

@@ -73,8 +73,8 @@ func addrPort(a *net.TCPAddr) netip.AddrPort {
 	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
 }
 
-// MayBegin reports whether a header can begin with b.
-func MayBegin(b byte) bool { return b == proxyproto.SIGV1[0] || b == proxyproto.SIGV2[0] }
+// mayBegin reports whether a header can begin with b.
+func mayBegin(b byte) bool { return b == proxyproto.SIGV1[0] || b == proxyproto.SIGV2[0] }
 
 // Begins reports whether b, of which PeekLen bytes suffice, is how a header
 // begins.
@@ -90,7 +90,7 @@ func read(r io.Reader) (*proxyproto.Header, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !MayBegin(head[0]) {
+	if !mayBegin(head[0]) {
 		return nil, proxyproto.ErrNoProxyProtocol
 	}
 	if _, err := io.ReadFull(r, head[n:]); err != nil {
