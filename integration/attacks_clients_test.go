@@ -187,7 +187,7 @@ socks pass { from: 0/0 to: %s }
 		good + "\nsocks pass { from: 0/0 to: 10.0.0.0/99 }\n",
 		strings.Repeat("socks pass { from: 0/0 to: 0/0 }\n", 1000) + "\x00\xff",
 		"socksmethod: none\nclient pass { from: 0/0 to: 0/0 user: nobody }\n",
-		strings.Repeat("{", 1000),
+		strings.Repeat("{", 1<<20),
 	} {
 		a.writeRules(broken)
 		said := len(a.r.proc.out.String())

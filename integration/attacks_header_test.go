@@ -154,7 +154,7 @@ func TestAttackMalformedHeader(t *testing.T) {
 		"PROXY TCP4 127.0.5.5" + strings.Repeat(" ", 1<<20), // no end
 		"PROXY TCP4 999.0.5.5 127.0.0.1 4444 1080\r\n",
 		"PROXY TCP4 127.0.5.5 127.0.0.1 4444 99999\r\n",
-		"PROXY TCP6 127.0.5.5 127.0.0.1 4444 1080\r\n",
+		"PROXY TCP4 2001:db8::1 127.0.0.1 4444 1080\r\n",
 		signature + "\x21\x11\xff\xff" + strings.Repeat("x", 1<<16),                    // longer than any
 		signature + "\x21\x11\x00\x04\x7f\x00\x05\x05",                                 // shorter than its addresses
 		signature + "\x21\x12\x00\x0c\x7f\x00\x05\x05\x7f\x00\x00\x01\x11\x5c\x04\x38", // of UDP

@@ -35,6 +35,28 @@ type Diagnostic struct {
 // String returns file:line:col: what, and what to do.
 func (d Diagnostic) String() string { return d.Pos.String() + ": " + d.Message + "; " + d.Remedy }
 
+// maxMistakes bounds the Errors that are reported. A file of another kind, named
+// by accident, has a mistake in each line or byte, and each becomes a log line and
+// a part of the status.
+const maxMistakes = 100
+
+// firstMistakes cuts findings, in the order of their positions, after as many
+// Errors as are reported. A last one then says that there are more.
+func firstMistakes(found []Diagnostic) []Diagnostic {
+	mistakes := 0
+	for i, d := range found {
+		if d.Severity != Error {
+			continue
+		}
+		if mistakes++; mistakes > maxMistakes {
+			return append(found[:i:i], Diagnostic{
+				Pos: d.Pos, Severity: Error, Message: "there are more mistakes from here on", Remedy: "correct the others first",
+			})
+		}
+	}
+	return found
+}
+
 // Sort puts findings in the order in which people should read them: dangers
 // first, and each kind by its place. Errors and warnings are of one kind, as one
 // often explains the other.

@@ -136,6 +136,9 @@ func (l *lexer) badCharacter(start Pos) {
 }
 
 func (l *lexer) fail(pos Pos, message, remedy string) {
+	if len(l.diags) > maxMistakes {
+		return
+	}
 	l.diags = append(l.diags, Diagnostic{Pos: pos, Severity: Error, Message: message, Remedy: remedy})
 }
 

@@ -31,7 +31,8 @@ var defaultTimeouts = Timeouts{
 
 // Parse reads a rule file in the dialect of Dante 1.4, in the older one, or in
 // a mix of both. file is only a name for positions. All findings are returned,
-// in the order of their positions; the Set is nil if any of them is an Error.
+// in the order of their positions, but no more than a hundred Errors; the Set is
+// nil if there is one.
 func Parse(file string, text []byte, env Env) (*Set, []Diagnostic) {
 	lang := newLanguage(keywords)
 	tokens, diags := lex(file, string(text), lang.known)
@@ -48,7 +49,7 @@ func Parse(file string, text []byte, env Env) (*Set, []Diagnostic) {
 	})
 	for _, d := range p.diags {
 		if d.Severity == Error {
-			return nil, p.diags
+			return nil, firstMistakes(p.diags)
 		}
 	}
 	p.set.leaving = p.leavingFamilies()
@@ -70,6 +71,8 @@ type parser struct {
 	lang   *language
 	env    Env
 	set    *Set
+
+	mistakes int // reported so far, without those of the lexer
 
 	in place // where we are
 	// internal.protocol and external.protocol, for the addresses that follow
@@ -152,6 +155,12 @@ func (p *parser) note(k token, format string, args ...any) {
 }
 
 func (p *parser) report(severity Severity, pos Pos, text string) {
+	if severity == Error {
+		if p.mistakes > maxMistakes {
+			return
+		}
+		p.mistakes++
+	}
 	d := Diagnostic{Pos: pos, Severity: severity, Message: text, Remedy: "correct it"}
 	if i := strings.LastIndex(text, "; "); i >= 0 {
 		d.Message, d.Remedy = text[:i], text[i+2:]
@@ -161,7 +170,7 @@ func (p *parser) report(severity Severity, pos Pos, text string) {
 
 // file reads settings, then rules.
 func (p *parser) file() {
-	for p.skipNewlines(); p.peek().kind != tokenEnd; p.skipNewlines() {
+	for p.skipNewlines(); p.peek().kind != tokenEnd && p.mistakes <= maxMistakes; p.skipNewlines() {
 		switch t := p.peek(); {
 		case p.atHeader():
 			p.block()

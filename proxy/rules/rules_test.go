@@ -327,3 +327,25 @@ func TestNearest(t *testing.T) {
 		}
 	}
 }
+
+// A file of another kind has a mistake in each line or byte. The first hundred are
+// reported, and that there are more.
+func TestMistakesAreBounded(t *testing.T) {
+	for name, text := range map[string]string{
+		"parser":     strings.Repeat("{", 1<<20),
+		"lines":      strings.Repeat("nonsense\n", 1<<16),
+		"characters": strings.Repeat("\x00 ", 1<<20),
+		"both":       strings.Repeat("{\x00\n", 1<<16),
+	} {
+		set, found := Parse("f", []byte(text), Env{})
+		if set != nil || len(found) != maxMistakes+1 {
+			t.Fatalf("%s: %d findings, want %d", name, len(found), maxMistakes+1)
+		}
+		if last := found[maxMistakes].Message; last != "there are more mistakes from here on" {
+			t.Errorf("%s: the last finding is %q", name, last)
+		}
+	}
+	if _, found := Parse("f", []byte(strings.Repeat("{", maxMistakes)), Env{}); len(found) != maxMistakes || found[maxMistakes-1].Message != `"{" is outside a rule` {
+		t.Errorf("as many mistakes as are reported: %v", found)
+	}
+}

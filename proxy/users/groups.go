@@ -33,6 +33,10 @@ func LoadGroups(path string) (*Groups, error) {
 			continue
 		}
 		if what, remedy := g.add(line); what != "" {
+			if len(errs) == maxMistakes {
+				errs = append(errs, moreMistakes(path, i+1))
+				break
+			}
 			errs = append(errs, &LineError{File: path, Line: i + 1, What: what, Remedy: remedy})
 		}
 	}

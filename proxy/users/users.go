@@ -59,8 +59,17 @@ func (e *LineError) Error() string {
 	return fmt.Sprintf("%s:%d: %s; %s", e.File, e.Line, e.What, e.Remedy)
 }
 
+// maxMistakes bounds the lines that are reported. A file of another kind, named by
+// accident, has a mistake in each line, and each becomes a log line.
+const maxMistakes = 100
+
+// moreMistakes ends the list of mistakes before the line with the next one.
+func moreMistakes(file string, line int) error {
+	return &LineError{File: file, Line: line, What: "there are more mistakes from here on", Remedy: "correct the others first"}
+}
+
 // Load reads a users file. If lines of it cannot be used, the error joins a
-// *LineError for each of them and there is no Checker: half a file would lock
+// *LineError for each of them, up to a hundred, and there is no Checker: half a file would lock
 // users out silently.
 func Load(path string) (*Checker, error) {
 	text, err := os.ReadFile(path)
@@ -88,6 +97,10 @@ func parse(file, text string) (*Checker, error) {
 			remedy = "remove one of the two"
 		}
 		if what != "" {
+			if len(errs) == maxMistakes {
+				errs = append(errs, moreMistakes(file, i+1))
+				break
+			}
 			errs = append(errs, &LineError{File: file, Line: i + 1, What: what, Remedy: remedy})
 			continue
 		}

@@ -2,6 +2,7 @@ package users
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -250,5 +251,22 @@ func TestMemoryIsBounded(t *testing.T) {
 	}
 	if n := m.until.Len(); n != maxRemembered {
 		t.Errorf("%d pairs remembered, want %d", n, maxRemembered)
+	}
+}
+
+// A file of another kind has a mistake in each line. The first hundred are
+// reported, and that there are more.
+func TestMistakesAreBounded(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "users")
+	if err := os.WriteFile(path, []byte(strings.Repeat("nonsense\n", 1000)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, usersErr := Load(path)
+	_, groupsErr := LoadGroups(path)
+	for _, err := range []error{usersErr, groupsErr} {
+		lines := strings.Split(fmt.Sprint(err), "\n")
+		if len(lines) != 101 || !strings.Contains(lines[100], ":101: there are more mistakes from here on") {
+			t.Errorf("%d lines, the last is %q", len(lines), lines[len(lines)-1])
+		}
 	}
 }
