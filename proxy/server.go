@@ -167,6 +167,15 @@ func (s *Server) Sessions() int {
 	return n
 }
 
+// Places returns how many of the MaxSessions places are taken. It returns 0 if there is
+// no such bound.
+func (s *Server) Places() (taken int) {
+	if s.opts.MaxSessions == 0 {
+		return 0
+	}
+	return s.opts.MaxSessions - s.places.Free()
+}
+
 // Counts returns the sessions by rule, generation and command.
 func (s *Server) Counts() []Count { return s.table.counts() }
 

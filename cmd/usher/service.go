@@ -8,11 +8,13 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"usher/cmd/usher/internal/agent"
 	"usher/cmd/usher/internal/listen"
 	"usher/cmd/usher/internal/logging"
 	"usher/cmd/usher/internal/policyfile"
@@ -42,6 +44,7 @@ type service struct {
 	limiter *limiter.Limiter
 	proxy   *proxy.Server
 	admin   *admin.Server
+	agent   *agent.Server
 	socks   []net.Listener
 	broken  chan error     // the failure of a listener
 	serving sync.WaitGroup // listeners, the store watch, and lints
@@ -80,16 +83,33 @@ func start(cfg settings.Config, sys system) (_ *service, err error) {
 	if s.socks, err = listen.All(addrs); err != nil {
 		return nil, err
 	}
-	var adminListener []net.Listener
-	if cfg.AdminListen != "" {
-		if adminListener, err = listen.All([]string{string(cfg.AdminListen)}); err != nil {
-			return nil, fmt.Errorf("USHER_ADMIN_LISTEN: %w", err)
+	adminListener, err := optional("USHER_ADMIN_LISTEN", cfg.AdminListen)
+	if err != nil {
+		return nil, err
+	}
+	agentListener, err := optional("USHER_AGENT_LISTEN", cfg.AgentListen)
+	if err != nil {
+		for _, ln := range adminListener {
+			ln.Close()
 		}
+		return nil, err
 	}
 	s.announce(policy, found, source)
-	s.assemble(policy, adminListener)
+	s.assemble(policy, adminListener, agentListener)
 	s.startLint(policy)
 	return s, nil
+}
+
+// optional opens a listener that a variable may turn off.
+func optional(variable string, addr settings.AdminAddr) ([]net.Listener, error) {
+	if addr == "" {
+		return nil, nil
+	}
+	lns, err := listen.All([]string{string(addr)})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", variable, err)
+	}
+	return lns, nil
 }
 
 // openStore returns the store of USHER_STORE. It connects later.
@@ -108,7 +128,7 @@ func openStore(cfg settings.Config) (store.Store, error) {
 }
 
 // assemble builds the parts and starts them. It cannot fail.
-func (s *service) assemble(policy *proxy.Policy, adminListener []net.Listener) {
+func (s *service) assemble(policy *proxy.Policy, adminListener, agentListener []net.Listener) {
 	reg := admin.NewRegistry(built().Version, runtime.Version(), string(s.cfg.Replica))
 	s.history.use(policy.Rules)
 	s.ready = admin.NewReadiness(s.started, s.cfg.LeaseTTL)
@@ -126,7 +146,7 @@ func (s *service) assemble(policy *proxy.Policy, adminListener []net.Listener) {
 	s.watchStore()
 	capacity := s.cfg.Capacity()
 	var own []netip.AddrPort
-	for _, ln := range adminListener {
+	for _, ln := range slices.Concat(adminListener, agentListener) {
 		own = append(own, proxy.BoundTo(ln)...)
 	}
 	s.proxy = proxy.New(proxy.Options{
@@ -145,6 +165,14 @@ func (s *service) assemble(policy *proxy.Policy, adminListener []net.Listener) {
 	for _, ln := range adminListener {
 		s.log.Info("admin listener open", "address", ln.Addr().String())
 		s.serve(ln, s.admin.Serve)
+	}
+	s.agent = agent.New(agent.Options{Unready: s.admin.Unready, Weight: func() int {
+		descriptors := s.cfg.Capacity().Descriptors // may have been changed from outside
+		return min(agent.Weight(agent.Descriptors(descriptors), descriptors), agent.Weight(s.proxy.Places(), capacity.Sessions))
+	}})
+	for _, ln := range agentListener {
+		s.log.Info("agent listener open", "address", ln.Addr().String())
+		s.serve(ln, s.agent.Serve)
 	}
 	for _, ln := range s.socks {
 		s.serve(ln, s.proxy.Serve)
@@ -258,7 +286,7 @@ func (s *service) stop(ctx context.Context) error {
 		s.log.Warn("cannot leave the store", "error", err.Error(), "effect", "slots are freed when the lease ends")
 	}
 	s.unwatch()
-	err := errors.Join(s.admin.Shutdown(leaving), s.store.Close())
+	err := errors.Join(s.agent.Close(), s.admin.Shutdown(leaving), s.store.Close())
 	s.serving.Wait()
 	s.log.Info("stopped", "cut", cut)
 	return errors.Join(err, s.log.Close())

@@ -173,6 +173,10 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
+// Unready returns why a balancer should send no clients here, "" if it should. It
+// is safe for concurrent use.
+func (s *Server) Unready() string { return s.unready(s.o.Snapshot()) }
+
 // unready returns why a balancer should send no clients here, "" if it should.
 func (s *Server) unready(now Snapshot) string {
 	reason := s.o.Readiness.Check(time.Now(), now.Rules.Limited(), now.Store.WasReady)

@@ -30,7 +30,7 @@ func (h *HostPort) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// AdminAddr is a HostPort, or "" to disable the admin listener.
+// AdminAddr is a HostPort, or "" to disable the listener.
 type AdminAddr string
 
 // UnmarshalText implements encoding.TextUnmarshaler.
