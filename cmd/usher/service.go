@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -161,7 +162,7 @@ func (s *service) assemble(policy *proxy.Policy, adminListener, agentListener []
 	}, policy)
 	admin.CollectSnapshot(reg, s.snapshot)
 	admin.CollectLogDrops(reg, s.log.Dropped)
-	s.admin = admin.New(admin.Options{Readiness: s.ready, Snapshot: s.snapshot, Gatherer: reg, Logger: s.log.Logger})
+	s.admin = admin.New(admin.Options{Readiness: s.ready, Snapshot: s.snapshot, Gatherer: reg, Names: adminNames(s.cfg), Logger: s.log.Logger})
 	for _, ln := range adminListener {
 		s.log.Info("admin listener open", "address", ln.Addr().String())
 		s.serve(ln, s.admin.Serve)
@@ -178,6 +179,17 @@ func (s *service) assemble(policy *proxy.Policy, adminListener, agentListener []
 		s.serve(ln, s.proxy.Serve)
 	}
 	s.ready.Listening()
+}
+
+// adminNames returns the names under which the admin listener may be asked: those of
+// the machine, and those that are set.
+func adminNames(cfg settings.Config) []string {
+	names := slices.Clone(cfg.AdminHosts)
+	if name, err := os.Hostname(); err == nil {
+		short, _, _ := strings.Cut(name, ".")
+		names = append(names, name, short)
+	}
+	return names
 }
 
 // serve runs a listener until it is closed.

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,18 +22,21 @@ import (
 	"usher/proxy/printable"
 )
 
-// Options configure a Server. All fields are required.
+// Options configure a Server. All fields but Names are required.
 type Options struct {
 	Readiness *Readiness
 	// Snapshot is called for each request, concurrently.
 	Snapshot func() Snapshot
 	Gatherer prometheus.Gatherer
-	Logger   *slog.Logger // for errors of the HTTP server
+	// Names are the host names that clients may ask for, besides IP addresses and
+	// localhost.
+	Names  []string
+	Logger *slog.Logger // for errors of the HTTP server
 }
 
-// MaxConnections is how many connections a Server keeps. For one more, it closes one
-// of the source (an address, of IPv6 a /64) that has the most: idle connections keep
-// no health check out.
+// MaxConnections is how many connections a Server keeps. For one more, it closes the
+// oldest one of the source (an address, of IPv6 a /64) that has the most: idle
+// connections keep no health check out.
 const MaxConnections = 32
 
 // Server answers GET and HEAD of /healthz, /readyz, /metrics and /status.
@@ -41,13 +45,12 @@ type Server struct {
 	http http.Server
 
 	mu    sync.Mutex
-	open  fair.Crowd[net.Conn]
-	conns map[net.Conn]*fair.Member[net.Conn]
+	conns []net.Conn // the oldest first
 }
 
 // New returns a Server that does not listen yet.
 func New(o Options) *Server {
-	s := &Server{o: o, conns: make(map[net.Conn]*fair.Member[net.Conn])}
+	s := &Server{o: o}
 	s.http = http.Server{
 		Handler:           s.routes(),
 		ReadHeaderTimeout: 5 * time.Second,
@@ -67,18 +70,28 @@ func (s *Server) count(c net.Conn, state http.ConnState) {
 	defer s.mu.Unlock()
 	switch state {
 	case http.StateNew:
-		source := sourceOf(c)
-		if s.open.Len() >= MaxConnections {
-			victim := s.open.Victim(source)
-			s.open.Remove(victim)
-			delete(s.conns, victim.Value)
-			_ = victim.Value.Close()
+		s.conns = append(s.conns, c)
+		if len(s.conns) > MaxConnections {
+			victim := s.victim()
+			_ = s.conns[victim].Close()
+			s.conns = slices.Delete(s.conns, victim, victim+1)
 		}
-		s.conns[c] = s.open.Add(source, c)
 	case http.StateClosed, http.StateHijacked:
-		s.open.Remove(s.conns[c])
-		delete(s.conns, c)
+		s.conns = slices.DeleteFunc(s.conns, func(open net.Conn) bool { return open == c })
 	}
+}
+
+// victim returns the index of the oldest connection of the source that has the most.
+// s.mu is held.
+func (s *Server) victim() (first int) {
+	counts := map[netip.Prefix]int{}
+	most := 0
+	for _, c := range s.conns {
+		source := sourceOf(c)
+		counts[source]++
+		most = max(most, counts[source])
+	}
+	return slices.IndexFunc(s.conns, func(c net.Conn) bool { return counts[sourceOf(c)] == most })
 }
 
 func sourceOf(c net.Conn) netip.Prefix {
@@ -113,15 +126,15 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /healthz", healthz)
 	mux.HandleFunc("GET /readyz", s.readyz)
 	mux.HandleFunc("GET /status", s.status)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(s.o.Gatherer, promhttp.HandlerOpts{
+	mux.Handle("GET /metrics", promhttp.HandlerFor(&oneAtATime{Gatherer: s.o.Gatherer}, promhttp.HandlerOpts{
 		ErrorLog:      slog.NewLogLogger(s.o.Logger.Handler(), slog.LevelError),
 		ErrorHandling: promhttp.ContinueOnError,
 	}))
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return onlyFor(s.o.Names, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		w.Header().Set("Cache-Control", "no-store")
 		mux.ServeHTTP(w, r)
-	})
+	}))
 }
 
 func index(w http.ResponseWriter, _ *http.Request) {

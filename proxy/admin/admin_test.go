@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -65,7 +66,7 @@ func serve(t *testing.T) world {
 	admin.CollectSnapshot(reg, snapshot)
 	ready := admin.NewReadiness(time.Now(), time.Hour)
 	srv := admin.New(admin.Options{
-		Readiness: ready, Snapshot: snapshot, Gatherer: reg, Logger: slog.New(slog.DiscardHandler),
+		Readiness: ready, Snapshot: snapshot, Gatherer: reg, Names: []string{"usher-1.example"}, Logger: slog.New(slog.DiscardHandler),
 	})
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -298,4 +299,31 @@ func TestIdleConnectionsKeepNobodyOut(t *testing.T) {
 		c.Close()
 	}
 	group.Wait()
+}
+
+// A name that somebody else let point here is refused.
+func TestHosts(t *testing.T) {
+	w := serve(t)
+	for host, want := range map[string]int{
+		"": 200, "127.0.0.1": 200, "127.0.0.1:9090": 200, "[::1]:9090": 200, "[::1]": 200, "192.0.2.7": 200,
+		"localhost": 200, "LocalHost:9090": 200, "localhost.": 200, "usher-1.example:9090": 200, "USHER-1.example.": 200,
+		"rebound.example": 421, "rebound.example:9090": 421, "127.0.0.1.rebound.example": 421, "localhost.rebound.example": 421, "usher-1": 421,
+	} {
+		c, err := net.Dial("tcp", strings.TrimPrefix(w.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		version := "1.1\r\nConnection: close\r\nHost: " + host
+		if host == "" {
+			version = "1.0" // without the header
+		}
+		if _, err := io.WriteString(c, "GET /status HTTP/"+version+"\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		answer, err := io.ReadAll(c)
+		if err != nil || !strings.Contains(string(answer), fmt.Sprintf(" %d ", want)) || (want == 200) != strings.Contains(string(answer), "sockd.conf") {
+			t.Errorf("host %q: %.200q, %v; want %d", host, answer, err, want)
+		}
+		c.Close()
+	}
 }

@@ -26,6 +26,7 @@ type Config struct {
 	Listen          []HostPort    `env:"USHER_LISTEN" envDefault:"127.0.0.1:1080" help:"Addresses for SOCKS clients, separated by commas. 0.0.0.0:1080 is every IPv4 address, [::]:1080 every IPv6 address, :1080 both. If set, it overrides the internal: lines of the rule file."`
 	AdminListen     AdminAddr     `env:"USHER_ADMIN_LISTEN" envDefault:"127.0.0.1:9090" help:"Address for health checks, metrics and status over HTTP. It has no password: keep it private. off disables it."`
 	AgentListen     AdminAddr     `env:"USHER_AGENT_LISTEN" envDefault:"off" help:"Address for the agent checks of HAProxy: ready, draining or down, and a weight that falls as descriptors and the places of USHER_MAX_SESSIONS are used up. Keep it private. off disables it."`
+	AdminHosts      HostNames     `env:"USHER_ADMIN_HOSTS" help:"Names under which the admin listener may be asked, separated by commas, such as usher.monitoring.example. IP addresses, localhost and the host name of the machine always work. Requests for other names are refused with 421, so that a web page cannot read the status through a name that points here."`
 	RuleFile        string        `env:"USHER_CONFIG" help:"The rule file. Without it, built-in rules admit clients on loopback addresses and nobody else."`
 	UsersFile       string        `env:"USHER_USERS_FILE" help:"User names and password hashes in htpasswd format. With it, and without a socksmethod: line, clients must log in."`
 	GroupsFile      string        `env:"USHER_GROUPS_FILE" help:"Members of the groups that group: in a rule names, in htgroup format. Requires USHER_USERS_FILE."`
@@ -123,6 +124,8 @@ func kindOf(t reflect.Type, enum []string) string {
 		return "memory | URL"
 	case t == reflect.TypeFor[Prefixes]():
 		return "CIDR, ..."
+	case t == reflect.TypeFor[HostNames]():
+		return "name, ..."
 	case t == reflect.TypeFor[Addresses]():
 		return "address, address"
 	case t == reflect.TypeFor[PortRange]():

@@ -63,6 +63,22 @@ func (p *Prefixes) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// HostNames are names of hosts, without ports.
+type HostNames []string
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (h *HostNames) UnmarshalText(text []byte) error {
+	*h = nil
+	for part := range strings.SplitSeq(string(text), ",") {
+		part = strings.TrimSuffix(strings.TrimSpace(part), ".")
+		if part == "" || strings.ContainsAny(part, " /:*[]") {
+			return fmt.Errorf("%q is not a host name; write it like usher.example, without a port", part)
+		}
+		*h = append(*h, part)
+	}
+	return nil
+}
+
 // Addresses are the addresses to advertise, at most one of each family.
 type Addresses []netip.Addr
 

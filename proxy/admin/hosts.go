@@ -1,0 +1,47 @@
+package admin
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"usher/proxy/printable"
+)
+
+// onlyFor answers requests for hosts that are this listener's: IP addresses,
+// localhost and these names. It refuses all others. A web page can make its visitor's
+// browser ask for a name of its own, and let that name point here (DNS rebinding); the
+// page could then read the answer.
+//
+// A request without a host passes: browsers always send one, and health checks of
+// HTTP/1.0 do not.
+func onlyFor(names []string, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if host := hostOf(r.Host); host != "" && !isOurs(host, names) {
+			http.Error(w, fmt.Sprintf("%q is not a name of this admin listener; ask for an address, or add the name to USHER_ADMIN_HOSTS",
+				printable.Text(host)), http.StatusMisdirectedRequest)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// hostOf returns the host of a Host header, without port, brackets and final dot.
+func hostOf(header string) string {
+	host, _, err := net.SplitHostPort(header)
+	if err != nil { // there is no port
+		host = strings.TrimSuffix(strings.TrimPrefix(header, "["), "]")
+	}
+	return strings.TrimSuffix(host, ".")
+}
+
+func isOurs(host string, names []string) bool {
+	if _, err := netip.ParseAddr(host); err == nil {
+		return true
+	}
+	is := func(name string) bool { return strings.EqualFold(name, host) }
+	return is("localhost") || slices.ContainsFunc(names, is)
+}
