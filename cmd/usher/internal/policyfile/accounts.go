@@ -3,6 +3,7 @@ package policyfile
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	"usher/cmd/usher/internal/settings"
 	"usher/proxy/rules"
@@ -14,6 +15,8 @@ type Accounts struct {
 	UsersFile, GroupsFile bool           // the environment names one
 	Users                 *users.Checker // nil: none was read
 	Groups                *users.Groups  // nil: none was read
+
+	doubts []rules.Diagnostic // about the files themselves
 }
 
 // LoadAccounts reads the users and groups files that cfg names. The error joins
@@ -24,6 +27,7 @@ func LoadAccounts(cfg settings.Config) (known Accounts, err error) {
 		if known.Users, err = users.Load(cfg.UsersFile); err != nil {
 			errs = append(errs, fmt.Errorf("USHER_USERS_FILE: %w", err))
 		}
+		known.doubts = readableByAll(cfg.UsersFile)
 	}
 	if known.GroupsFile = cfg.GroupsFile != ""; known.GroupsFile {
 		if known.Groups, err = users.LoadGroups(cfg.GroupsFile); err != nil {
@@ -31,6 +35,24 @@ func LoadAccounts(cfg settings.Config) (known Accounts, err error) {
 		}
 	}
 	return known, errors.Join(errs...)
+}
+
+// readableByAll warns of a users file that every user of the machine may read or write.
+// A file that cannot be asked is no finding here: reading it fails as well.
+func readableByAll(file string) []rules.Diagnostic {
+	info, err := os.Stat(file)
+	if err != nil || info.Mode()&0o006 == 0 {
+		return nil
+	}
+	what, consequence := "read", "guess the passwords of its hashes"
+	if info.Mode()&0o002 != 0 {
+		what, consequence = "write", "log in as anybody"
+	}
+	return []rules.Diagnostic{{
+		Pos: rules.Pos{File: file, Line: 1, Col: 1}, Severity: rules.Warning,
+		Message: fmt.Sprintf("every user of this machine may %s the users file (mode %04o) and so %s", what, info.Mode().Perm(), consequence),
+		Remedy:  "run chmod 600, or 640 with a group of Usher's own",
+	}}
 }
 
 // AccountFindings returns the error of LoadAccounts as findings, one for each line

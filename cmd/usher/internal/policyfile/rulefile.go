@@ -44,6 +44,7 @@ func Parse(name string, text []byte, known Accounts) (*rules.Set, []rules.Diagno
 	set, found := rules.Parse(name, text, rules.Env{Interface: listen.InterfaceAddrs})
 	if set != nil {
 		found = append(found, checkAuth(name, set, known)...)
+		found = append(found, known.doubts...)
 		rules.Sort(found)
 	}
 	if AsError(found) != nil {
