@@ -30,8 +30,8 @@ func TestAttackOversized(t *testing.T) {
 	}
 	const noSuchHost = "\x05\x00\x05\x04\x00???????"
 	for _, c := range []struct{ name, sent, want, reason string }{
-		{"SOCKS 4, user id", "\x04\x01" + port + "\x7f\x00\x00\x01" + strings.Repeat("u", megabyte), "", "protocol"},
-		{"SOCKS 4a, name", "\x04\x01" + port + "\x00\x00\x00\x01\x00" + strings.Repeat("n", megabyte), "", "protocol"},
+		{"SOCKS 4, user id", "\x04\x01" + port + "\x7f\x00\x00\x01" + strings.Repeat("u", 300), "\x00\x5b??????", "protocol"},
+		{"SOCKS 4a, name", "\x04\x01" + port + "\x00\x00\x00\x01\x00" + strings.Repeat("n", 300), "\x00\x5b??????", "protocol"},
 		{"method count", "\x05\xff" + strings.Repeat("\x7f", 255) + strings.Repeat("x", megabyte), "\x05\xff", "method"},
 		{"no methods", "\x05\x00" + strings.Repeat("x", megabyte), "\x05\xff", "method"},
 		{"user and password", "\x05\x01\x02\x01\xff" + strings.Repeat("u", 255) + "\xff" + strings.Repeat("p", 255), "\x05\x02\x01\x01", "auth"},
