@@ -24,7 +24,7 @@ func (s *session) bind(ctx context.Context) (relay func() error, err error) {
 	if err := s.succeed(socks.AddrOf(s.awaited.peer)); err != nil {
 		return nil, err
 	}
-	return s.relayTo(peer, s.awaited.rule.Timeouts.IO), nil
+	return s.relayTo(peer, s.awaited.rule.Timeouts), nil
 }
 
 // acceptPeer returns the connection of the peer, which the rules let in.

@@ -28,7 +28,7 @@ func (s *session) connect(ctx context.Context) (relay func() error, err error) {
 	if err := s.succeed(socks.AddrOf(addrPort(target.LocalAddr()))); err != nil {
 		return nil, err
 	}
-	return s.relayTo(target, s.socksRule.Timeouts.IO), nil
+	return s.relayTo(target, s.socksRule.Timeouts), nil
 }
 
 // dialTarget connects to what the client asks for. timeout.connect is counted from
@@ -124,10 +124,10 @@ func withPorts(err error, from, to netip.Addr) error {
 
 // relayTo returns the relay between the client and its target or peer. The session
 // is open then.
-func (s *session) relayTo(target *net.TCPConn, idle time.Duration) func() error {
+func (s *session) relayTo(target *net.TCPConn, t rules.Timeouts) func() error {
 	s.sockets.dropContext()
 	s.opening = nil
 	return relay.New(s.client, target, relay.Options{
-		Idle: idle, MayWrite: s.valid, Pipes: s.server.pipes, Up: &s.up, Down: &s.down,
+		Idle: t.IO, FinWait: t.FinWait, MayWrite: s.valid, Pipes: s.server.pipes, Up: &s.up, Down: &s.down,
 	}).Run
 }

@@ -98,6 +98,7 @@ var outcomes = []outcome{
 	{relay.ErrClient, silent, "client_error", false},
 	{relay.ErrTarget, silent, "target_error", false},
 	{relay.ErrIdle, silent, "idle", false},
+	{relay.ErrFinWait, silent, "idle", false},
 	{errLeaseLost, silent, "lease_lost", false},
 	{relay.ErrMayWrite, silent, "lease_lost", false},
 	{udp.ErrClient, silent, "client_error", false},

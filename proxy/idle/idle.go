@@ -16,30 +16,53 @@ var start = time.Now()
 // clock read for a write. The zero Timer has no limit. It is safe for concurrent
 // use, after Start.
 type Timer struct {
-	limit  time.Duration
+	limit  atomic.Int64 // nanoseconds; 0: none
 	expire func()
 	moved  atomic.Int64 // when something last moved: nanoseconds since start
 
-	mu    sync.Mutex
-	timer *time.Timer // nil: stopped
+	mu      sync.Mutex
+	timer   *time.Timer // nil: there is no limit, or it is over
+	stopped bool
 }
 
 // Start lets the Timer call expire, in a goroutine of its own and at most once,
 // when nothing has moved for limit. 0 is no limit. It is called once.
 func (t *Timer) Start(limit time.Duration, expire func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.expire = expire
+	t.set(limit)
+}
+
+// Shorten sets a limit that counts from now on, if there is none or a longer one,
+// and reports whether it did. 0 is no limit. It has no effect after Stop.
+func (t *Timer) Shorten(limit time.Duration) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Duration(t.limit.Load())
+	if t.stopped || limit == 0 || now != 0 && now <= limit {
+		return false
+	}
+	if t.timer != nil {
+		t.timer.Stop()
+	}
+	t.set(limit)
+	return true
+}
+
+// set sets the limit and the timer. t.mu is held.
+func (t *Timer) set(limit time.Duration) {
 	if limit == 0 {
 		return
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.limit, t.expire = limit, expire
+	t.limit.Store(int64(limit))
 	t.moved.Store(int64(time.Since(start)))
 	t.timer = time.AfterFunc(limit, t.check)
 }
 
 // Touch says that something has moved.
 func (t *Timer) Touch() {
-	if t.limit != 0 {
+	if t.limit.Load() != 0 {
 		t.moved.Store(int64(time.Since(start)))
 	}
 }
@@ -51,6 +74,7 @@ func (t *Timer) Idle() time.Duration { return time.Since(start) - time.Duration(
 func (t *Timer) Stop() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.stopped = true
 	if t.timer != nil {
 		t.timer.Stop()
 		t.timer = nil
@@ -70,11 +94,11 @@ func (t *Timer) over() bool {
 	if t.timer == nil {
 		return false
 	}
-	idle := t.Idle()
-	if idle >= t.limit {
-		t.timer = nil
+	idle, limit := t.Idle(), time.Duration(t.limit.Load())
+	if idle >= limit {
+		t.timer, t.stopped = nil, true
 		return true
 	}
-	t.timer.Reset(t.limit - idle)
+	t.timer.Reset(limit - idle)
 	return false
 }

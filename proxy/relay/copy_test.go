@@ -162,3 +162,30 @@ func TestReaderHoldsNoBuffer(t *testing.T) {
 		t.Errorf("%d, %v; want %v", n, err, net.ErrClosed)
 	}
 }
+
+// A client that has gone looks as if it had ended its direction. Where its target
+// is silent, the relay ends all the same.
+func TestFinWait(t *testing.T) {
+	for name, idle := range map[string]time.Duration{"without timeout.io": 0, "with a long one": time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			client, fromClient := pair(t)
+			target, toTarget := pair(t)
+			r := New(fromClient, toTarget, Options{Idle: idle, FinWait: 50 * time.Millisecond, Up: new(atomic.Int64), Down: new(atomic.Int64)})
+			ended := make(chan error, 1)
+			go func() { ended <- r.Run() }()
+			if err := client.Close(); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case err := <-ended:
+				if !errors.Is(err, ErrFinWait) {
+					t.Errorf("%v, want %v", err, ErrFinWait)
+				}
+			case <-time.After(patient):
+				t.Error("the relay goes on")
+				target.Close()
+				<-ended
+			}
+		})
+	}
+}

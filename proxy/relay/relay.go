@@ -26,12 +26,14 @@ var (
 	ErrClient   = errors.New("the connection to the client broke")
 	ErrTarget   = errors.New("the connection to the target broke")
 	ErrIdle     = errors.New("idle timeout (timeout.io)")
+	ErrFinWait  = errors.New("idle timeout of a half-closed connection (timeout.tcp_fin_wait)")
 	ErrMayWrite = errors.New("the session may no longer write")
 )
 
 // Options are what a Relay needs beside its connections.
 type Options struct {
 	Idle     time.Duration // ends the relay when no byte has moved for so long; 0: never
+	FinWait  time.Duration // the same once one direction has ended, if that is shorter; 0: Idle alone
 	MayWrite func() bool   // asked before every system call that writes; nil: always
 	// Pipes bounds by its capacity how many pipes relays have at a time: it has a
 	// token for each. Bulk above that is copied. nil: any number.
@@ -44,11 +46,13 @@ type Options struct {
 // Relay is two directions and what they share. There is one for each connected
 // session, so it is kept small.
 type Relay struct {
-	up, down  flow
-	mayWrite  func() bool // nil: always
-	pipes     chan struct{}
-	idle      idle.Timer
-	downEnded sync.WaitGroup
+	up, down   flow
+	mayWrite   func() bool // nil: always
+	pipes      chan struct{}
+	idle       idle.Timer
+	finWait    time.Duration
+	halfClosed atomic.Bool // finWait is in force
+	downEnded  sync.WaitGroup
 
 	failed sync.Once
 	err    error // the first one; to be read when both directions have ended
@@ -61,7 +65,8 @@ func New(client, target *net.TCPConn, o Options) *Relay {
 	r := &Relay{mayWrite: o.MayWrite, pipes: o.Pipes}
 	r.up = flow{relay: r, from: client, to: target, bytes: o.Up}
 	r.down = flow{relay: r, from: target, to: client, bytes: o.Down}
-	r.idle.Start(o.Idle, func() { r.fail(ErrIdle) })
+	r.finWait = o.FinWait
+	r.idle.Start(o.Idle, r.expire)
 	r.downEnded.Add(1)
 	return r
 }
@@ -95,6 +100,15 @@ func (r *Relay) fail(err error) {
 		_ = r.up.from.Close()
 		_ = r.up.to.Close()
 	})
+}
+
+// expire ends both directions, as nothing has moved for too long.
+func (r *Relay) expire() {
+	if r.halfClosed.Load() {
+		r.fail(ErrFinWait)
+		return
+	}
+	r.fail(ErrIdle)
 }
 
 // bulkAfter is how many full buffers in a row make a flow bulk.
@@ -154,6 +168,9 @@ func (f *flow) run() error {
 	f.ended.Store(true) // before the end is passed on: after that, the connection may look broken
 	// An error means that the peer has reset; the other direction will see it.
 	_ = f.to.CloseWrite()
+	if !f.back().ended.Load() && f.relay.idle.Shorten(f.relay.finWait) {
+		f.relay.halfClosed.Store(true)
+	}
 	return f.awaitBreak(from)
 }
 

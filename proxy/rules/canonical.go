@@ -184,6 +184,7 @@ func (t Timeouts) print(b *strings.Builder, indent string, base Timeouts) {
 	one("timeout.negotiate", t.Negotiate, base.Negotiate)
 	one("timeout.io.tcp", t.IO, base.IO)
 	one("timeout.io.udp", t.IOUDP, base.IOUDP)
+	one("timeout.tcp_fin_wait", t.FinWait, base.FinWait)
 }
 
 // line writes a keyword and its values, nothing if there are none.

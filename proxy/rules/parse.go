@@ -27,6 +27,7 @@ var defaultTimeouts = Timeouts{
 	Negotiate: 30 * time.Second,
 	Connect:   30 * time.Second,
 	IOUDP:     24 * time.Hour,
+	FinWait:   30 * time.Second, // Dante: 0. A slot should not stay taken by a client that has gone
 }
 
 // Parse reads a rule file in the dialect of Dante 1.4, in the older one, or in

@@ -118,6 +118,7 @@ type Log struct{ Connect, Disconnect, Data, Error, IOOp, TCPInfo bool }
 type Timeouts struct {
 	Negotiate, Connect, IO time.Duration // IO is that for TCP
 	IOUDP                  time.Duration
+	FinWait                time.Duration // that for TCP once one direction has ended
 }
 
 // PortRange is the ports from Lo to Hi, both inclusive. The zero value is not a range.

@@ -159,11 +159,11 @@ socks pass { from: 0/0 to: 0/0
 		name      string
 		got, want Timeouts
 	}{
-		{"settings", set.Settings.Timeouts, Timeouts{30 * s, 5 * s, 60 * s, 7 * s}},
-		{"client-rule", set.Client[0].Timeouts, Timeouts{0, 5 * s, 60 * s, 7 * s}},
-		{"own", set.Socks[0].Timeouts, Timeouts{30 * s, 2 * s, s, s}},
-		{"never", set.Socks[1].Timeouts, Timeouts{30 * s, 5 * s, 0, 7 * s}},
-		{"defaults", parse(t, "internal: lo").Settings.Timeouts, Timeouts{30 * s, 30 * s, 0, 24 * time.Hour}},
+		{"settings", set.Settings.Timeouts, Timeouts{30 * s, 5 * s, 60 * s, 7 * s, 30 * s}},
+		{"client-rule", set.Client[0].Timeouts, Timeouts{0, 5 * s, 60 * s, 7 * s, 30 * s}},
+		{"own", set.Socks[0].Timeouts, Timeouts{30 * s, 2 * s, s, s, 30 * s}},
+		{"never", set.Socks[1].Timeouts, Timeouts{30 * s, 5 * s, 0, 7 * s, 30 * s}},
+		{"defaults", parse(t, "internal: lo").Settings.Timeouts, Timeouts{30 * s, 30 * s, 0, 24 * time.Hour, 30 * s}},
 	} {
 		if c.got != c.want {
 			t.Errorf("%s: got %+v, want %+v", c.name, c.got, c.want)
