@@ -66,9 +66,9 @@ func (p *parser) endpoint() endpoint {
 	case a.kind == hostAddress && a.name == "lo0": // loopback of BSD, in Dante's own sample
 		p.warn(t.pos, "%s is not an interface of this machine, so it is taken for a host name; "+
 			"write 127.0.0.0/8, and ::1/128 in another rule", quote(t))
-	case a.kind == hostAddress && !strings.Contains(a.name, ".") && a.name != "localhost":
+	case a.kind == hostAddress && !strings.Contains(word, ".") && a.name != "localhost":
 		p.warn(t.pos, "%s is not an interface of this machine, so it is taken for a host name; "+
-			"check the spelling, or write the addresses that you mean", quote(t))
+			"check the spelling, write a dot at its end if it is a host name, or write the addresses that you mean", quote(t))
 	}
 	return endpoint{a, p.ports()}
 }
