@@ -183,7 +183,7 @@ func TestFinWait(t *testing.T) {
 				}
 			case <-time.After(patient):
 				t.Error("the relay goes on")
-				target.Close()
+				_ = target.Close()
 				<-ended
 			}
 		})
