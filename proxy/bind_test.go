@@ -424,7 +424,9 @@ func TestPeersThatBeganToConnectBefore(t *testing.T) {
 	early.expect([]byte{5, 0})
 	early.must(socks.WriteRequest(early, socks.Request{Version: socks.V5, Command: socks.Connect, Addr: hole}))
 	eventually(t, func() string {
-		table, err := os.ReadFile("/proc/net/tcp")
+		// Not /proc/net, which is that of the main thread: a test may have put it
+		// into a network of its own.
+		table, err := os.ReadFile("/proc/thread-self/net/tcp")
 		if err != nil || !strings.Contains(string(table), fmt.Sprintf(":%04X 02 ", hole.Port)) { // SYN_SENT
 			return fmt.Sprintf("the server does not connect, %v", err)
 		}

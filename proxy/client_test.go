@@ -228,14 +228,11 @@ func closingHole(t *testing.T) (hole socks.Addr, free func()) {
 	}
 	free = sync.OnceFunc(func() { _ = syscall.Close(fd) })
 	t.Cleanup(free)
-	if err := errors.Join(syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), syscall.Listen(fd, 0)); err != nil {
+	port := need.Port(t) // which is nobody else's when it is free
+	if err := errors.Join(syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: port}), syscall.Listen(fd, 0)); err != nil {
 		t.Fatal(err)
 	}
-	name, err := syscall.Getsockname(fd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(name.(*syscall.SockaddrInet4).Port))
+	addr := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(port))
 	for i := range 8 {
 		conn, err := net.DialTimeout("tcp", addr.String(), 200*time.Millisecond)
 		switch {
