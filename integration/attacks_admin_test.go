@@ -46,7 +46,7 @@ func TestAttackAdminRequests(t *testing.T) {
 		{"GET /../../etc/passwd" + host + "\r\n", ""},
 		{"GET /%2e%2e/%2e%2e/etc/passwd" + host + "\r\n", ""},
 		{"GET /debug/pprof/" + host + "\r\n", "404 "},
-		{"GET /healthz HTTP/1.1\r\n\r\n", "400 "}, // without a Host
+		{"GET /healthz HTTP/1.1\r\n\r\n", "400 "},                                                // without a Host
 		{"GET /status HTTP/1.1\r\nHost: rebound.evil.test\r\nConnection: close\r\n\r\n", "421 "}, // a name that leads here
 		{"\x05\x01\x00", ""},
 		{"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", "400 "},

@@ -71,7 +71,7 @@ func (d *demo) paste(t *testing.T, blocks []string) (outputs [][]string) {
 	script += strings.Join(blocks, "echo '"+mark+"'\n")
 	script = strings.NewReplacer("127.0.0.1:1080", d.proxy, "http://127.0.0.1:8404/metrics", d.stats.stats, " --build", " --no-build").Replace(script)
 
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 9*time.Minute) // its sessions last ten
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "sh", "-c", script)
 	cmd.Dir, cmd.Env = d.dir, append(d.env, "COMPOSE_PROJECT_NAME="+d.project)
