@@ -27,30 +27,38 @@ func LoadAccounts(cfg settings.Config) (known Accounts, err error) {
 		if known.Users, err = users.Load(cfg.UsersFile); err != nil {
 			errs = append(errs, fmt.Errorf("USHER_USERS_FILE: %w", err))
 		}
-		known.doubts = readableByAll(cfg.UsersFile)
+		known.doubts = writableByAll(cfg.UsersFile, "users file", "guess the passwords of its hashes", "log in as anybody")
 	}
 	if known.GroupsFile = cfg.GroupsFile != ""; known.GroupsFile {
 		if known.Groups, err = users.LoadGroups(cfg.GroupsFile); err != nil {
 			errs = append(errs, fmt.Errorf("USHER_GROUPS_FILE: %w", err))
 		}
+		known.doubts = append(known.doubts, writableByAll(cfg.GroupsFile, "groups file", "", "join any group")...)
+	}
+	if cfg.RuleFile != "" {
+		known.doubts = append(known.doubts, writableByAll(cfg.RuleFile, "rule file", "", "open the proxy at the next reload")...)
 	}
 	return known, errors.Join(errs...)
 }
 
-// readableByAll warns of a users file that every user of the machine may read or write.
-// A file that cannot be asked is no finding here: reading it fails as well.
-func readableByAll(file string) []rules.Diagnostic {
+// writableByAll warns of a file that every user of the machine may write or, if reading
+// has a consequence, read. A file that cannot be asked is no finding here: reading
+// it fails as well.
+func writableByAll(file, kind, reading, writing string) []rules.Diagnostic {
 	info, err := os.Stat(file)
-	if err != nil || info.Mode()&0o006 == 0 {
+	if err != nil {
 		return nil
 	}
-	what, consequence := "read", "guess the passwords of its hashes"
-	if info.Mode()&0o002 != 0 {
-		what, consequence = "write", "log in as anybody"
+	what, consequence := "read", reading
+	switch mode := info.Mode(); {
+	case mode&0o002 != 0:
+		what, consequence = "write", writing
+	case mode&0o004 == 0 || reading == "":
+		return nil
 	}
 	return []rules.Diagnostic{{
 		Pos: rules.Pos{File: file, Line: 1, Col: 1}, Severity: rules.Warning,
-		Message: fmt.Sprintf("every user of this machine may %s the users file (mode %04o) and so %s", what, info.Mode().Perm(), consequence),
+		Message: fmt.Sprintf("every user of this machine may %s the %s (mode %04o) and so %s", what, kind, info.Mode().Perm(), consequence),
 		Remedy:  "run chmod 600, or 640 with a group of Usher's own",
 	}}
 }
