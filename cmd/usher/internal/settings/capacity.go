@@ -14,7 +14,7 @@ import (
 // What sessions take. docs/deploy.md lists it.
 const (
 	sessionDescriptors = 2        // of a place: the client's and the target's
-	lookupDescriptors  = 2        // of a lookup: one for IPv4, one for IPv6
+	lookupDescriptors  = 3        // of a lookup: one for IPv4, one for IPv6, one more while no server answers
 	pipeDescriptors    = 2        // of a spliced direction
 	otherDescriptors   = 32       // log, store, listeners, the runtime's own
 	sessionMemory      = 64 << 10 // of a place, with the kernel's buffers while it moves data
@@ -51,7 +51,7 @@ func (c Capacity) Needed() int { return sessionDescriptors*c.Sessions + c.Reserv
 // Half of the memory is for sessions that have made their request, and an eighth for
 // clients that have not.
 func (cfg Config) capacity(descriptors int, memory uint64) Capacity {
-	c := Capacity{Descriptors: descriptors, Memory: memory, Lookups: min(max(descriptors/32, 1), 128), Pipes: min(max(descriptors/32, 1), 64)}
+	c := Capacity{Descriptors: descriptors, Memory: memory, Lookups: min(max(descriptors/48, 1), 85), Pipes: min(max(descriptors/32, 1), 64)}
 	byMemory := func(part, each uint64) int {
 		if memory == 0 {
 			return math.MaxInt32
