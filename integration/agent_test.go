@@ -195,6 +195,21 @@ func setDescriptors(t *testing.T, pid, limit int) {
 	}
 }
 
+// askInTurn opens n sessions, each when the one before relays: of one address only
+// as many may be connecting as there are free places.
+func (c client) askInTurn(t testing.TB, n int, target string) (all crowd) {
+	t.Helper()
+	t.Cleanup(func() { all.close() })
+	for i := range n {
+		a := c.connect(target)
+		all = append(all, a)
+		if a.reply != granted || !a.relays() {
+			t.Fatalf("session %d: reply %d, %v", i+1, a.reply, a.err)
+		}
+	}
+	return all
+}
+
 // TestAgent shows what HAProxy makes of each answer of the agent, beside a check
 // of the port alone: up, drain, and down with the reason.
 func TestAgent(t *testing.T) {
@@ -239,11 +254,9 @@ backend replicas
 	if reason := states["waiting"]["last_agt"]; !strings.Contains(reason, "store") {
 		t.Errorf("the agent's reason, as HAProxy shows it: %q", reason)
 	}
-	held := client{proxy: r.socks}.ask(t, 15, target.endpoint().String())
-	held.want(t, 15, notAllowed)
+	held := client{proxy: r.socks}.askInTurn(t, 15, target.endpoint().String())
 	waitState(t, socket, "ready", "UP", func(weight int) bool { return weight == 25 })
-	more := client{proxy: r.socks}.ask(t, 5, target.endpoint().String())
-	more.want(t, 5, notAllowed)
+	more := client{proxy: r.socks}.askInTurn(t, 5, target.endpoint().String())
 	waitState(t, socket, "ready", "UP", func(weight int) bool { return weight == 1 })
 	r.signal(syscall.SIGTERM)
 	waitState(t, socket, "ready", "DRAIN", nil)
