@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"usher/cmd/usher/internal/settings"
+	"usher/deploy/need"
 )
 
 // The manual page comes from the command line itself, so it has every verb, flag
@@ -42,10 +43,7 @@ var wideTable = regexp.MustCompile("warning: .*\n  table wider than line width\n
 // the page, and complain of nothing but wide tables.
 func formats(t *testing.T, file, width, word string) {
 	t.Helper()
-	if _, err := exec.LookPath("man"); err != nil {
-		t.Skip("man is not installed: the page was not formatted")
-	}
-	cmd := exec.Command("man", "--warnings", "-l", file)
+	cmd := exec.Command(need.Program(t, "man"), "--warnings", "-l", file)
 	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "MANROFFSEQ=t", "MANWIDTH="+width)
 	var complaints strings.Builder
 	cmd.Stderr = &complaints
@@ -71,7 +69,7 @@ func TestReleasePages(t *testing.T) {
 	dir := t.TempDir()
 	if out, err := exec.Command("sh", filepath.Join(top, "deploy/release/man"), dir).CombinedOutput(); err != nil {
 		if strings.Contains(string(out), "go-md2man") {
-			t.Skipf("the converter cannot be downloaded: %s", out)
+			need.Missing(t, "go-md2man")
 		}
 		t.Fatalf("%v: %s", err, out)
 	}

@@ -11,18 +11,17 @@ import (
 	"slices"
 	"syscall"
 	"testing"
+
+	"usher/deploy/need"
 )
 
 // TestLabels gives the loopback interface of a network namespace of its own
 // addresses with labels, and asks as a rule file does.
 func TestLabels(t *testing.T) {
-	ip, err := exec.LookPath("ip")
-	if err != nil {
-		t.Skip("iproute2 is not here")
-	}
+	ip := need.Program(t, "ip")
 	runtime.LockOSThread() // for good: the thread ends with the test's goroutine
 	if err := syscall.Unshare(syscall.CLONE_NEWNET); errors.Is(err, os.ErrPermission) {
-		t.Skip("no right to make a network namespace")
+		need.Missing(t, "a network namespace")
 	} else if err != nil {
 		t.Fatal(err)
 	}
