@@ -74,6 +74,6 @@ func Refuse(t *testing.T, call uintptr, with syscall.Errno, options ...Option) {
 	}
 	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&program)))
 	if errno != 0 {
-		t.Skip("no seccomp: ", errno)
+		Missing(t, "seccomp ("+errno.Error()+")")
 	}
 }
