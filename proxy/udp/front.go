@@ -6,6 +6,27 @@ import (
 	"usher/proxy/selfaddr"
 )
 
+// openFront opens the socket that faces the client, and returns the address that
+// the client is told.
+func openFront(o Options) (front *socket, told netip.AddrPort, err error) {
+	bound, advertised := frontAddress(o.Advertise, o.Judge.From.Addr(), o.Judge.Local)
+	at := bound
+	if at.Is6() && at.IsLinkLocalUnicast() {
+		at = at.WithZone(o.Judge.Zone)
+	}
+	front, err = listenIn(at, o.Ports, o.Heard, o.MayWrite)
+	if err != nil {
+		return nil, told, err
+	}
+	if bound.IsUnspecified() { // answers have to come from where the client sends to
+		if err := front.noteArrival(); err != nil {
+			front.close()
+			return nil, told, err
+		}
+	}
+	return front, netip.AddrPortFrom(advertised, front.local.Port()), nil
+}
+
 // frontAddress returns the address of the socket that faces a client, and the
 // one that the client is told: the first advertised one of the client's family,
 // else local, on which its connection came in, as in Dante. An advertised
@@ -18,10 +39,8 @@ func frontAddress(addresses []netip.Addr, from, local netip.Addr) (bound, advert
 		case a.Is4() != from.Is4():
 		case selfaddr.IsLocal(a) && (!a.IsLoopback() || local.IsLoopback()):
 			return a, a
-		case a.Is4():
-			return netip.IPv4Unspecified(), a
 		default:
-			return netip.IPv6Unspecified(), a
+			return unspecified(a), a
 		}
 	}
 	return local, local

@@ -10,6 +10,10 @@ import (
 	"usher/proxy/resolve"
 )
 
+// maxWaiting is how many datagrams of one association may wait for a name at
+// a time; more are dropped.
+const maxWaiting = 16
+
 // nameWait is how long a datagram waits for names at most, its target's and
 // those of rules together. After that time its answer is not wanted any more.
 const nameWait = 5 * time.Second
@@ -64,4 +68,25 @@ func (l *nameLookup) Missing() error {
 		return errUnknownName
 	}
 	return nil
+}
+
+// whenNamed goes on with a datagram in a goroutine of its own, which waits for the
+// names that it needs, unless too many wait.
+func (a *Association) whenNamed(ctx context.Context, relay func(*nameLookup) outcome) outcome {
+	select {
+	case a.waiting <- struct{}{}:
+	default:
+		return dropWaiting
+	}
+	a.running.Go(func() {
+		defer func() { <-a.waiting }()
+		names, cancel := blocking(ctx, a.o.Names, a.o.Judge.From.Addr())
+		defer cancel()
+		result := relay(names)
+		if result == needsName { // not in time
+			result = dropUnresolved
+		}
+		a.count(result)
+	})
+	return deferred
 }

@@ -327,7 +327,7 @@ func TestDatagramsTakeNoMemory(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		a.receive(ctx, names, buffer[:n], o)
+		a.count(a.fromClient(ctx, names, buffer[:n], o))
 		datagrams.Put(buffer)
 		_, from, err := target.ReadFromUDPAddrPort(b)
 		if err != nil {
@@ -340,7 +340,7 @@ func TestDatagramsTakeNoMemory(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		a.answer(ctx, names, buffer[:socks.MaxUDPHeaderIP+n], o.from)
+		a.count(a.fromTarget(ctx, names, buffer[:socks.MaxUDPHeaderIP+n], o.from))
 		datagrams.Put(buffer)
 		if _, _, err = client.ReadFromUDPAddrPort(b); err != nil {
 			t.Fatal(err)
@@ -351,7 +351,7 @@ func TestDatagramsTakeNoMemory(t *testing.T) {
 	if a.idle.Idle() >= time.Since(began) {
 		t.Error("a datagram that is relayed does not keep the association alive")
 	}
-	if c := a.client.Load(); c == nil || c.from != clientAddr {
+	if c := a.client.known.Load(); c == nil || c.from != clientAddr {
 		t.Errorf("client %v, want %v", c, clientAddr)
 	}
 }

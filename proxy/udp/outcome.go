@@ -7,11 +7,11 @@ import (
 	"usher/proxy/decide"
 )
 
-// drop is why a datagram went no further.
-type drop int
+// outcome is what became of a datagram: it was relayed, or dropped for a reason.
+type outcome int
 
 const (
-	relayed drop = iota // it did not: it was relayed
+	relayed outcome = iota
 	dropForeign
 	dropMalformed
 	dropFragment
@@ -28,10 +28,11 @@ const (
 	dropSystem
 	dropKinds
 
-	unknownName // it waits for a name
+	needsName // its judgement needs a name that is not known yet
+	deferred  // a goroutine of its own waits for that name, and counts what becomes of it
 )
 
-// dropReasons are the words for drops in metrics and log lines.
+// dropReasons are the words for reasons in metrics and log lines.
 var dropReasons = [dropKinds]string{
 	dropForeign: "foreign", dropMalformed: "malformed", dropFragment: "fragment", dropTarget: "target",
 	dropSelf: "self", dropBlocked: "blocked", dropReplyBlocked: "reply_blocked", dropUnsolicited: "unsolicited",
@@ -39,14 +40,14 @@ var dropReasons = [dropKinds]string{
 	dropLease: "lease_lost", dropSystem: "system",
 }
 
-// dropOf returns what an error of a decision or of a socket means; nil is
+// outcomeOf returns what an error of a decision or of a socket means; nil is
 // relayed.
-func dropOf(err error) drop {
+func outcomeOf(err error) outcome {
 	switch {
 	case err == nil:
 		return relayed
 	case errors.Is(err, errUnknownName):
-		return unknownName
+		return needsName
 	case errors.Is(err, decide.ErrTarget):
 		return dropTarget
 	case errors.Is(err, decide.ErrUnresolved):

@@ -1,0 +1,80 @@
+package udp
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/netip"
+
+	"usher/proxy/decide"
+	"usher/proxy/rules"
+	"usher/proxy/socks"
+)
+
+// readClient reads what arrives at the front socket, from the client or others.
+func (a *Association) readClient(ctx context.Context) error {
+	names := cachedOnly(a.o.Names)
+	for {
+		buffer, n, o, err := a.front.read(0)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrClient, err)
+		}
+		a.count(a.fromClient(ctx, names, buffer[:n], o))
+		datagrams.Put(buffer)
+	}
+}
+
+// fromClient takes a datagram from the front socket to its target.
+func (a *Association) fromClient(ctx context.Context, names *nameLookup, b []byte, o origin) outcome {
+	if !a.client.mayBe(o.from) {
+		return dropForeign
+	}
+	d, err := socks.ParseDatagram(b)
+	if err != nil {
+		return dropMalformed
+	}
+	if d.Frag != 0 { // RFC 1928: who does not reassemble must drop them
+		return dropFragment
+	}
+	target := decide.Target(d.Addr)
+	result := a.toTarget(ctx, names, o, target, d.Data)
+	if result == needsName {
+		data := bytes.Clone(d.Data) // the buffer is for the next datagram
+		return a.whenNamed(ctx, func(names *nameLookup) outcome { return a.toTarget(ctx, names, o, target, data) })
+	}
+	return result
+}
+
+// toTarget judges a datagram of the client and sends it to the first address that
+// the rules pass and the system can send to.
+func (a *Association) toTarget(ctx context.Context, names *nameLookup, o origin, target rules.Target, data []byte) outcome {
+	names.unknown = false
+	verdict, err := a.o.Judge.Datagram(o.from, target, &names.Names)
+	if err != nil {
+		return outcomeOf(err)
+	}
+	if !a.client.settle(o) {
+		return dropForeign
+	}
+	result := dropUnresolved
+	for _, addr := range verdict.Addrs {
+		if result = a.send(ctx, netip.AddrPortFrom(addr, target.Port), data); result == relayed {
+			a.up.add(len(data))
+			break
+		}
+	}
+	return result
+}
+
+// send sends a datagram to one address.
+func (a *Association) send(ctx context.Context, to netip.AddrPort, data []byte) outcome {
+	if err := a.o.Judge.Sendable(rules.UDPAssociate, to); err != nil {
+		return outcomeOf(err)
+	}
+	upstream, err := a.upstreamFor(ctx, to.Addr())
+	if err != nil {
+		return outcomeOf(err)
+	}
+	a.peers.add(to) // before its answer can come
+	return a.write(upstream, data, to, netip.Addr{})
+}
