@@ -247,8 +247,8 @@ func TestDrainCutsBinding(t *testing.T) {
 	c.bind(socks.V5, socks.Addr{IP: loopback})
 	over, cancel := context.WithCancel(t.Context())
 	cancel()
-	if cut := w.server.Drain(over); cut != 1 {
-		t.Errorf("%d sessions cut, want 1", cut)
+	if cut := w.server.Drain(over); cut.Sessions != 1 {
+		t.Errorf("%d sessions cut, want 1", cut.Sessions)
 	}
 	c.closed()
 	w.reason("drain")

@@ -25,7 +25,7 @@ func TestDrainWaits(t *testing.T) {
 		conn.Close()
 		t.Error("still listening")
 	}
-	drained := make(chan int)
+	drained := make(chan proxy.Cut)
 	go func() { drained <- w.server.Drain(t.Context()) }()
 	c.echoes("still served")
 	select {
@@ -34,8 +34,8 @@ func TestDrainWaits(t *testing.T) {
 	default:
 	}
 	c.Close()
-	if cut := <-drained; cut != 0 {
-		t.Errorf("%d sessions cut, want 0", cut)
+	if cut := <-drained; cut.Sessions != 0 || cut.By() != "" || cut.Longest != 0 {
+		t.Errorf("cut %+v, want nothing", cut)
 	}
 	w.reason("done")
 }
@@ -76,16 +76,24 @@ socks pass { from: 0/0 to: 0/0
 	}
 	soon, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	if cut := w.server.Drain(soon); cut != len(clients) {
-		t.Errorf("%d sessions cut, want %d", cut, len(clients))
+	cut := w.server.Drain(soon)
+	if cut.Sessions != len(clients) || cut.By() != "c1 negotiate 9, s1 connect 9" {
+		t.Errorf("cut %+v, %s, want %d", cut, cut.By(), len(clients))
 	}
 	if c, s := w.slots("c1", 20), w.slots("s1", 20); c != 20 || s != 20 {
 		t.Errorf("%d and %d slots free after the drain, want 20", c, s)
 	}
+	oldest := 0.0
 	for _, line := range w.log.wait(t, len(clients)) {
 		if line["reason"] != "drain" {
 			t.Errorf("log %v", line)
 		}
+		if line["session"] == cut.Oldest {
+			oldest, _ = line["seconds"].(float64)
+		}
+	}
+	if oldest == 0 || oldest < cut.Longest.Seconds() {
+		t.Errorf("the oldest session, %s, lasted %vs, and the drain says %v", cut.Oldest, oldest, cut.Longest)
 	}
 	for _, c := range clients {
 		c.closed()

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"strconv"
 	"strings"
 	"time"
 
@@ -78,7 +77,7 @@ func (s *session) attrs(reason string) []slog.Attr {
 			attrs = append(attrs, slog.String(key, value))
 		}
 	}
-	text("session", s.server.prefix+"-"+strconv.FormatUint(s.id, 10))
+	text("session", s.server.sessionID(s.id))
 	text("generation", s.server.table.label(s.gen))
 	text("reason", reason)
 	text("client", s.from.String())

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -166,6 +167,9 @@ func (s *Server) Sessions() int {
 	}
 	return n
 }
+
+// sessionID returns the id of a session as log lines show it.
+func (s *Server) sessionID(id uint64) string { return s.prefix + "-" + strconv.FormatUint(id, 10) }
 
 // Places returns how many of the MaxSessions places are taken. It returns 0 if there is
 // no such bound.

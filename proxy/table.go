@@ -168,12 +168,13 @@ func (t *table) whenEmpty() <-chan struct{} {
 	return t.empty
 }
 
-// stop lets nobody in any more, and returns the sessions that are left.
-func (t *table) stop() []*session {
+// stop lets nobody in any more, and returns the sessions that are left, and how
+// many of each kind.
+func (t *table) stop() ([]*session, []Count) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.cut = true
-	return slices.Collect(maps.Keys(t.live))
+	return slices.Collect(maps.Keys(t.live)), t.countLive()
 }
 
 func (t *table) generations() []Generation {
@@ -203,6 +204,11 @@ func (t *table) rules() (list []*rules.Set) {
 func (t *table) counts() []Count {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	return t.countLive()
+}
+
+// countLive is counts. t.mu is held.
+func (t *table) countLive() []Count {
 	t.learnNumber()
 	sums := make(map[Count]int)
 	for s := range t.live {

@@ -102,12 +102,12 @@ func TestDrainCutsAssociations(t *testing.T) {
 		t.Fatal(err)
 	}
 	over, cancel := context.WithCancel(t.Context())
-	drained := make(chan int)
+	drained := make(chan proxy.Cut)
 	go func() { drained <- w.server.Drain(over) }()
 	a.exchange(target, "still served")
 	cancel()
-	if cut := <-drained; cut != 1 {
-		t.Errorf("%d cut, want 1", cut)
+	if cut := <-drained; cut.Sessions != 1 {
+		t.Errorf("%d cut, want 1", cut.Sessions)
 	}
 	a.closed()
 	w.reason("drain")

@@ -305,8 +305,12 @@ func TestDrainCutsWhatDoesNotEnd(t *testing.T) {
 	p := launch(t, "USHER_DRAIN_TIMEOUT=100ms", "USHER_CONFIG="+ruleFile(t, passLoopback))
 	c, _ := connect(t, p, webServer(t))
 	p.signal(syscall.SIGTERM)
-	if line := p.logged("stopped"); line["cut"] != 1.0 {
+	line := p.logged("stopped")
+	if seconds, ok := line["longest_seconds"].(float64); line["cut"] != 1.0 || line["cut_by_rule"] != "s1 connect 1" || !ok || seconds <= 0 {
 		t.Error(line)
+	}
+	if ended := p.logged("session ended"); line["longest_session"] != ended["session"] {
+		t.Error(line, ended)
 	}
 	if code := p.exit(); code != 0 {
 		t.Error("exit code", code)

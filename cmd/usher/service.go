@@ -300,8 +300,17 @@ func (s *service) stop(ctx context.Context) error {
 	s.unwatch()
 	err := errors.Join(s.agent.Close(), s.admin.Shutdown(leaving), s.store.Close())
 	s.serving.Wait()
-	s.log.Info("stopped", "cut", cut)
+	s.log.Info("stopped", describeCut(cut)...)
 	return errors.Join(err, s.log.Close())
+}
+
+// describeCut returns log attributes about the sessions that a drain has cut.
+func describeCut(cut proxy.Cut) []any {
+	attrs := []any{"cut", cut.Sessions}
+	if cut.Sessions > 0 {
+		attrs = append(attrs, "cut_by_rule", cut.By(), "longest_session", cut.Oldest, "longest_seconds", cut.Longest.Seconds())
+	}
+	return attrs
 }
 
 // abandon closes what a failed start opened.
