@@ -23,12 +23,13 @@
 // A full rule is a verdict: matching stops there. A client that hangs up ends
 // any step and frees its slot (hangup_linux.go).
 //
-// One goroutine opens a session, up to the reply. Another one watches for the
-// client to hang up once a step waits for somebody else for more than 5 ms. The
-// relay has two goroutines of its own, one for each direction, on small stacks.
-// Drain and a lost lease end a session from outside: they cut its sockets with the
-// reason. That closes them, which wakes blocked goroutines. Before the relay begins,
-// it also ends the session's context.
+// A session has a goroutine that waits, relays and finishes, and one that opens it,
+// up to the reply, and ends with that. A third one watches for the client to hang up
+// once a step waits for somebody else for more than 5 ms. The relay adds one, as
+// each direction has a goroutine. Both stay on small stacks. Drain and a lost lease
+// end a session from outside: they cut its sockets with the reason. That closes
+// them, which wakes blocked goroutines. Before the relay begins, it also ends the
+// session's context.
 //
 // A UDP association (package udp, opened in udp.go) lasts as long as its client's
 // connection: one goroutine waits for that to end, one reads each UDP socket.

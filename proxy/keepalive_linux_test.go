@@ -82,7 +82,7 @@ socks pass { from: 0/0 to: 0/0
 socks pass { from: 0/0 to: 0/0 port = 2
   internal.tcp.tcp_keepidle: 60 }
 `, 0)
-	t.Cleanup(func() { s.release(nil); s.leave() })
+	t.Cleanup(func() { s.finish(nil) })
 	s.from, s.to = addrPort(s.client.RemoteAddr()), addrPort(s.client.LocalAddr())
 	s.request.Version, s.request.Command = socks.V5, socks.Connect
 	if err := enter(ctx, s); err != nil {
@@ -139,7 +139,7 @@ socks pass { from: 0/0 to: 0/0
   internal.tcp.tcp_keepidle: 31
   external.socket.so_keepalive: 0 }
 `, 0)
-	t.Cleanup(func() { s.release(nil); s.leave() })
+	t.Cleanup(func() { s.finish(nil) })
 	s.from, s.to = addrPort(s.client.RemoteAddr()), addrPort(s.client.LocalAddr())
 	s.request = socks.Request{Version: socks.V5, Command: socks.Bind, Addr: unspecified}
 	if err := enter(ctx, s); err != nil {
@@ -180,7 +180,7 @@ func TestDialTakesNoPortEarly(t *testing.T) {
 	}
 	defer ln.Close()
 	s, _, ctx := newSession(t, "client pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0 }\n", 0)
-	t.Cleanup(func() { s.release(nil); s.leave() })
+	t.Cleanup(func() { s.finish(nil) })
 	s.socksRule = s.gen.policy.Rules.Socks[0]
 	external := netip.MustParseAddr("127.0.0.7")
 	s.gen.decide.External = []netip.Addr{external}

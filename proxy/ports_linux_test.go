@@ -18,7 +18,7 @@ import (
 // and a machine without an address to come from has no lack of ports.
 func TestNoFreePort(t *testing.T) {
 	s, _, ctx := newSession(t, "client pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0 }\n", 0)
-	t.Cleanup(func() { s.release(nil); s.leave() })
+	t.Cleanup(func() { s.finish(nil) })
 	s.socksRule = s.gen.policy.Rules.Socks[0]
 	missing := ""
 	done := make(chan struct{})

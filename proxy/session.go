@@ -26,28 +26,39 @@ func (s *Server) start(client *net.TCPConn) {
 }
 
 // serve is a session from accept to close.
-//
-// The relay has a goroutine of its own, with as little as possible on its stack:
-// opening grows the stack, a waiting goroutine keeps a grown stack until the second
-// garbage collection, and most sessions spend most of their time in the relay.
-// TestIdleSessionsHaveSmallStacks holds it to that.
 func (s *session) serve(ctx context.Context) {
-	relay, err := s.open(ctx)
-	if err != nil {
-		s.refuse(s.sockets.cause(err))
-		s.finish(err)
-		return
+	var err error
+	defer func() { s.finish(err) }() // whatever has been opened until then
+	relay, err := s.openApart(ctx)
+	if err == nil {
+		err = relay()
 	}
-	go func() { s.finish(relay()) }()
+}
+
+// openApart is open on a goroutine of its own. Opening grows the stack, and a
+// goroutine that waits keeps a grown stack until the second garbage collection, but
+// most sessions spend most of their time in the relay. So serve has as little as
+// possible on its stack. TestIdleSessionsHaveSmallStacks holds it to that.
+func (s *session) openApart(ctx context.Context) (relay func() error, err error) {
+	opened := make(chan struct{})
+	go func() {
+		defer close(opened)
+		if relay, err = s.open(ctx); err != nil {
+			s.refuse(s.sockets.cause(err))
+		}
+	}()
+	<-opened
+	return relay, err
 }
 
 // finish ends a session, whatever has ended it: its sockets are closed, then its
-// slot is given back, then it is logged.
+// slot is given back, then it is logged, then the server forgets it.
 func (s *session) finish(err error) {
 	err = s.sockets.cause(err) // why it was cut, not the error of the closed socket
 	s.release(err)
 	s.report(err)
-	s.leave()
+	s.server.table.remove(s)
+	s.server.table.running.Done()
 }
 
 // open does all steps up to the relay, see the package comment, and returns the
@@ -105,12 +116,6 @@ func (s *session) release(err error) {
 	if s.grant != nil {
 		s.grant.Release()
 	}
-}
-
-// leave removes the session from the server.
-func (s *session) leave() {
-	s.server.table.remove(s)
-	s.server.table.running.Done()
 }
 
 // judgeClient asks the client-rules, within the server's negotiation timeout, as
