@@ -205,6 +205,7 @@ func TestCluster(t *testing.T) {
 	t.Run("contract", func(t *testing.T) { contract(t, cluster.URL()) })
 	t.Run("minimal user", func(t *testing.T) { minimalClusterUser(t, cluster) })
 	t.Run("slots", func(t *testing.T) { slotsOfKeys(t, cluster) })
+	t.Run("publishing", func(t *testing.T) { publishing(t, cluster.URL()) })
 	t.Run("check", func(t *testing.T) { checkCluster(t, cluster) })
 	t.Run("endpoint types", func(t *testing.T) { endpoints(t, cluster) })
 	t.Run("shards are spread", func(t *testing.T) { shardsAreSpread(t, cluster) })

@@ -26,3 +26,18 @@ func (k keys) window(counter string) string { return k.prefix + "w:" + counter }
 func (k keys) all(replica string) []string {
 	return []string{k.membership(), k.totals(), k.ledger(replica)}
 }
+
+// What is published is in the first shard, so that one connection does for both.
+
+// generations is g: n = the newest number; id of that generation; by number, what
+// describes it.
+func (k keys) generations() string { return k.prefix + "g" }
+
+// texts is x: by number, the text of a generation.
+func (k keys) texts() string { return k.prefix + "x" }
+
+// reports is on: by replica, its last report.
+func (k keys) reports() string { return k.prefix + "on" }
+
+// reported is on:replica, which expires unless the replica reports.
+func (k keys) reported(replica string) string { return k.prefix + "on:" + replica }

@@ -28,10 +28,18 @@ var (
 	expireLua string
 	//go:embed end_recovery.lua
 	endRecoveryLua string
+	//go:embed exchange.lua
+	exchangeLua string
+	//go:embed publish.lua
+	publishLua string
 )
 
 // scripts are the operations in the form that a server version takes.
-type scripts struct{ join, batch, expire, endRecovery *redis.Script }
+type scripts struct{ join, batch, expire, endRecovery, exchange *redis.Script }
+
+// publishScript is refused when Redis is out of memory, as any text is: nothing
+// depends on it.
+var publishScript = sync.OnceValue(func() *redis.Script { return redis.NewScript(publishLua) })
 
 var (
 	plainScripts = sync.OnceValue(func() *scripts { return newScripts("") })
@@ -56,6 +64,7 @@ func newScripts(head string) *scripts {
 		batch:       build(historyLua, usualLua, commonLua, entriesLua, batchLua),
 		expire:      build(commonLua, expireLua),
 		endRecovery: build(commonLua, endRecoveryLua),
+		exchange:    build(exchangeLua),
 	}
 }
 

@@ -1,0 +1,220 @@
+package redisstore
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/redis/go-redis/v9"
+
+	"usher/store"
+	"usher/store/published"
+)
+
+// Connections to the first shard also lead to what is published. They take no part
+// in counting.
+var _ published.Conn = (*conn)(nil)
+
+// Published opens a connection to what is published for the cluster.
+func (s *Store) Published(ctx context.Context) (published.Conn, error) {
+	c, err := s.Dial(ctx, 0)
+	if err != nil {
+		return nil, err
+	}
+	return c.(*conn), nil
+}
+
+// Exchange implements published.Conn.
+func (c *conn) Exchange(ctx context.Context, e published.Exchange) (_ published.News, err error) {
+	defer show(&err)
+	report, err := json.Marshal(e.Report)
+	if err != nil {
+		return published.News{}, err
+	}
+	keys := []string{c.keys.reports(), c.keys.reported(e.Report.Replica), c.keys.generations(), c.keys.texts()}
+	reply, err := c.send(ctx, c.scripts.exchange, keys, []any{e.Report.Replica, report, e.TTL.Milliseconds(), e.Have})
+	if err != nil {
+		return published.News{}, unreadableReply(err)
+	}
+	r := read(reply)
+	news := published.News{Latest: parseUint(r.text()), ID: r.text()}
+	if len(r.rest) == 0 || r.err != nil {
+		return news, garbled(r.err)
+	}
+	about, rules := r.text(), r.text()
+	if news.Text, err = textOf(strconv.FormatUint(news.Latest, 10), about, rules); err != nil {
+		return news, err
+	}
+	return news, garbled(r.err)
+}
+
+// unreadableReply marks an error that is a server's answer to the question itself,
+// such as one about a key of another type. It leaves alone what the caller of a
+// store can act on.
+func unreadableReply(err error) error {
+	var reply redis.Error
+	if !errors.As(err, &reply) || errors.Is(err, store.ErrMoved) || errors.Is(err, store.ErrBusy) {
+		return err
+	}
+	return garbled(err)
+}
+
+func garbled(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", published.ErrUnreadable, err)
+}
+
+// textOf puts a generation together from what describes it and its text.
+func textOf(number, about, rules string) (*published.Text, error) {
+	t := &published.Text{Rules: rules}
+	if err := json.Unmarshal([]byte(about), &t.Generation); err != nil {
+		return nil, garbled(fmt.Errorf("generation %s: %w", number, err))
+	}
+	if strconv.FormatUint(t.Number, 10) != number {
+		return nil, garbled(fmt.Errorf("generation %s says that it is %d", number, t.Number))
+	}
+	return t, nil
+}
+
+// Publish implements published.Conn.
+func (c *conn) Publish(ctx context.Context, t published.Text, after uint64) (uint64, error) {
+	return c.publish(ctx, t, strconv.FormatUint(after, 10))
+}
+
+// Restore implements published.Conn.
+func (c *conn) Restore(ctx context.Context, t published.Text) (uint64, error) {
+	return c.publish(ctx, t, "-")
+}
+
+func (c *conn) publish(ctx context.Context, t published.Text, after string) (latest uint64, err error) {
+	defer show(&err)
+	about, err := json.Marshal(t.Generation)
+	if err != nil {
+		return 0, err
+	}
+	keys := []string{c.keys.generations(), c.keys.texts()}
+	reply, err := c.send(ctx, publishScript(), keys, []any{after, t.Number, t.ID(), about, t.Rules, published.Keep})
+	if err != nil {
+		return 0, unreadableReply(err)
+	}
+	r := read(reply)
+	latest = parseUint(r.text())
+	return latest, garbled(r.err)
+}
+
+// Generations implements published.Conn.
+func (c *conn) Generations(ctx context.Context) (list []published.Generation, err error) {
+	defer show(&err)
+	if err := c.inPlace(); err != nil {
+		return nil, err
+	}
+	fields, err := c.redis.HGetAll(ctx, c.keys.generations()).Result()
+	if err != nil {
+		return nil, unreadableReply(classify(err))
+	}
+	latest := parseUint(fields["n"])
+	for field, about := range fields {
+		if field == "n" || field == "id" {
+			continue
+		}
+		t, err := textOf(field, about, "")
+		if err != nil {
+			return nil, err
+		}
+		if t.Number <= latest {
+			list = append(list, t.Generation)
+		}
+	}
+	slices.SortFunc(list, func(a, b published.Generation) int { return cmp.Compare(b.Number, a.Number) })
+	return list, nil
+}
+
+// Text implements published.Conn.
+func (c *conn) Text(ctx context.Context, number uint64) (_ *published.Text, err error) {
+	defer show(&err)
+	if err := c.inPlace(); err != nil {
+		return nil, err
+	}
+	field := strconv.FormatUint(number, 10)
+	var about, rules *redis.StringCmd
+	_, err = c.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
+		about, rules = p.HGet(ctx, c.keys.generations(), field), p.HGet(ctx, c.keys.texts(), field)
+		return nil
+	})
+	if errors.Is(err, redis.Nil) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, unreadableReply(classify(err))
+	}
+	return textOf(field, about.Val(), rules.Val())
+}
+
+// Replicas implements published.Conn.
+func (c *conn) Replicas(ctx context.Context) (_ published.Replicas, err error) {
+	defer show(&err)
+	members, err := c.Observe(ctx, nil)
+	if err != nil {
+		return published.Replicas{}, unreadableReply(err)
+	}
+	reports, err := c.redis.HGetAll(ctx, c.keys.reports()).Result()
+	if err != nil {
+		return published.Replicas{}, unreadableReply(classify(err))
+	}
+	alive, err := c.forgetOutdated(ctx, reports)
+	if err != nil {
+		return published.Replicas{}, unreadableReply(classify(err))
+	}
+	var out published.Replicas
+	for replica := range alive {
+		var r published.Report
+		if err := json.Unmarshal([]byte(reports[replica]), &r); err != nil || r.Replica != replica {
+			return published.Replicas{}, garbled(errors.New("a replica's report is none of Usher's"))
+		}
+		out.Reports = append(out.Reports, r)
+	}
+	slices.SortFunc(out.Reports, func(a, b published.Report) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Replica, b.Replica))
+	})
+	for _, m := range members.Members {
+		if !alive[m.Replica] {
+			out.Silent = append(out.Silent, m.Replica)
+		}
+	}
+	return out, nil
+}
+
+// forgetOutdated returns the replicas that have reported lately, and deletes the
+// reports of the others. A replica that reports at this moment may lose its report
+// until the next one.
+func (c *conn) forgetOutdated(ctx context.Context, reports map[string]string) (alive map[string]bool, err error) {
+	if len(reports) == 0 {
+		return nil, nil
+	}
+	var replicas, marks, outdated []string
+	for replica := range reports {
+		replicas, marks = append(replicas, replica), append(marks, c.keys.reported(replica))
+	}
+	found, err := c.redis.MGet(ctx, marks...).Result()
+	if err != nil {
+		return nil, err
+	}
+	alive = map[string]bool{}
+	for i, replica := range replicas {
+		if found[i] != nil {
+			alive[replica] = true
+		} else {
+			outdated = append(outdated, replica)
+		}
+	}
+	if len(outdated) == 0 {
+		return alive, nil
+	}
+	return alive, c.redis.HDel(ctx, c.keys.reports(), outdated...).Err()
+}
