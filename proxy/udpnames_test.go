@@ -2,10 +2,13 @@ package proxy_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"testing"
+	"time"
 
 	"usher/proxy"
 	"usher/proxy/socks"
@@ -99,5 +102,127 @@ socks pass { from: 0/0 to: 0/0 }
 	})
 	if n := w.metric("usher_udp_datagrams_total", "direction", "up"); n != 0 {
 		t.Errorf("%v datagrams relayed, want none", n)
+	}
+}
+
+// newPeers opens sockets at several addresses with one port.
+func newPeers(t *testing.T, at ...string) []*peer {
+	t.Helper()
+	for range 100 { // others may have the port at one of them
+		list := []*peer{newPeer(t, at[0])}
+		for _, ip := range at[1:] {
+			addr := netip.AddrPortFrom(netip.MustParseAddr(ip), list[0].addr.Port())
+			conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(addr))
+			if err != nil {
+				break
+			}
+			t.Cleanup(func() { conn.Close() })
+			if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+				t.Fatal(err)
+			}
+			list = append(list, &peer{t, conn, addr})
+		}
+		if len(list) == len(at) {
+			return list
+		}
+	}
+	t.Fatalf("no port is free at %v", at)
+	return nil
+}
+
+// within returns where the next datagram came from, the zero AddrPort if none comes
+// within a short time.
+func (p *peer) within(short time.Duration) netip.AddrPort {
+	p.t.Helper()
+	if err := p.SetReadDeadline(time.Now().Add(short)); err != nil {
+		p.t.Fatal(err)
+	}
+	_, from, err := p.ReadFromUDPAddrPort(make([]byte, 99))
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		p.t.Fatal(err)
+	}
+	if err := p.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		p.t.Fatal(err)
+	}
+	return from
+}
+
+// skipTo reads datagrams up to this one.
+func (p *peer) skipTo(want string) {
+	p.t.Helper()
+	for {
+		if b, _ := p.get(); string(b) == want {
+			return
+		}
+	}
+}
+
+// drain takes what has arrived, and returns how many datagrams that was.
+func (p *peer) drain() (n int) {
+	for p.within(20 * time.Millisecond).IsValid() {
+		n++
+	}
+	return n
+}
+
+// If an address of a name does not answer, the next datagrams go to another one
+// that the rules pass. The one that answers stays in use.
+func TestSilentAddressOfAName(t *testing.T) {
+	t.Parallel() // it waits for a second
+	some := []netip.Addr{netip.MustParseAddr("127.0.0.4"), netip.IPv6Loopback(), netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("127.0.0.3")}
+	w := newWorld(t, `
+client pass { from: 0/0 to: 0/0 }
+socks pass { from: 0/0 to: 127.0.0.2/31 }
+socks pass { from: 0/0 to: 0/0
+	command: udpreply }
+`, withNames(names{"some.test": some}))
+	a := w.associate(nowhere)
+	list := newPeers(t, "127.0.0.2", "127.0.0.3", "127.0.0.4", "::1")
+	silent, good, unmatched := list[0], list[1], list[2:]
+	say := func(text string) {
+		a.udp.send(datagram(t, socks.Addr{Name: "some.test", Port: good.addr.Port()}, text), a.relay)
+	}
+	say("first")
+	silent.expect("first")
+	var from netip.AddrPort
+	eventually(t, func() string {
+		say("again")
+		if from = good.within(50 * time.Millisecond); !from.IsValid() {
+			return "the second address gets nothing"
+		}
+		return ""
+	})
+	good.send([]byte("here"), from)
+	a.hears(good.addr, "here")
+	for i := range 3 {
+		more := fmt.Sprintf("more %d", i)
+		say(more)
+		good.skipTo(more)
+		if i == 0 {
+			silent.drain()
+		}
+	}
+	for _, p := range append(unmatched, silent) {
+		if n := p.drain(); n > 0 {
+			t.Errorf("%v got %d datagrams", p.addr, n)
+		}
+	}
+}
+
+// If the system cannot send to an address of a name, the same datagram goes to
+// another one.
+func TestUnreachableAddressOfAName(t *testing.T) {
+	w := newWorld(t, anybody, withNames(names{"some.test": {netip.IPv6Loopback(), netip.MustParseAddr("127.0.0.3")}}),
+		func(_ *proxy.Options, p *proxy.Policy) { p.External = []netip.Addr{netip.MustParseAddr("127.0.0.7")} }) // no way from there to IPv6
+	a := w.associate(nowhere)
+	target := newPeer(t, "127.0.0.3")
+	for range 3 {
+		a.udp.send(datagram(t, socks.Addr{Name: "some.test", Port: target.addr.Port()}, "hello"), a.relay)
+		target.send([]byte("hi"), target.expect("hello"))
+		a.hears(target.addr, "hi")
+	}
+	a.Close()
+	if line := w.reason("done"); line["dropped"] != nil {
+		t.Errorf("log %v, want nothing dropped", line)
 	}
 }

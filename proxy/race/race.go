@@ -59,7 +59,7 @@ func Dial(ctx context.Context, addrs []netip.Addr, prepare func(netip.Addr) (Con
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	r := race{left: interleave(addrs), prepare: prepare, results: make(chan result), next: time.NewTimer(0)}
+	r := race{left: Interleave(addrs), prepare: prepare, results: make(chan result), next: time.NewTimer(0)}
 	defer r.next.Stop()
 	won := r.run(ctx)
 	why := ErrSlower
@@ -164,9 +164,9 @@ func share(ctx context.Context, left int) time.Duration {
 	return max(time.Until(end)/time.Duration(rounds), minAttempt)
 }
 
-// interleave lets the families take turns, beginning with the one that is first,
-// and keeps the order within each (RFC 8305 section 4).
-func interleave(addrs []netip.Addr) []netip.Addr {
+// Interleave lets the families take turns, beginning with the one that is first,
+// and keeps the order within each (RFC 8305 section 4). It changes no argument.
+func Interleave(addrs []netip.Addr) []netip.Addr {
 	var turns [2][]netip.Addr
 	for _, a := range addrs {
 		turn := 0

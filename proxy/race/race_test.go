@@ -31,7 +31,7 @@ func TestInterleave(t *testing.T) {
 		{addrs("10.0.0.2", "10.0.0.1"), addrs("10.0.0.2", "10.0.0.1")},
 		{addrs("::1"), addrs("::1")},
 	} {
-		if got := interleave(c.have); !slices.Equal(got, c.want) {
+		if got := Interleave(c.have); !slices.Equal(got, c.want) {
 			t.Errorf("%v: %v, want %v", c.have, got, c.want)
 		}
 	}

@@ -52,6 +52,7 @@ func (a *Association) toClient(names *nameLookup, b []byte, from netip.AddrPort)
 	case err != nil:
 		return outcomeOf(err)
 	}
+	a.peers.heard(from)
 	start := socks.MaxUDPHeaderIP - socks.UDPHeaderLen(from.Addr())
 	if _, err := socks.AppendUDPHeader(b[start:start], socks.AddrOf(from)); err != nil {
 		return dropMalformed // cannot be: an address is not too long

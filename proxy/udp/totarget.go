@@ -45,8 +45,8 @@ func (a *Association) fromClient(ctx context.Context, names *nameLookup, b []byt
 	return result
 }
 
-// toTarget judges a datagram of the client and sends it to the first address that
-// the rules pass and the system can send to.
+// toTarget judges a datagram of the client and sends it to one address that the
+// rules pass.
 func (a *Association) toTarget(ctx context.Context, names *nameLookup, o origin, target rules.Target, data []byte) outcome {
 	names.unknown = false
 	verdict, err := a.o.Judge.Datagram(o.from, target, &names.Names)
@@ -56,10 +56,20 @@ func (a *Association) toTarget(ctx context.Context, names *nameLookup, o origin,
 	if !a.client.settle(o) {
 		return dropForeign
 	}
-	result := dropUnresolved
-	for _, addr := range verdict.Addrs {
-		if result = a.send(ctx, netip.AddrPortFrom(addr, target.Port), data); result == relayed {
-			a.up.add(len(data))
+	if len(verdict.Addrs) == 1 {
+		return a.send(ctx, netip.AddrPortFrom(verdict.Addrs[0], target.Port), data)
+	}
+	return a.sendToOne(ctx, verdict.Addrs, target.Port, data)
+}
+
+// sendToOne sends a datagram to the address of a name that is in use or tried now,
+// see inOrder. If the system cannot send there, it is the next one's turn.
+func (a *Association) sendToOne(ctx context.Context, addrs []netip.Addr, port uint16, data []byte) outcome {
+	now, result := since(), dropUnresolved
+	for _, addr := range a.peers.inOrder(addrs, port, now) {
+		to := netip.AddrPortFrom(addr, port)
+		if result = a.send(ctx, to, data); result == relayed {
+			a.peers.tried(to, now)
 			break
 		}
 	}
@@ -76,5 +86,9 @@ func (a *Association) send(ctx context.Context, to netip.AddrPort, data []byte) 
 		return outcomeOf(err)
 	}
 	a.peers.add(to) // before its answer can come
-	return a.write(upstream, data, to, netip.Addr{})
+	result := a.write(upstream, data, to, netip.Addr{})
+	if result == relayed {
+		a.up.add(len(data))
+	}
+	return result
 }
