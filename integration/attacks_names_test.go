@@ -237,19 +237,20 @@ func TestAttackNames(t *testing.T) {
 	c.wantBanner("public.evil.test:80")
 	before := c.descriptors()
 	for name := range private {
-		c.wantReply(name+".evil.test:80", notAllowed, "blocked")
+		c.wantReply(name+".evil.test:80", 4, "blocked")
 	}
+	c.wantReply("no-such.evil.test:80", 4, "unresolved") // the client cannot tell it from those
 	c.wantReply("any.evil.test:80", 4, "unresolved")
 	for _, port := range []string{"1080", "9090"} {
 		c.wantReply("own.evil.test:"+port, notAllowed, "self")
 		c.wantReply(machineAddr+":"+port, notAllowed, "self")
-		c.wantReply("localhost:"+port, notAllowed, "blocked")
+		c.wantReply("localhost:"+port, 4, "blocked")
 	}
 	for range 3 {
 		c.wantBanner("flips.evil.test:80")
 		c.wantBanner("flips.evil.test:80") // by the addresses that were judged
 		c.reload()
-		c.wantReply("flips.evil.test:80", notAllowed, "blocked")
+		c.wantReply("flips.evil.test:80", 4, "blocked")
 		c.reload()
 	}
 	if n := z.asked("flips.evil.test"); n != 6 {

@@ -158,7 +158,16 @@ func compare(tr *ruleCase, got answers, kinds map[string]int) (trouble string) {
 
 // agreed reports whether danted and Usher said the same to a step, or differ for a reason.
 func agreed(tr *ruleCase, step int, got answers) bool {
-	return got.danted[step] != noServer && (got.danted[step] == got.usher[step] || tr.differsByReplies(step, got) || tr.differsByLookup(step, got))
+	return got.danted[step] != noServer && (got.danted[step] == got.usher[step] || tr.differsByReplies(step, got) ||
+		tr.differsByLookup(step, got) || tr.differsByName(step, got))
+}
+
+// differsByName reports whether danted tells the client that a name has addresses
+// that are refused, and Usher does not.
+func (tr *ruleCase) differsByName(i int, got answers) bool {
+	before, refused := strings.CutSuffix(got.danted[i], "reply 2")
+	host, _, _ := strings.Cut(tr.steps[i].question.target, ":")
+	return refused && got.usher[i] == before+"reply 4" && (strings.HasSuffix(host, ".test") || strings.HasSuffix(host, ".example"))
 }
 
 // differsByLookup reports whether danted looked up a name that has no address, and

@@ -127,7 +127,7 @@ socks pass { from: 0/0 to: 0/0 }
 		reason  string
 	}{
 		{socks.Request{Addr: socks.Addr{IP: netip.MustParseAddr("127.0.0.9"), Port: 80}}, socks.NotAllowed, "blocked"},
-		{socks.Request{Addr: socks.Addr{Name: "blocked.test", Port: 80}}, socks.NotAllowed, "blocked"},
+		{socks.Request{Addr: socks.Addr{Name: "blocked.test", Port: 80}}, socks.HostUnreachable, "blocked"},
 		{socks.Request{Addr: nobody}, socks.ConnectionRefused, "refused"},
 		{socks.Request{Addr: socks.Addr{IP: broadcast, Port: 80}}, socks.NetworkUnreachable, "net_unreachable"},
 		{socks.Request{Addr: socks.Addr{Name: "refused-first.test", Port: nobody.Port}}, socks.ConnectionRefused, "refused"},

@@ -90,3 +90,37 @@ socks pass { from: 0/0 to: 127.0.0.0/8 port = 53 }
 		t.Errorf("%d lookups, want 1", n)
 	}
 }
+
+// A client cannot tell a name that is blocked for its addresses from one that does
+// not exist. The log can.
+func TestBlockedNamesAreLikeMissingOnes(t *testing.T) {
+	for name, c := range map[string]struct {
+		rules   string
+		command socks.Command
+	}{
+		"blocked network":  {"socks block { from: 0/0 to: 127.0.0.0/8 }\nsocks pass { from: 0/0 to: 0/0 }\n", socks.Connect},
+		"no rule for it":   {"socks pass { from: 0/0 to: 10.0.0.0/8 }\n", socks.Connect},
+		"another name":     {"socks pass { from: 0/0 to: other.test }\n", socks.Connect},
+		"bind":             {"socks block { from: 0/0 to: 127.0.0.0/8 }\nsocks pass { from: 0/0 to: 0/0 }\n", socks.Bind},
+		"bind, no address": {"socks pass { from: 0/0 to: 10.0.0.0/8 }\n", socks.Bind},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := asked{new(atomic.Int64)}
+			w := newWorld(t, "client pass { from: 0/0 to: 0/0 }\n"+c.rules, func(o *proxy.Options, _ *proxy.Policy) { o.Resolver = r })
+			var replies []socks.Reply
+			for _, host := range []string{"is.test", "is-not.test"} {
+				replies = append(replies, w.client().request(socks.Request{Command: c.command, Addr: socks.Addr{Name: host, Port: 80}}))
+			}
+			if replies[0] != replies[1] || replies[0].Code != socks.HostUnreachable {
+				t.Errorf("%+v and %+v, want the same with code 4", replies[0], replies[1])
+			}
+			reasons := map[any]bool{}
+			for _, line := range w.log.wait(t, 2) {
+				reasons[line["reason"]] = true
+			}
+			if !reasons["blocked"] || !reasons["unresolved"] {
+				t.Errorf("the log has the reasons %v, want blocked and unresolved", reasons)
+			}
+		})
+	}
+}

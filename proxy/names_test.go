@@ -31,18 +31,18 @@ socks pass { from: 0/0 to: 0/0 }
 `
 	r := tally{new(atomic.Int64), to.IP}
 	w := newWorld(t, text, func(o *proxy.Options, _ *proxy.Policy) { o.Resolver = r })
-	ask := func(name string, want int64) {
+	ask := func(name string, reply socks.Code, want int64) {
 		t.Helper()
-		w.client().connect(socks.Addr{Name: name, Port: to.Port}, socks.NotAllowed) // they share an address
+		w.client().connect(socks.Addr{Name: name, Port: to.Port}, reply)
 		if n := r.asked.Load(); n != want {
 			t.Errorf("%s: %d lookups, want %d", name, n, want)
 		}
 	}
-	ask("a.test", 2) // its own and the rule's
-	ask("a.test", 2)
-	ask("other.test", 2)
+	ask("a.test", socks.HostUnreachable, 2) // its own and the rule's, which share an address
+	ask("a.test", socks.HostUnreachable, 2)
+	ask("other.test", socks.NotAllowed, 2)
 	w.server.SetPolicy(policy(t, text))
-	ask("a.test", 4)
+	ask("a.test", socks.HostUnreachable, 4)
 }
 
 // A final dot is no part of a name, of whatever it is asked.

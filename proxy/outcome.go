@@ -57,6 +57,7 @@ var outcomes = []outcome{
 	{errHeader, silent, "proxy_header", false},
 	{errForeign, silent, "proxy_header", false},
 	{errSecondHeader, silent, "proxy_header", false},
+	{decide.ErrBlockedName, socks.HostUnreachable, "blocked", false}, // as ErrUnresolved
 	{decide.ErrBlocked, socks.NotAllowed, "blocked", false},
 	{errClientClosed, silent, "client_gone", false},
 	{errEvicted, silent, "crowded", false},

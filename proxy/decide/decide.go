@@ -31,6 +31,7 @@ package decide
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -97,6 +98,11 @@ var (
 	ErrNoExternal = errors.New("no external address of the target's family")
 	ErrNoRoute    = errors.New("external.rotation leads to no external address")
 	ErrPeer       = errors.New("the peer is not the one that was announced")
+
+	// ErrBlockedName is the ErrBlocked of a name that was looked up. The client is
+	// told the same as of a name that does not resolve: else it could list the
+	// names of targets that it may not reach.
+	ErrBlockedName = fmt.Errorf("%w at the addresses of its name", ErrBlocked)
 )
 
 // Inherits reports whether a session that a socks-rule passed keeps the slot

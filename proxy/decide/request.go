@@ -31,7 +31,7 @@ func (s *Session) Client(names *Names) (rules.Verdict, error) {
 
 // Connect decides about CONNECT. The verdict has the rule that decides, and,
 // if it passes, the addresses that may be connected to in their order. The
-// error is ErrTarget, ErrUnresolved, ErrBlocked or that of names.
+// error is ErrTarget, ErrUnresolved, ErrBlocked, ErrBlockedName or that of names.
 func (s *Session) Connect(target rules.Target, names *Names) (v rules.Verdict, err error) {
 	if err := checkTarget(target); err != nil {
 		return v, err
@@ -44,7 +44,8 @@ func (s *Session) Connect(target rules.Target, names *Names) (v rules.Verdict, e
 	if q.Addrs, err = names.of(target); err != nil {
 		return v, err
 	}
-	return s.socks(q, names)
+	v, err = s.socks(q, names)
+	return v, byName(target, err)
 }
 
 // Bind decides about BIND on a request for a peer, an unspecified one for
@@ -56,7 +57,8 @@ func (s *Session) Connect(target rules.Target, names *Names) (v rules.Verdict, e
 //
 // It returns the addresses of which the peer must have one, see BindReply, and
 // the rule that decides. The error is ErrTarget, ErrUnresolved, ErrNoExternal,
-// ErrNoRoute, ErrBlocked, or that of Machine.Toward, reserve or names.
+// ErrNoRoute, ErrBlocked, ErrBlockedName, or that of Machine.Toward, reserve or
+// names.
 func (s *Session) Bind(peer rules.Target, names *Names, reserve func(at netip.AddrPort) (netip.AddrPort, error)) (expected []netip.Addr, r *rules.Rule, err error) {
 	if v, err := s.named(s.query(rules.Bind), peer); err != nil {
 		return nil, v.Rule, err
@@ -79,7 +81,7 @@ func (s *Session) Bind(peer rules.Target, names *Names, reserve func(at netip.Ad
 		return expected, nil, err
 	}
 	v, err := s.bindAt(bound, names)
-	return expected, v.Rule, err
+	return expected, v.Rule, byName(peer, err)
 }
 
 // askedPort returns the port that the client asks for if the rule that passes it
@@ -184,6 +186,15 @@ func (s *Session) named(q rules.Query, target rules.Target) (v rules.Verdict, er
 		s.Trace(steps)
 	}
 	return v, ErrBlocked
+}
+
+// byName returns ErrBlockedName for a target that is blocked after its name was
+// looked up, else err.
+func byName(target rules.Target, err error) error {
+	if target.Name != "" && errors.Is(err, ErrBlocked) {
+		return ErrBlockedName
+	}
+	return err
 }
 
 // query returns what all questions to the socks-rules have in common.

@@ -2,6 +2,7 @@ package rules
 
 import (
 	"net/netip"
+	"slices"
 )
 
 // CouldPass reports whether MatchSocks could pass a request, whatever addresses
@@ -115,8 +116,7 @@ func (e *endpoint) chance(q *Query) chance {
 }
 
 // leaves reports whether the rules before r, which passes, leave it an address:
-// a rule that blocks a network matches a name with any address in it. It does not
-// find networks that only several others cover.
+// a rule that blocks a network matches a name with any address in it.
 func (s *Set) leaves(q *Query, r *Rule) bool {
 	keys, ok := r.cond.to.networkKeys(keyTo)
 	if !ok { // a name, or everything
@@ -132,19 +132,75 @@ func (s *Set) leaves(q *Query, r *Rule) bool {
 	return false
 }
 
-// blocked reports whether a rule before end blocks all of a network.
+// mostTogether bounds how many rules blocked may need to cover a network together.
+// A client can make it count with each request.
+const mostTogether = 256
+
+// blocked reports whether rules before end block all of a network, one of them or
+// several together. It goes from its first address to the one behind the largest
+// network around that, and so on, until it finds one that none of them blocks.
 func (s *Set) blocked(q Query, network netip.Prefix, end *Rule) bool {
 	q.To = Target{Addr: network.Addr(), Port: q.To.Port}
-	all := address{kind: prefixAddress, prefix: network}
-	index := s.socks[kindRequest]
-	var room [usualLists][]int32
-	r, left := index.next(index.candidates(room[:0], &q))
-	for ; r != nil && r.Number < end.Number; r, left = index.next(left) {
-		to := &r.cond.to
-		everyPort := !to.restricted || q.Command != Bind && to.ports.has(q.To.Port)
-		if !r.Pass && everyPort && to.address.covers(&all) && r.chanceFrom(&q) == always {
+	for range mostTogether {
+		around, found := s.blockedAround(&q, end)
+		switch {
+		case !found:
+			return false
+		case around.Bits() <= network.Bits():
+			return true
+		}
+		if q.To.Addr = last(around).Next(); !network.Contains(q.To.Addr) {
 			return true
 		}
 	}
 	return false
+}
+
+// blockedAround returns the largest network around the address of q that a rule
+// before end blocks. found is false if there is none.
+func (s *Set) blockedAround(q *Query, end *Rule) (largest netip.Prefix, found bool) {
+	index := s.socks[kindRequest]
+	var room [usualLists][]int32
+	r, left := index.next(index.candidates(room[:0], q))
+	for ; r != nil && r.Number < end.Number; r, left = index.next(left) {
+		to := &r.cond.to
+		everyPort := !to.restricted || q.Command != Bind && to.ports.has(q.To.Port)
+		if r.Pass || !everyPort {
+			continue
+		}
+		n, holds := to.address.around(q.To.Addr)
+		if holds && (!found || n.Bits() < largest.Bits()) && r.chanceFrom(q) == always {
+			largest, found = n, true
+		}
+	}
+	return largest, found
+}
+
+// around returns the largest network around ip all of which is in a. holds is false
+// if ip is not in a, or a is a name.
+func (a *address) around(ip netip.Addr) (n netip.Prefix, holds bool) {
+	switch a.kind {
+	case anyAddress:
+		return netip.PrefixFrom(ip, 0).Masked(), true
+	case prefixAddress:
+		return a.prefix, a.prefix.Contains(ip)
+	case interfaceAddress:
+		return netip.PrefixFrom(ip, ip.BitLen()), slices.Contains(a.addrs, ip)
+	case builtinAddress: // none of its networks is inside another
+		i := slices.IndexFunc(a.networks, func(n netip.Prefix) bool { return n.Contains(ip) })
+		if i >= 0 {
+			return a.networks[i], true
+		}
+	}
+	return n, false
+}
+
+// last returns the last address of a network.
+func last(n netip.Prefix) netip.Addr {
+	b := n.Addr().AsSlice()
+	for i := n.Bits(); i < len(b)*8; i++ {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	ip, _ := netip.AddrFromSlice(b)
+	return ip
 }

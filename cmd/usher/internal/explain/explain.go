@@ -151,7 +151,7 @@ func (w *walk) connect(client *rules.Rule) {
 		err = w.reach(v.Addrs)
 	}
 	if err != nil {
-		w.refuse(err, v.Rule, "socks-rule", "reply 2")
+		w.refuse(err, v.Rule, "socks-rule", replyFor(err))
 		return
 	}
 	w.pass(client, v.Rule, "")
@@ -173,7 +173,7 @@ func (w *walk) bind(client *rules.Rule) {
 		if len(expected) > 0 {
 			w.doubtSource(err, expected[0])
 		}
-		w.refuse(err, r, "socks-rule", "reply 2")
+		w.refuse(err, r, "socks-rule", replyFor(err))
 		return
 	}
 	w.pass(client, r, "; until the peer connects if its bindreply rule has another limit")
@@ -274,8 +274,8 @@ func (w *walk) doubtSource(err error, to netip.Addr) {
 func (w *walk) refuse(err error, r *rules.Rule, kind, outcome string) {
 	switch {
 	case !errors.Is(err, decide.ErrBlocked):
-		reply, reason := proxy.Refusal(err)
-		outcome := fmt.Sprintf("reply %d", reply)
+		_, reason := proxy.Refusal(err)
+		outcome := replyFor(err)
 		if w.answer.RequestRules != nil { // the association was granted, this is its datagram
 			outcome = "it is dropped"
 		}
@@ -285,6 +285,16 @@ func (w *walk) refuse(err error, r *rules.Rule, kind, outcome string) {
 	default:
 		w.answer.Reason = "no " + kind + " matches: " + outcome
 	}
+}
+
+// replyFor returns what the client is told of err.
+func replyFor(err error) string {
+	reply, _ := proxy.Refusal(err)
+	words := fmt.Sprintf("reply %d", reply)
+	if errors.Is(err, decide.ErrBlockedName) {
+		words += ", as for a name that does not resolve"
+	}
+	return words
 }
 
 // pass notes that a socks-rule passes a request, and how long the slots are
