@@ -67,8 +67,8 @@ func TestDrain(t *testing.T) {
 	through := w.proxy.ask(t, 9, w.free.String())
 	through.want(t, 9, notAllowed)
 
-	victim.signal(syscall.SIGTERM)
 	begin := time.Now()
+	victim.signal(syscall.SIGTERM)
 	eventually(t, patience, func() string {
 		if code, body, err := victim.get("/readyz"); code != http.StatusServiceUnavailable {
 			return fmt.Sprintf("/readyz of a stopping replica: %d %s %v", code, body, err)
@@ -94,7 +94,7 @@ func TestDrain(t *testing.T) {
 		}
 		return ""
 	})
-	if took := time.Since(begin); took < 4500*time.Millisecond {
+	if took := time.Since(begin); took < 5*time.Second {
 		t.Errorf("the listener was closed after %v, before the grace of 5s", took)
 	}
 	w.proxy.ask(t, 20, w.free.String()).want(t, 20, notAllowed)
@@ -120,7 +120,7 @@ func TestDrainTimeout(t *testing.T) {
 	begin := time.Now()
 	r.signal(syscall.SIGTERM)
 	r.exits(patience, 0)
-	if took := time.Since(begin); took < 900*time.Millisecond {
+	if took := time.Since(begin); took < time.Second {
 		t.Errorf("ended after %v, before the 1s", took)
 	}
 	if n := len(held.alive()); n != 0 {

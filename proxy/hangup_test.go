@@ -70,18 +70,18 @@ func storeAway(t *testing.T, rules string) (*world, *client) {
 	w := newWorld(t, rules, func(o *proxy.Options, _ *proxy.Policy) { o.Limiter = away })
 	c := w.client()
 	c.send([]byte{5})
-	eventually(t, func() string {
-		if w.server.Sessions() != 1 {
-			return "no session"
-		}
-		return ""
-	})
 	return w, c
 }
 
 // A client that waits for a store which is away, and leaves, is gone at once.
 func TestHangUpWhileAdmitting(t *testing.T) {
 	w, c := storeAway(t, oneAtATime)
+	eventually(t, func() string {
+		if w.server.Sessions() != 1 {
+			return "no session"
+		}
+		return ""
+	})
 	c.must(c.SetLinger(0))
 	c.Close()
 	w.left("", 0)

@@ -34,9 +34,12 @@ socks pass { from: 0/0 to: 0/0 }
 	if n := w.metric("usher_sessions_rejected_total", "rule", "c1", "reason", "limit"); n != 1 {
 		t.Errorf("%v counted, want 1", n)
 	}
-	if w.server.Sessions() != 2 {
-		t.Errorf("%d sessions, want 2", w.server.Sessions())
-	}
+	eventually(t, func() string { // a session is logged before it leaves
+		if n := w.server.Sessions(); n != 2 {
+			return fmt.Sprintf("%d sessions, want 2", n)
+		}
+		return ""
+	})
 	first.Close()
 	second.Close()
 	w.left("c1", 2)

@@ -269,7 +269,7 @@ func TestLocalThatIsNoCheck(t *testing.T) {
 		{"a byte more than a check", "\x05\x01\x00\x06", "protocol"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			w := newWorld(t, "timeout.negotiate: 1\n"+anybody, trusting)
+			w := newWorld(t, "timeout.negotiate: 3\n"+anybody, trusting)
 			client := w.client()
 			client.send(append(localHeaders(t)[0], c.sent...))
 			if len(c.sent) > 2 && c.sent[0] == 5 {

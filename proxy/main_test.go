@@ -113,7 +113,7 @@ func newWorld(t *testing.T, text string, setups ...setup) *world {
 	t.Helper()
 	w := &world{t: t, metrics: prometheus.NewRegistry(), log: new(log)}
 	st := memstore.New()
-	w.limiter = limiter.New(limiter.Options{Store: st, TTL: 10 * time.Second, StoreWait: time.Second})
+	w.limiter = limiter.New(limiter.Options{Store: st, TTL: 10 * time.Second, StoreWait: patience})
 	o := proxy.Options{Limiter: w.limiter, Logger: slog.New(slog.NewJSONHandler(w.log, nil)), Metrics: proxy.NewMetrics(w.metrics)}
 	p := policy(t, text)
 	for _, s := range setups {

@@ -35,7 +35,7 @@ func newSession(t *testing.T, text string, ago time.Duration) (*session, *net.TC
 		t.Fatalf("rules: %v", found)
 	}
 	st := memstore.New()
-	l := limiter.New(limiter.Options{Store: st, TTL: 10 * time.Second, StoreWait: time.Second})
+	l := limiter.New(limiter.Options{Store: st, TTL: 10 * time.Second, StoreWait: patient})
 	t.Cleanup(func() {
 		leaving, cancel := context.WithTimeout(context.Background(), patient)
 		defer cancel()

@@ -42,7 +42,7 @@ func TestAssociationEndsWithItsConnection(t *testing.T) {
 // are dropped do not keep it alive.
 func TestIdleAssociation(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "timeout.io.udp: 1\ntimeout.io.tcp: 0\n"+anybody)
+	w := newWorld(t, "timeout.io.udp: 3\ntimeout.io.tcp: 0\n"+anybody)
 	a := w.associate(nowhere)
 	a.exchange(newPeer(t, "127.0.0.2"), "hello")
 	stranger := newPeer(t, "127.0.0.2")
