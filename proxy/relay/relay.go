@@ -157,13 +157,15 @@ func (f *flow) run() error {
 	if !errors.Is(err, io.EOF) {
 		return err
 	}
-	broken, err := isBroken(from)
-	switch {
-	case err != nil: // we are closing both sides
-		return nil
-	case broken && !f.back().ended.Load():
-		// The system reports a reset once, here to a write of the other direction.
-		return f.readBroke(syscall.ECONNRESET)
+	if !f.back().ended.Load() {
+		broken, err := isBroken(from)
+		switch {
+		case err != nil: // we are closing both sides
+			return nil
+		case broken && !f.back().ended.Load():
+			// The system reports a reset once, here to a write of the other direction.
+			return f.readBroke(syscall.ECONNRESET)
+		}
 	}
 	f.ended.Store(true) // before the end is passed on: after that, the connection may look broken
 	// An error means that the peer has reset; the other direction will see it.
@@ -181,7 +183,7 @@ func (f *flow) awaitBreak(from syscall.RawConn) error {
 	if f.back().ended.Load() {
 		return nil
 	}
-	if err := waitBroken(from, func() bool { return true }); err != nil || f.back().ended.Load() {
+	if err := waitBroken(from, f.back().ended.Load, func() bool { return true }); err != nil || f.back().ended.Load() {
 		return nil // we are closing both sides, or have ended both directions
 	}
 	return f.readBroke(syscall.ECONNRESET)

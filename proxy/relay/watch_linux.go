@@ -32,7 +32,8 @@ func (w *sourceWatch) begin() {
 	w.timer = time.AfterFunc(stuckAfter, func() {
 		defer close(done)
 		// If both directions have ended with bytes left to write, nothing is broken.
-		if waitBroken(w.flow.reader.raw, func() bool { return !w.flow.back().ended.Load() }) == nil {
+		never := func() bool { return false }
+		if waitBroken(w.flow.reader.raw, never, func() bool { return !w.flow.back().ended.Load() }) == nil {
 			w.flow.relay.fail(w.flow.readBroke(syscall.ECONNRESET))
 		}
 	})
@@ -51,10 +52,14 @@ func (w *sourceWatch) end() {
 }
 
 // waitBroken waits until a connection breaks: it was reset, or its peer vanished.
-// The end of both directions counts as well if ends returns true. An error means
-// that the wait itself was ended. Nobody may read meanwhile.
-func waitBroken(c syscall.RawConn, ends func() bool) error {
+// The end of both directions counts as well if ends returns true. Before it looks at
+// the connection, it asks whether the wait is over, which saves a system call. An
+// error means that the wait itself was ended. Nobody may read meanwhile.
+func waitBroken(c syscall.RawConn, over, ends func() bool) error {
 	return c.Read(func(fd uintptr) bool {
+		if over() {
+			return true
+		}
 		state := pollState(fd)
 		return state&unix.POLLERR != 0 || state&unix.POLLHUP != 0 && ends()
 	})

@@ -16,7 +16,7 @@ func (*sourceWatch) end()   {}
 
 // waitBroken does not wait here: who breaks the connection after the end of its
 // direction is noticed at the next write.
-func waitBroken(syscall.RawConn, func() bool) error { return net.ErrClosed }
+func waitBroken(_ syscall.RawConn, over, ends func() bool) error { return net.ErrClosed }
 
 // isBroken knows nothing here: a reset that a write was told of may look like
 // an end to the other direction.
