@@ -121,6 +121,9 @@ func udpAttrs(u udp.Stats) []slog.Attr {
 	if u.Client.IsValid() {
 		attrs = append(attrs, slog.String("udp_client", u.Client.String()))
 	}
+	if u.Moves > 0 {
+		attrs = append(attrs, slog.Int64("udp_client_moves", u.Moves))
+	}
 	attrs = append(attrs, slog.Int64("datagrams_up", u.Up), slog.Int64("datagrams_down", u.Down))
 	var dropped []any
 	for _, d := range u.Dropped {

@@ -66,6 +66,11 @@ type Options struct {
 	// announces no complete address, the first datagram from there that the rules
 	// pass fixes it. Empty: the client gets no association.
 	UDPRelayClients []netip.Prefix
+	// UDPFollow is how long the UDP port of a client must have been silent before
+	// datagrams may come from another port of its address instead, as behind a NAT
+	// that changes it. Only clients that announced no port are followed, and none
+	// behind UDPRelayFrom. 0: never.
+	UDPFollow time.Duration
 	// UDPAdvertise are the addresses, at most one of each family, that clients
 	// are told to send datagrams to. Empty: the one on which the client came.
 	UDPAdvertise []netip.Addr

@@ -43,7 +43,7 @@ func (s *session) openAssociation(ctx context.Context) (*udp.Association, error)
 	}
 	o := udp.Options{
 		Judge: s.decision(), Names: s.server.names, Metrics: s.server.opts.Metrics.udp,
-		Control: s.client, Client: client,
+		Control: s.client, Client: client, Follow: s.server.opts.UDPFollow,
 		Advertise: s.server.opts.UDPAdvertise, Ports: cmp.Or(s.socksRule.UDPPorts, s.server.opts.UDPPorts),
 		Heard: &s.server.clientSockets, MayWrite: s.valid, Up: &s.up, Down: &s.down,
 	}

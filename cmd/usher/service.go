@@ -154,7 +154,7 @@ func (s *service) assemble(policy *proxy.Policy, adminListener, agentListener []
 		Limiter: s.limiter, Logger: s.log.Logger, Metrics: proxy.NewMetrics(reg),
 		TrustedProxies: s.cfg.ProxyFrom,
 		UDPRelayFrom:   s.cfg.UDPRelayFrom, UDPRelayClients: s.cfg.UDPRelayClients,
-		UDPAdvertise: s.cfg.UDPAdvertise, UDPPorts: rules.PortRange(s.cfg.UDPPorts),
+		UDPFollow: s.cfg.UDPFollow, UDPAdvertise: s.cfg.UDPAdvertise, UDPPorts: rules.PortRange(s.cfg.UDPPorts),
 		Own:         own,
 		MaxSessions: capacity.Sessions, MaxNegotiating: capacity.Negotiating, MaxLookups: capacity.Lookups, MaxPipes: capacity.Pipes,
 		MaxAuthFailures: s.cfg.AuthFailures,

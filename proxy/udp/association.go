@@ -55,6 +55,7 @@ type Options struct {
 	// whose end closes it.
 	Control   net.Conn
 	Client    Client          // where datagrams are taken from
+	Follow    time.Duration   // how long the client's port must be silent before another port of its address may take its place; 0: never
 	Advertise []netip.Addr    // addresses to tell clients instead of Judge.Local, at most one of each family; may be empty
 	Ports     rules.PortRange // ports to tell clients; zero: any
 	// Heard has the addresses at which all associations of the server hear their
@@ -106,7 +107,7 @@ func newAssociation(o Options, front *socket, advertised netip.AddrPort) *Associ
 	o.Heard.Add(front.local, advertised)
 	return &Association{
 		o: o, front: front, advertised: advertised,
-		client:   sender{expected: o.Client},
+		client:   sender{expected: o.Client, follow: o.Follow},
 		waiting:  make(chan struct{}, maxWaiting),
 		up:       traffic{bytes: o.Up, total: o.Metrics.up},
 		down:     traffic{bytes: o.Down, total: o.Metrics.down},

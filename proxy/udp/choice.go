@@ -21,12 +21,6 @@ const (
 	lastAttempt  = 64 * time.Second
 )
 
-// began is what since counts from.
-var began = time.Now()
-
-// since is the clock of attempts.
-func since() time.Duration { return time.Since(began) }
-
 // inOrder returns the addresses of a name in the order in which to try to send a
 // datagram to them at a time. The families take turns (RFC 8305 section 4).
 func (p *peers) inOrder(addrs []netip.Addr, port uint16, now time.Duration) []netip.Addr {

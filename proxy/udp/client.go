@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync/atomic"
+	"time"
 )
 
 // Client is where an association takes datagrams from.
@@ -28,28 +29,59 @@ func (c Client) allows(from netip.AddrPort) bool {
 }
 
 // sender is the client's socket: any that is expected, until the rules have passed
-// a datagram of one. From then on it is that one for good. It is safe for
-// concurrent use.
+// a datagram of one, and that one from then on. If a NAT gives the client another
+// port, the sender follows, see movedTo. It is safe for concurrent use.
 type sender struct {
 	expected Client
-	known    atomic.Pointer[origin] // nil until then
+	follow   time.Duration         // how long the port must have been silent; 0: it never follows
+	known    atomic.Pointer[known] // nil until the rules have passed a datagram
+	moves    atomic.Int64          // how often it has followed
 }
 
-// mayBe reports whether the client may be at from.
+// known is a socket of the client that the rules have passed.
+type known struct {
+	origin
+	heard atomic.Int64 // when its last datagram came, by clock
+}
+
+// mayBe reports whether the client may be at from, where a datagram came from now.
 func (s *sender) mayBe(from netip.AddrPort) bool {
-	if known := s.known.Load(); known != nil {
-		return known.from == from
+	client := s.known.Load()
+	switch {
+	case client == nil:
+		return s.expected.allows(from)
+	case client.from != from:
+		return s.movedTo(from, client)
+	case s.follow != 0:
+		client.heard.Store(int64(clock()))
 	}
-	return s.expected.allows(from)
+	return true
 }
 
-// settle makes o the client's socket, unless there is one already, and reports
-// whether it is o. The rules have passed a datagram from there.
+// movedTo reports whether a client may have another port now. It has the address
+// of the client's connection, the client announced no port, and the old port has been
+// silent. A client whose connection does not show its address stays where it is:
+// there, only its datagrams say who it is, and their source can be forged.
+func (s *sender) movedTo(from netip.AddrPort, client *known) bool {
+	return s.follow != 0 && s.expected.Addr == from.Addr() && s.expected.Port == 0 &&
+		clock()-time.Duration(client.heard.Load()) >= s.follow
+}
+
+// settle makes o the client's socket if there is none or the client may have moved,
+// and reports whether o is the client's socket. The rules have passed a datagram from
+// there.
 func (s *sender) settle(o origin) bool {
-	if s.known.Load() == nil {
-		first := new(origin)
-		*first = o
-		s.known.CompareAndSwap(nil, first)
+	client := s.known.Load()
+	if client == nil || client.from != o.from && s.movedTo(o.from, client) {
+		next := &known{origin: o}
+		next.heard.Store(int64(clock()))
+		if s.known.CompareAndSwap(client, next) {
+			if client != nil {
+				s.moves.Add(1)
+			}
+			return true
+		}
+		client = s.known.Load()
 	}
-	return s.known.Load().from == o.from
+	return client.from == o.from
 }

@@ -24,7 +24,7 @@ type peers struct {
 type peer struct {
 	answered uint32        // its place among those who have answered; 0: it has not
 	attempts uint32        // how often it was tried as an address of a name
-	until    time.Duration // when the last attempt is over, on the clock of since
+	until    time.Duration // when the last attempt is over, by clock
 }
 
 // add remembers a peer.

@@ -33,6 +33,7 @@ func (a *Association) count(o outcome) {
 // Stats are what an association has done so far.
 type Stats struct {
 	Client     netip.AddrPort // the zero AddrPort: no datagram was passed yet
+	Moves      int64          // how often the client's port has changed
 	Advertised netip.AddrPort
 	Up, Down   int64 // datagrams relayed
 	Dropped    []Dropped
@@ -46,7 +47,7 @@ type Dropped struct {
 
 // Stats returns what a has done so far.
 func (a *Association) Stats() Stats {
-	s := Stats{Advertised: a.advertised, Up: a.up.datagrams.Load(), Down: a.down.datagrams.Load()}
+	s := Stats{Advertised: a.advertised, Moves: a.client.moves.Load(), Up: a.up.datagrams.Load(), Down: a.down.datagrams.Load()}
 	if client := a.client.known.Load(); client != nil {
 		s.Client = client.from
 	}

@@ -65,7 +65,7 @@ func (a *Association) toTarget(ctx context.Context, names *nameLookup, o origin,
 // sendToOne sends a datagram to the address of a name that is in use or tried now,
 // see inOrder. If the system cannot send there, it is the next one's turn.
 func (a *Association) sendToOne(ctx context.Context, addrs []netip.Addr, port uint16, data []byte) outcome {
-	now, result := since(), dropUnresolved
+	now, result := clock(), dropUnresolved
 	for _, addr := range a.peers.inOrder(addrs, port, now) {
 		to := netip.AddrPortFrom(addr, port)
 		if result = a.send(ctx, to, data); result == relayed {
