@@ -48,7 +48,7 @@ func (s *shard) ask(g *Grant, limit Limit, asked time.Duration) (w *replica.Wait
 	}
 	deadline = asked + wait
 	old := s.begins(g)
-	g.slot, w, err = s.machine.Ask(s.limiter.now(), g, old, limit.entry(), deadline)
+	g.slot, w, err = s.machine.Ask(s.limiter.now(), g, old, limit.entry(s.limiter.options.MaxKeys), deadline)
 	if w != nil {
 		g.answered = make(chan error, 1)
 	} else {
@@ -99,7 +99,7 @@ func (s *shard) orLocally(g *Grant, limit Limit, err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.begins(g)
-	g.slot, err = s.machine.AdmitLocally(s.limiter.now(), g, limit.entry())
+	g.slot, err = s.machine.AdmitLocally(s.limiter.now(), g, limit.entry(s.limiter.options.MaxKeys))
 	s.passOn()
 	s.wakeIfDue() //mutate:a-local-admission-is-told-late
 	return err

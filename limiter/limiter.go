@@ -29,6 +29,9 @@ var (
 	// ErrThrottled says that as many sessions have begun in the current window
 	// as the rate allows.
 	ErrThrottled = replica.ErrThrottled
+	// ErrKeys says that the rate counts no other key of the rule, see
+	// Options.MaxKeys. A store without memory for another key says it, too.
+	ErrKeys = replica.ErrKeys
 	// ErrUnavailable says that the store gave no answer in time.
 	ErrUnavailable = replica.ErrUnavailable
 	// ErrRecovering says that the store's data is new, because it lost its data
@@ -40,8 +43,8 @@ var (
 	ErrClosed = replica.ErrClosed
 )
 
-// LimitError says which limit refuses an admission: its error is ErrFull or
-// ErrThrottled.
+// LimitError says which limit refuses an admission: its error is ErrFull,
+// ErrThrottled or ErrKeys.
 type LimitError = replica.LimitError
 
 // Limit says what a session is counted by. The zero Limit counts nothing and
@@ -66,13 +69,14 @@ type Limit struct {
 	KeyThrottle limit.Rate
 }
 
-func (l Limit) entry() store.Entry {
+// entry states the limit, with a bound on the keys that a rate counts.
+func (l Limit) entry(maxKeys int64) store.Entry {
 	if l.Key == "" {
 		return store.Entry{Counter: l.Rule, Max: l.Max, RuleMax: limit.None, Rate: l.Throttle}
 	}
 	return store.Entry{
 		Counter: l.Rule + "/" + l.Key, Max: l.KeyMax, RuleMax: l.Max,
-		Rate: l.KeyThrottle, RuleRate: l.Throttle,
+		Rate: l.KeyThrottle, RuleRate: l.Throttle, MaxKeys: maxKeys,
 	}
 }
 
@@ -95,6 +99,10 @@ type Options struct {
 	// allow in this replica's own windows. The store learns of them later; until then all replicas together may be over the limit. It has no
 	// effect with Strict, whose promise it would break.
 	AdmitLocally bool
+	// MaxKeys bounds the memory for rates that count by key. When so many keys of a
+	// rule have begun a window in one window of that length, sessions of other keys
+	// are refused with ErrKeys. At most twice as many keys have a window. 0 is no bound.
+	MaxKeys int64
 	// Observe, if set, is told of every request to the store: its operation (dial,
 	// join, batch, observe, expire or end_recovery), how long it took, and its
 	// error. It is called from several goroutines.
@@ -155,8 +163,8 @@ func (l *Limiter) shardOf(rule string) *shard {
 }
 
 // Admit takes a slot of the limit. It fails with ErrFull, ErrThrottled,
-// ErrRecovering, ErrMismatch, ErrUnavailable, ErrClosed, or the context's error.
-// The first two are in a *LimitError.
+// ErrKeys, ErrRecovering, ErrMismatch, ErrUnavailable, ErrClosed, or the context's
+// error. The first three are in a *LimitError.
 func (l *Limiter) Admit(ctx context.Context, limit Limit) (*Grant, error) {
 	g := &Grant{limiter: l}
 	return g, g.Move(ctx, limit)

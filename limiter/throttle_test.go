@@ -131,6 +131,42 @@ func TestThrottleByKey(t *testing.T) {
 	})
 }
 
+// TestThrottleKeysOverReplicas: the bound on the keys of a rule holds over all
+// replicas, for those that admit locally for each, and for a window.
+func TestThrottleKeysOverReplicas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newLink()
+		bounded := func(o *limiter.Options) { o.MaxKeys, o.AdmitLocally = 2, true }
+		a, b := start(t, s, bounded), start(t, s, bounded)
+		waitReady(t, a, b)
+		of := func(rule, key string) limiter.Limit {
+			return limiter.Limit{
+				Rule: "c1aaaa/" + rule, Max: limit.None,
+				Key: key, KeyMax: limit.None, KeyThrottle: limit.Rate{N: 3, Per: 2 * ttl},
+			}
+		}
+		check := func() {
+			t.Helper()
+			requireAnswer(t, a, of("s1", "x"), nil)
+			requireAnswer(t, a, of("s1", "y"), nil)
+			requireAnswer(t, a, of("s1", "z"), limiter.ErrKeys)
+			requireAnswer(t, a, of("s1", "x"), nil)
+			requireAnswer(t, a, of("s2", "z"), nil)
+		}
+		check()
+		requireAnswer(t, b, of("s1", "z"), limiter.ErrKeys)
+		requireAnswer(t, b, of("s1", "y"), nil)
+		time.Sleep(2 * ttl)
+		check()
+		s.down()
+		check()
+		requireAnswer(t, b, of("s1", "z"), nil)
+		time.Sleep(2 * ttl)
+		check()
+		s.up()
+	})
+}
+
 // TestThrottleStoreDownAdmit: without the store each replica has its own windows.
 func TestThrottleStoreDownAdmit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -79,6 +79,7 @@ var outcomes = []outcome{
 
 	{limiter.ErrFull, socks.NotAllowed, "limit", false},
 	{limiter.ErrThrottled, socks.NotAllowed, "throttle", false},
+	{limiter.ErrKeys, socks.GeneralFailure, "throttle_keys", false},
 	{limiter.ErrRecovering, socks.GeneralFailure, "store_recovering", false},
 	{limiter.ErrMismatch, socks.GeneralFailure, "store_mismatch", false},
 	{limiter.ErrUnavailable, socks.GeneralFailure, "store_unavailable", false},

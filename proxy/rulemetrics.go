@@ -70,6 +70,9 @@ func refusals(r *rules.Rule) (errs []error) {
 	if s.Throttle.N > 0 || s.KeyThrottle.N > 0 {
 		errs = append(errs, limiter.ErrThrottled)
 	}
+	if s.KeyThrottle.N > 0 {
+		errs = append(errs, limiter.ErrKeys)
+	}
 	return append(errs, limiter.ErrUnavailable, limiter.ErrRecovering, limiter.ErrMismatch)
 }
 

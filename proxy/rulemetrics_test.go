@@ -49,13 +49,16 @@ socks pass { from: 0/0 to: 0/0
 socks pass { from: 0/0 to: 0/0
 	session.state.key: from
 	session.state.max: 1 }
+socks pass { from: 0/0 to: 0/0
+	session.state.key: from
+	session.state.throttle: 1/60 }
 `
 	check := func(t *testing.T, w *world) {
 		t.Helper()
 		want := []string{
 			"admitted c1 command negotiate", "admitted s2 command bind", "admitted s2 command udpassociate", "admitted s3 command connect",
 			"rejected  reason blocked", "rejected c1 reason blocked", "rejected s1 reason blocked", "rejected c1 reason throttle",
-			"rejected s2 reason limit", "rejected s3 reason limit",
+			"rejected s2 reason limit", "rejected s3 reason limit", "rejected s4 reason throttle", "rejected s4 reason throttle_keys",
 		}
 		for _, rule := range []string{"c1", "s2", "s3"} {
 			for _, reason := range []string{"store_unavailable", "store_recovering", "store_mismatch"} {
@@ -68,7 +71,7 @@ socks pass { from: 0/0 to: 0/0
 				t.Errorf("%s: %v, exists: %v; want 0", line, n, exists)
 			}
 		}
-		for _, line := range []string{"admitted s1 command connect", "admitted s2 command connect", "rejected s2 reason throttle", "rejected s2 reason blocked"} {
+		for _, line := range []string{"admitted s1 command connect", "admitted s2 command connect", "rejected s2 reason throttle", "rejected s2 reason blocked", "rejected c1 reason throttle_keys"} {
 			f := strings.Split(line, " ")
 			if _, exists := w.series("usher_sessions_"+f[0]+"_total", "rule", f[1], f[2], f[3]); exists {
 				t.Errorf("%s: exists, and cannot happen", line)

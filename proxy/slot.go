@@ -68,9 +68,13 @@ func nameLimit(r *rules.Rule, key string, err error) error {
 	if !errors.As(err, &by) {
 		return err
 	}
-	text := r.LimitText(errors.Is(err, limiter.ErrThrottled), by.ByKey)
+	full := errors.Is(err, limiter.ErrFull)
+	text := r.LimitText(!full, by.ByKey)
 	if by.ByKey {
 		text += " for " + keyText(key)
+	}
+	if errors.Is(err, limiter.ErrKeys) {
+		text += ": too many others are counted (USHER_THROTTLE_KEYS, or maxmemory of Redis)"
 	}
 	return limitReachedError{text, err}
 }

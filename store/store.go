@@ -166,9 +166,18 @@ type Entry struct {
 	// rule's. They matter only where Need is above Live, because nothing else
 	// uses up a rate. A Join has none.
 	Rate, RuleRate limit.Rate
+	// MaxKeys bounds for how many keys the rule keeps windows of Rate. 0 is no
+	// bound. When as many keys have opened a window in one window of the rule,
+	// which is as long, other keys open none, and none of their sessions begins.
+	// So this happens only while MaxKeys windows are open, and never are more than
+	// twice as many.
+	MaxKeys int64
 	// Live sessions exist. Need is Live and those that wait to be admitted.
 	Live, Need int64
 }
+
+// Opens reports whether the rule's keys are counted that open a window, see MaxKeys.
+func (e Entry) Opens() bool { return e.MaxKeys > 0 && e.Rate.N > 0 && RuleOf(e.Counter) != "" }
 
 // Throttled reports whether the counter has a rate. Then a session begins only if
 // a reply counts it as Admitted.
@@ -209,6 +218,9 @@ type Count struct {
 	Admitted      int64
 	Throttled     bool
 	RuleThrottled bool
+	// NoWindow says that the key has no window and may open none now: its rule has
+	// as many keys as MaxKeys allows, or the store has no memory for another.
+	NoWindow bool
 }
 
 // Join states who a replica is and claims its live sessions. It is never sent

@@ -139,6 +139,7 @@ func (s *service) assemble(policy *proxy.Policy, adminListener, agentListener []
 	s.limiter = limiter.New(limiter.Options{
 		Store: s.store, TTL: s.cfg.LeaseTTL, Strict: s.cfg.LeaseLoss == "close", StoreWait: s.cfg.StoreWait,
 		AdmitLocally: s.cfg.StoreDown == "admit",
+		MaxKeys:      int64(s.cfg.ThrottleKeys),
 		Observe: func(op string, took time.Duration, err error) {
 			measure.Observe(op, took, err)
 			s.watch.Observe(op, took, err)

@@ -222,3 +222,42 @@ func TestAdmitWhileTheStoreIsAway(t *testing.T) {
 		}
 	}
 }
+
+// The bound on the users that a rule counts holds over replicas, and frees places
+// when the time of the rate is over.
+func TestThrottleKeysOverReplicas(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	const rules = "client pass { from: 0/0 to: 0/0 }\n" +
+		"socks pass { from: 0/0 to: 0/0\n socksmethod: username\n session.state.key: user\n session.state.throttle: 9/3600 }\n"
+	const hash = "$2b$05$abcdefghijklmnopqrstuutXu9KzOt.1yBoZUeFWoT/914/JfszCO" // of open-sesame
+	users := write(t, filepath.Join(t.TempDir(), "users"), "monica:"+hash+"\nfred:"+hash+"\n")
+	target := webServer(t)
+	var replicas []*process
+	for range 2 {
+		replicas = append(replicas, launch(t, "USHER_STORE="+server.URL(), "USHER_LEASE_TTL=4s", "USHER_THROTTLE_KEYS=1",
+			"USHER_USERS_FILE="+users, "USHER_CONFIG="+ruleFile(t, rules)))
+	}
+	a, b := replicas[0], replicas[1]
+	for i, c := range []struct {
+		at   *process
+		user string
+		want byte
+	}{{a, "monica", 0}, {a, "fred", 1}, {b, "fred", 1}, {b, "monica", 0}} {
+		if code := connectAs(t, c.at, c.user, "open-sesame", target); code != c.want {
+			t.Errorf("request %d, of %s: reply %d, want %d", i, c.user, code, c.want)
+		}
+	}
+	for _, p := range replicas {
+		if line := p.logged("session refused"); line["reason"] != "throttle_keys" || line["limit_key"] != "user=fred" {
+			t.Error(line)
+		}
+	}
+	client := server.Client()
+	for _, key := range client.Keys(t.Context(), "*:k:*").Val() { // its time is over
+		client.Del(t.Context(), key)
+	}
+	if code := connectAs(t, a, "fred", "open-sesame", target); code != 0 {
+		t.Errorf("reply %d when a place is free again", code)
+	}
+}

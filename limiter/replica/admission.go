@@ -149,8 +149,13 @@ func (m *Machine) AdmitLocally(now time.Duration, owner any, want store.Entry) (
 		Throttled:     c.rate.N > 0 && t.windows.Used(now, c.name) >= c.rate.N,
 		RuleThrottled: c.ruleRate.N > 0 && t.windows.Used(now, c.rule) >= c.ruleRate.N,
 	}
+	opens := want.Opens() && t.windows.Used(now, c.name) == 0
+	n.NoWindow = opens && t.opened.Used(now, c.rule) >= c.maxKeys
 	if err := reason(n, c); err != nil {
 		return nil, err
+	}
+	if opens {
+		t.opened.Use(now, c.rule, c.rate.Per, 1)
 	}
 	if c.rate.N > 0 {
 		t.windows.Use(now, c.name, c.rate.Per, 1)

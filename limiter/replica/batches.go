@@ -56,7 +56,7 @@ func (m *Machine) state(r *Request, c *counter, need int64) store.Entry {
 		Live: c.live, //mutate:waiting-sessions-are-stated-as-live
 	}
 	if need > c.live {
-		e.Rate, e.RuleRate = c.rate, c.ruleRate
+		e.Rate, e.RuleRate, e.MaxKeys = c.rate, c.ruleRate, c.maxKeys
 	}
 	return e
 }

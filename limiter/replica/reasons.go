@@ -15,6 +15,9 @@ var (
 	// ErrThrottled says that as many sessions have begun in the current window
 	// as the rate allows.
 	ErrThrottled = errors.New("the rate is reached")
+	// ErrKeys says that the store keeps no window for another key of the rule:
+	// as many keys have one as may, or the store has no memory for more.
+	ErrKeys = errors.New("too many others are counted")
 	// ErrUnavailable says that the store gave no answer in time.
 	ErrUnavailable = errors.New("the store cannot be reached")
 	// ErrRecovering says that the store's data is new, because it lost its data
@@ -28,18 +31,18 @@ var (
 
 // LimitError says which limit refuses an admission.
 type LimitError struct {
-	Reason error // ErrFull for a maximum, ErrThrottled for a rate
+	Reason error // ErrFull for a maximum, ErrThrottled for a rate, ErrKeys for a rate whose keys are too many
 	ByKey  bool  // the limit is that of the key, not that of the whole rule
 }
 
 func (e *LimitError) Error() string { return e.Reason.Error() }
 
-// Unwrap lets errors.Is find ErrFull and ErrThrottled.
+// Unwrap lets errors.Is find the reason.
 func (e *LimitError) Unwrap() error { return e.Reason }
 
 // reason says which limit refuses another session, nil if none does. If several
 // do, it is the first in Dante's order: the rule's rate, the rule's maximum, the
-// key's maximum, the key's rate.
+// key's maximum, the key's rate. A key that may have no window comes last.
 func reason(n store.Count, c *counter) error {
 	keyed := c.rule != ""
 	switch {
@@ -51,6 +54,8 @@ func reason(n store.Count, c *counter) error {
 		return &LimitError{Reason: ErrFull, ByKey: keyed}
 	case n.Throttled:
 		return &LimitError{Reason: ErrThrottled, ByKey: true}
+	case n.NoWindow:
+		return &LimitError{Reason: ErrKeys, ByKey: true}
 	}
 	return nil
 }

@@ -9,7 +9,7 @@ import (
 )
 
 // TestReasonOrder: where several limits refuse a session, the reason is the first
-// in Dante's order: the rule's rate, the maxima, the key's rate.
+// in Dante's order: the rule's rate, the maxima, the key's rate. Too many keys come last.
 func TestReasonOrder(t *testing.T) {
 	rule := &counter{name: "c1a/s1", max: 2, ruleMax: limit.None}
 	key := &counter{name: "c1a/s1/x", rule: "c1a/s1", max: 2, ruleMax: 5}
@@ -29,6 +29,8 @@ func TestReasonOrder(t *testing.T) {
 		{"key: full, and so is the rule", key, store.Count{Total: 2, RuleTotal: 5}, ErrFull, false},
 		{"key: full and throttled", key, store.Count{Total: 2, RuleTotal: 4, Throttled: true}, ErrFull, true},
 		{"key: throttled", key, store.Count{Total: 1, RuleTotal: 4, Throttled: true}, ErrThrottled, true},
+		{"key: no window", key, store.Count{Total: 1, RuleTotal: 4, NoWindow: true}, ErrKeys, true},
+		{"key: no window, and full", key, store.Count{Total: 2, RuleTotal: 4, NoWindow: true}, ErrFull, true},
 		{"key: full, the rule throttled", key, store.Count{Total: 2, RuleTotal: 4, RuleThrottled: true}, ErrThrottled, false},
 	} {
 		if got := reason(c.n, c.on); !errors.Is(got, c.want) {

@@ -93,6 +93,7 @@ type world struct {
 	begun   [len(simLimits)]int // of admits, by limit
 	fulls   int
 	slowed  int // refused as throttled
+	crowded int // refused because too many keys have windows
 	lapses  int // leases lost
 	broken  string
 }

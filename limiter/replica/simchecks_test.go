@@ -104,8 +104,8 @@ func (n *node) checkDue() {
 	}
 }
 
-// checkRefusals: E. A client that is refused as full or throttled was in a batch
-// whose reply says so.
+// checkRefusals: E. A client that is refused as full, as throttled or because too many
+// keys have windows was in a batch whose reply says so.
 func (n *node) checkRefusals(o *Outcome) {
 	n.takeEffects()
 	n.waiting = slices.DeleteFunc(n.waiting, func(c *simWaiter) bool {
@@ -127,6 +127,11 @@ func (n *node) checkRefusals(o *Outcome) {
 			if !saidThrottled(o) {
 				n.w.fail("E", "%s refused as throttled without the store's word", simLimits[c.limit].Counter)
 			}
+		} else if errors.Is(c.err, ErrKeys) {
+			n.w.crowded++
+			if !saidNoWindow(o) {
+				n.w.fail("E", "%s refused for too many keys without the store's word", simLimits[c.limit].Counter)
+			}
 		}
 		return true
 	})
@@ -138,6 +143,10 @@ func saidFull(e store.Entry, o *Outcome) bool {
 
 func saidThrottled(o *Outcome) bool {
 	return slices.ContainsFunc(o.Batch.Counts, func(k store.Count) bool { return k.Throttled || k.RuleThrottled })
+}
+
+func saidNoWindow(o *Outcome) bool {
+	return slices.ContainsFunc(o.Batch.Counts, func(k store.Count) bool { return k.NoWindow })
 }
 
 // quiet ends the faults and the clients, and checks what must be true then: F.

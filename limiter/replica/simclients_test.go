@@ -28,10 +28,12 @@ var simLimits = [...]store.Entry{
 	{Counter: "c1aaaa/s4/x", Max: limit.None, RuleMax: limit.None, Rate: simRate(2), RuleRate: simRate(3)},
 	{Counter: "c1aaaa/s4/y", Max: limit.None, RuleMax: limit.None, Rate: simRate(2), RuleRate: simRate(3)},
 	{Counter: "c1aaaa/s5/x", Max: limit.None, RuleMax: 2, Rate: simRate(2)},
+	{Counter: "c1aaaa/s6/x", Max: limit.None, RuleMax: limit.None, Rate: simRate(2), MaxKeys: 1},
+	{Counter: "c1aaaa/s6/y", Max: 3, RuleMax: limit.None, Rate: simRate(2), MaxKeys: 1},
 }
 
 // simRule numbers the rule of each.
-var simRule = [len(simLimits)]int{0, 1, 1, 2, 3, 3, 4}
+var simRule = [len(simLimits)]int{0, 1, 1, 2, 3, 3, 4, 5, 5}
 
 // withoutRates is how many of the first have no rate.
 const withoutRates = 3

@@ -11,12 +11,12 @@ import (
 )
 
 // ratesTruth is the truth about rates: H. A session begins only if a batch used up
-// a place in a window for it when it took effect, and no window has more places
-// than the rate says, whatever is lost or doubled.
+// a place in a window for it when it took effect, no window has more places than
+// the rate says, and no more keys have one than may, whatever is lost or doubled.
 type ratesTruth struct {
-	counted map[string]int64 // places used up, by counter
-	begun   map[string]int64 // sessions that began, by counter
-	windows map[string]simWindow
+	counted map[string]int64     // places used up, by counter
+	begun   map[string]int64     // sessions that began, by counter
+	windows map[string]simWindow // by key of the store: w and k
 	saved   map[string]simWindow
 }
 
@@ -36,12 +36,30 @@ func (r *ratesTruth) goBack() { r.windows = maps.Clone(r.saved) }
 // countRates takes the answer to a batch that has just taken effect.
 func (w *world) countRates(b store.Batch, reply store.BatchReply) {
 	for i, e := range b.Entries {
+		rule := store.RuleOf(e.Counter)
 		if n := reply.Counts[i].Admitted; n > 0 {
 			w.rates.counted[e.Counter] += n
-			w.useWindow(e.Counter, e.Rate, n)
-			w.useWindow(store.RuleOf(e.Counter), e.RuleRate, n)
+			if e.MaxKeys > 0 && w.used("w:"+e.Counter) == 0 {
+				w.useWindow("k:"+rule, limit.Rate{N: e.MaxKeys, Per: e.Rate.Per}, 1)
+			}
+			w.useWindow("w:"+e.Counter, e.Rate, n)
+			w.useWindow("w:"+rule, e.RuleRate, n)
 		}
 	}
+	for i, e := range b.Entries {
+		keys := w.used("k:" + store.RuleOf(e.Counter))
+		if reply.Counts[i].NoWindow && (w.used("w:"+e.Counter) > 0 || keys < e.MaxKeys) {
+			w.fail("E", "no window for %s, and %d keys of %d have one", e.Counter, keys, e.MaxKeys)
+		}
+	}
+}
+
+// used is how much of a window is used that has not ended.
+func (w *world) used(name string) int64 {
+	if o := w.rates.windows[name]; w.now < o.end {
+		return o.used
+	}
+	return 0
 }
 
 func (w *world) useWindow(name string, rate limit.Rate, n int64) {
@@ -55,7 +73,7 @@ func (w *world) useWindow(name string, rate limit.Rate, n int64) {
 	o.used += n
 	w.rates.windows[name] = o
 	if o.used > rate.N {
-		w.fail("H", "%d sessions in a window of %s, rate %d", o.used, name, rate.N)
+		w.fail("H", "%d sessions or keys in a window of %s, rate %d", o.used, name, rate.N)
 	}
 }
 
@@ -69,13 +87,13 @@ func (w *world) checkWindows() {
 		if w.now >= o.end {
 			continue
 		}
-		if used := dump["w:"+name][""]; used != strconv.FormatInt(o.used, 10) {
-			w.fail("H", "%d sessions began in the window of %s, the store has %q", o.used, name, used)
+		if used := dump[name][""]; used != strconv.FormatInt(o.used, 10) {
+			w.fail("H", "%d sessions or keys began in the window of %s, the store has %q", o.used, name, used)
 		}
-		delete(dump, "w:"+name)
+		delete(dump, name)
 	}
 	for key := range dump {
-		if strings.HasPrefix(key, "w:") {
+		if strings.HasPrefix(key, "w:") || strings.HasPrefix(key, "k:") {
 			w.fail("H", "the store has a window %s in which nothing began", key)
 		}
 	}

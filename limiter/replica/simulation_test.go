@@ -73,7 +73,7 @@ func TestSimulation(t *testing.T) {
 			}
 			t.Run(m.name+"/"+mode, func(t *testing.T) {
 				t.Parallel()
-				var admits, fulls, slowed, lapses int
+				var admits, fulls, slowed, crowded, lapses int
 				var begun [len(simLimits)]int
 				for i := range seeds {
 					if failed.Load() {
@@ -91,9 +91,10 @@ func TestSimulation(t *testing.T) {
 						begun[i] += k
 					}
 					admits, fulls, slowed, lapses = admits+w.admits, fulls+w.fulls, slowed+w.slowed, lapses+w.lapses
+					crowded += w.crowded
 				}
-				if m.rates && slowed == 0 {
-					t.Error("nothing was throttled")
+				if m.rates && (slowed == 0 || crowded == 0) {
+					t.Errorf("%d refused as throttled, %d for too many keys", slowed, crowded)
 				}
 				if m.rates && slices.Contains(begun[:], 0) {
 					t.Errorf("nothing was admitted of some limit: %v", begun)

@@ -16,6 +16,7 @@ type table struct {
 	arrivals   uint64           // of waiters
 	admissions uint64
 	windows    limit.Windows // of what was admitted locally
+	opened     limit.Windows // how many keys of each rule have opened one of them
 }
 
 // counter is a row of the table: its live sessions, and what the store last
@@ -25,8 +26,9 @@ type counter struct {
 	rule           string // whose key it counts, "" if it counts no key
 	max, ruleMax   int64
 	rate, ruleRate limit.Rate
-	throttled      bool // there is a rate: no session begins without the store's word
-	counted        bool // the store keeps the number of sessions; else live and granted stay 0
+	maxKeys        int64 // of the rule: how many keys may have windows, 0 for any number
+	throttled      bool  // there is a rate: no session begins without the store's word
+	counted        bool  // the store keeps the number of sessions; else live and granted stay 0
 
 	live    int64              // sessions that exist here
 	slots   map[*Slot]struct{} // theirs, kept only in strict mode, where they can be taken away
@@ -88,7 +90,7 @@ func (m *Machine) counterOf(e store.Entry) *counter {
 	c := m.table.counters[e.Counter]
 	if c == nil {
 		c = &counter{
-			name: e.Counter, rule: store.RuleOf(e.Counter), max: e.Max, ruleMax: e.RuleMax, rate: e.Rate, ruleRate: e.RuleRate,
+			name: e.Counter, rule: store.RuleOf(e.Counter), max: e.Max, ruleMax: e.RuleMax, rate: e.Rate, ruleRate: e.RuleRate, maxKeys: e.MaxKeys,
 			throttled: e.Throttled(), slots: map[*Slot]struct{}{}, lease: m.leases.current,
 			counted: e.Counted(), //mutate:a-rate-alone-is-counted
 		}

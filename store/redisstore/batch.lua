@@ -1,13 +1,15 @@
 -- batch: one step of a replica's stream, and its heartbeat.
--- KEYS  m, t, r of the replica; then w of each level that has a rate
+-- KEYS  m, t, r of the replica; then w of each level that has a rate, and k of each
+--       rule whose keys are bounded
 -- ARGV  replica, epoch, previous token, new token, strict (0|1), more claims
 --       follow (0|1), space ("" if unchanged), its number; then per entry: counter,
---       max, rule's max, live, need; then per w: counter or rule, n, milliseconds;
---       and if there is any w, one digit per entry for the rates that apply to it:
+--       max, rule's max, live, need; then per w or k: counter or rule (k: + and the
+--       rule), n, milliseconds; and if there is any w, one digit per entry for the rates that apply to it:
 --       0 none, 1 the counter's, 2 its rule's, 3 both
 -- Returns {"LOST"} or {"OK", recovering (0|1), number of the space (0 if none was
 --       given), then per entry: granted, total, rule's total, contended (0|1), and
---       if it has a rate: admitted, windows used up (1 the counter's, 2 its rule's)}.
+--       if it has a rate: admitted, windows used up (1 the counter's, 2 its rule's,
+--       plus 4 if the key has none and may open none)}.
 -- Safe to repeat: the new token is compared first. A copy that finds it reads and
 -- writes nothing. A copy that comes after a later batch or a new stream finds
 -- neither token and is refused.

@@ -9,6 +9,8 @@
 --           admissions of the last batch with rates, per entry with a rate
 -- w  string per counter or rule with a rate: how many sessions began in the current
 --           window; the window ends when the key expires
+-- k  string per rule whose keys are bounded: how many keys opened a window w since
+--           k began; it is as long as these
 local function int(n) return string.format('%d', n) end
 
 local function rule_of(counter) return string.match(counter, '^([^/]*/[^/]*)/') end

@@ -66,8 +66,8 @@ local function shorten(w)
 end
 
 -- full reports whether Redis is above maxmemory. Scripts run all the same, as
--- they are what gives sessions back, but a window of a key outlives the session:
--- with a rate a day, each address would take its place for a day.
+-- they are what gives sessions back. But a window of a key outlives the session, so
+-- above maxmemory no key opens one.
 local is_full
 local function full()
   if is_full == nil then
@@ -80,10 +80,11 @@ end
 
 -- read_windows reads the rates after the entries, one per key from KEYS[4] on (level,
 -- n, milliseconds), how much of each window is used, and which rates apply to which
--- entry.
+-- entry. The level of a k is its rule with a + in front.
 local function read_windows(b, at)
   local which = ARGV[#ARGV]
   b.windows = {}
+  local opened = {}
   for i, used in ipairs(redis.call('MGET', unpack(KEYS, 4))) do
     used = tonumber(used or '')
     local w = {
@@ -91,14 +92,20 @@ local function read_windows(b, at)
       runs = used ~= nil, used = used or 0, taken = 0,
     }
     if w.runs and w.used >= w.n then shorten(w) end
-    if not w.runs and rule_of(ARGV[at]) and full() then w.n = 0 end
-    b.windows[i], b.rows[ARGV[at]].window = w, w
+    w.out_of_memory = not w.runs and rule_of(ARGV[at]) and full()
+    b.windows[i] = w
+    if string.sub(ARGV[at], 1, 1) == '+' then
+      opened[string.sub(ARGV[at], 2)] = w
+    else
+      b.rows[ARGV[at]].window = w
+    end
     at = at + 3
   end
   for i, e in ipairs(b) do
     local held = tonumber(string.sub(which, i, i))
     e.throttled = held > 0
     e.window = held % 2 == 1 and e.row.window
+    if e.window and e.rule then e.window.opened = opened[e.rule.name] end
     e.rule_window = held > 1 and e.rule.window
     e.uncounted = e.throttled and e.max == UNLIMITED and (not e.rule or e.rule_max == UNLIMITED)
   end
@@ -179,11 +186,20 @@ local function shrink(b, e)
   set_own(e, to)
 end
 
+local function runs(w) return w.runs or w.taken > 0 end
+
+-- no_window reports whether a key has no window and may open none: as many keys of
+-- its rule have opened one as may, or Redis is out of memory.
+local function no_window(w)
+  if not w or runs(w) then return false end
+  return w.out_of_memory or w.opened and w.opened.used >= w.opened.n
+end
+
 -- tokens is how many of the waiting sessions the rates let begin.
 local function tokens(e, claims)
   local n = e.need - e.live
   if not e.throttled then return n end
-  if claims then return 0 end
+  if claims or no_window(e.window) then return 0 end
   if e.window then n = min(n, max(0, e.window.n - e.window.used)) end
   if e.rule_window then n = min(n, max(0, e.rule_window.n - e.rule_window.used)) end
   return n
@@ -193,9 +209,11 @@ local function take(window, n)
   if window then window.used, window.taken = window.used + n, window.taken + n end
 end
 
--- begin uses up n places in the windows of both levels.
+-- begin uses up n places in the windows of both levels. A key that opens its window
+-- uses up one of its rule's places for keys.
 local function begin(e, n)
   e.admitted = n
+  if n > 0 and e.window and not runs(e.window) then take(e.window.opened, 1) end
   take(e.window, n)
   take(e.rule_window, n)
 end
@@ -295,7 +313,7 @@ local function used_up(window) return window and window.used >= window.n end
 
 -- answer appends per entry: granted, total, rule's total and contended (0 or 1); and
 -- if it has a rate, how many were admitted, and which windows are used up now: 1
--- the counter's, 2 its rule's, 3 both.
+-- the counter's, 2 its rule's, 3 both; plus 4 if the key may open none.
 local function answer(reply, b)
   local n = #reply
   for _, e in ipairs(b) do
@@ -307,6 +325,7 @@ local function answer(reply, b)
     if e.throttled then
       reply[n + 1] = e.admitted
       reply[n + 2] = (used_up(e.window) and 1 or 0) + (used_up(e.rule_window) and 2 or 0)
+        + (no_window(e.window) and 4 or 0)
       n = n + 2
     end
   end

@@ -22,6 +22,9 @@ func (k keys) ledger(replica string) string { return k.prefix + "r:" + replica }
 // window is w of a counter, or of a rule with keys.
 func (k keys) window(counter string) string { return k.prefix + "w:" + counter }
 
+// opened is k of a rule with keys.
+func (k keys) opened(rule string) string { return k.prefix + "k:" + rule }
+
 // all lists the keys of an operation on a replica's counts, as scripts declare them.
 func (k keys) all(replica string) []string {
 	return []string{k.membership(), k.totals(), k.ledger(replica)}

@@ -10,9 +10,12 @@ import (
 	"usher/store/limit"
 )
 
-// windowMemory is what the window of one client address may take in Redis. The
-// documentation gives it.
-const windowMemory = 250
+// What Redis may need for one client address: for its window, and for what it has of
+// a limit in the totals and in the ledger of one replica. docs/redis.md gives both.
+const (
+	windowMemory = 250
+	countMemory  = 300
+)
 
 // used returns how many bytes Redis has in use.
 func (m *meter) used() int64 {
@@ -26,29 +29,67 @@ func (m *meter) used() int64 {
 }
 
 // begins lets sessions of new addresses begin, and returns how many were admitted
-// and how many of the others were throttled.
-func (m *meter) begins(from, to int) (admitted, throttled int) {
+// and how many of the others got no window.
+func (m *meter) begins(from, to int, maxKeys int64) (admitted, noWindow int) {
 	m.Helper()
 	for from < to {
 		var entries []store.Entry
 		for ; from < to && len(entries) < store.MaxEntries; from++ {
 			entries = append(entries, store.Entry{
 				Counter: fmt.Sprintf("c%032x/s1/from=2001:db8:%x:%x::", 1, from>>16, from&0xffff), Max: limit.None, RuleMax: limit.None,
-				Need: 1, Rate: limit.Rate{N: 5, Per: 24 * time.Hour},
+				Need: 1, Rate: limit.Rate{N: 5, Per: 24 * time.Hour}, MaxKeys: maxKeys,
 			})
 		}
 		for _, c := range m.batch(entries...) {
 			admitted += int(c.Admitted)
-			if c.Admitted == 0 && c.Throttled {
-				throttled++
+			if c.Admitted == 0 && c.NoWindow && !c.Throttled {
+				noWindow++
 			}
 		}
 	}
-	return admitted, throttled
+	return admitted, noWindow
+}
+
+// The sessions of an address that a limit counts take what the documentation says.
+func TestMemoryOfCountedKeys(t *testing.T) {
+	m := newMeter(t)
+	const addresses = 20000
+	before := m.used()
+	for n := 0; n < addresses; n += store.MaxEntries {
+		var entries []store.Entry
+		for i := n; i < n+store.MaxEntries; i++ {
+			entries = append(entries, store.Entry{
+				Counter: fmt.Sprintf("c%032x/s1/from=2001:db8:%x:%x::", 1, i>>16, i&0xffff), Max: 5, RuleMax: limit.None, Live: 1, Need: 1,
+			})
+		}
+		m.batch(entries...)
+	}
+	each := (m.used() - before) / addresses
+	t.Logf("%d bytes for each address", each)
+	if each > countMemory {
+		t.Errorf("%d bytes for each address, the documentation says at most %d", each, countMemory)
+	}
+}
+
+// A flood of addresses under one rule does not take more of Redis than the bound of
+// the rule.
+func TestWindowsAreBoundedByTheRule(t *testing.T) {
+	m := newMeter(t)
+	const most = 1000
+	admitted, noWindow := m.begins(0, 3*most, most)
+	if admitted != most || noWindow != 2*most {
+		t.Errorf("%d admitted, %d without a window of %d, want %d admitted", admitted, noWindow, 3*most, most)
+	}
+	if n := m.server.Client().DBSize(m.Context()).Val(); n > most+4 { // m, t, r, k
+		t.Errorf("%d keys, %d windows may be open", n, most)
+	}
+	if admitted, _ := m.begins(0, most, most); admitted != most {
+		t.Errorf("%d of %d were admitted whose window runs", admitted, most)
+	}
 }
 
 // A flood of addresses does not take more of Redis than maxmemory: those that
-// would begin a window then are refused as throttled, and all else goes on.
+// would begin a window then get none, and all else goes on.
 func TestWindowsAreBoundedByMaxmemory(t *testing.T) {
 	m := newMeter(t)
 	config := func(name, value string) {
@@ -59,7 +100,7 @@ func TestWindowsAreBoundedByMaxmemory(t *testing.T) {
 	}
 	const flood = 20000
 	before := m.used()
-	if admitted, _ := m.begins(0, flood); admitted != flood {
+	if admitted, _ := m.begins(0, flood, 0); admitted != flood {
 		t.Fatalf("%d admitted of %d, without a bound", admitted, flood)
 	}
 	took := m.used() - before
@@ -70,15 +111,15 @@ func TestWindowsAreBoundedByMaxmemory(t *testing.T) {
 
 	most := m.used() + took/2
 	config("maxmemory", strconv.FormatInt(most, 10))
-	admitted, throttled := m.begins(flood, 3*flood)
-	if admitted < flood/4 || admitted > flood || admitted+throttled != 2*flood {
-		t.Errorf("%d admitted and %d throttled of %d, want about %d admitted", admitted, throttled, 2*flood, flood/2)
+	admitted, noWindow := m.begins(flood, 3*flood, 0)
+	if admitted < flood/4 || admitted > flood || admitted+noWindow != 2*flood {
+		t.Errorf("%d admitted and %d without a window of %d, want about %d admitted", admitted, noWindow, 2*flood, flood/2)
 	}
 	// Redis may double its table of keys in the last step: 8 bytes for each key.
 	if used := m.used(); used > most+16*2*flood {
 		t.Errorf("%d bytes used, maxmemory is %d", used, most)
 	}
-	if admitted, _ := m.begins(0, store.MaxEntries); admitted != store.MaxEntries {
+	if admitted, _ := m.begins(0, store.MaxEntries, 0); admitted != store.MaxEntries {
 		t.Errorf("%d of %d were admitted whose window runs", admitted, store.MaxEntries)
 	}
 	rule := store.Entry{Counter: "c1a/s2", Max: 3, RuleMax: limit.None, Need: 2, Rate: limit.Rate{N: 5, Per: time.Hour}}
@@ -87,7 +128,7 @@ func TestWindowsAreBoundedByMaxmemory(t *testing.T) {
 		t.Errorf("%+v: a rule's own rate, and sessions that are counted, go on", got)
 	}
 	config("maxmemory", "0")
-	if admitted, _ := m.begins(3*flood, 3*flood+100); admitted != 100 {
+	if admitted, _ := m.begins(3*flood, 3*flood+100, 0); admitted != 100 {
 		t.Errorf("%d of 100 admitted when there is room again", admitted)
 	}
 }

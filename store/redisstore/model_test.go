@@ -147,6 +147,9 @@ func (p *pair) entries(t *rapid.T, rates bool) []store.Entry {
 		{Counter: "c1a/s7/y", Max: limit.None, RuleMax: 3, RuleRate: pairRate(3)},
 		{Counter: "c1a/s8/x", Max: limit.None, RuleMax: limit.None, Rate: pairRate(2), RuleRate: pairRate(3)},
 		{Counter: "c1a/s8/y", Max: limit.None, RuleMax: limit.None, Rate: pairRate(2), RuleRate: pairRate(3)},
+		{Counter: "c1a/s9/x", Max: limit.None, RuleMax: limit.None, Rate: pairRate(2), RuleRate: pairRate(5), MaxKeys: 2},
+		{Counter: "c1a/s9/y", Max: 2, RuleMax: 3, Rate: pairRate(2), MaxKeys: 2},
+		{Counter: "c1a/s9/z", Max: 1, RuleMax: 3, Rate: pairRate(2), RuleRate: pairRate(5), MaxKeys: 2},
 	}
 	for _, i := range rapid.SliceOfNDistinct(rapid.IntRange(0, len(counters)-1), 0, 3, rapid.ID[int]).Draw(t, "counters") {
 		e := counters[i]
@@ -274,7 +277,7 @@ func (p *pair) compare(t *rapid.T) {
 	redisHas := map[string]map[string]string{}
 	for _, k := range keys {
 		name := strings.TrimPrefix(k, p.prefix)
-		if strings.HasPrefix(name, "w:") {
+		if strings.HasPrefix(name, "w:") || strings.HasPrefix(name, "k:") {
 			redisHas[name] = map[string]string{"": p.window(t, name)}
 		} else if redisHas[name], err = p.raw.HGetAll(p.ctx, k).Result(); err != nil {
 			t.Fatal(err)

@@ -26,24 +26,28 @@ func appendEntries(args []any, entries []store.Entry) []any {
 }
 
 // appendWindows adds the key and the arguments of each rate, one for each
-// level (the keys of one rule share its window), and which entries are held to
-// which; nothing if none is.
+// level (the keys of one rule share its window), and of each bound on the keys of
+// a rule, and which entries are held to which rates; nothing if none is.
 func (k keys) appendWindows(keys []string, args []any, entries []store.Entry) ([]string, []any) {
 	if !slices.ContainsFunc(entries, store.Entry.Throttled) {
 		return keys, args
 	}
 	done := map[string]bool{}
-	add := func(level string, r limit.Rate) {
+	add := func(level, key string, r limit.Rate) {
 		if r.N > 0 && !done[level] {
 			done[level] = true
-			keys = append(keys, k.window(level))
+			keys = append(keys, key)
 			args = append(args, level, r.N, max(r.Per.Milliseconds(), 1))
 		}
 	}
 	held := make([]byte, len(entries))
 	for i, e := range entries {
-		add(e.Counter, e.Rate)
-		add(store.RuleOf(e.Counter), e.RuleRate)
+		rule := store.RuleOf(e.Counter)
+		add(e.Counter, k.window(e.Counter), e.Rate)
+		add(rule, k.window(rule), e.RuleRate)
+		if e.Opens() {
+			add("+"+rule, k.opened(rule), limit.Rate{N: e.MaxKeys, Per: e.Rate.Per})
+		}
 		held[i] = '0'
 		if e.Rate.N > 0 {
 			held[i]++
@@ -106,6 +110,7 @@ func (r *reader) counts(entries []store.Entry) []store.Count {
 			counts[i].Admitted = r.int()
 			usedUp := r.int()
 			counts[i].Throttled, counts[i].RuleThrottled = usedUp&1 != 0, usedUp&2 != 0
+			counts[i].NoWindow = usedUp&4 != 0
 		}
 	}
 	if len(r.rest) != 0 {

@@ -114,3 +114,67 @@ func rateWindowEnds(f *fixture) {
 		}
 	}
 }
+
+// boundedKey states a key of a rule that keeps windows of most keys.
+func boundedKey(key string, most, n, need int64) store.Entry {
+	e := ratedKey(key, n, 0, need)
+	e.MaxKeys = most
+	return e
+}
+
+func rateKeys(f *fixture) {
+	a, b := f.ready()
+	reply := a.batch(boundedKey("x", 2, 3, 1), boundedKey("y", 2, 3, 4), boundedKey("z", 2, 3, 1))
+	f.want("x", reply.Counts[0], store.Count{Admitted: 1})
+	f.want("y", reply.Counts[1], store.Count{Admitted: 3, Throttled: true})
+	f.want("z: no place is left", reply.Counts[2], store.Count{NoWindow: true})
+	f.want("z elsewhere", b.batch(boundedKey("z", 2, 3, 1)).Counts[0], store.Count{NoWindow: true})
+	f.want("x goes on", b.batch(boundedKey("x", 2, 3, 5)).Counts[0], store.Count{Admitted: 2, Throttled: true})
+	other := boundedKey("z", 2, 3, 1)
+	other.Counter = "c1aaaa/s2/z"
+	f.want("z of another rule", b.batch(other).Counts[0], store.Count{Admitted: 1})
+	f.want("z where more may have windows", b.batch(boundedKey("z", 3, 3, 1)).Counts[0], store.Count{Admitted: 1})
+	f.want("u where any number may", b.batch(boundedKey("u", 0, 3, 1)).Counts[0], store.Count{Admitted: 1})
+	counted := boundedKey("v", 3, 3, 1)
+	counted.Max = 5
+	f.want("v, whose sessions are counted as well", a.batch(counted).Counts[0], store.Count{NoWindow: true})
+}
+
+func rateKeysRefusals(f *fixture) {
+	a, _ := f.ready()
+	full := boundedKey("x", 1, 3, 1)
+	full.Max = 0
+	f.want("full", a.batch(full).Counts[0], store.Count{})
+	used := boundedKey("y", 1, 3, 2)
+	used.RuleRate = perHour(1)
+	f.want("y", a.batch(used).Counts[0], store.Count{Admitted: 1, RuleThrottled: true})
+	f.want("no session waits", a.batch(boundedKey("z", 1, 3, 0)).Counts[0], store.Count{NoWindow: true})
+	f.want("y again", a.batch(boundedKey("y", 1, 3, 1)).Counts[0], store.Count{Admitted: 1})
+}
+
+func rateKeysDuplicate(f *fixture) {
+	a, b := f.ready()
+	req := a.batchRequest(boundedKey("x", 2, 3, 1))
+	a.send(req)
+	f.want("the duplicate", a.send(req).Counts[0], store.Count{Admitted: 1})
+	f.want("y has the other place", b.batch(boundedKey("y", 2, 3, 1)).Counts[0], store.Count{Admitted: 1})
+	f.want("z has none", a.batch(boundedKey("z", 2, 3, 1)).Counts[0], store.Count{NoWindow: true})
+}
+
+func rateKeysEnd(f *fixture) {
+	a, _ := f.ready()
+	short := func(key string) store.Entry {
+		e := boundedKey(key, 1, 1, 1)
+		e.Rate.Per = 50 * time.Millisecond
+		return e
+	}
+	f.want("x", a.batch(short("x")).Counts[0], store.Count{Admitted: 1, Throttled: true})
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if a.batch(short("y")).Counts[0].Admitted > 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			f.Fatalf("y has no place after the window of x")
+		}
+	}
+}

@@ -60,6 +60,10 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"a rate alone counts no sessions, and admits during a recovery", rateAlone},
 		{"claims begin no session", rateClaims},
 		{"a window ends", rateWindowEnds},
+		{"as many keys of a rule have windows as may, and these go on", rateKeys},
+		{"a key that begins no session takes no place for keys", rateKeysRefusals},
+		{"a duplicate opens no window", rateKeysDuplicate},
+		{"the places for keys are free again after a window", rateKeysEnd},
 	}
 	for _, c := range clauses {
 		t.Run(c.name, func(t *testing.T) { c.test(newFixture(t, open(t))) })

@@ -83,7 +83,7 @@ func (s *shard) grow(replica string, e store.Entry, held map[string]int64, how t
 	levels := levelsOf(e)
 	tokens := s.tokens(e, levels, how)
 	if !e.Counted() {
-		s.begin(levels, tokens, how)
+		s.begin(e, tokens, how)
 		return tokens
 	}
 	free, room := unlimited, s.room(levels)
@@ -102,7 +102,7 @@ func (s *shard) grow(replica string, e store.Entry, held map[string]int64, how t
 	to := min(e.Need, max(floor, granted+free), e.Live+tokens) //mutate:slots-in-hand-begin-sessions-of-a-throttled-counter
 	s.set(replica, e.Counter, to)
 	admitted := max(0, to-e.Live)
-	s.begin(levels, admitted, how) //mutate:a-refusal-uses-up-the-rate
+	s.begin(e, admitted, how) //mutate:a-refusal-uses-up-the-rate
 	if s.m.recovering || how.more {
 		return admitted
 	}
@@ -128,13 +128,28 @@ func (s *shard) tokens(e store.Entry, levels []level, how terms) int64 {
 			n = min(n, max(0, l.rate.N-s.w.Used(how.now, l.name)))
 		}
 	}
+	if s.noWindow(how.now, e) { //mutate:any-number-of-keys-open-windows
+		return 0
+	}
 	return n
 }
 
-// begin uses up n places in the windows of both levels.
-func (s *shard) begin(levels []level, n int64, how terms) {
-	for _, l := range levels { //mutate:the-rate-of-the-rule-is-not-used-up
-		if l.rate.N > 0 && n > 0 {
+// noWindow reports whether a key has no window and may open none.
+func (s *shard) noWindow(now time.Duration, e store.Entry) bool {
+	return e.Opens() && s.w.Used(now, e.Counter) == 0 && s.k.Used(now, store.RuleOf(e.Counter)) >= e.MaxKeys
+}
+
+// begin uses up n places in the windows of both levels. A key that opens its
+// window uses up one of its rule's places for keys.
+func (s *shard) begin(e store.Entry, n int64, how terms) {
+	if n == 0 {
+		return
+	}
+	if e.Opens() && s.w.Used(how.now, e.Counter) == 0 { //mutate:a-key-with-a-window-uses-up-a-place-for-keys
+		s.k.Use(how.now, store.RuleOf(e.Counter), e.Rate.Per, 1)
+	}
+	for _, l := range levelsOf(e) { //mutate:the-rate-of-the-rule-is-not-used-up
+		if l.rate.N > 0 {
 			s.w.Use(how.now, l.name, l.rate.Per, n)
 		}
 	}
@@ -169,6 +184,7 @@ func (s *shard) answerRates(now time.Duration, entries []store.Entry, admitted [
 		usedUp := func(l level) bool { return l.rate.N > 0 && s.w.Used(now, l.name) >= l.rate.N }
 		counts[i].Throttled = usedUp(levels[0])
 		counts[i].RuleThrottled = len(levels) > 1 && usedUp(levels[1])
+		counts[i].NoWindow = s.noWindow(now, e)
 	}
 }
 

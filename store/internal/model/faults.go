@@ -8,10 +8,11 @@ import (
 	"strings"
 
 	"usher/store"
+	"usher/store/limit"
 )
 
 // Dump returns the data as redisstore keeps it: by key (m, t, r:<replica>,
-// w:<counter>), field and value. The field of a window is "". Empty hashes are
+// w:<counter>, k:<rule>), field and value. The field of a window is "". Empty hashes are
 // left out, as Redis does not keep them.
 func (s *Store) Dump() map[string]map[string]string {
 	s.mu.Lock()
@@ -40,8 +41,10 @@ func (s *Store) Dump() map[string]map[string]string {
 		}
 		out["r:"+h] = fields
 	}
-	for name, used := range s.w.Open(s.clock()) {
-		out["w:"+name] = map[string]string{"": strconv.FormatInt(used, 10)}
+	for kind, windows := range map[string]*limit.Windows{"w:": &s.w, "k:": &s.k} {
+		for name, used := range windows.Open(s.clock()) {
+			out[kind+name] = map[string]string{"": strconv.FormatInt(used, 10)}
+		}
 	}
 	return out
 }
@@ -125,6 +128,8 @@ func (s *Store) Drop(key string) {
 		s.t = nil
 	case isLedger:
 		delete(s.r, replica)
+	case strings.HasPrefix(key, "k:"):
+		s.k.Drop(strings.TrimPrefix(key, "k:"))
 	default:
 		s.w.Drop(strings.TrimPrefix(key, "w:"))
 	}
@@ -170,6 +175,6 @@ func (s *shard) clone() shard {
 	for h, r := range s.r {
 		out.r[h] = &ledger{token: r.token, granted: maps.Clone(r.granted), admitted: slices.Clone(r.admitted)}
 	}
-	out.w = s.w.Clone()
+	out.w, out.k = s.w.Clone(), s.k.Clone()
 	return out
 }

@@ -18,7 +18,8 @@ type shard struct {
 	m       *membership
 	t       *totals
 	r       map[string]*ledger // by replica
-	w       limit.Windows
+	w       limit.Windows      // by counter, and by rule with keys
+	k       limit.Windows      // by rule: for how many keys a window was opened
 }
 
 // membership is m: which replicas are there.
