@@ -8,6 +8,7 @@
 package limiter
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -107,6 +108,14 @@ type Options struct {
 	// join, batch, observe, expire or end_recovery), how long it took, and its
 	// error. It is called from several goroutines.
 	Observe func(op string, took time.Duration, err error)
+	// ID identifies this replica in the store; no other one may ever have it. "":
+	// 128 random bits, see NewID.
+	ID string
+	// Exchange, if set, is called with the connection to the first shard after each
+	// dial, and with each look at the members, every tenth of the TTL. Nothing else
+	// goes over the connection meanwhile. Its error is taken for that of the dial or
+	// the look; the context ends with the time limit of that request.
+	Exchange func(context.Context, store.Conn) error
 }
 
 // Limiter admits sessions. It is safe for concurrent use.
@@ -127,9 +136,9 @@ func New(o Options) *Limiter {
 	ctx, stop := context.WithCancel(context.Background())
 	l := &Limiter{options: o, start: time.Now(), agreed: make(chan struct{}), stop: stop}
 	settings := store.Settings{Protocol: protocol, TTL: o.TTL, Strict: o.Strict, Shards: o.Store.Shards()}
-	id := newID()
+	id := cmp.Or(o.ID, NewID())
 	for i := range o.Store.Shards() {
-		s := newShard(l, i, replica.New(id, settings, o.Store.Leased(), newID))
+		s := newShard(l, i, replica.New(id, settings, o.Store.Leased(), NewID))
 		l.shards = append(l.shards, s)
 		s.begin(ctx)
 	}
@@ -143,7 +152,8 @@ func (l *Limiter) Strict() bool { return l.options.Strict }
 // protocol is the version of what replicas say to each other through the store.
 const protocol = 1
 
-func newID() string {
+// NewID returns 128 random bits, in hexadecimal.
+func NewID() string {
 	var b [16]byte
 	rand.Read(b[:])
 	return hex.EncodeToString(b[:])

@@ -225,19 +225,31 @@ func (s *shard) perform(ctx context.Context, r *replica.Request) (o replica.Outc
 	case replica.Dial:
 		if s.conn, o.Err = s.limiter.options.Store.Dial(ctx, s.index); o.Err != nil {
 			s.conn = nil
+		} else {
+			o.Err = s.exchange(ctx)
 		}
 	case replica.Join:
 		o.Join, o.Err = s.conn.Join(ctx, r.Join)
 	case replica.Batch:
 		o.Batch, o.Err = s.conn.Batch(ctx, r.Batch)
 	case replica.Observe:
-		o.Members, o.Err = s.conn.Observe(ctx, r.Watch)
+		if o.Members, o.Err = s.conn.Observe(ctx, r.Watch); o.Err == nil {
+			o.Err = s.exchange(ctx)
+		}
 	case replica.Expire:
 		o.Expire, o.Err = s.conn.Expire(ctx, r.Expire)
 	case replica.EndRecovery:
 		o.Recovering, o.Err = s.conn.EndRecovery(ctx, r.EndRecovery)
 	}
 	return o
+}
+
+// exchange is for what replicas tell each other besides counts.
+func (s *shard) exchange(ctx context.Context) error {
+	if f := s.limiter.options.Exchange; f != nil && s.index == 0 {
+		return f(ctx, s.conn)
+	}
+	return nil
 }
 
 func (s *shard) setSpace(space string, watch []string) {

@@ -19,6 +19,9 @@ import (
 // it, nor what it points to, once the server has it.
 type Policy struct {
 	Rules *rules.Set
+	// Number is that under which the rules were published. 0: they were not, and
+	// the store gives their generation a number.
+	Number uint64
 	// Users knows the passwords. nil: nobody can prove a name, so the method
 	// username is never offered.
 	Users *users.Checker

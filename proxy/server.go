@@ -87,6 +87,7 @@ type Options struct {
 type Server struct {
 	opts   Options
 	table  *table
+	held   sync.RWMutex // held while no session may begin
 	names  *resolve.Cache
 	guard  *users.Guard
 	hashes *fair.Queue   // password hashes
@@ -151,6 +152,14 @@ func (s *Server) SetPolicy(p *Policy) {
 	s.names.Reset(p.Rules.HostNames())
 	s.table.setPolicy(p)
 	s.opts.Metrics.follow(s.table)
+}
+
+// Hold makes new clients wait until release is called. Running sessions and those
+// that negotiate are not affected. SetPolicy may be called meanwhile. The wait should
+// be short, as clients wait in the queues of the listeners.
+func (s *Server) Hold() (release func()) {
+	s.held.Lock()
+	return s.held.Unlock
 }
 
 // Generation returns the label of the policy in force, such as g5-9f31c2ab.

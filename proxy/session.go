@@ -17,12 +17,20 @@ import (
 func (s *Server) start(client *net.TCPConn) {
 	sess := &session{server: s, client: client, id: s.ids.Add(1), began: time.Now(), opening: &opening{keptAlive: rules.DefaultKeepAlive}}
 	ctx := sess.sockets.begin(client)
-	if !s.table.add(sess) {
+	if !s.add(sess) {
 		_ = client.Close()
 		return
 	}
 	s.evict(s.negotiators.enter(sess, fair.SourceOf(addrPort(client.RemoteAddr()).Addr()), s.mayNegotiate()))
 	go sess.serve(ctx)
+}
+
+// add gives sess the policy in force, after a Hold. It reports false if the server has
+// stopped.
+func (s *Server) add(sess *session) bool {
+	s.held.RLock()
+	defer s.held.RUnlock()
+	return s.table.add(sess)
 }
 
 // serve is a session from accept to close.

@@ -64,11 +64,12 @@ func newTable(l *limiter.Limiter) *table {
 // setPolicy makes p the policy of the sessions that are added from now on.
 func (t *table) setPolicy(p *Policy) {
 	g := &generation{policy: p, decide: p.Decide(), digest: p.Rules.Digest()}
+	g.number.Store(p.Number)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if old := t.current; old != nil {
 		t.learnNumber()
-		if old.digest == g.digest {
+		if old.digest == g.digest && p.Number == 0 && old.policy.Number == 0 {
 			g.number.Store(old.number.Load())
 		}
 	}

@@ -11,24 +11,44 @@ import (
 )
 
 // reload loads the rule, users and groups files into a new policy for new
-// connections. If a file has a mistake, the old policy stays in force. Log files
+// connections; with published rules the users and groups files, and the rules that
+// could not be loaded without them. If a file has a mistake, the old policy stays in force. Log files
 // are reopened. Listen addresses and log destinations change only at a restart.
 func (s *service) reload() {
 	s.log.Reopen()
-	old := s.history.inForce()
-	policy, found, err := policyfile.Load(s.cfg)
-	logging.Findings(s.log.Logger, found)
-	if err != nil {
-		s.history.failed(err)
-		s.log.Error("reload failed, keeping the old rules", "error", err.Error(), "digest", old.Digest())
+	if s.follower != nil {
+		if err := s.follower.Retry(); err != nil {
+			s.reloadFailed(err)
+		}
 		return
 	}
+	policy, found, err := policyfile.Load(s.cfg)
+	if err != nil {
+		logging.Findings(s.log.Logger, found)
+		s.reloadFailed(err)
+		return
+	}
+	s.replace(policy, found, policyfile.Name(s.cfg.RuleFile))
+}
+
+func (s *service) reloadFailed(err error) {
+	s.history.failed(err)
+	s.log.Error("reload failed, keeping the old rules", "error", err.Error(), "digest", s.history.inForce().Digest())
+}
+
+// replace puts a policy in force. name says where its rules come from, and found are
+// the findings about them.
+func (s *service) replace(policy *proxy.Policy, found []rules.Diagnostic, name string) {
+	s.loading.Lock()
+	defer s.loading.Unlock()
+	old := s.history.inForce()
+	logging.Findings(s.log.Logger, found)
 	for _, name := range fixedChanges(old.Settings, policy.Rules.Settings) {
 		s.log.Warn("setting takes effect only at a restart", "setting", name)
 	}
 	s.proxy.SetPolicy(policy)
 	s.history.use(policy.Rules)
-	s.log.Info("reloaded", append(describe(policy, s.cfg), "changed", policy.Rules.Digest() != old.Digest())...)
+	s.log.Info("reloaded", append(s.describe(policy, name), "changed", policy.Rules.Digest() != old.Digest())...)
 	s.startLint(policy)
 }
 
@@ -48,6 +68,13 @@ func (s *service) startLint(policy *proxy.Policy) {
 			logging.Findings(s.log.Logger, found)
 		}
 	})
+}
+
+// endLint cancels the last lint.
+func (s *service) endLint() {
+	s.loading.Lock()
+	defer s.loading.Unlock()
+	s.cancelLint()
 }
 
 // fixedChanges names the settings that differ but take effect only at a restart.

@@ -26,8 +26,8 @@ func (serveCmd) Run(ctx context.Context, sys system) error {
 	signals := notifySignals()
 	defer signals.release()
 
-	s, err := start(cfg, sys)
-	if err != nil {
+	s, err := begin(ctx, cfg, sys, signals)
+	if err != nil || s == nil {
 		return err
 	}
 	for _, name := range unknown {

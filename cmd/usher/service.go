@@ -16,6 +16,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"usher/cmd/usher/internal/agent"
+	"usher/cmd/usher/internal/follow"
 	"usher/cmd/usher/internal/listen"
 	"usher/cmd/usher/internal/logging"
 	"usher/cmd/usher/internal/policyfile"
@@ -55,18 +56,26 @@ type service struct {
 
 	watch   *storewatch.Watch
 	unwatch context.CancelFunc
+
+	follower  *follow.Follower // nil unless the rules come from the store
+	assembled chan struct{}    // closed when all parts are there
+	loading   sync.Mutex       // held while the policy is replaced
 }
 
 // start checks the configuration and all files, then opens the listeners, then
-// serves. If it fails, it leaves nothing open.
-func start(cfg settings.Config, sys system) (_ *service, err error) {
-	s := &service{cfg: cfg, started: time.Now(), broken: make(chan error, 8), cancelLint: func() {}}
+// serves. If it fails, it leaves nothing open. f has the rules if they come from the
+// store, and is nil otherwise.
+func start(cfg settings.Config, sys system, f *follow.Follower) (_ *service, err error) {
+	s := &service{
+		cfg: cfg, started: time.Now(), broken: make(chan error, 8), cancelLint: func() {},
+		follower: f, assembled: make(chan struct{}),
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.abandon())
 		}
 	}()
-	policy, found, err := policyfile.Load(cfg)
+	policy, found, err := s.loadPolicy()
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +145,7 @@ func (s *service) assemble(policy *proxy.Policy, adminListener, agentListener []
 	s.watch = storewatch.New(s.log.Logger, s.cfg)
 	redis.SetLogger(storewatch.RedisLog{Logger: s.log.Logger})
 	measure := admin.NewStoreMetrics(reg)
-	s.limiter = limiter.New(limiter.Options{
+	counting := limiter.Options{
 		Store: s.store, TTL: s.cfg.LeaseTTL, Strict: s.cfg.LeaseLoss == "close", StoreWait: s.cfg.StoreWait,
 		AdmitLocally: s.cfg.StoreDown == "admit",
 		MaxKeys:      int64(s.cfg.ThrottleKeys),
@@ -144,7 +153,11 @@ func (s *service) assemble(policy *proxy.Policy, adminListener, agentListener []
 			measure.Observe(op, took, err)
 			s.watch.Observe(op, took, err)
 		},
-	})
+	}
+	if s.follower != nil {
+		counting.ID, counting.Exchange = s.follower.Replica(), s.exchange
+	}
+	s.limiter = limiter.New(counting)
 	s.watchStore()
 	capacity := s.cfg.Capacity()
 	var own []netip.AddrPort
@@ -161,6 +174,10 @@ func (s *service) assemble(policy *proxy.Policy, adminListener, agentListener []
 		MaxAuthFailures: s.cfg.AuthFailures,
 		BindTimeout:     s.cfg.BindTimeout,
 	}, policy)
+	if s.follower != nil {
+		s.follower.Serve(following{s}, s.log.Logger)
+	}
+	close(s.assembled)
 	admin.CollectSnapshot(reg, s.snapshot)
 	admin.CollectLogDrops(reg, s.log.Dropped)
 	s.admin = admin.New(admin.Options{Readiness: s.ready, Snapshot: s.snapshot, Gatherer: reg, Names: adminNames(s.cfg), Logger: s.log.Logger})
@@ -220,7 +237,7 @@ func (s *service) announce(policy *proxy.Policy, found []rules.Diagnostic, sourc
 		s.log.Info("no rule file, using built-in rules", "effect", "clients on loopback addresses may connect anywhere, nobody else may",
 			"to_change", "set USHER_CONFIG to a rule file")
 	}
-	s.log.Info("rules loaded", describe(policy, s.cfg)...)
+	s.log.Info("rules loaded", s.describe(policy, s.ruleName())...)
 	if s.cfg.Store == settings.Memory {
 		s.log.Info("counting sessions in memory", "effect", "limits hold for this process alone",
 			"to_change", "set USHER_STORE=redis://host:port/0 on all replicas")
@@ -242,8 +259,9 @@ func (s *service) announce(policy *proxy.Policy, found []rules.Diagnostic, sourc
 }
 
 // describe returns log attributes that sum up a policy.
-func describe(policy *proxy.Policy, cfg settings.Config) []any {
-	attrs := []any{"file", policyfile.Name(cfg.RuleFile), "client_rules", len(policy.Rules.Client), "socks_rules", len(policy.Rules.Socks),
+func (s *service) describe(policy *proxy.Policy, name string) []any {
+	cfg := s.cfg
+	attrs := []any{"file", name, "client_rules", len(policy.Rules.Client), "socks_rules", len(policy.Rules.Socks),
 		"limited", len(policyfile.Limited(policy.Rules)), "digest", policy.Rules.Digest()}
 	if cfg.UsersFile != "" {
 		attrs = append(attrs, "users_file", cfg.UsersFile)
@@ -266,10 +284,11 @@ func (s *service) snapshot() admin.Snapshot {
 	st := s.limiter.Status()
 	now := admin.Snapshot{
 		Version: built().Version, Replica: string(s.cfg.Replica), PID: os.Getpid(), Started: s.started, Sessions: s.proxy.Sessions(),
-		Rules: showRules(s.cfg.RuleFile, s.proxy.Generations(), st), Store: admin.StoreOf(s.cfg.Store.String(), st),
+		Rules: showRules(s.ruleName(), s.proxy.Generations(), st), Store: admin.StoreOf(s.cfg.Store.String(), st),
 	}
 	now.Store.Failure, now.Store.FailingSince = s.watch.Trouble()
 	s.history.show(&now.Rules)
+	now.Rules.Published = showPublished(s.follower)
 	for _, ln := range s.socks {
 		now.Listen = append(now.Listen, ln.Addr().String())
 	}
@@ -281,7 +300,7 @@ func (s *service) snapshot() admin.Snapshot {
 // ends.
 func (s *service) stop(ctx context.Context) error {
 	s.ready.Draining()
-	s.cancelLint()
+	s.endLint()
 	select {
 	case <-time.After(s.cfg.DrainGrace):
 	case <-ctx.Done():
@@ -298,6 +317,8 @@ func (s *service) stop(ctx context.Context) error {
 	if err := s.limiter.Close(leaving); err != nil {
 		s.log.Warn("cannot leave the store", "error", err.Error(), "effect", "slots are freed when the lease ends")
 	}
+	s.leavePublished(leaving)
+	s.endLint() // rules may have been loaded meanwhile
 	s.unwatch()
 	err := errors.Join(s.agent.Close(), s.admin.Shutdown(leaving), s.store.Close())
 	s.serving.Wait()
@@ -337,6 +358,7 @@ func (s *service) watchStore() {
 		return
 	}
 	s.serving.Go(func() { s.watch.Run(ctx, s.limiter.Status) })
+	s.serving.Go(func() { s.warnOfMix(ctx) })
 	if c, ok := s.store.(interface {
 		Check(context.Context) ([]string, error)
 	}); ok {

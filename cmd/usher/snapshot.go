@@ -58,7 +58,7 @@ func (h *history) show(r *admin.Rules) {
 // with sessions on this replica, current ones first. Reloads of an unchanged file
 // are one generation.
 func showRules(file string, gens []proxy.Generation, st limiter.Status) admin.Rules {
-	out := admin.Rules{File: policyfile.Name(file), Limits: []admin.RuleLimit{}}
+	out := admin.Rules{File: file, Limits: []admin.RuleLimit{}}
 	shown := map[string]bool{}
 	for i := len(gens) - 1; i >= 0; i-- {
 		g := gens[i]

@@ -47,6 +47,9 @@ func printStatus(w io.Writer, st admin.Status) error {
 	if !st.Rules.ReloadOK {
 		rules += "\nLAST RELOAD FAILED: " + st.Rules.ReloadErr
 	}
+	if p := st.Rules.Published; p != nil {
+		rules += "\n" + publishedLine(p)
+	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, row := range [][2]string{
 		{"version", st.Version},
@@ -71,6 +74,20 @@ func printStatus(w io.Writer, st admin.Status) error {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\t%s\n", cells(l.Rule), cells(l.Name), cells(l.Generation), l.Sessions, limit, cells(l.Place))
 	}
 	return t.Flush()
+}
+
+func publishedLine(p *admin.Published) string {
+	line := fmt.Sprintf("published: generation %d in force, newest %d", p.Number, p.Newest)
+	if p.Refused != 0 {
+		line += fmt.Sprintf("\nGENERATION %d REFUSED: %s", p.Refused, p.Reason)
+	}
+	if p.Trouble != "" {
+		line += "\nCANNOT READ PUBLISHED RULES: " + p.Trouble
+	}
+	if len(p.Silent) > 0 {
+		line += "\nnot following: " + strings.Join(p.Silent, ", ")
+	}
+	return line
 }
 
 // cells makes a text safe for a terminal and indents further lines as cells of the

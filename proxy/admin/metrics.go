@@ -91,6 +91,12 @@ var (
 		"1 if the last load of the rules succeeded, 0 if it failed and the old rules stay in force.")
 	reloadTime = desc("config_last_reload_success_timestamp_seconds",
 		"Unix time at which the rules in force were loaded.")
+	publishedNewest = desc("config_published_generation",
+		"Newest generation that is published for the cluster, as last read from the store. 0 without USHER_CONFIG=store.")
+	publishedRefused = desc("config_published_refused",
+		"Generation that is published and that this replica does not accept. 0 if there is none.")
+	publishedSilent = desc("config_replicas_not_following",
+		"Members of the store that do not follow the published rules. 0 without USHER_CONFIG=store.")
 	ruleSessions = desc("rule_sessions",
 		"Sessions of a limited rule across all replicas, as last read from the store.", "rule", "generation")
 	ruleLimit = desc("rule_sessions_limit",
@@ -111,7 +117,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (c *snapshotCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{generation, reloadOK, reloadTime, ruleSessions, ruleLimit,
+	for _, d := range []*prometheus.Desc{generation, reloadOK, reloadTime, publishedNewest, publishedRefused, publishedSilent, ruleSessions, ruleLimit,
 		storeJoined, storeRecovering, storeMismatch, storeReplicas, storeGenerations, storeLeasesLost} {
 		ch <- d
 	}
@@ -126,6 +132,13 @@ func (c *snapshotCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(generation, float64(now.Rules.Number))
 	gauge(reloadOK, flag(now.Rules.ReloadOK))
 	gauge(reloadTime, float64(now.Rules.Loaded.UnixMilli())/1000)
+	var published Published
+	if now.Rules.Published != nil {
+		published = *now.Rules.Published
+	}
+	gauge(publishedNewest, float64(published.Newest))
+	gauge(publishedRefused, float64(published.Refused))
+	gauge(publishedSilent, float64(len(published.Silent)))
 	for _, l := range now.Rules.Limits {
 		gauge(ruleSessions, float64(l.Sessions), l.Name, l.Generation)
 		if l.Max >= 0 {

@@ -23,6 +23,7 @@ type Readiness struct {
 
 	mu                       sync.Mutex
 	listening, draining, met bool
+	missing                  string // why the listeners are not open yet, "" if there is no special reason
 }
 
 // NewReadiness returns the readiness of a process that started at start, with the
@@ -36,6 +37,13 @@ func (r *Readiness) Listening() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.listening = true
+}
+
+// Missing records why the listeners are not open yet.
+func (r *Readiness) Missing(why string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.missing = why
 }
 
 // Draining records that the process is draining. It cannot be undone.
@@ -62,6 +70,8 @@ func (r *Readiness) Check(now time.Time, limited, ready bool) (reason string) {
 	switch {
 	case r.draining:
 		return Draining
+	case !r.listening && r.missing != "":
+		return r.missing
 	case !r.listening:
 		return Starting
 	case !r.met:

@@ -29,7 +29,20 @@ type Rules struct {
 	Loads      uint64      `json:"loads"`      // since the start, failed ones included
 	ReloadOK   bool        `json:"reload_ok"`  // the last load succeeded
 	ReloadErr  string      `json:"reload_error,omitempty"`
-	Limits     []RuleLimit `json:"limits"` // current generation first, then older ones with sessions
+	Published  *Published  `json:"published,omitempty"` // nil without USHER_CONFIG=store
+	Limits     []RuleLimit `json:"limits"`              // current generation first, then older ones with sessions
+}
+
+// Published is how this replica stands with the rules that are published for its
+// cluster (USHER_CONFIG=store).
+type Published struct {
+	Number  uint64 `json:"number"`            // in force here, 0 if none
+	Newest  uint64 `json:"newest"`            // in the store, when it was last asked
+	Refused uint64 `json:"refused,omitempty"` // the number that this replica does not accept
+	Reason  string `json:"reason,omitempty"`  // why
+	Trouble string `json:"trouble,omitempty"` // why the published rules cannot be read
+	// Silent are members of the store that do not follow the published rules.
+	Silent []string `json:"silent,omitempty"`
 }
 
 // Limited reports whether a rule in force has a limit.

@@ -35,7 +35,7 @@ func LoadAccounts(cfg settings.Config) (known Accounts, err error) {
 		}
 		known.doubts = append(known.doubts, writableByAll(cfg.GroupsFile, "groups file", "", "join any group")...)
 	}
-	if cfg.RuleFile != "" {
+	if cfg.RuleFile != "" && !cfg.Published() {
 		known.doubts = append(known.doubts, writableByAll(cfg.RuleFile, "rule file", "", "open the proxy at the next reload")...)
 	}
 	return known, errors.Join(errs...)

@@ -15,11 +15,26 @@ import (
 // errors and warnings about the rule file. If there is no policy, the error
 // joins all mistakes in all files.
 func Load(cfg settings.Config) (*proxy.Policy, []rules.Diagnostic, error) {
+	if cfg.Published() {
+		return nil, nil, errors.New("the rules are in the store; to read them from a file, set USHER_CONFIG to its name (usher generations --text prints those in force)")
+	}
 	known, accountsErr := LoadAccounts(cfg)
 	set, found, err := read(cfg.RuleFile, known)
 	if err != nil {
 		return nil, nil, errors.Join(err, accountsErr)
 	}
+	return policy(set, found, known, accountsErr)
+}
+
+// LoadText is Load for a text of rules that is in no file. name stands for the file
+// in findings.
+func LoadText(cfg settings.Config, name, text string) (*proxy.Policy, []rules.Diagnostic, error) {
+	known, accountsErr := LoadAccounts(cfg)
+	set, found := Parse(name, []byte(text), known)
+	return policy(set, found, known, accountsErr)
+}
+
+func policy(set *rules.Set, found []rules.Diagnostic, known Accounts, accountsErr error) (*proxy.Policy, []rules.Diagnostic, error) {
 	if set == nil || accountsErr != nil {
 		return nil, found, errors.Join(AsError(found), accountsErr)
 	}

@@ -27,7 +27,9 @@ type Config struct {
 	AdminListen     AdminAddr     `env:"USHER_ADMIN_LISTEN" envDefault:"127.0.0.1:9090" help:"Address for health checks, metrics and status over HTTP. It has no password: keep it private. off disables it."`
 	AgentListen     AdminAddr     `env:"USHER_AGENT_LISTEN" envDefault:"off" help:"Address for the agent checks of HAProxy: ready, draining or down, and a weight that falls as descriptors and the places of USHER_MAX_SESSIONS are used up. Keep it private. off disables it."`
 	AdminHosts      HostNames     `env:"USHER_ADMIN_HOSTS" help:"Names under which the admin listener may be asked, separated by commas, such as usher.monitoring.example. IP addresses, localhost and the host name of the machine always work. Requests for other names are refused with 421, so that a web page cannot read the status through a name that points here."`
-	RuleFile        string        `env:"USHER_CONFIG" help:"The rule file. Without it, built-in rules admit clients on loopback addresses and nobody else."`
+	RuleFile        string        `env:"USHER_CONFIG" help:"The rule file, or store: the rules that usher apply has published for the cluster. Without it, built-in rules admit clients on loopback addresses and nobody else."`
+	RuleKey         string        `env:"USHER_CONFIG_KEY" help:"With USHER_CONFIG=store: a file with the public key from usher keygen. Usher then takes only rules that usher apply --key has signed with its private key. Several keys may follow each other. Without it, anybody who can write to Redis can replace the rules."`
+	RuleCache       string        `env:"USHER_CONFIG_CACHE" help:"With USHER_CONFIG=store: a file in which Usher keeps the last rules that it took. It starts with them while the store is away, and never takes older ones."`
 	UsersFile       string        `env:"USHER_USERS_FILE" help:"User names and password hashes in htpasswd format. With it, and without a socksmethod: line, clients must log in."`
 	GroupsFile      string        `env:"USHER_GROUPS_FILE" help:"Members of the groups that group: in a rule names, in htgroup format. Requires USHER_USERS_FILE."`
 	Store           StoreURL      `env:"USHER_STORE" envDefault:"memory" help:"Where sessions are counted: memory for this process alone, or the URL of a Redis that all replicas share, such as redis://host:6379/0. docs/redis.md lists the URLs and their options."`
@@ -59,6 +61,23 @@ type Config struct {
 	LogBudget       int           `env:"USHER_LOG_BUDGET" envDefault:"10" min:"0" max:"1000000" help:"Lines about refused sessions that are logged per second, for each reason and client address (IPv6: a /64). A burst may have ten times as many. Usher drops the lines above that, and logs their number every 10 seconds. 0: no bound."`
 
 	ListenSet bool // USHER_LISTEN was given
+}
+
+// FromStore is the value of USHER_CONFIG for rules that are published in the store.
+const FromStore = "store"
+
+// Published reports whether the rules come from the store.
+func (c Config) Published() bool { return c.RuleFile == FromStore }
+
+// misplacedRules returns what contradicts where the rules come from.
+func (c Config) misplacedRules() (problems []error) {
+	if c.Published() && c.Store == Memory {
+		problems = append(problems, errors.New("USHER_CONFIG=store needs a Redis to read the rules from; set USHER_STORE to its URL (for a file of that name write ./store)"))
+	}
+	if !c.Published() && c.RuleKey+c.RuleCache != "" {
+		problems = append(problems, errors.New("USHER_CONFIG_KEY and USHER_CONFIG_CACHE are for rules from the store; set USHER_CONFIG=store, or remove them"))
+	}
+	return problems
 }
 
 // variable describes one field of Config.
@@ -170,6 +189,7 @@ func Load(environ map[string]string) (cfg Config, warnings []string, err error) 
 	if secrets := cfg.StoreUser + cfg.StorePass + cfg.SentinelUser + cfg.SentinelPass; secrets != "" && cfg.Store == Memory {
 		problems = append(problems, errors.New("USHER_STORE_..._FILE and USHER_SENTINEL_..._FILE need a Redis; set USHER_STORE to its URL"))
 	}
+	problems = append(problems, cfg.misplacedRules()...)
 	if cfg.GroupsFile != "" && cfg.UsersFile == "" {
 		problems = append(problems, errors.New("USHER_GROUPS_FILE needs USHER_USERS_FILE, as only users who log in can be in a group; set both"))
 	}

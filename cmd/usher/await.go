@@ -1,0 +1,228 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"runtime"
+	"sync"
+	"time"
+
+	"usher/cmd/usher/internal/agent"
+	"usher/cmd/usher/internal/follow"
+	"usher/cmd/usher/internal/logging"
+	"usher/cmd/usher/internal/settings"
+	"usher/limiter"
+	"usher/proxy/admin"
+	"usher/proxy/printable"
+	"usher/proxy/rules"
+	"usher/store/published"
+	"usher/store/redisstore"
+)
+
+// begin starts the service, once there are rules. If it is told to end before, it
+// returns neither a service nor an error.
+func begin(ctx context.Context, cfg settings.Config, sys system, signals signals) (*service, error) {
+	if !cfg.Published() {
+		return start(cfg, sys, nil)
+	}
+	f, err := awaitRules(ctx, cfg, sys, signals)
+	if err != nil || f == nil {
+		return nil, err
+	}
+	return start(cfg, sys, f)
+}
+
+// trial is what follows until there are rules: it only tries whether they can be loaded.
+type trial struct{ cfg settings.Config }
+
+var _ follow.Target = trial{}
+
+// Load implements follow.Target.
+func (t trial) Load(text published.Text) error {
+	_, _, err := loadPublished(t.cfg, text)
+	return err
+}
+
+// Refused implements follow.Target.
+func (trial) Refused(uint64, error) {}
+
+// Hold implements follow.Target.
+func (trial) Hold() (release func()) { return func() {} }
+
+// Sessions implements follow.Target.
+func (trial) Sessions() map[uint64]int { return nil }
+
+// awaitRules returns a follower with rules, or nil if the process is told to end
+// before there are any. For a moment it only asks the store. Then it uses the cache.
+// Then it opens the admin listener, is not ready, and says why.
+func awaitRules(ctx context.Context, cfg settings.Config, sys system, signals signals) (*follow.Follower, error) {
+	keys, err := follow.Keys(cfg.RuleKey)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	st, err := openStore(cfg)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	defer st.Close()
+	log, err := logging.Open(cfg, rules.Settings{}, sys.stdout, sys.stderr)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	now := time.Now()
+	w := &waiting{
+		cfg: cfg, log: log, store: st.(*redisstore.Store), // the settings demand a Redis
+		ready: admin.NewReadiness(now, cfg.LeaseTTL), started: now, broken: make(chan error, 2),
+	}
+	w.follower = follow.New(follow.Options{
+		Replica: limiter.NewID(), Name: string(cfg.Replica), Cluster: string(cfg.Cluster), TTL: cfg.LeaseTTL, Keys: keys, Cache: cfg.RuleCache,
+	}, trial{cfg}, log.Logger)
+	if w.soon(ctx) {
+		return w.follower, nil
+	}
+	found, err := w.wait(ctx, signals)
+	if err != nil || !found {
+		return nil, err
+	}
+	return w.follower, nil
+}
+
+// waiting is a process that has no rules yet.
+type waiting struct {
+	cfg      settings.Config
+	log      *logging.Logs
+	store    *redisstore.Store
+	follower *follow.Follower
+	ready    *admin.Readiness
+	started  time.Time
+	broken   chan error // the failure of a listener
+
+	mu  sync.Mutex
+	why string // there are no rules, as logged last
+}
+
+// soon asks the store for about as long as it may take to connect twice, and then
+// uses the cache. It reports whether there are rules.
+func (w *waiting) soon(ctx context.Context) bool {
+	bounded, cancel := context.WithTimeout(ctx, 2*w.cfg.LeaseTTL/5)
+	defer cancel()
+	why := ""
+	if w.follower.First(bounded, w.store.Published, func(reason string) {
+		if why = reason; !w.follower.MayFindSooner() {
+			cancel()
+		}
+	}) {
+		return true
+	}
+	w.follower.Wait()
+	w.follower.UseCache()
+	if n := w.follower.InForce().Number; n != 0 {
+		w.log.Warn("starting with cached rules", "number", n, "cause", printable.Text(why))
+		return true
+	}
+	w.missing(why)
+	return false
+}
+
+// missing shows why there are no rules, and logs it if it is new.
+func (w *waiting) missing(why string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	why = printable.Text(why)
+	w.ready.Missing(why)
+	if why != w.why {
+		w.why = why
+		w.log.Warn("waiting for published rules", "reason", why, "effect", "no SOCKS listener is open and this replica is not ready")
+	}
+}
+
+// wait serves health checks until there are rules. It reports whether there are:
+// otherwise the process was told to end.
+func (w *waiting) wait(ctx context.Context, signals signals) (found bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	closeListeners, err := w.listen()
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, closeListeners()) }()
+	result := make(chan bool, 1)
+	go func() { result <- w.follower.First(ctx, w.store.Published, w.missing) }()
+	defer w.follower.Wait()
+	for {
+		select {
+		case found := <-result:
+			return found, nil
+		case err := <-w.broken:
+			cancel()
+			return false, errors.Join(err, ended(<-result))
+		case sig := <-signals.stop:
+			w.log.Info("stopped", "why", sig.String(), "cut", 0)
+			cancel()
+			<-result
+			return false, nil
+		case <-signals.reload:
+			if err := w.follower.Retry(); err != nil {
+				w.log.Error("reload failed", "error", printable.Lines(err.Error()))
+			}
+		}
+	}
+}
+
+// ended is no error, whatever the outcome of what was ended.
+func ended(bool) error { return nil }
+
+// listen opens the admin and agent listeners.
+func (w *waiting) listen() (closeAll func() error, err error) {
+	adminListener, err := optional("USHER_ADMIN_LISTEN", w.cfg.AdminListen)
+	if err != nil {
+		return nil, err
+	}
+	agentListener, err := optional("USHER_AGENT_LISTEN", w.cfg.AgentListen)
+	if err != nil {
+		for _, ln := range adminListener {
+			ln.Close()
+		}
+		return nil, err
+	}
+	reg := admin.NewRegistry(built().Version, runtime.Version(), string(w.cfg.Replica))
+	admin.CollectSnapshot(reg, w.snapshot)
+	a := admin.New(admin.Options{Readiness: w.ready, Snapshot: w.snapshot, Gatherer: reg, Names: adminNames(w.cfg), Logger: w.log.Logger})
+	g := agent.New(agent.Options{Unready: a.Unready, Weight: func() int { return 0 }})
+	var serving sync.WaitGroup
+	serve := func(ln net.Listener, serve func(net.Listener) error) {
+		serving.Go(func() {
+			if err := serve(ln); err != nil {
+				w.broken <- err
+			}
+		})
+	}
+	for _, ln := range adminListener {
+		w.log.Info("admin listener open", "address", ln.Addr().String())
+		serve(ln, a.Serve)
+	}
+	for _, ln := range agentListener {
+		serve(ln, g.Serve)
+	}
+	return func() error {
+		leaving, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+		defer cancel()
+		err := errors.Join(g.Close(), a.Shutdown(leaving))
+		serving.Wait()
+		return err
+	}, nil
+}
+
+func (w *waiting) snapshot() admin.Snapshot {
+	w.mu.Lock()
+	why := w.why
+	w.mu.Unlock()
+	return admin.Snapshot{
+		Version: built().Version, Replica: string(w.cfg.Replica), PID: os.Getpid(), Started: w.started,
+		Rules: admin.Rules{File: settings.FromStore, ReloadErr: why, Limits: []admin.RuleLimit{}, Published: showPublished(w.follower)},
+		Store: admin.Store{Address: w.cfg.Store.String()},
+	}
+}

@@ -1,0 +1,116 @@
+package limiter_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"usher/limiter"
+	"usher/store"
+	"usher/store/storetest"
+)
+
+// requests notes what goes over a link, exchanges included.
+type requests struct {
+	mu   sync.Mutex
+	list []string
+}
+
+func (r *requests) note(op string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.list = append(r.list, op)
+}
+
+// take returns what went since the last call.
+func (r *requests) take() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	list := r.list
+	r.list = nil
+	return list
+}
+
+// An exchange comes before anything else over a new connection, and after that every
+// tenth of the TTL. While it fails, nothing is counted and nobody is admitted.
+func TestExchangeComesFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLink()
+		var seen requests
+		l.set(func(op string) (error, error) { seen.note(op); return nil, nil })
+		var mu sync.Mutex
+		var fails error
+		limits := start(t, l, func(o *limiter.Options) {
+			o.ID = "me"
+			o.Exchange = func(ctx context.Context, c store.Conn) error {
+				if _, ok := ctx.Deadline(); !ok || c == nil {
+					t.Error("an exchange without a deadline or a connection")
+				}
+				seen.note("exchange")
+				mu.Lock()
+				defer mu.Unlock()
+				return fails
+			}
+		})
+		waitReady(t, limits)
+		if _, ok := limits.Status().Replicas["me"]; !ok {
+			t.Error("the store knows this replica by another id")
+		}
+		list := seen.take()
+		if i := slices.Index(list, "exchange"); i != 1 || list[0] != "dial" {
+			t.Errorf("before the first exchange: %v", list)
+		}
+		time.Sleep(ttl)
+		looks, exchanges := 0, 0
+		for _, op := range seen.take() {
+			switch op {
+			case "observe":
+				looks++
+			case "exchange":
+				exchanges++
+			}
+		}
+		if exchanges < 9 || looks < exchanges-1 || looks > exchanges+1 {
+			t.Errorf("%d exchanges and %d looks in one TTL", exchanges, looks)
+		}
+
+		mu.Lock()
+		fails = errors.New("no answer")
+		mu.Unlock()
+		time.Sleep(ttl / 5)
+		seen.take()
+		time.Sleep(ttl)
+		list = seen.take()
+		if !slices.Contains(list, "exchange") || slices.Contains(list, "join") || slices.Contains(list, "batch") {
+			t.Errorf("while exchanges fail: %v", list)
+		}
+		requireRefused(t, limits, 3, limiter.ErrUnavailable)
+		mu.Lock()
+		fails = nil
+		mu.Unlock()
+		time.Sleep(ttl / 5)
+		admit(t, limits, 3).Release()
+	})
+}
+
+// There is one exchange for all shards.
+func TestExchangeIsWithTheFirstShard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLink()
+		l.more = []*storetest.Model{storetest.NewModelInRealTime(), storetest.NewModelInRealTime()}
+		var seen requests
+		limits := start(t, l, func(o *limiter.Options) {
+			o.Exchange = func(context.Context, store.Conn) error { seen.note("exchange"); return nil }
+		})
+		waitReady(t, limits)
+		seen.take()
+		time.Sleep(ttl)
+		if n := len(seen.take()); n < 9 || n > 12 {
+			t.Errorf("%d exchanges in one TTL", n)
+		}
+	})
+}
