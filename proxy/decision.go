@@ -54,6 +54,7 @@ type clientNames struct {
 // Addrs implements decide.Lookup.
 func (n *clientNames) Addrs(name string) ([]netip.Addr, error) {
 	if n.stop == nil {
+		n.session.negotiateWithin(n.session.gen.policy.Rules.Settings.Timeouts.Negotiate)
 		n.ctx, n.stop = n.session.waiting(n.ctx)
 	}
 	return n.sessionNames.Addrs(name)

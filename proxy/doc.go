@@ -7,7 +7,8 @@
 //	PROXY header  header.go      required from trusted balancers, refused from anybody else; LOCAL may be
 //	                             a health check, which the next two steps skip while it sends no more than a greeting
 //	client-rule   decision.go    block: closed without a byte
-//	admit         slot.go        full or store away: closed without a byte
+//	admit         slot.go        at the client's first byte, or after a second; who closes before is a health
+//	                             check, too. Full or store away: closed without a byte
 //	negotiate     negotiate.go   method, user, request; one deadline from accept to the whole request
 //	resolve       package decide the name once, to all its addresses, if a rule could pass it; package resolve has the cache
 //	socks-rule    package decide block: reply 2 (SOCKS 4: 91)

@@ -164,7 +164,7 @@ func TestHangUpWhileClientRulesResolve(t *testing.T) {
 	<-resolver.asked
 	c.Close()
 	w.left("", 0)
-	w.reason("client_gone")
+	w.requireChecks(1)
 }
 
 // A client that has ended its direction and left nothing unread cannot be told

@@ -20,30 +20,27 @@ const headerTimeout = 3 * time.Second
 // After LOCAL the balancer speaks for itself, and the receiver must use the real
 // addresses of the connection (PROXY protocol, section 2.2). It is a health check
 // for as long as it asks for nothing, see isCheck, and a client at the balancer's
-// own address from then on.
+// own address from then on. local reports that.
 //
 // UNKNOWN, of version 1, stands for a client of another family as well (section
 // 2.1). Its connection is a client at the balancer's own address from the
 // beginning.
-func (s *session) identify() error {
+func (s *session) identify() (local bool, err error) {
 	s.from, s.to = addrPort(s.client.RemoteAddr()), addrPort(s.client.LocalAddr())
 	if !s.server.trusted(s.from.Addr()) {
-		return nil
+		return false, nil
 	}
 	s.setDeadline(s.began.Add(headerTimeout))
 	h, err := header.Read(s.client)
 	switch {
 	case errors.Is(err, io.EOF):
-		s.check = true // a balancer that only tests whether the port is open
-		return errNoGreeting
+		return false, errNoGreeting // a balancer that only tests whether the port is open
 	case err != nil:
-		return fmt.Errorf("%w: %w", errHeader, err)
-	case h.Kind == header.Local:
-		s.check = true
+		return false, fmt.Errorf("%w: %w", errHeader, err)
 	case h.Kind == header.Client:
 		s.from, s.to = h.From, h.To
 	}
-	return nil
+	return h.Kind == header.Local, nil
 }
 
 // trusted reports whether a is a balancer.

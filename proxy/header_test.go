@@ -141,9 +141,6 @@ func TestTrustedWithoutHeader(t *testing.T) {
 
 // Nobody else may say so, whatever the header says.
 func TestHeaderFromAnybodyElse(t *testing.T) {
-	far := func(o *proxy.Options, _ *proxy.Policy) {
-		o.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
-	}
 	for _, c := range []struct {
 		setups []setup
 		remedy string

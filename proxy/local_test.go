@@ -282,20 +282,3 @@ func TestLocalThatIsNoCheck(t *testing.T) {
 		})
 	}
 }
-
-// A client whom a header describes and who leaves without a byte is a client,
-// also if its address is one of the balancers' networks; and so is UNKNOWN, which
-// may have taken a slot by then.
-func TestDescribedClientIsNoCheck(t *testing.T) {
-	for _, head := range []string{
-		"PROXY TCP4 127.0.0.9 127.0.0.1 4711 1080\r\n",
-		"PROXY UNKNOWN\r\n",
-	} {
-		w := newWorld(t, anybody, trusting)
-		c := w.client()
-		c.send([]byte(head))
-		c.must(c.CloseWrite())
-		c.closed()
-		w.reason("no_greeting")
-	}
-}

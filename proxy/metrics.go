@@ -26,6 +26,7 @@ type Metrics struct {
 	connectErrors  *prometheus.CounterVec
 	authAttempts   *prometheus.CounterVec
 	turnedAway     *prometheus.CounterVec
+	checks         prometheus.Counter
 	nameCache      *prometheus.CounterVec
 	lookups        prometheus.Histogram
 	lookupsDelayed prometheus.Counter
@@ -66,7 +67,9 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		connectErrors: counter("usher_connect_errors_total", "Sessions whose target could not be reached.", "type"),
 		authAttempts:  counter("usher_auth_attempts_total", "Logins, by result.", "method", "result"),
 		turnedAway:    counter("usher_clients_turned_away_total", "Clients closed because too many are negotiating or no descriptors are left.", "reason"),
-		nameCache:     counter("usher_dns_cache_total", "Names that needed no lookup: the answer was cached (hit), or another session was looking it up (joined).", "result"),
+		checks: prometheus.NewCounter(prometheus.CounterOpts{Name: "usher_health_checks_total",
+			Help: "Connections that were closed before they were clients. They are no sessions."}),
+		nameCache: counter("usher_dns_cache_total", "Names that needed no lookup: the answer was cached (hit), or another session was looking it up (joined).", "result"),
 		lookupsDelayed: prometheus.NewCounter(prometheus.CounterOpts{Name: "usher_dns_lookups_delayed_total",
 			Help: "DNS lookups that had to wait because too many were running, for all clients or for one."}),
 		lookups: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -96,7 +99,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	}
 	m.udp = udp.NewMetrics(r)
 	if r != nil {
-		r.MustRegister(m, m.admitted, m.unconfirmed, m.rejected, m.connectErrors, m.authAttempts, m.turnedAway, m.nameCache, m.lookups, m.lookupsDelayed, m.duration)
+		r.MustRegister(m, m.admitted, m.unconfirmed, m.rejected, m.connectErrors, m.authAttempts, m.turnedAway, m.checks, m.nameCache, m.lookups, m.lookupsDelayed, m.duration)
 	}
 	return m
 }

@@ -29,11 +29,11 @@ func (s *session) negotiate(ctx context.Context, v rules.Verdict) error {
 }
 
 func (s *session) readRequest(ctx context.Context, v rules.Verdict) error {
-	opening, err := socks.ReadOpening(s.client)
+	opening, err := socks.ContinueOpening(s.client, s.begun[:s.nBegun])
 	if errors.Is(err, io.EOF) {
 		return errNoGreeting
 	}
-	if s.check && (opening.Version == socks.V4 || errors.Is(err, socks.ErrVersion)) { // more than a greeting
+	if !s.isClient && (opening.Version == socks.V4 || errors.Is(err, socks.ErrVersion)) { // more than a greeting
 		if err := s.letIn(ctx, v); err != nil {
 			return err
 		}
@@ -53,8 +53,11 @@ func (s *session) readRequest(ctx context.Context, v rules.Verdict) error {
 	if err := s.chooseMethod(methods, opening.Methods); err != nil {
 		return err
 	}
-	if s.check {
-		if err := s.awaitMore(ctx, v); err != nil {
+	if !s.isClient {
+		if err := awaitByte(s.client); err != nil { // io.EOF: the check is over
+			return err
+		}
+		if err := s.letIn(ctx, v); err != nil {
 			return err
 		}
 	}
@@ -65,16 +68,6 @@ func (s *session) readRequest(ctx context.Context, v rules.Verdict) error {
 	}
 	s.request, err = socks.ReadRequest(s.client)
 	return err
-}
-
-// awaitMore waits for what follows the greeting of a health check. If the balancer
-// closes, the error is io.EOF. With the first byte, the connection becomes a
-// client.
-func (s *session) awaitMore(ctx context.Context, v rules.Verdict) error {
-	if err := awaitByte(s.client); err != nil {
-		return err
-	}
-	return s.letIn(ctx, v)
 }
 
 // chooseMethod takes the first of our methods that the client offers too.

@@ -3,13 +3,10 @@ package proxy_test
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"testing"
 	"time"
-
-	proxyproto "github.com/pires/go-proxyproto"
 
 	"usher/proxy"
 	"usher/proxy/socks"
@@ -266,48 +263,4 @@ func TestNegotiationDeadline(t *testing.T) {
 		t.Errorf("%v counted, want 3", n)
 	}
 	w.left("c1", 3)
-}
-
-// A client that says nothing and leaves is a port check, and no news, if it is
-// a balancer. Anybody else may be scanning.
-func TestPortCheckIsNotLogged(t *testing.T) {
-	w := newWorld(t, anybody, trusting)
-	for range 3 {
-		w.client().Close()
-	}
-	w.left("", 0)
-	c := w.client()
-	fmt.Fprint(c, "GET / HTTP/1.1\r\n\r\n")
-	c.closed()
-	w.reason("proxy_header") // the log's only line
-}
-
-func TestLeavingWithoutAByteIsLogged(t *testing.T) {
-	far := func(o *proxy.Options, _ *proxy.Policy) {
-		o.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32")}
-	}
-	for _, setups := range [][]setup{nil, {far}} {
-		w := newWorld(t, anybody, setups...)
-		c := w.client()
-		name := c.LocalAddr().String()
-		c.Close()
-		line := w.reason("no_greeting")
-		if line["level"] != "INFO" || line["client"] != name || line["client_rule"] != "c1" {
-			t.Errorf("log %v", line)
-		}
-		if n := w.metric("usher_sessions_rejected_total", "rule", "c1", "reason", "no_greeting"); n != 1 {
-			t.Errorf("%v counted, want 1", n)
-		}
-	}
-}
-
-// Nor does a balancer's header hide a client that leaves without a byte.
-func TestLeavingBehindABalancerIsLogged(t *testing.T) {
-	w := newWorld(t, anybody, trusting)
-	c := w.client()
-	c.send(header(t, 2, proxyproto.PROXY))
-	c.Close()
-	if line := w.reason("no_greeting"); line["client"] != "192.0.2.7:4711" {
-		t.Errorf("log %v", line)
-	}
 }

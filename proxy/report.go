@@ -21,6 +21,7 @@ func (s *session) report(err error) {
 	o := outcomeOf(err)
 	log := s.server.opts.Logger
 	if s.isCheck(err) {
+		s.server.opts.Metrics.checks.Inc()
 		log.LogAttrs(context.Background(), slog.LevelDebug, "health check",
 			slog.String("client", s.from.String()), slog.String("reason", o.reason))
 		return
@@ -48,12 +49,12 @@ func (s *session) report(err error) {
 	log.LogAttrs(context.Background(), slog.LevelInfo, message, attrs...)
 }
 
-// isCheck reports whether a session that ended with err was a health check: the
-// balancer's own connection, which sent at most a greeting and was closed. One
-// that does more has become a client by then, see letIn. One that is held open
-// until a deadline ends it is no check either.
+// isCheck reports whether a session that ended with err was a health check: a
+// connection that was closed before it was a client, see awaitClient, or a balancer's
+// own, which sent at most a greeting. One that is held open until a deadline ends it is
+// no check.
 func (s *session) isCheck(err error) bool {
-	return s.check && (errors.Is(err, errNoGreeting) || errors.Is(err, errClientClosed) || errors.Is(err, decide.ErrMethod))
+	return !s.isClient && (errors.Is(err, errNoGreeting) || errors.Is(err, errClientClosed) || errors.Is(err, decide.ErrMethod))
 }
 
 // reportConnected logs that the client was told that it is connected, if one

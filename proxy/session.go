@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"os"
+	"syscall"
 	"time"
 
 	"usher/proxy/decide"
@@ -95,7 +98,8 @@ func (s *session) open(ctx context.Context) (relay func() error, err error) {
 // returns, the session counts as negotiating.
 func (s *session) receive(ctx context.Context) error {
 	defer s.server.negotiators.leave(s)
-	if err := s.identify(); err != nil {
+	local, err := s.identify()
+	if err != nil {
 		return err
 	}
 	s.server.negotiators.identified(s)
@@ -103,10 +107,10 @@ func (s *session) receive(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !s.check { // a health check of a balancer is not a client
-		if err := s.letIn(ctx, verdict); err != nil {
-			return err
-		}
+	if local { // the balancer is no client until it asks for something
+		s.negotiateWithin(s.gen.policy.Rules.Settings.Timeouts.Negotiate)
+	} else if err := s.awaitClient(ctx, verdict); err != nil {
+		return err
 	}
 	if err := s.negotiate(ctx, verdict); err != nil {
 		return err
@@ -126,11 +130,9 @@ func (s *session) release(err error) {
 	}
 }
 
-// judgeClient asks the client-rules, within the server's negotiation timeout, as
-// they may look up names. It has no other effect: it takes no slot and logs
-// nothing.
+// judgeClient asks the client-rules. It has no other effect: it takes no slot and
+// logs nothing.
 func (s *session) judgeClient(ctx context.Context) (rules.Verdict, error) {
-	s.negotiateWithin(s.gen.policy.Rules.Settings.Timeouts.Negotiate)
 	names := &clientNames{sessionNames: sessionNames{session: s, ctx: ctx}}
 	defer names.end()
 	d := s.decision()
@@ -142,10 +144,31 @@ func (s *session) judgeClient(ctx context.Context) (rules.Verdict, error) {
 	return v, err
 }
 
+// checkGrace is how long a connection may be silent before it is a client.
+const checkGrace = time.Second
+
+// awaitClient lets the client in with its first byte, or when checkGrace is over. A
+// connection that ends before is a health check. A client that is blocked is closed at
+// once.
+func (s *session) awaitClient(ctx context.Context, v rules.Verdict) error {
+	if v.Pass() {
+		s.setDeadline(s.began.Add(checkGrace))
+		n, err := s.client.Read(s.begun[:])
+		s.nBegun = int8(n)
+		switch {
+		case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
+			return errNoGreeting
+		case err != nil && !errors.Is(err, os.ErrDeadlineExceeded):
+			return err
+		}
+	}
+	return s.letIn(ctx, v)
+}
+
 // letIn applies the verdict of the client-rules. From here on the connection is a
 // client: it is counted, charged to the rule's limit, and logged.
 func (s *session) letIn(ctx context.Context, v rules.Verdict) error {
-	s.check = false
+	s.isClient = true
 	if !v.Pass() {
 		return s.blocked()
 	}

@@ -293,3 +293,14 @@ func TestRefusalHasASecond(t *testing.T) {
 		<-over
 	}
 }
+
+// A client that a client-rule blocks is closed without a wait for its first byte. The
+// session begins in an hour, so that such a wait would last.
+func TestBlockedClientIsClosedAtOnce(t *testing.T) {
+	s, client, ctx := newSession(t, "client block { from: 0/0 to: 0/0 }\n", -time.Hour)
+	go s.serve(ctx)
+	if n, err := client.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("read %d, %v; want the end", n, err)
+	}
+	s.server.table.running.Wait()
+}

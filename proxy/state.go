@@ -28,10 +28,10 @@ type session struct {
 
 	// Small fields stand together: a session has 416 bytes, and the next size that
 	// the allocator has is 448.
-	counted place // guarded by the table's mutex
-	check   bool  // a balancer's own connection that has made no request yet: see isCheck
-	granted bool  // the client was told that it is connected
-	method  rules.Method
+	counted  place // guarded by the table's mutex
+	isClient bool  // else no more than a health check, so far: see isCheck
+	granted  bool  // the client was told that it is connected
+	method   rules.Method
 
 	from       netip.AddrPort // who the client is, by the PROXY header if there is one
 	clientRule *rules.Rule    // nil: not judged yet, or none matched
@@ -57,10 +57,12 @@ type opening struct {
 	deadline    time.Time              // in force on client
 	keptAlive   rules.KeepAlive        // the same
 	negotiating *fair.Member[*session] // its place among the negotiators; nil once it has left
+	begun       [socks.MinOpening]byte // the first bytes from the client
+	nBegun      int8                   // how many there are: see awaitClient
 }
 
 // place is where a session stands. The zero place is one that no client-rule
-// has let in: a balancer's health check, or a connection just accepted.
+// has let in: a health check, or a connection just accepted.
 type place struct {
 	rule    *rules.Rule
 	command socks.Command // 0: it negotiates

@@ -12,6 +12,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"syscall"
 
 	proxyproto "github.com/pires/go-proxyproto"
 )
@@ -49,7 +50,8 @@ type Header struct {
 }
 
 // Read reads a header from r, and nothing after it. An end before the first
-// byte is io.EOF, one within the header io.ErrUnexpectedEOF.
+// Read reads a header from r, and nothing after it. An end before the first
+// byte is io.EOF, also if it is a reset; one within the header io.ErrUnexpectedEOF.
 func Read(r io.Reader) (Header, error) {
 	h, err := read(r)
 	if err != nil {
@@ -87,6 +89,9 @@ func Begins(b []byte) bool {
 func read(r io.Reader) (*proxyproto.Header, error) {
 	head := make([]byte, minV1, 256)
 	n, err := io.ReadAtLeast(r, head, 1)
+	if errors.Is(err, syscall.ECONNRESET) {
+		return nil, io.EOF
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/iotest"
 
@@ -66,6 +67,16 @@ func FuzzRead(f *testing.F) {
 			t.Fatalf("%q: %+v prints as %q, which reads %+v, %v", taken, h, printed, again, err)
 		}
 	})
+}
+
+// A balancer may end its checks by a reset.
+func TestReset(t *testing.T) {
+	for begins, want := range map[string]error{"": io.EOF, "PROXY TCP4 ": syscall.ECONNRESET} {
+		r := io.MultiReader(strings.NewReader(begins), iotest.ErrReader(syscall.ECONNRESET))
+		if _, err := Read(r); !errors.Is(err, want) {
+			t.Errorf("after %q: %v, want %v", begins, err, want)
+		}
+	}
 }
 
 // A header may be as long as the library says, and one that claims to be longer

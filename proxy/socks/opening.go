@@ -22,12 +22,18 @@ type Opening struct {
 	Request Request  // SOCKS 4
 }
 
+// MinOpening is the length of the shortest opening.
+const MinOpening = 2
+
 // ReadOpening reads the first message.
 //
 // With SOCKS 4 the error may be ErrName or ErrTooLong, with Version set.
-func ReadOpening(r io.Reader) (Opening, error) {
-	var b [2]byte
-	if err := readVersion(r, b[:], V4, V5); err != nil {
+func ReadOpening(r io.Reader) (Opening, error) { return ContinueOpening(r, nil) }
+
+// ContinueOpening is ReadOpening if begun, at most MinOpening bytes, was read already.
+func ContinueOpening(r io.Reader, begun []byte) (Opening, error) {
+	var b [MinOpening]byte
+	if err := continueVersion(r, b[:], copy(b[:], begun), V4, V5); err != nil {
 		return Opening{}, err
 	}
 	o := Opening{Version: Version(b[0])}

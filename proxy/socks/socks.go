@@ -94,9 +94,16 @@ func readFull(r io.Reader, b []byte) error {
 // first byte as soon as it is there: a client of another protocol is not
 // waited for.
 func readVersion(r io.Reader, b []byte, allowed ...Version) error {
-	n, err := io.ReadAtLeast(r, b, 1)
-	if err != nil {
-		return err
+	return continueVersion(r, b, 0, allowed...)
+}
+
+// continueVersion is readVersion if n bytes of b are there already.
+func continueVersion(r io.Reader, b []byte, n int, allowed ...Version) error {
+	if n == 0 {
+		var err error
+		if n, err = io.ReadAtLeast(r, b, 1); err != nil {
+			return err
+		}
 	}
 	for _, v := range allowed {
 		if b[0] == byte(v) {
