@@ -108,8 +108,9 @@ func TestAttackSilentClients(t *testing.T) {
 }
 
 // TestAttackPasswords guesses passwords from one address, then from many. The
-// answers do not tell a user who exists from one who does not, and after ten
-// the address is kept out, with the right password, too.
+// answers do not tell a user who exists from one who does not. After ten for a user,
+// the address is kept out as that user, with the right password, too; after a hundred
+// as any user.
 func TestAttackPasswords(t *testing.T) {
 	a := newAttack(t, options{users: users(t, "jo", "honest"), rules: func(_, free endpoint) string {
 		return "socksmethod: username none\nclient pass { from: " + honestSource + "/32 to: 0/0 }\n" +
@@ -119,21 +120,36 @@ func TestAttackPasswords(t *testing.T) {
 		return a.send(from, "\x05\x01\x02\x01"+string(rune(len(user)))+user+string(rune(len(password)))+password)
 	}
 	const refused = "\x05\x02\x01\x01"
-	for i := range 10 {
+	for i := range 20 {
 		user := []string{"jo", "nobody"}[i%2]
 		if got := login(attackerSource, user, "guess"); got != refused {
 			t.Errorf("a wrong password of %s is answered %q, want %q", user, got, refused)
 		}
 	}
-	a.wantRefused("auth", 10, attackerSource)
-	for range 5 {
-		if got := login(attackerSource, "jo", "pw-jo"); got != refused {
+	a.wantRefused("auth", 20, attackerSource)
+	for i := range 5 {
+		if got := login(attackerSource, []string{"jo", "nobody"}[i%2], "pw-jo"); got != refused {
 			t.Errorf("after ten wrong passwords the right one is answered %q, want %q", got, refused)
 		}
 	}
 	a.wantRefused("auth_throttle", 5, attackerSource)
-	if n := a.r.metrics(t).sum("usher_auth_attempts_total", `result="throttled"`); n != 5 {
-		t.Errorf("%v logins are counted as throttled, want 5", n)
+	neighbour := client{proxy: a.r.socks, from: netip.MustParseAddr(attackerSource), user: "honest", password: "pw-honest"}
+	if got := neighbour.connect(a.free.String()); got.reply != granted {
+		t.Errorf("another user of the same address: reply %d, %v", got.reply, got.err)
+	} else {
+		got.Close()
+	}
+	for i := range 80 {
+		if got := login(attackerSource, fmt.Sprintf("user%d", i), "guess"); got != refused {
+			t.Errorf("a wrong password is answered %q, want %q", got, refused)
+		}
+	}
+	if got := login(attackerSource, "honest", "pw-honest"); got != refused {
+		t.Errorf("after a hundred wrong passwords of many users the right one of another is answered %q, want %q", got, refused)
+	}
+	a.wantRefused("auth_throttle", 6, attackerSource)
+	if n := a.r.metrics(t).sum("usher_auth_attempts_total", `result="throttled"`); n != 6 {
+		t.Errorf("%v logins are counted as throttled, want 6", n)
 	}
 	// No other method gets round the login.
 	target := string(connectRequest(a.free.String()))

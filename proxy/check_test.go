@@ -105,6 +105,7 @@ func TestSilentClientsAreCounted(t *testing.T) {
 				refused.send(append(c.head[:len(c.head):len(c.head)], greeting...))
 				refused.closed()
 			}
+			w.log.wait(t, 2)
 			silent.Close()
 			for i, line := range w.log.wait(t, 3) {
 				if want := []string{"limit", "limit", "no_greeting"}[i]; line["reason"] != want || line["level"] != "INFO" || line["client_rule"] != "c1" {

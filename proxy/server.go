@@ -51,8 +51,8 @@ type Options struct {
 	// complete request; for each one more another is closed. 0: any number.
 	MaxNegotiating int
 	// MaxAuthFailures is how many wrong passwords a source (an address, of
-	// IPv6 a /64) may give in a minute before more are refused for a minute.
-	// 0: any number.
+	// IPv6 a /64) may give in a minute for one user before more are refused for a
+	// minute, and a tenth of how many for all users. 0: any number.
 	MaxAuthFailures int
 	// Own are addresses of this process that no client may connect to, such
 	// as the admin listener's, see BoundTo. Those given to Serve need not be

@@ -3,6 +3,7 @@ package users
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"runtime"
 	"sync"
@@ -14,32 +15,81 @@ import (
 )
 
 const (
-	// failureWindow is the time in which failures of one source add up, and
-	// for which a source with too many is refused.
+	// failureWindow is the time in which failures add up, and for which logins are
+	// refused after too many.
 	failureWindow = time.Minute
-	// maxSources bounds the sources whose failures are remembered; those that
-	// failed longest ago go first.
-	maxSources = 16384
+	// maxFailed bounds the sources whose failures are remembered, and the pairs of
+	// source and user. Those that failed longest ago go first.
+	maxFailed = 16384
+	// usersOfSource is how many times more failures a source has than each of its
+	// users: many clients may share an address, and one that fails must not lock out
+	// the others.
+	usersOfSource = 10
 )
 
-// ErrThrottled is returned for a source that has failed too often.
+// ErrThrottled is returned for a source that has failed too often, with this user or
+// in all.
 var ErrThrottled = errors.New("too many wrong passwords from this source")
+
+var errThrottledUser = fmt.Errorf("%w for this user", ErrThrottled)
 
 // Guard checks passwords at a bounded cost: a number at a time, one of a source,
 // and none for sources that have failed too often. It outlives users files, and is
 // safe for concurrent use.
 type Guard struct {
-	max    int // failures of a source within the window; 0: any number
+	max    int // failures of a user of a source within the window; 0: any number
 	hashes *fair.Queue
 
-	mu     sync.Mutex
-	failed *simplelru.LRU[netip.Prefix, failures]
+	mu      sync.Mutex
+	sources failures[netip.Prefix]
+	logins  failures[login]
 }
 
-// failures of one source.
-type failures struct {
+// login is a user of one source. Names are hashed: they may be long.
+type login struct {
+	source netip.Prefix
+	user   digest
+}
+
+// failures counts them for each key.
+type failures[K comparable] struct {
+	of *simplelru.LRU[K, failed]
+}
+
+type failed struct {
 	count int
 	until time.Time // when they are forgotten
+}
+
+func newFailures[K comparable]() failures[K] {
+	of, err := simplelru.NewLRU[K, failed](maxFailed, nil)
+	if err != nil {
+		panic(err) // the size is not positive
+	}
+	return failures[K]{of}
+}
+
+// count returns how many failures of key are remembered.
+func (f failures[K]) count(key K) int {
+	one, ok := f.of.Peek(key)
+	if !ok || !time.Now().Before(one.until) {
+		return 0
+	}
+	return one.count
+}
+
+// add counts a failure of key. They are forgotten a minute after the first, or after
+// the one that reaches the bound.
+func (f failures[K]) add(key K, bound int) {
+	now := time.Now()
+	one, ok := f.of.Get(key)
+	if !ok || !now.Before(one.until) {
+		one = failed{until: now.Add(failureWindow)}
+	}
+	if one.count++; one.count == bound {
+		one.until = now.Add(failureWindow)
+	}
+	f.of.Add(key, one)
 }
 
 // HashQueue returns a queue for NewGuard that leaves a processor for all other
@@ -48,16 +98,12 @@ func HashQueue() *fair.Queue {
 	return &fair.Queue{Size: max(runtime.GOMAXPROCS(0)-1, 1), Each: 1}
 }
 
-// NewGuard returns a guard that refuses a source (an address, of IPv6 a /64) for a
-// minute after maxFailures wrong passwords in a minute; 0 is any number. Hashes wait
-// for their turn in the queue, which must be new. Sources with fewer wrong passwords
-// go first.
+// NewGuard returns a guard that refuses a user from a source (an address, of IPv6 a
+// /64) for a minute after maxFailures wrong passwords in a minute, and all users from
+// there after ten times as many; 0 is any number. Hashes wait for their turn in the
+// queue, which must be new. Sources with fewer wrong passwords go first.
 func NewGuard(maxFailures int, hashes *fair.Queue) *Guard {
-	failed, err := simplelru.NewLRU[netip.Prefix, failures](maxSources, nil)
-	if err != nil {
-		panic(err) // the size is not positive
-	}
-	g := &Guard{max: maxFailures, hashes: hashes, failed: failed}
+	g := &Guard{max: maxFailures, hashes: hashes, sources: newFailures[netip.Prefix](), logins: newFailures[login]()}
 	hashes.Rank = g.failures
 	return g
 }
@@ -67,8 +113,9 @@ func NewGuard(maxFailures int, hashes *fair.Queue) *Guard {
 // the client's turn comes.
 func (g *Guard) Check(ctx context.Context, known *Checker, client netip.Addr, user, password string) (bool, error) {
 	source := fair.SourceOf(client)
-	if g.throttled(source) {
-		return false, ErrThrottled
+	who := login{source, digestOf(user)}
+	if err := g.throttled(who); err != nil {
+		return false, err
 	}
 	if known.Remembers(user, password) {
 		return true, nil
@@ -77,11 +124,11 @@ func (g *Guard) Check(ctx context.Context, known *Checker, client netip.Addr, us
 		return false, err
 	}
 	defer g.releaseAfterRest(source, time.Now())
-	if g.throttled(source) { // by those that were ahead
-		return false, ErrThrottled
+	if err := g.throttled(who); err != nil { // by those that were ahead
+		return false, err
 	}
 	if !known.Check(user, password) {
-		g.fail(source)
+		g.fail(who)
 		return false, nil
 	}
 	return true, nil
@@ -97,31 +144,31 @@ func (g *Guard) releaseAfterRest(source netip.Prefix, began time.Time) {
 	time.AfterFunc(time.Since(began), func() { g.hashes.Release(source) })
 }
 
-func (g *Guard) throttled(source netip.Prefix) bool {
-	return g.max > 0 && g.failures(source) >= g.max
+// throttled returns the error for a login that is refused without a check.
+func (g *Guard) throttled(who login) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case g.max == 0:
+		return nil
+	case g.sources.count(who.source) >= usersOfSource*g.max:
+		return ErrThrottled
+	case g.logins.count(who) >= g.max:
+		return errThrottledUser
+	}
+	return nil
 }
 
 // failures returns how many failures of source are remembered.
 func (g *Guard) failures(source netip.Prefix) int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	f, ok := g.failed.Peek(source)
-	if !ok || !time.Now().Before(f.until) {
-		return 0
-	}
-	return f.count
+	return g.sources.count(source)
 }
 
-func (g *Guard) fail(source netip.Prefix) {
+func (g *Guard) fail(who login) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	now := time.Now()
-	f, ok := g.failed.Get(source)
-	if !ok || !now.Before(f.until) {
-		f = failures{until: now.Add(failureWindow)}
-	}
-	if f.count++; f.count == g.max {
-		f.until = now.Add(failureWindow)
-	}
-	g.failed.Add(source, f)
+	g.sources.add(who.source, usersOfSource*g.max)
+	g.logins.add(who, g.max)
 }

@@ -164,12 +164,52 @@ func TestAnyNumberOfWrongPasswords(t *testing.T) {
 
 func TestSourcesAreBounded(t *testing.T) {
 	g := newGuard(1)
-	for i := range maxSources + 10 {
-		g.fail(fair.SourceOf(netip.MustParseAddr(fmt.Sprintf("2001:db8:%x:%x::1", i>>16, i&0xffff))))
+	for i := range maxFailed + 10 {
+		g.fail(login{source: fair.SourceOf(netip.MustParseAddr(fmt.Sprintf("2001:db8:%x:%x::1", i>>16, i&0xffff)))})
+		g.fail(login{user: digest{uint64(i)}})
 	}
-	if n := g.failed.Len(); n != maxSources {
-		t.Errorf("%d sources remembered, want %d", n, maxSources)
+	if s, l := g.sources.of.Len(), g.logins.of.Len(); s != maxFailed || l != maxFailed {
+		t.Errorf("%d sources and %d logins remembered, want %d of each", s, l, maxFailed)
 	}
+}
+
+// A client with a wrong password locks out its user at its address, and nobody else
+// there. One that tries many users locks out its whole address, in the end.
+func TestWrongPasswordsOfOneUser(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		known, g := monica(t), newGuard(3)
+		check := func(from, user, password string) string {
+			t.Helper()
+			ok, err := g.Check(t.Context(), known, netip.MustParseAddr(from), user, password)
+			if err != nil {
+				return err.Error()
+			}
+			return map[bool]string{true: "ok", false: "failed"}[ok]
+		}
+		want := func(from, user, password, want string) {
+			t.Helper()
+			if got := check(from, user, password); got != want {
+				t.Fatalf("%s of %s: %s, want %s", user, from, got, want)
+			}
+		}
+		const here, there = "192.0.2.1", "192.0.2.2"
+		for range 3 {
+			want(here, "fred", wrong, "failed")
+		}
+		for range 100 { // which adds up to nothing
+			want(here, "fred", wrong, errThrottledUser.Error())
+		}
+		want(here, "monica", right, "ok")
+		want(there, "fred", wrong, "failed")
+		for i := range 3*usersOfSource - 3 {
+			want(here, fmt.Sprintf("user %d", i), wrong, "failed")
+		}
+		want(here, "monica", right, ErrThrottled.Error())
+		want(here, "fred", wrong, ErrThrottled.Error())
+		want(there, "monica", right, "ok")
+		time.Sleep(failureWindow)
+		want(here, "monica", right, "ok")
+	})
 }
 
 // While as many hashes as may be are computed, others wait as long as their context lets
@@ -244,8 +284,8 @@ func TestHashesTakeTurns(t *testing.T) {
 		g := NewGuard(0, &fair.Queue{Size: 1, Each: 1})
 		free := busy(t, g)
 		for range 2 { // these two have failed before
-			g.fail(fair.SourceOf(netip.MustParseAddr("192.0.2.1")))
-			g.fail(fair.SourceOf(netip.MustParseAddr("192.0.2.2")))
+			g.fail(login{source: fair.SourceOf(netip.MustParseAddr("192.0.2.1"))})
+			g.fail(login{source: fair.SourceOf(netip.MustParseAddr("192.0.2.2"))})
 		}
 		var group sync.WaitGroup
 		for _, from := range []string{"192.0.2.1", "192.0.2.1", "192.0.2.1", "192.0.2.2", "192.0.2.3"} {
