@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -193,8 +194,8 @@ func Load(environ map[string]string) (cfg Config, warnings []string, err error) 
 	if cfg.GroupsFile != "" && cfg.UsersFile == "" {
 		problems = append(problems, errors.New("USHER_GROUPS_FILE needs USHER_USERS_FILE, as only users who log in can be in a group; set both"))
 	}
-	for name := range environ {
-		if strings.HasPrefix(name, "USHER_") && !known[name] {
+	for name, value := range environ {
+		if strings.HasPrefix(name, "USHER_") && !known[name] && !isServiceLink(name, value) {
 			warnings = append(warnings, name)
 		}
 	}
@@ -202,6 +203,16 @@ func Load(environ map[string]string) (cfg Config, warnings []string, err error) 
 	cfg.ListenSet = environ["USHER_LISTEN"] != ""
 	cfg.Replica = cmp.Or(cfg.Replica, defaultReplica())
 	return cfg, warnings, errors.Join(problems...)
+}
+
+// serviceLink matches the variables that Kubernetes sets in each container for a
+// Service whose name is usher or begins with usher-, such as USHER_SERVICE_HOST.
+var serviceLink = regexp.MustCompile(`^USHER_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)$`)
+
+// isServiceLink reports whether Kubernetes has set a variable. USHER_PORT is one of
+// those if it is a URL; somebody may have meant USHER_PORT=1080 for Usher.
+func isServiceLink(name, value string) bool {
+	return serviceLink.MatchString(name) || strings.HasSuffix(name, "_PORT") && strings.Contains(value, "://")
 }
 
 // withoutQuoted returns environ without Usher's values in quotes, each of which

@@ -60,6 +60,43 @@ func TestValues(t *testing.T) {
 	}
 }
 
+// Kubernetes sets variables for a Service named usher and for one named usher-admin.
+// They are neither settings nor mistakes.
+func TestServiceLinks(t *testing.T) {
+	links := map[string]string{
+		"USHER_SERVICE_HOST":          "10.0.0.10",
+		"USHER_SERVICE_PORT":          "1080",
+		"USHER_SERVICE_PORT_SOCKS":    "1080",
+		"USHER_PORT":                  "tcp://10.0.0.10:1080",
+		"USHER_PORT_1080_TCP":         "tcp://10.0.0.10:1080",
+		"USHER_PORT_1080_TCP_PROTO":   "tcp",
+		"USHER_PORT_1080_TCP_PORT":    "1080",
+		"USHER_PORT_1080_TCP_ADDR":    "10.0.0.10",
+		"USHER_ADMIN_SERVICE_HOST":    "10.0.0.11",
+		"USHER_ADMIN_SERVICE_PORT":    "9090",
+		"USHER_ADMIN_PORT":            "tcp://10.0.0.11:9090",
+		"USHER_ADMIN_PORT_9090_TCP":   "tcp://10.0.0.11:9090",
+		"USHER_STORE_PORT_6379_TCP":   "tcp://10.0.0.12:6379",
+		"USHER_STORE_SERVICE_PORT_DB": "6379",
+	}
+	want, _, err := Load(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, unknown, err := Load(links)
+	if err != nil || len(unknown) > 0 {
+		t.Errorf("unknown %v, error %v", unknown, err)
+	}
+	if !reflect.DeepEqual(cfg, want) {
+		t.Errorf("settings %+v, want the defaults", cfg)
+	}
+	// Somebody may mean these for Usher.
+	_, unknown, err = Load(map[string]string{"USHER_PORT": "1080", "USHER_ADMIN_PORT": "9090", "USHER_PORTS": "tcp://10.0.0.10:1080"})
+	if err != nil || len(unknown) != 3 {
+		t.Errorf("unknown %v, error %v; want all three", unknown, err)
+	}
+}
+
 func TestBadValues(t *testing.T) {
 	for _, c := range []struct{ name, value, want string }{
 		{"USHER_LISTEN", "1080", `USHER_LISTEN="1080": "1080" is not an address and a port; write it like 127.0.0.1:1080`},
