@@ -132,7 +132,7 @@ func newCage(t *testing.T, rules string) *cage {
 	}
 	c.startTarget(netip.AddrPortFrom(netip.MustParseAddr(publicAddr), 80))
 	writeFile(t, filepath.Join(c.etc, "nsswitch.conf"), "hosts: files dns\n")
-	writeFile(t, filepath.Join(c.etc, "resolv.conf"), "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
+	writeFile(t, filepath.Join(c.etc, "resolv.conf"), "nameserver 127.0.0.1\noptions timeout:5 attempts:1\n")
 	c.config = filepath.Join(c.dir, "sockd.conf")
 	writeFile(t, c.config, rules)
 	c.proxy = c.start("listening for SOCKS clients", 1, []string{
@@ -208,7 +208,7 @@ func (c *cage) wantReply(target string, reply int, reason string) {
 }
 
 const cageRules = `socksmethod: none
-timeout.connect: 3
+timeout.connect: 5
 client pass { from: 0/0 to: 0/0 }
 socks block { from: 0/0 to: @special command: connect udpassociate }
 socks pass { from: 127.0.7.0/24 to: 0/0 command: connect }

@@ -118,10 +118,10 @@ func (w *world) runClient(t *testing.T, row clientRow, vars map[string]string) {
 		env = append(env, name+"="+value)
 	}
 	// timeout ends what the shell has started, too.
-	p := start(t, row.client, env, "timeout", "20", "sh", "-c", row.shell)
+	p := start(t, row.client, env, "timeout", "60", "sh", "-c", row.shell)
 	select {
 	case <-p.done:
-	case <-time.After(2 * patience):
+	case <-time.After(4 * patience):
 		t.Fatalf("%s does not end", row.shell)
 	}
 	code := p.cmd.ProcessState.ExitCode()

@@ -105,7 +105,7 @@ func (d *demo) must(args ...string) string {
 // curl fetches a page of the target through the proxy, and returns what curl
 // printed.
 func (d *demo) curl(url string, args ...string) (string, error) {
-	args = append([]string{"-sS", "--max-time", "15", "--proxy", "socks5h://" + d.proxy, url}, args...)
+	args = append([]string{"-sS", "--max-time", "60", "--proxy", "socks5h://" + d.proxy, url}, args...)
 	out, err := exec.Command(need.Program(d.t, "curl"), args...).CombinedOutput()
 	return string(out), err
 }
@@ -216,11 +216,14 @@ func (d *demo) onlyLoopback(t *testing.T) {
 		}
 	}
 	for _, id := range strings.Fields(d.must("ps", "-q", "usher")) {
-		got := mustDocker(t, "inspect", "-f",
-			"{{.Config.User}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} {{.HostConfig.SecurityOpt}} {{.State.Health.Status}}", id)
-		if want := "65532:65532 true [ALL] [no-new-privileges:true] healthy"; got != want {
-			t.Errorf("a replica runs as %s, want %s", got, want)
-		}
+		eventually(t, 4*patience, func() string { // it is healthy from the engine's first check on
+			got := mustDocker(t, "inspect", "-f",
+				"{{.Config.User}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} {{.HostConfig.SecurityOpt}} {{.State.Health.Status}}", id)
+			if want := "65532:65532 true [ALL] [no-new-privileges:true] healthy"; got != want {
+				return fmt.Sprintf("a replica runs as %s, want %s", got, want)
+			}
+			return ""
+		})
 		if out, err := docker("exec", id, "sh", "-c", "true"); err == nil {
 			t.Errorf("a replica has a shell: %s", out)
 		}
@@ -246,7 +249,7 @@ func (d *demo) onlyBalancerTrusted(t *testing.T) {
 	)
 	ask := func(sent string) (answer string) {
 		said, err := docker("exec", strings.TrimSpace(d.must("ps", "-q", "target")),
-			"sh", "-c", "printf '"+sent+"' | nc -w 3 usher 1080 | od -An -tx1")
+			"sh", "-c", "printf '"+sent+"' | nc -w 10 usher 1080 | od -An -tx1")
 		if err != nil {
 			t.Fatalf("asking from another container: %v: %s", err, said)
 		}
@@ -308,8 +311,7 @@ func (d *demo) replicaKilled(t *testing.T) {
 	begin := time.Now()
 	mustDocker(t, "kill", "-s", "KILL", victim)
 	left := slices.DeleteFunc(held, func(h *hold) bool { return h.via == name })
-	const ttl = 10 * time.Second
-	held = d.full(t, 5, ttl, left...)
+	held = d.full(t, 5, 4*patience, left...) // that it takes one TTL at most is for the limiter's tests
 	t.Logf("the slots of a killed replica were back after %v", time.Since(begin).Round(time.Millisecond))
 	mustDocker(t, "start", victim)
 	d.stats.waitUp(t, 3)

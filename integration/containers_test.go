@@ -25,7 +25,7 @@ import (
 // where replicas are hosts of their own.
 func TestLimitsInContainers(t *testing.T) {
 	needDocker(t, "redis:7-alpine", "haproxy:3.0-alpine", "busybox:1.36")
-	w := newContainerWorld(t, 4*time.Second)
+	w := newContainerWorld(t, 8*time.Second)
 	for _, s := range scenarios {
 		if s.direct {
 			continue

@@ -23,7 +23,7 @@ var scenarios = []scenario{
 	{"a broken file changes nothing", 2 * time.Second, false, brokenFile},
 	{"the store is away and comes back", 2 * time.Second, false, storeAway},
 	{"kill gives slots back", 2 * time.Second, false, killGivesBack},
-	{"stop gives slots back at once", 4 * time.Second, false, stopGivesBack},
+	{"stop gives slots back at once", 10 * time.Second, false, stopGivesBack},
 }
 
 // TestLimits runs each scenario in a world of processes of its own.

@@ -24,7 +24,7 @@ const (
 )
 
 // patience bounds every step of a client; nothing is expected to take so long.
-const patience = 15 * time.Second
+const patience = 30 * time.Second
 
 // client says how to ask for a connection.
 type client struct {

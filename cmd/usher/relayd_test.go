@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -238,8 +239,8 @@ func throughRelayd(t *testing.T, name string, cmd *exec.Cmd, front string) {
 		t.Fatal(err)
 	}
 	defer func() {
-		cmd.Process.Signal(os.Interrupt) //nolint:errcheck // it may have ended
-		cmd.Wait()                       //nolint:errcheck // it ends by a signal
+		cmd.Process.Signal(syscall.SIGTERM) //nolint:errcheck // it may have ended
+		cmd.Wait()                          //nolint:errcheck // it ends by a signal
 	}()
 	var out, code string
 	for end := time.Now().Add(patience); time.Now().Before(end); {

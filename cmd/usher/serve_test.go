@@ -259,7 +259,7 @@ func connectAs(t *testing.T, p *process, user, password, target string) byte {
 
 func TestDrainIsSeenBeforeItHurts(t *testing.T) {
 	t.Parallel()
-	p := launch(t, "USHER_DRAIN_GRACE=2s", "USHER_DRAIN_TIMEOUT=10s")
+	p := launch(t, "USHER_DRAIN_GRACE=5s", "USHER_DRAIN_TIMEOUT=1m")
 	target := webServer(t)
 	c, _ := connect(t, p, target)
 	p.signal(syscall.SIGTERM)

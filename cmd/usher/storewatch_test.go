@@ -98,7 +98,8 @@ func TestHostileStore(t *testing.T) {
 			}
 			return redistest.Ordinary(got)
 		})
-		p := launch(t, "USHER_STORE=redis://"+l.Addr().String(), "USHER_LEASE_TTL=2s", "USHER_CONFIG="+rules)
+		// The lease is long for the same reason as in TestStoreThatRefuses.
+		p := launch(t, "USHER_STORE=redis://"+l.Addr().String(), "USHER_LEASE_TTL=20s", "USHER_CONFIG="+rules)
 		want := "protocol: reply exceeds 1048576 bytes"
 		if command == "SCRIPT" {
 			want = `ERR \x1b[2J\u202e`
@@ -134,7 +135,7 @@ func TestHostileStore(t *testing.T) {
 func TestStoreThatIsBackWithAPassword(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
-	p := launch(t, "USHER_STORE="+server.URL(), "USHER_LEASE_TTL=4s", "USHER_CONFIG="+ruleFile(t, passLoopback))
+	p := launch(t, "USHER_STORE="+server.URL(), "USHER_LEASE_TTL=10s", "USHER_CONFIG="+ruleFile(t, passLoopback))
 	p.logged("joined the store")
 	if err := server.Client().Do(t.Context(), "CONFIG", "SET", "requirepass", "geheim").Err(); err != nil {
 		t.Fatal(err)
@@ -237,6 +238,9 @@ func TestThrottleKeysOverReplicas(t *testing.T) {
 	for range 2 {
 		replicas = append(replicas, launch(t, "USHER_STORE="+server.URL(), "USHER_LEASE_TTL=4s", "USHER_THROTTLE_KEYS=1",
 			"USHER_USERS_FILE="+users, "USHER_CONFIG="+ruleFile(t, rules)))
+	}
+	for _, p := range replicas {
+		p.logged("joined the store")
 	}
 	a, b := replicas[0], replicas[1]
 	for i, c := range []struct {

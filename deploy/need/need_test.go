@@ -1,6 +1,7 @@
 package need
 
 import (
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -73,4 +74,24 @@ func ended(t *testing.T, body func(*recorded)) (r *recorded) {
 	}()
 	body(r)
 	return r
+}
+
+// What this process has taken, no other gets before this one ends.
+func TestPortsAreOfOneProcess(t *testing.T) {
+	if len(ports.claims) == 0 {
+		t.Skip("no block of ports is free, or the system has no abstract names")
+	}
+	block := (Port(t) - firstPort) / blockSize
+	if ln, err := net.Listen("unix", nameOf(block)); err == nil {
+		ln.Close()
+		t.Errorf("block %d can be taken again", block)
+	}
+	seen := map[int]bool{}
+	for range 2 * blockSize {
+		port := Port(t)
+		if seen[port] {
+			t.Fatalf("port %d is handed out twice", port)
+		}
+		seen[port] = true
+	}
 }

@@ -143,7 +143,7 @@ func reach(t *testing.T, url string) error {
 // dial dials and hangs up.
 func dial(t *testing.T, s *redisstore.Store) error {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	c, err := s.Dial(ctx, 0)
 	if err == nil {

@@ -18,6 +18,7 @@ import (
 
 const (
 	loadTTL   = 5 * time.Second // what is planned takes a fraction of it, also on a busy machine
+	loadWait  = 10 * time.Second
 	loadRules = 6
 	loadMax   = 4
 	loadHold  = 40 * time.Millisecond
@@ -66,7 +67,7 @@ func startLoad(t *testing.T, url string, strict bool) *load {
 func (l *load) join() {
 	l.t.Helper()
 	s := open(l.t, l.url, l.cluster)
-	r := limiter.New(limiter.Options{Store: s, TTL: loadTTL, Strict: l.strict, StoreWait: time.Second})
+	r := limiter.New(limiter.Options{Store: s, TTL: loadTTL, Strict: l.strict, StoreWait: loadWait})
 	r.SetSpace("c1aaaa", nil)
 	l.mu.Lock()
 	i := len(l.limiters)
@@ -183,7 +184,7 @@ func (l *load) stop() {
 	for rule := range loadRules {
 		l.refill(rule)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for i, r := range l.limiters {
 		if err := errors.Join(r.Close(ctx), l.stores[i].Close()); err != nil {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -28,7 +29,8 @@ func started(t *testing.T, address, program string, args ...string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		cmd.Process.Signal(os.Interrupt)                                    //nolint:errcheck // it may have ended
+		// Whatever is started in the background of a shell ignores SIGINT.
+		cmd.Process.Signal(syscall.SIGTERM)                                 //nolint:errcheck // it may have ended
 		ended := time.AfterFunc(time.Minute, func() { cmd.Process.Kill() }) //nolint:errcheck // it may have ended
 		defer ended.Stop()
 		cmd.Wait() //nolint:errcheck // it ends by a signal
