@@ -12,7 +12,8 @@ import (
 	"golang.org/x/crypto/bcrypt"
 )
 
-// Bounds on what one login may cost: about a second of a processor.
+// Bounds on what one login may cost: about a second of a processor. yescrypt.go has
+// those on memory.
 const (
 	maxBcryptCost = 14
 	minRounds     = 1000 // fewer are computed as 1000, by the definition of SHA-crypt
@@ -28,7 +29,7 @@ const maxUser = 255
 type scheme struct {
 	name     string
 	prefixes []string
-	form     *regexp.Regexp // of the whole hash; the group "rounds" is looked at if it exists
+	form     *regexp.Regexp // of the whole hash; the groups "rounds" and "yescrypt" are looked at if they exist
 	accept   htpasswd.PasswdParser
 }
 
@@ -39,6 +40,8 @@ var schemes = []scheme{
 		regexp.MustCompile(`^\$6\$(?:rounds=(?P<rounds>\d{1,9})\$)?[^$:\s]{1,16}\$[./A-Za-z0-9]{86}$`), htpasswd.AcceptCryptSha},
 	{"SHA-256-crypt", []string{"$5$"},
 		regexp.MustCompile(`^\$5\$(?:rounds=(?P<rounds>\d{1,9})\$)?[^$:\s]{1,16}\$[./A-Za-z0-9]{43}$`), htpasswd.AcceptCryptSha},
+	{"yescrypt", []string{"$y$"}, // Debian's default
+		regexp.MustCompile(`^\$y\$(?P<yescrypt>[./A-Za-z0-9]{1,16})\$[./A-Za-z0-9]{2,86}\$[./A-Za-z0-9]{43}$`), acceptYescrypt},
 	{"MD5-crypt", []string{"$apr1$", "$1$"},
 		regexp.MustCompile(`^\$(?:apr1|1)\$[^$:\s]{1,8}\$[./A-Za-z0-9]{22}$`), htpasswd.AcceptMd5},
 }
@@ -82,9 +85,10 @@ func parseHash(encoded string) (hash htpasswd.EncodedPasswd, what, remedy string
 	return hash, "", ""
 }
 
+const accepted = "bcrypt, yescrypt, SHA-crypt and MD5-crypt"
+
 // foreignForms are what a file of a system may hold instead of a hash of ours.
 var foreignForms = []struct{ prefix, name string }{
-	{"$y$", "a yescrypt hash"}, // Debian's default; no maintained Go module computes it
 	{"$gy$", "a gost-yescrypt hash"},
 	{"$7$", "an scrypt hash"},
 	{"$argon2", "an Argon2 hash"},
@@ -99,10 +103,10 @@ func foreign(encoded string) (what, remedy string) {
 	}
 	for _, f := range foreignForms {
 		if strings.HasPrefix(encoded, f.prefix) {
-			return "the password is " + f.name + ", which is not accepted (bcrypt, SHA-crypt and MD5-crypt are)", newHash
+			return "the password is " + f.name + ", which is not accepted (" + accepted + " are)", newHash
 		}
 	}
-	return "the password is in plain text or in a form that is not accepted (bcrypt, SHA-crypt and MD5-crypt are)", newHash
+	return "the password is in plain text or in a form that is not accepted (" + accepted + " are)", newHash
 }
 
 func schemeOf(encoded string) (scheme, bool) {
@@ -125,6 +129,9 @@ func cost(s scheme, parts []string, encoded string) string {
 		case c > maxBcryptCost:
 			return fmt.Sprintf("the bcrypt cost %d is above %d", c, maxBcryptCost)
 		}
+	}
+	if i := s.form.SubexpIndex("yescrypt"); i >= 0 {
+		return yescryptCost(parts[i])
 	}
 	if i := s.form.SubexpIndex("rounds"); i >= 0 && parts[i] != "" {
 		if n, err := strconv.Atoi(parts[i]); err != nil || n < minRounds || n > maxRounds || parts[i][0] == '0' {

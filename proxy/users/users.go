@@ -2,11 +2,12 @@
 // of Apache's htpasswd: one user:hash a line, empty lines and lines that
 // begin with # ignored.
 //
-// Accepted are bcrypt ($2y$, $2a$, $2b$), SHA-crypt ($5$, $6$, with or without
+// Accepted are bcrypt ($2y$, $2a$, $2b$), yescrypt ($y$), SHA-crypt ($5$, $6$, with or without
 // rounds=) and, for files that exist already, MD5-crypt ($apr1$, $1$). Not
 // accepted are plain text, {SHA} and {SSHA}, which a stolen file gives away at
 // once, and hashes so costly that checking them would be an attack by itself.
-// The hashing is github.com/tg123/go-htpasswd's; what it would take too
+// The hashing is github.com/tg123/go-htpasswd's, and for yescrypt
+// github.com/go-crypt/x's; what it would take too
 // lightly (a malformed hash makes it panic at the first login) is refused here
 // when the file is read.
 package users

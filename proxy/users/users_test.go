@@ -17,12 +17,15 @@ import (
 
 // vectors are hashes of "open-sesame" by openssl passwd and by crypt(3).
 var vectors = map[string]string{
-	"sha512":   "$6$saltsalt$IIO3tFf9acEh.KPN8fdlOw2L4J9tP9mcGB/zidm03nlDYowG0EQh194NRIhnrsreO3tSs2RIuGbdYI1mdJPS50",
-	"rounds":   "$6$rounds=1000$saltsalt$DrjWAO/MPesqcpu8YFKGSFbzMeH6hOVfdV5i4kx7.OoZAZoHcjYsZmqGdmGY4v81mC7lKO/0Bf2HPb4f8fHJI0",
-	"sha256":   "$5$saltsalt$NWbjf9l/JYa5lKZwUXbDrYs.7gmSTsn9pl1o0TRnjc6",
-	"apr1":     "$apr1$saltsalt$KlYmbxGi6RFqoNneyFPyH/",
-	"md5crypt": "$1$saltsalt$Omjcn0qVxmemoOaJVnpUW.",
-	"bcrypt":   "$2b$05$abcdefghijklmnopqrstuutXu9KzOt.1yBoZUeFWoT/914/JfszCO",
+	"yescrypt":  "$y$j9T$6Nc/RPt61k0EW40cU721V.$DRXDffMTg2vzhxHRdYiPnZDTgPAyTOi96e/SNLGivw3", // this and the next two: mkpasswd -m yescrypt
+	"yescrypt1": "$y$j75$aZx2GmgCHuiaMhnJigTe.0$1XU48Vk9JNsJjwSQ.SORSu42.K4NSX4OPJ2GcA4faWA",
+	"yescrypt6": "$y$jAT$v7le42K6DlgkmZkUo9Gyn.$7fD4/KTR/yfV0iDTJmaLtyy0uWUlXzCokTSrSYD8Ri2",
+	"sha512":    "$6$saltsalt$IIO3tFf9acEh.KPN8fdlOw2L4J9tP9mcGB/zidm03nlDYowG0EQh194NRIhnrsreO3tSs2RIuGbdYI1mdJPS50",
+	"rounds":    "$6$rounds=1000$saltsalt$DrjWAO/MPesqcpu8YFKGSFbzMeH6hOVfdV5i4kx7.OoZAZoHcjYsZmqGdmGY4v81mC7lKO/0Bf2HPb4f8fHJI0",
+	"sha256":    "$5$saltsalt$NWbjf9l/JYa5lKZwUXbDrYs.7gmSTsn9pl1o0TRnjc6",
+	"apr1":      "$apr1$saltsalt$KlYmbxGi6RFqoNneyFPyH/",
+	"md5crypt":  "$1$saltsalt$Omjcn0qVxmemoOaJVnpUW.",
+	"bcrypt":    "$2b$05$abcdefghijklmnopqrstuutXu9KzOt.1yBoZUeFWoT/914/JfszCO",
 }
 
 func load(t *testing.T, text string) (*Checker, error) {
@@ -70,7 +73,14 @@ func TestBadLinesAreAllNamed(t *testing.T) {
 		{":" + vectors["apr1"], "empty"},
 		{"plain:open-sesame", "plain text"},
 		{"sha1:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=", "a SHA-1 hash without salt, which is not accepted"},
-		{"debian:$y$j9T$F5Jx5fExrKuPp53xLKQ..1$tnSYvahCwPBHKZUspmcxMfb0.WiB9W.zEaKlOBL35rC", "a yescrypt hash, which is not accepted"},
+		{"gost:$gy$j9T$cDBelGh4x8nZEyvYHS5gh1$jNFex65gw897KHOvMkOJerIGsOfZb7Cj0gqCMlcawuD", "a gost-yescrypt hash, which is not accepted"},
+		{"large:$y$jBT$ZB5Xj9wn8MRDX7IiBivAF.$rSW80haBYJt9QCrOr7t2AFQUXBlWxVCsmaFNg6RUgAA", "needs 64 MiB of memory, which is above 32"},
+		{"huge:" + strings.Replace(vectors["yescrypt"], "$j9T$", "$jFT$", 1), "needs 1024 MiB"},
+		{"flags:" + strings.Replace(vectors["yescrypt"], "$j9T$", "$/9T$", 1), "parameters \"/9T\" are not supported"},
+		{"parallel:" + strings.Replace(vectors["yescrypt"], "$j9T$", "$j9T/.$", 1), "parameters \"j9T/.\" are not supported"},
+		{"tiny:" + strings.Replace(vectors["yescrypt"], "$j9T$", "$j.T$", 1), "not supported"},
+		{"salt:$y$j9T$a.zzz$tnSYvahCwPBHKZUspmcxMfb0.WiB9W.zEaKlOBL35rC", "yescrypt hash is malformed"},
+		{"half:$y$j9T$F5Jx5fExrKuPp53xLKQ..1", "yescrypt hash is malformed"},
 		{"daemon:*", "locked"},
 		{"system:!*", "locked"},
 		{"crypt:rqXexS6ZhobKA", "not accepted"},
