@@ -121,8 +121,9 @@ type cage struct {
 // Addresses of the cage: of a public server, of a black hole, and of the machine.
 const publicAddr, holeAddr, machineAddr = "11.0.0.1", "11.0.0.2", "11.0.0.9"
 
-// newCage starts a proxy with rules for one client, 127.0.7.1.
-func newCage(t *testing.T, rules string) *cage {
+// newCage starts a proxy with rules for one client, 127.0.7.1. It may open so many
+// descriptors, 0: as many as the test.
+func newCage(t *testing.T, rules string, descriptors int) *cage {
 	t.Helper()
 	c := &cage{laboratory: newLaboratory(t)}
 	for _, addr := range []string{publicAddr, holeAddr, machineAddr} {
@@ -135,10 +136,14 @@ func newCage(t *testing.T, rules string) *cage {
 	writeFile(t, filepath.Join(c.etc, "resolv.conf"), "nameserver 127.0.0.1\noptions timeout:5 attempts:1\n")
 	c.config = filepath.Join(c.dir, "sockd.conf")
 	writeFile(t, c.config, rules)
+	program, args := usher, []string{"serve"}
+	if descriptors > 0 {
+		program, args = "/bin/sh", []string{"-c", fmt.Sprintf(`ulimit -n %d && exec "$0" serve`, descriptors), usher}
+	}
 	c.proxy = c.start("listening for SOCKS clients", 1, []string{
 		"USHER_LISTEN=:1080", "USHER_ADMIN_LISTEN=:9090", "USHER_LOG_FORMAT=json", "USHER_CONFIG=" + c.config,
 		"GORACE=halt_on_error=1 exitcode=66",
-	}, usher, "serve")
+	}, program, args...)
 	t.Cleanup(func() {
 		c.proxy.stop(t)
 		if t.Failed() {
@@ -232,7 +237,7 @@ func TestAttackNames(t *testing.T) {
 	for name, addresses := range private {
 		names[name+".evil.test"] = always(addresses...)
 	}
-	c := newCage(t, cageRules)
+	c := newCage(t, cageRules, 0)
 	z := startZone(t, names)
 	c.wantBanner("public.evil.test:80")
 	before := c.descriptors()
@@ -267,7 +272,7 @@ func TestAttackNames(t *testing.T) {
 // TestAttackLookups asks for names as a client that no rule passes: nothing
 // leaves for the name server, and the answer tells nothing about the name.
 func TestAttackLookups(t *testing.T) {
-	c := newCage(t, cageRules)
+	c := newCage(t, cageRules, 0)
 	z := startZone(t, map[string]func(int) []string{
 		"secret.evil.test": func(int) []string { return []string{publicAddr} },
 	})
@@ -295,7 +300,7 @@ func TestAttackBlackHoles(t *testing.T) {
 	c := newCage(t, cageRules[:strings.LastIndex(cageRules, "socks pass")]+fmt.Sprintf(`
 socks pass { from: 127.0.8.0/24 to: 0/0 command: connect maxsessions: %d }
 socks pass { from: 127.0.7.0/24 to: 0/0 command: connect }
-`, limit))
+`, limit), 0)
 	startZone(t, map[string]func(int) []string{
 		"public.evil.test": func(int) []string { return []string{publicAddr} },
 		"silent.evil.test": nil,

@@ -24,6 +24,10 @@ type replica struct {
 	proc   *process // nil in a container
 }
 
+// descriptorLimit is a key of a replica's environment that is no variable: how many
+// descriptors the process may open.
+const descriptorLimit = "ulimit -n"
+
 // startReplica starts a replica as a process and waits until it is ready.
 func startReplica(t testing.TB, name, host string, socksPort, adminPort int, env map[string]string) *replica {
 	t.Helper()
@@ -56,11 +60,15 @@ func launchReplica(t testing.TB, name, host string, socksPort, adminPort int, en
 	}
 	var list []string
 	for k, v := range all {
-		if v != "" {
+		if v != "" && k != descriptorLimit {
 			list = append(list, k+"="+v)
 		}
 	}
-	r.proc = start(t, name, list, usher, "serve")
+	program, args := usher, []string{"serve"}
+	if n := env[descriptorLimit]; n != "" {
+		program, args = "sh", []string{"-c", descriptorLimit + " " + n + ` && exec "$0" serve`, usher}
+	}
+	r.proc = start(t, name, list, program, args...)
 	r.signal, r.kill, r.exits = r.proc.signal, r.proc.kill, r.proc.exits
 	return r
 }
