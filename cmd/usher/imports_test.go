@@ -78,6 +78,8 @@ var forbidden = []struct{ from, to, why string }{
 	{"usher/cmd/usher/internal/probe", "log/slog", "what a probe found is a result"},
 	{"usher/cmd/usher/internal/follow", "usher/proxy/rules", "following is about texts; main loads them"},
 	{"usher/cmd/usher/internal/follow", "usher/cmd/usher/internal/settings", "following is told the cluster, the keys and the cache"},
+	{"usher/cmd/usher/internal/rollout", "usher/proxy", "a rollout is about texts and reports"},
+	{"usher/cmd/usher/internal/rollout", "usher/store/redisstore", "a rollout is told what to ask"},
 	{"usher/cmd/usher/internal/man", "usher/proxy", "the manual page is made of the help alone"},
 	{"usher/cmd/usher/internal/storewatch", "usher/proxy", "the watch knows the store, and no SOCKS"},
 	{"usher/cmd/usher/internal/logging", "usher/limiter", "the log writes what it is handed"},

@@ -99,15 +99,19 @@ func (e usageError) Unwrap() error { return e.error }
 type cli struct {
 	VersionFlag kong.VersionFlag `name:"version" help:"Print the version."`
 
-	Serve    serveCmd    `cmd:"" default:"1" help:"Run the proxy. This is the default command."`
-	Validate validateCmd `cmd:"" help:"Check a rule file. Exit code 0: serve can load it, 1: it cannot."`
-	Explain  explainCmd  `cmd:"" help:"Show which rule decides about a request, why earlier rules do not match, and which limits apply. Exit code 0: it passes, 3: it is refused."`
-	Probe    probeCmd    `cmd:"" help:"Ask a running usher whether it is ready, or with --socks prove that a SOCKS server forwards. Exit code 0: up, 1: down."`
-	Status   statusCmd   `cmd:"" help:"Show the rules, limits in use and store of a running usher."`
-	Reload   reloadCmd   `cmd:"" help:"Reload the rules of a running usher and show the result. Exit code 0: the new rules are in force, 1: they are not."`
-	Stop     stopCmd     `cmd:"" help:"Drain and stop a running usher, and wait until it has ended."`
-	Man      manCmd      `cmd:"" hidden:"" help:"Print the manual page usher(1)."`
-	Version  versionCmd  `cmd:"" name:"version" help:"Print version, commit, build date and Go version."`
+	Serve       serveCmd       `cmd:"" default:"1" help:"Run the proxy. This is the default command."`
+	Validate    validateCmd    `cmd:"" help:"Check a rule file. Exit code 0: serve can load it, 1: it cannot."`
+	Explain     explainCmd     `cmd:"" help:"Show which rule decides about a request, why earlier rules do not match, and which limits apply. Exit code 0: it passes, 3: it is refused."`
+	Probe       probeCmd       `cmd:"" help:"Ask a running usher whether it is ready, or with --socks prove that a SOCKS server forwards. Exit code 0: up, 1: down."`
+	Status      statusCmd      `cmd:"" help:"Show the rules, limits in use and store of a running usher."`
+	Reload      reloadCmd      `cmd:"" help:"Reload the rules of a running usher and show the result. Exit code 0: the new rules are in force, 1: they are not."`
+	Apply       applyCmd       `cmd:"" help:"Publish a rule file for all replicas of a cluster, and wait until they follow. Exit code 0: it is in force on all of them, 1: it is not."`
+	Rollback    rollbackCmd    `cmd:"" help:"Publish the rules of an older generation again."`
+	Generations generationsCmd `cmd:"" help:"List the rules that are published for a cluster, and the replicas that follow."`
+	Keygen      keygenCmd      `cmd:"" help:"Make a key pair to sign published rules with."`
+	Stop        stopCmd        `cmd:"" help:"Drain and stop a running usher, and wait until it has ended."`
+	Man         manCmd         `cmd:"" hidden:"" help:"Print the manual page usher(1)."`
+	Version     versionCmd     `cmd:"" name:"version" help:"Print version, commit, build date and Go version."`
 }
 
 // run parses args and runs one verb. Only main exits.

@@ -22,7 +22,7 @@ func TestManualPage(t *testing.T) {
 	}
 	plain := strings.NewReplacer(`\-`, "-", `\e`, `\`, `\(dq`, `"`).Replace(string(page))
 	want := []string{`.SH "ENVIRONMENT"`, "--relayd", "--timeout=", "SIGHUP"}
-	for _, verb := range []string{"serve", "validate", "explain", "probe", "status", "reload", "stop", "version"} {
+	for _, verb := range []string{"serve", "validate", "explain", "probe", "status", "reload", "apply", "rollback", "generations", "keygen", "stop", "version"} {
 		want = append(want, ".SS \"usher "+verb+"\"\n")
 	}
 	for _, v := range settings.Variables() {

@@ -54,6 +54,15 @@ func launch(t *testing.T, env ...string) *process {
 // launchCommand is launch with a command that ends in usher.
 func launchCommand(t *testing.T, cmd *exec.Cmd, env ...string) *process {
 	t.Helper()
+	p := launchOnly(t, cmd, env...)
+	p.socks = p.logged("listening for SOCKS clients")["address"].(string)
+	p.admin = p.logged("admin listener open")["address"].(string)
+	return p
+}
+
+// launchOnly is launchCommand, and waits for nothing.
+func launchOnly(t *testing.T, cmd *exec.Cmd, env ...string) *process {
+	t.Helper()
 	p := &process{t: t, cmd: cmd, ended: make(chan struct{}), more: make(chan struct{})}
 	p.cmd.Env = append(append(os.Environ(), "USHER_LISTEN=127.0.0.1:0", "USHER_ADMIN_LISTEN=127.0.0.1:0",
 		"USHER_DRAIN_GRACE=0s"), env...)
@@ -72,8 +81,6 @@ func launchCommand(t *testing.T, cmd *exec.Cmd, env ...string) *process {
 			t.Logf("log of usher:\n%s", p.raw.String())
 		}
 	})
-	p.socks = p.logged("listening for SOCKS clients")["address"].(string)
-	p.admin = p.logged("admin listener open")["address"].(string)
 	return p
 }
 

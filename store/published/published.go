@@ -124,8 +124,8 @@ type Conn interface {
 	// Exchange reports, and learns of a new generation.
 	Exchange(context.Context, Exchange) (News, error)
 	// Publish makes t the newest generation if the newest number is after. It
-	// returns the newest number, which is that of t exactly if it was published.
-	Publish(ctx context.Context, t Text, after uint64) (latest uint64, err error)
+	// returns the newest number, and whether t is the newest generation.
+	Publish(ctx context.Context, t Text, after uint64) (latest uint64, ok bool, err error)
 	// Restore publishes t again if the newest number is lower than its own.
 	Restore(ctx context.Context, t Text) (latest uint64, err error)
 	// Generations returns the generations that are kept, the newest first.

@@ -83,29 +83,30 @@ func textOf(number, about, rules string) (*published.Text, error) {
 }
 
 // Publish implements published.Conn.
-func (c *conn) Publish(ctx context.Context, t published.Text, after uint64) (uint64, error) {
+func (c *conn) Publish(ctx context.Context, t published.Text, after uint64) (latest uint64, ok bool, err error) {
 	return c.publish(ctx, t, strconv.FormatUint(after, 10))
 }
 
 // Restore implements published.Conn.
-func (c *conn) Restore(ctx context.Context, t published.Text) (uint64, error) {
-	return c.publish(ctx, t, "-")
+func (c *conn) Restore(ctx context.Context, t published.Text) (latest uint64, err error) {
+	latest, _, err = c.publish(ctx, t, "-")
+	return latest, err
 }
 
-func (c *conn) publish(ctx context.Context, t published.Text, after string) (latest uint64, err error) {
+func (c *conn) publish(ctx context.Context, t published.Text, after string) (latest uint64, ok bool, err error) {
 	defer show(&err)
 	about, err := json.Marshal(t.Generation)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	keys := []string{c.keys.generations(), c.keys.texts()}
 	reply, err := c.send(ctx, publishScript(), keys, []any{after, t.Number, t.ID(), about, t.Rules, published.Keep})
 	if err != nil {
-		return 0, unreadableReply(err)
+		return 0, false, unreadableReply(err)
 	}
 	r := read(reply)
-	latest = parseUint(r.text())
-	return latest, garbled(r.err)
+	latest, ok = parseUint(r.text()), r.text() == t.ID()
+	return latest, ok, garbled(r.err)
 }
 
 // Generations implements published.Conn.

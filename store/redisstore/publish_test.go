@@ -51,9 +51,9 @@ func (p *press) text(number uint64, rules string) published.Text {
 func (p *press) publish(number uint64, rules string) published.Text {
 	p.t.Helper()
 	text := p.text(number, rules)
-	latest, err := p.conn.Publish(p.t.Context(), text, number-1)
-	if err != nil || latest != number {
-		p.t.Fatalf("publishing %d: %d, %v", number, latest, err)
+	latest, ok, err := p.conn.Publish(p.t.Context(), text, number-1)
+	if err != nil || latest != number || !ok {
+		p.t.Fatalf("publishing %d: %d, %v, %v", number, latest, ok, err)
 	}
 	return text
 }
@@ -118,16 +118,16 @@ func onePublishes(url string) func(t *testing.T) {
 			c := p.dial()
 			wg.Go(func() {
 				text := p.text(1, "rules "+strconv.Itoa(i))
-				latest, err := c.Publish(t.Context(), text, 0)
+				latest, ok, err := c.Publish(t.Context(), text, 0)
 				if err != nil {
 					t.Error(err)
 				}
 				got, err := c.Text(t.Context(), 1)
-				if latest != 1 || err != nil || got == nil {
-					t.Errorf("%d, %v, %v", latest, got, err)
+				if latest != 1 || err != nil || got == nil || ok != (got.ID() == text.ID()) {
+					t.Errorf("%d, %v, %v, %v", latest, ok, got, err)
 					return
 				}
-				if got.ID() == text.ID() {
+				if ok {
 					mu.Lock()
 					won++
 					mu.Unlock()
@@ -170,8 +170,8 @@ func restoring(url string) func(t *testing.T) {
 				t.Errorf("restoring %d: %d, %v, want %d", step.number, latest, err, step.want)
 			}
 		}
-		if latest, err := p.conn.Publish(t.Context(), p.text(10, "ten"), 8); err != nil || latest != 9 {
-			t.Error("published after another number than the newest:", latest, err)
+		if latest, ok, err := p.conn.Publish(t.Context(), p.text(10, "ten"), 8); err != nil || latest != 9 || ok {
+			t.Error("published after another number than the newest:", latest, ok, err)
 		}
 		p.publish(10, "ten")
 	}
@@ -285,7 +285,7 @@ func TestExchangeWithoutMemory(t *testing.T) {
 	if news := p.exchange(published.Report{Replica: "a"}, ""); news.Text == nil {
 		t.Error("no text")
 	}
-	if _, err := p.conn.Publish(t.Context(), p.text(2, "two"), 1); err == nil || !strings.Contains(err.Error(), "OOM") {
+	if _, _, err := p.conn.Publish(t.Context(), p.text(2, "two"), 1); err == nil || !strings.Contains(err.Error(), "OOM") {
 		t.Error(err)
 	}
 }

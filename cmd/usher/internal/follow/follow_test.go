@@ -77,8 +77,8 @@ func (s *station) put(t published.Text) published.Text {
 	if len(list) > 0 {
 		newest = list[0].Number
 	}
-	if latest, err := s.conn.Publish(s.t.Context(), t, newest); err != nil || latest != t.Number {
-		s.t.Fatal(latest, err)
+	if _, ok, err := s.conn.Publish(s.t.Context(), t, newest); err != nil || !ok {
+		s.t.Fatal(ok, err)
 	}
 	return t
 }
