@@ -227,7 +227,8 @@ func (s *service) serve(ln net.Listener, serve func(net.Listener) error) {
 func (s *service) announce(policy *proxy.Policy, found []rules.Diagnostic, source string) {
 	capacity := s.cfg.Capacity()
 	s.log.Info("usher starts", "version", built().Version, "commit", built().Commit, "go", runtime.Version(),
-		"descriptors", capacity.Descriptors, "memory_mib", capacity.Memory>>20, "max_sessions", capacity.Sessions, "max_negotiating", capacity.Negotiating)
+		"descriptors", capacity.Descriptors, "memory_mib", capacity.Memory>>20, "max_sessions", capacity.Sessions, "max_negotiating", capacity.Negotiating,
+		"stalled_session_kib", capacity.Stalled>>10)
 	if needed := capacity.Needed(); needed > capacity.Descriptors {
 		s.log.Warn("USHER_MAX_SESSIONS needs more descriptors than the process may open",
 			"needed", needed, "descriptors", capacity.Descriptors, "remedy", "raise the limit of open files, or lower USHER_MAX_SESSIONS")

@@ -3,6 +3,9 @@ package settings
 import (
 	"cmp"
 	"math"
+	"os"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
@@ -19,6 +22,7 @@ const (
 	otherDescriptors   = 32       // log, store, listeners, the runtime's own
 	sessionMemory      = 64 << 10 // of a place, with the kernel's buffers while it moves data
 	negotiatorMemory   = 8 << 10  // of a client that negotiates
+	pipeMemory         = 1 << 20  // of a spliced direction whose reader has stopped
 )
 
 // Capacity is how much the process takes on at a time. It follows from the
@@ -27,14 +31,20 @@ type Capacity struct {
 	Descriptors int    // math.MaxInt32: no limit that matters
 	Memory      uint64 // bytes; 0: not known
 
-	Sessions    int // proxy.Options.MaxSessions
+	Sessions int    // proxy.Options.MaxSessions
+	Stalled  uint64 // bytes that a session takes at most, see stalled; 0: not known
+
 	Negotiating int // proxy.Options.MaxNegotiating
 	Lookups     int // proxy.Options.MaxLookups
 	Pipes       int // proxy.Options.MaxPipes
 }
 
 // Capacity returns what this process takes on.
-func (cfg Config) Capacity() Capacity { return cfg.capacity(descriptors(), memory()) }
+func (cfg Config) Capacity() Capacity {
+	c := cfg.capacity(descriptors(), memory())
+	c.Stalled = stalled("/proc/sys/net/ipv4/")
+	return c
+}
 
 // Reserve returns the descriptors that are kept for everything but sessions: the
 // admin listener, lookups, pipes, clients that negotiate when all places are taken, and
@@ -48,8 +58,8 @@ func (c Capacity) Reserve() int {
 func (c Capacity) Needed() int { return sessionDescriptors*c.Sessions + c.Reserve() }
 
 // capacity is Capacity for a process with so many descriptors and so much memory.
-// Half of the memory is for sessions that have made their request, and an eighth for
-// clients that have not.
+// Half of the memory is for sessions that have made their request, an eighth for
+// clients that have not, and an eighth for pipes.
 func (cfg Config) capacity(descriptors int, memory uint64) Capacity {
 	c := Capacity{Descriptors: descriptors, Memory: memory, Lookups: min(max(descriptors/48, 1), 85), Pipes: min(max(descriptors/32, 1), 64)}
 	byMemory := func(part, each uint64) int {
@@ -62,7 +72,28 @@ func (cfg Config) capacity(descriptors int, memory uint64) Capacity {
 	c.Sessions = cmp.Or(cfg.Sessions, max(sessions, 1))
 	negotiating := min(descriptors/4, mostNegotiating, byMemory(8, negotiatorMemory))
 	c.Negotiating = cmp.Or(cfg.Negotiating, max(negotiating, 1))
+	c.Pipes = min(c.Pipes, max(byMemory(8, pipeMemory), 1))
 	return c
+}
+
+// stalled returns how much the kernel buffers at most for a session whose client and
+// target send and do not read: what it received and what it has to send, on two
+// connections. 0 is not known.
+func stalled(sysctls string) uint64 {
+	var most uint64
+	for _, name := range []string{"tcp_rmem", "tcp_wmem"} {
+		text, err := os.ReadFile(sysctls + name)
+		fields := strings.Fields(string(text)) // least, first, most
+		if err != nil || len(fields) != 3 {
+			return 0
+		}
+		n, err := strconv.ParseUint(fields[2], 10, 32)
+		if err != nil {
+			return 0
+		}
+		most += 2 * n
+	}
+	return most
 }
 
 // mostNegotiating caps the default of MaxNegotiating. A silent client takes about

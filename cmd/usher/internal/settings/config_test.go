@@ -248,12 +248,31 @@ func TestCapacity(t *testing.T) {
 		if used > c.descriptors || proxy.MinNegotiating(got.Sessions) > got.Reserve() {
 			t.Errorf("%d descriptors: %+v take %d", c.descriptors, got, used)
 		}
+		if got.Pipes < 1 || c.memory > 0 && uint64(got.Pipes)*pipeMemory > c.memory/8 {
+			t.Errorf("%d MiB: %d pipes of 1 MiB", c.memory>>20, got.Pipes)
+		}
 		if mem := uint64(sessionMemory*got.Sessions + negotiatorMemory*got.Negotiating); c.memory > 0 && mem > c.memory*3/4 {
 			t.Errorf("%d MiB: %+v take %d MiB", c.memory>>20, got, mem>>20)
 		}
 	}
 	if got := (Config{Sessions: 7}).capacity(1024, 0).Sessions; got != 7 {
 		t.Errorf("%d sessions where 7 are set", got)
+	}
+}
+
+// What the kernel buffers for a session follows from its settings.
+func TestStalled(t *testing.T) {
+	dir := t.TempDir() + "/"
+	if got := stalled(dir); got != 0 {
+		t.Errorf("%d without the settings", got)
+	}
+	for name, text := range map[string]string{"tcp_rmem": "4096\t131072\t6291456\n", "tcp_wmem": "4096\t16384\t4194304\n"} {
+		if err := os.WriteFile(dir+name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := stalled(dir); got != 20<<20 {
+		t.Errorf("%d bytes, want 20 MiB", got)
 	}
 }
 
