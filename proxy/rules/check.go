@@ -93,7 +93,7 @@ func (p *parser) checkReplies() {
 // the server settings demand UDP or a login. SOCKS 4 has neither.
 func (p *parser) checkVersion() {
 	r := p.rule
-	if r.cond.versions != socks4 || r.cond.commands == 0 {
+	if !r.OnlySocks4() || r.cond.commands == 0 {
 		return
 	}
 	at := p.firstPos("proxyprotocol")
@@ -142,8 +142,9 @@ func (p *parser) checkNames() {
 	switch {
 	case slices.Contains(r.Methods, None):
 		p.fail(at, "user: and group: need a login, but this rule says socksmethod: none; write socksmethod: username in this rule")
+	case r.OnlySocks4(): // checkVersion has warned
 	case methods != nil && !slices.Contains(methods, Username) && !r.Pass:
-		p.fail(at, "no client can log in, so this rule would block nobody; add username to socksmethod: in the server settings")
+		p.warn(at, "no client can log in, so this rule blocks nobody; add username to socksmethod: in the server settings")
 	case methods != nil && !slices.Contains(methods, Username):
 		p.warn(at, "no client can log in, so this rule never matches; add username to socksmethod: in the server settings")
 	}

@@ -180,6 +180,9 @@ func (r *Rule) Commands() (list []Command) {
 	return list
 }
 
+// OnlySocks4 reports whether r matches SOCKS 4 alone, which has no user names.
+func (r *Rule) OnlySocks4() bool { return r.cond.versions == socks4 }
+
 // NamesPorts reports whether to: names the ports that it matches, one or a range.
 func (r *Rule) NamesPorts() bool { return r.cond.to.restricted && !r.cond.to.not }
 

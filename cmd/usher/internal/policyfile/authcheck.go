@@ -11,7 +11,8 @@ import (
 // checkAuth returns findings about methods, users and groups in rules that the
 // parser cannot have, because they depend on whether there is a users file and a
 // groups file. They are warnings, and errors where a rule that blocks would block
-// nobody. file is the place of findings about the whole file.
+// nobody for want of such a file: with the accounts of its system, Dante could block
+// somebody. file is the place of findings about the whole file.
 func checkAuth(file string, set *rules.Set, known Accounts) []rules.Diagnostic {
 	var a authCheck
 	s, usersFile := set.Settings, known.UsersFile
@@ -31,10 +32,10 @@ func checkAuth(file string, set *rules.Set, known Accounts) []rules.Diagnostic {
 			a.offer(r.MethodsAt, r.Methods, usersFile, "clients of this rule cannot go on")
 		}
 	}
-	can := negotiable(set, usersFile)
+	can, could := negotiable(set, usersFile), negotiable(set, true)
 	for _, r := range set.Socks {
-		if a.groups(r, known) {
-			a.demand(r, can, s, usersFile)
+		if !r.OnlySocks4() && a.groups(r, known) { // else the parser has warned
+			a.demand(r, can, could, s)
 		}
 		a.nameless(r, can)
 	}
@@ -102,8 +103,9 @@ func (a *authCheck) offer(at rules.Pos, methods []rules.Method, usersFile bool, 
 	a.warn(at, "socksmethod: "+noUsers+" and "+what, "set USHER_USERS_FILE to a file with names and passwords")
 }
 
-// demand checks whether clients can negotiate the method that a socks-rule needs.
-func (a *authCheck) demand(r *rules.Rule, can []rules.Method, s rules.Settings, usersFile bool) {
+// demand checks whether clients can negotiate the method that a socks-rule needs. could
+// is what they can with a users file.
+func (a *authCheck) demand(r *rules.Rule, can, could []rules.Method, s rules.Settings) {
 	at, needs := r.MethodsAt, r.Methods
 	named, severity, never := "socksmethod: ", rules.Warning, "never matches" // the clients that it would block cannot log in at all
 	if r.UserAt.Line > 0 || r.GroupAt.Line > 0 {
@@ -116,12 +118,15 @@ func (a *authCheck) demand(r *rules.Rule, can []rules.Method, s rules.Settings, 
 			return // the parser has warned
 		}
 	}
+	oneOf := func(list []rules.Method) bool {
+		return slices.ContainsFunc(needs, func(m rules.Method) bool { return slices.Contains(list, m) })
+	}
 	switch {
-	case len(needs) == 0 || slices.ContainsFunc(needs, func(m rules.Method) bool { return slices.Contains(can, m) }):
-	case !usersFile && slices.Contains(needs, rules.Username):
+	case len(needs) == 0 || oneOf(can):
+	case oneOf(could):
 		a.add(severity, at, named+noUsers+" and this rule "+never, "set USHER_USERS_FILE to a file with names and passwords")
 	default:
-		a.add(severity, at, named+"no client can negotiate what this rule asks for, so it "+never,
+		a.warn(at, named+"no client can negotiate what this rule asks for, so it never matches",
 			"correct socksmethod: here, or name the method in the server settings and in the client-rules that have one, too")
 	}
 }

@@ -101,35 +101,59 @@ func TestGroupsOfRules(t *testing.T) {
 	}
 }
 
-// TestUsersOfRules holds that a rule that blocks a user is an error where
-// nobody can be that user, be it by a client-rule, the settings or the
-// environment, and that one that asks for a method only is none.
+// TestUsersOfRules holds that a rule that blocks a user is an error where nobody can be
+// that user for want of a users file. It is a warning where nobody could be with one,
+// by the version, a client-rule or the settings: the rule blocks nobody in Dante
+// either. One that asks for a method only is no error.
 func TestUsersOfRules(t *testing.T) {
 	const in = "client pass { from: 0/0 to: 0/0 }\n"
 	const all = "socks pass { from: 0/0 to: 0/0 }\n"
 	const byName = "socks block { from: 0/0 to: 0/0\nuser: monica }\n" + all
+	const byName4 = "socks block { from: 0/0 to: 0/0\nproxyprotocol: socks_v4\nuser: monica }\n" + all
+	const noneInside = "socksmethod: username none\nclient pass { from: 0/0 to: 0/0\nsocksmethod: none }\n"
+	const without4 = "SOCKS 4 has no user names, so this rule blocks nobody"
+	const without = "no client can log in, so this rule blocks nobody"
+	const never = "no client can negotiate what this rule asks for, so it never matches"
 	for _, c := range []struct {
 		what, text string
 		UsersFile  bool
-		refused    string // "": it is not
+		refused    bool
+		want       string // "": nothing is said of the rule
 	}{
-		{"user, no users file", in + byName, false, "f:3:1: user: there is no users file, so no client can log in and this rule would block nobody"},
-		{"group, none is asked", "socksmethod: username none\nclient pass { from: 0/0 to: 0/0\nsocksmethod: none }\n" +
-			strings.Replace(byName, "user:", "group:", 1), true, "f:5:1: group: no client can negotiate what this rule asks for, so it would block nobody"},
+		{"user, no users file", in + byName, false, true, "f:3:1: user: there is no users file, so no client can log in and this rule would block nobody"},
+		{"group, none is asked", noneInside + strings.Replace(byName, "user:", "group:", 1), true, false, "f:5:1: group: " + never},
+		{"user, none is asked, no users file", noneInside + byName, false, false, "f:5:1: user: " + never},
 		{"user, asked only of clients that are blocked", "socksmethod: username none\nclient block { from: 10.0.0.0/8 to: 0/0\nsocksmethod: username }\n" +
-			"client pass { from: 0/0 to: 0/0\nsocksmethod: none }\n" + byName, true,
-			"f:7:1: user: no client can negotiate what this rule asks for, so it would block nobody"},
-		{"user, method none", "socksmethod: none\n" + in + byName, true, "f:4:1: no client can log in, so this rule would block nobody"},
-		{"user, users file", in + byName, true, ""},
-		{"method, no users file", in + "socks block { from: 0/0 to: 0/0\nsocksmethod: username }\n" + all, false, ""},
+			"client pass { from: 0/0 to: 0/0\nsocksmethod: none }\n" + byName, true, false, "f:7:1: user: " + never},
+		{"user, method none", "socksmethod: none\n" + in + byName, true, false, "f:4:1: " + without},
+		{"user, method none, no users file", "socksmethod: none\n" + in + byName, false, false, "f:4:1: " + without},
+		{"user, users file", in + byName, true, false, ""},
+		{"method, no users file", in + "socks block { from: 0/0 to: 0/0\nsocksmethod: username }\n" + all, false, false,
+			"f:3:1: socksmethod: there is no users file, so no client can log in and this rule never matches"},
+		{"SOCKS 4, users file", in + byName4, true, false, "f:3:1: " + without4},
+		{"SOCKS 4, no users file", in + byName4, false, false, "f:3:1: " + without4},
+		{"SOCKS 4, method none", "socksmethod: none\n" + in + byName4, false, false, "f:4:1: " + without4},
+		{"SOCKS 4, method username", "socksmethod: username\n" + in + byName4, false, false, "f:4:1: " + without4},
+		{"SOCKS 4, group", in + strings.Replace(byName4, "user:", "group:", 1), false, false, "f:3:1: " + without4},
+		{"SOCKS 4, UDP", in + "socks block { from: 0/0 to: 0/0\nproxyprotocol: socks_v4\nuser: monica\ncommand: udpassociate }\n" + all, false, false,
+			"f:3:1: SOCKS 4 has no UDP, so this rule never matches"},
 	} {
 		known := Accounts{UsersFile: c.UsersFile, GroupsFile: true} // of which the contents are not known
 		set, found := Parse("f", []byte(c.text), known)
-		switch err := AsError(found); {
-		case (err == nil) != (set != nil):
-			t.Errorf("%s: set %v, error %v", c.what, set, err)
-		case c.refused == "" && err != nil, c.refused != "" && (err == nil || !strings.HasPrefix(err.Error(), c.refused)):
-			t.Errorf("%s: got %v, want %q", c.what, err, c.refused)
+		if err := AsError(found); (err != nil) != c.refused || (set == nil) != c.refused {
+			t.Errorf("%s: set %v, error %v; want refused %v", c.what, set, err, c.refused)
+		}
+		var ofRule []string
+		for _, d := range found {
+			if strings.Contains(d.Message, "blocks nobody") || strings.Contains(d.Message, "block nobody") || strings.Contains(d.Message, "never matches") {
+				ofRule = append(ofRule, d.String())
+			}
+		}
+		switch {
+		case c.want == "" && len(ofRule) > 0, c.want != "" && len(ofRule) != 1:
+			t.Errorf("%s: got %q, want %q alone", c.what, ofRule, c.want)
+		case c.want != "" && !strings.HasPrefix(ofRule[0], c.want):
+			t.Errorf("%s: got %q, want %q", c.what, ofRule[0], c.want)
 		}
 	}
 }
