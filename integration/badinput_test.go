@@ -54,6 +54,7 @@ type leftovers struct {
 	goroutines, descriptors, procFDs float64
 	sessions                         int
 	counted                          int64
+	outage                           bool // a connection to the store may be missing
 }
 
 func (r *replica) leftovers(t testing.TB) leftovers {
@@ -73,6 +74,7 @@ func (r *replica) leftovers(t testing.TB) leftovers {
 		procFDs:     float64(len(fds)),
 		sessions:    st.Sessions,
 		counted:     counted,
+		outage:      st.Store.Failure != "",
 	}
 }
 
@@ -80,13 +82,24 @@ func (r *replica) leftovers(t testing.TB) leftovers {
 // asks it just then, a balancer's check or the scrape, holds more for a moment.
 func (r *replica) idle(t testing.TB) leftovers {
 	t.Helper()
-	least := r.leftovers(t)
-	for range 30 {
+	var least leftovers
+	readings := 0
+	eventually(t, 8*patience, func() string {
 		now := r.leftovers(t)
+		switch {
+		case now.outage:
+			return r.name + " has an outage of its store"
+		case readings == 0:
+			least = now
+		}
 		least.goroutines = min(least.goroutines, now.goroutines)
 		least.descriptors = min(least.descriptors, now.descriptors)
 		least.procFDs = min(least.procFDs, now.procFDs)
-	}
+		if readings++; readings < 30 {
+			return "too few readings"
+		}
+		return ""
+	})
 	return least
 }
 

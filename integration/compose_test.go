@@ -277,9 +277,12 @@ func (d *demo) fetch(t *testing.T) {
 		t.Errorf("curl as monica with a wrong password: %s", out)
 	}
 	// What is private is closed, whoever asks for it.
-	for _, url := range []string{"http://redis:6379/", "http://127.0.0.1:9090/", "http://169.254.169.254/"} {
-		if out, err := d.curl(url); err == nil || !strings.Contains(out, "(2)") {
-			t.Errorf("curl %s: %v: %s, want SOCKS reply 2", url, err, out)
+	for url, reply := range map[string]string{
+		"http://redis:6379/":     "(4)", // as for a name that does not exist
+		"http://127.0.0.1:9090/": "(2)", "http://169.254.169.254/": "(2)",
+	} {
+		if out, err := d.curl(url); err == nil || !strings.Contains(out, reply) {
+			t.Errorf("curl %s: %v: %s, want SOCKS reply %s", url, err, out, reply)
 		}
 	}
 }

@@ -20,7 +20,7 @@ func TestReadmeDemo(t *testing.T) {
 	const page, refused = `^Hello from the demo target\.$`, `^curl: \(97\) .* \(2\)$`
 	want := []map[string]int{ // how many lines of a block's output match; some: one or more
 		{},
-		{page: 2, refused: 1},
+		{page: 2, `^curl: \(97\) .* redis\. \(4\)$`: 1}, // as for a name that does not exist
 		{`^via [0-9a-f]{12}-1$`: 5, refused: 1},
 		{page: 1},
 		{`^via [0-9a-f]{12}-1$`: 2, refused: 1, `^reloaded: /etc/usher/sockd\.conf, generation g[2?]-`: 3, `^s1 .* 2 +2 `: 3, `^s1 .* 5 `: some},

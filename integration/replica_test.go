@@ -130,6 +130,7 @@ type status struct {
 		WasReady     bool `json:"was_ready"`
 		Recovering   bool
 		ReplicaCount int `json:"replica_count"`
+		Failure      string
 	}
 }
 

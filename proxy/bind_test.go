@@ -417,6 +417,18 @@ func TestPeersComeFromOutside(t *testing.T) {
 // somebody else's.
 func TestPeersThatBeganToConnectBefore(t *testing.T) {
 	t.Parallel()
+	for range 8 {
+		if peerThatBeganBefore(t) {
+			return
+		}
+	}
+	t.Fatal("the server's attempt to connect always came before the listener")
+}
+
+// peerThatBeganBefore returns false if the machine was too busy for BIND to listen
+// before the system tried again to connect, a second after the first attempt.
+func peerThatBeganBefore(t *testing.T) (inTime bool) {
+	t.Helper()
 	hole, free := closingHole(t)
 	w := newWorld(t, strings.Replace(anybody, "socks pass {", "socks pass { from: 0/0 to: 0/0 port 1024-65535\ncommand: bind }\nsocks pass {", 1))
 	early := w.client()
@@ -437,10 +449,15 @@ func TestPeersThatBeganToConnectBefore(t *testing.T) {
 	if bound := c.bind(socks.V5, socks.Addr{IP: netip.IPv4Unspecified(), Port: hole.Port}); bound.Port() != hole.Port {
 		t.Fatalf("bound %v, want port %d", bound, hole.Port)
 	}
-	if reply, err := socks.ReadReply(early, socks.V5); err != nil || reply.Code != socks.NotAllowed {
+	reply, err := socks.ReadReply(early, socks.V5)
+	if err != nil || reply.Code != socks.NotAllowed && reply.Code != socks.ConnectionRefused {
 		t.Errorf("reply %d, %v; want %d", reply.Code, err, socks.NotAllowed)
 	}
 	early.closed()
+	if reply.Code == socks.ConnectionRefused {
+		return false
+	}
 	c.second(socks.V5, socks.Succeeded)
 	c.closed()
+	return true
 }

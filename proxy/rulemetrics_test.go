@@ -142,3 +142,27 @@ func TestNameMovesToAnotherRule(t *testing.T) {
 		t.Errorf("%v sessions of the rules called web, want 2", n)
 	}
 }
+
+// Rules that are loaded again before their number is known are still one generation
+// when it is.
+func TestNumberIsKnownLate(t *testing.T) {
+	t.Parallel()
+	to := echo(t)
+	st, strict := losable(t)
+	st.cut.Store(true)
+	w := newWorld(t, anybody, strict)
+	w.client().connect(to, socks.Succeeded)
+	w.server.SetPolicy(policy(t, anybody))
+	w.client().connect(to, socks.Succeeded)
+	if label := w.server.Generation(); !strings.HasPrefix(label, "g?-") {
+		t.Fatalf("the generation is called %s though the store is away", label)
+	}
+	st.cut.Store(false)
+	eventually(t, func() string {
+		label := w.server.Generation()
+		if n := w.metric("usher_sessions", "rule", "s1", "generation", label, "command", "connect"); n != 2 || strings.HasPrefix(label, "g?-") {
+			return fmt.Sprintf("%v sessions of the generation %s, want 2", n, label)
+		}
+		return ""
+	})
+}

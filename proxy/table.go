@@ -92,11 +92,18 @@ func (t *table) forget() {
 	t.limiter.SetSpace(t.current.digest, slices.Compact(counters))
 }
 
-// learnNumber asks the limiter for the number of the current generation. t.mu is
+// learnNumber asks the limiter for the number of the current generation, which is
+// that of earlier ones of the same rules whose number is not known either. t.mu is
 // held, because the limiter knows only the number of the space in force.
 func (t *table) learnNumber() {
-	if t.current.number.Load() == 0 {
-		t.current.number.Store(t.limiter.Status().Generation)
+	if t.current.number.Load() != 0 {
+		return
+	}
+	number := t.limiter.Status().Generation
+	for _, g := range t.gens {
+		if g.digest == t.current.digest && g.number.Load() == 0 {
+			g.number.Store(number)
+		}
 	}
 }
 
