@@ -22,7 +22,7 @@ var (
 	errSecondHeader       = errors.New("a second PROXY header")
 	errClientClosed       = errors.New("the client closed the connection")
 	errSessions           = errors.New("too many sessions (USHER_MAX_SESSIONS)")
-	errConnecting         = errors.New("too many sessions of this client address are not connected yet, for the number that is free (USHER_MAX_SESSIONS)")
+	errConnecting         = errors.New("too many sessions of this client address are not connected yet (USHER_MAX_SESSIONS)")
 	errEvicted            = errors.New("too many clients were negotiating")
 	errNegotiationTimeout = errors.New("negotiation timeout (timeout.negotiate)")
 	errCredentials        = errors.New("wrong user name or password")
@@ -30,7 +30,7 @@ var (
 	errConnectTime        = errors.New("connect timeout (timeout.connect)")
 	errLocalPorts         = errors.New("no local port is free towards the target")
 	errBindTime           = errors.New("no peer connected within the bind timeout")
-	errUDPAnnounced       = errors.New("a balancer hides the client, which announced no complete address for its datagrams")
+	errUDPAnnounced       = errors.New("a balancer hides the client, and the client announced no complete address for its datagrams")
 
 	errLeaseLost = errors.New("the session has lost its slot, because the lease ended")
 	errDrain     = errors.New("the server is stopping")

@@ -74,7 +74,7 @@ func nameLimit(r *rules.Rule, key string, err error) error {
 		text += " for " + keyText(key)
 	}
 	if errors.Is(err, limiter.ErrKeys) {
-		text += ": too many others are counted (USHER_THROTTLE_KEYS, or maxmemory of Redis)"
+		text += ": too many other addresses or users are counted (USHER_THROTTLE_KEYS, or maxmemory of Redis)"
 	}
 	return limitReachedError{text, err}
 }

@@ -36,7 +36,7 @@ func TestThrottleKeysAreBounded(t *testing.T) {
 			t.Errorf("request %d, from %s: code %d, want %d", i, c.from, code, c.want)
 		}
 	}
-	const text = "session.state.throttle: 2/3600 for 127.0.0.3: too many others are counted (USHER_THROTTLE_KEYS, or maxmemory of Redis)"
+	const text = "session.state.throttle: 2/3600 for 127.0.0.3: too many other addresses or users are counted (USHER_THROTTLE_KEYS, or maxmemory of Redis)"
 	if line := w.reason("throttle_keys"); line["error"] != text {
 		t.Errorf("error %q, want %q", line["error"], text)
 	}

@@ -28,7 +28,7 @@ type reloadCmd struct{ controlTarget }
 func (reloadCmd) Help() string {
 	return `Sends SIGHUP, waits for the result and reads it from the admin listener. It needs no shell, so it works with docker exec.
 
-Exit codes: 0 the new rules are in force, 1 they are not, because of a mistake in a file (each is printed) or because there was no answer, 2 wrong arguments.`
+Exit codes: 0 the new rules are in force; 1 a file has mistakes, which are printed, or there was no answer; 2 wrong arguments.`
 }
 
 // Run reloads a running usher and prints the outcome.
@@ -69,7 +69,7 @@ type stopCmd struct{ controlTarget }
 func (stopCmd) Help() string {
 	return `Sends SIGTERM, which starts a drain, and waits until the process has ended. In a container whose main process is usher, that ends the container and this command with it.
 
-Exit codes: 0 it has ended, 1 it has not, 2 wrong arguments.`
+Exit codes: 0 the process has ended; 1 it has not; 2 wrong arguments.`
 }
 
 // Run stops a running usher.

@@ -21,8 +21,8 @@ type explainCmd struct {
 	Question []string      `arg:"" name:"FROM [USER] TO:PORT [COMMAND]" help:"The client, its user if it logs in, the target, and the command as in rules (default: connect)."`
 	Local    string        `placeholder:"ADDRESS:PORT" help:"The address that the client connects to. Default: the first one of FROM's family that serve would listen on. Required if serve listens on every address (such as 0.0.0.0) and a rule or external.rotation depends on this address."`
 	Socks    int           `enum:"4,5" default:"5" help:"The SOCKS version of the client: 4 or 5."`
-	Timeout  time.Duration `default:"10s" help:"How long all names together may take to resolve."`
-	All      bool          `help:"Also show the rules that were asked and do not match, and why. JSON has them in any case."`
+	Timeout  time.Duration `default:"10s" help:"Time limit for resolving all names."`
+	All      bool          `help:"Also show the earlier rules that do not match, and why. --json always shows them."`
 	JSON     bool          `name:"json" help:"Print JSON."`
 }
 
@@ -33,11 +33,11 @@ const errRefused = exitError(3)
 func (explainCmd) Help() string {
 	return `Reads the rules as usher serve does (USHER_CONFIG, USHER_USERS_FILE, USHER_GROUPS_FILE). Opens no connection and counts nothing.
 
-FROM is the client's address. Add a port if rules depend on it (default: ` + strconv.Itoa(explain.Ephemeral) + `). explain takes USER as logged in, and asks for no password. Without USER, the client does not log in.
+FROM is the client's address. Add a port if rules depend on it (default: ` + strconv.Itoa(explain.Ephemeral) + `). explain assumes that USER has logged in, and asks for no password. Without USER, the client does not log in.
 
 The meaning of FROM and TO depends on the COMMAND:
 
-bind: TO is the peer that the client announces, 0.0.0.0:0 for any. Rules judge the address that Usher would bind. It may depend on --local. Its port is ` + strconv.Itoa(explain.Ephemeral) + ` if the system would choose it.
+bind: TO is the peer that the client announces, or 0.0.0.0:0 for any peer. Rules judge the address that Usher would bind. This address may depend on --local. Its port is ` + strconv.Itoa(explain.Ephemeral) + ` if the system would choose it.
 
 udpassociate: rules judge the request, and then a datagram from FROM to TO.
 
@@ -45,7 +45,7 @@ bindreply, udpreply: FROM is the peer and TO the client.
 
 explain also checks what serve checks besides the rules: TO must have a port and an address, must not be a listener of serve (SOCKS or admin), and must have an external: address of its family. Runtime state (full limits, UDP ports in use) is not considered.
 
-Exit codes: 0 the request passes, 3 it is refused, 1 explain cannot tell, 2 wrong arguments or a wrong variable.`
+Exit codes: 0 the request passes; 3 it is refused; 1 the question cannot be answered; 2 wrong arguments or a wrong variable.`
 }
 
 // Run answers what the server would decide, and why.

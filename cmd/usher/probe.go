@@ -28,7 +28,7 @@ type probeCmd struct {
 	Quiet  bool `help:"Print nothing."`
 	JSON   bool `help:"Print the result for programs; with --socks each step with its time." name:"json"`
 	Nagios bool `help:"Print one line with performance data, for Nagios. Exit code 0: up, 2: down, 3: wrong arguments."`
-	Relayd bool `help:"Exit codes for relayd check scripts. 1: up, 0: down, or anything else went wrong, wrong arguments included."`
+	Relayd bool `help:"Exit codes for relayd check scripts. 1: up, 0: down, wrong arguments or any other failure."`
 }
 
 // Help adds what the two probes are to usher probe --help.

@@ -20,13 +20,13 @@ import (
 type socksProbe struct {
 	Socks        string `help:"Prove that this SOCKS server forwards." placeholder:"HOST:PORT"`
 	SocksVersion string `help:"SOCKS version: 4, 4a or 5." enum:"4,4a,5" default:"5"`
-	Command      string `help:"connect, or bind: a peer of the probe connects to the server." enum:"connect,bind" default:"connect"`
-	UDP          bool   `help:"A UDP association, and a datagram there and back." name:"udp"`
+	Command      string `help:"SOCKS command to test: connect, or bind (a peer of the probe connects to the server)." enum:"connect,bind" default:"connect"`
+	UDP          bool   `help:"Test a UDP association with a datagram in each direction." name:"udp"`
 	User         string `help:"Log in as this user. SOCKS 4: the user id." placeholder:"NAME"`
 	PasswordFile string `help:"File with the user's password." placeholder:"FILE"`
 	Bind         string `help:"Address on which the probe listens, at a port that the system chooses. Default: the local address of the connection to the server." placeholder:"ADDR"`
 	Target       string `help:"Connect to this instead of a listener of the probe. A connection is enough, unless --expect is given." placeholder:"HOST:PORT"`
-	Expect       string `help:"Text in what the target sends first." placeholder:"TEXT"`
+	Expect       string `help:"Text that must be in the first 64 KiB that the target sends." placeholder:"TEXT"`
 	Count        int    `help:"Number of sessions that are open at the same time." default:"1" placeholder:"N"`
 }
 

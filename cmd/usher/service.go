@@ -235,12 +235,12 @@ func (s *service) announce(policy *proxy.Policy, found []rules.Diagnostic, sourc
 	}
 	logging.Findings(s.log.Logger, found)
 	if s.cfg.RuleFile == "" {
-		s.log.Info("no rule file, using built-in rules", "effect", "clients on loopback addresses may connect anywhere, nobody else may",
+		s.log.Info("no rule file, using built-in rules", "effect", "clients on loopback addresses may connect anywhere, other clients may not connect",
 			"to_change", "set USHER_CONFIG to a rule file")
 	}
 	s.log.Info("rules loaded", s.describe(policy, s.ruleName())...)
 	if s.cfg.Store == settings.Memory {
-		s.log.Info("counting sessions in memory", "effect", "limits hold for this process alone",
+		s.log.Info("counting sessions in memory", "effect", "limits hold for this process only",
 			"to_change", "set USHER_STORE=redis://host:port/0 on all replicas")
 	} else {
 		s.log.Info("counting sessions in a shared store", "effect", "limits hold across all replicas of the cluster", "store", s.cfg.Store.String(), "cluster", string(s.cfg.Cluster), "lease_ttl", s.cfg.LeaseTTL.String(), "lease_loss", s.cfg.LeaseLoss)

@@ -16,24 +16,24 @@ import (
 )
 
 type validateCmd struct {
-	File  string `arg:"" help:"The rule file; - reads the standard input."`
+	File  string `arg:"" help:"The rule file. - reads the standard input."`
 	Print bool   `xor:"form" help:"Print the rules as Usher understands them, with their numbers."`
 	JSON  bool   `name:"json" xor:"form" help:"Print findings and rules as JSON."`
 
-	Elsewhere bool `help:"Check the file for another machine: open no log file and no users file, and do without the interfaces that the file names."`
+	Elsewhere bool `help:"Check the file for another machine: open no log file and no users file, and only warn about missing interfaces."`
 
-	Strict bool `help:"Exit with 1 for dangers and warnings, too. For CI. Notes never change the exit code."`
+	Strict bool `help:"Exit with 1 for dangers and warnings, too. For CI. Notes do not change the exit code."`
 }
 
 // Help is shown under usher validate --help.
 func (validateCmd) Help() string {
-	return `The meaning of some rules depends on three variables: USHER_USERS_FILE (set or not), USHER_GROUPS_FILE (its groups) and USHER_LISTEN (who can connect).
+	return `Set USHER_USERS_FILE, USHER_GROUPS_FILE and USHER_LISTEN as for usher serve. The meaning of some rules depends on them.
 
-It is an error if usher serve, started by the same user on this machine, could not open a log file, the users file, the groups file or an interface. validate creates no file. --elsewhere is for a file of another machine.
+validate also checks whether usher serve, started by the same user on this machine, could open its log files, users file and groups file, and find its interfaces. If not, that is an error. validate creates no file. --elsewhere is for the file of another machine.
 
-Findings have a severity. error: the file cannot be served. danger: it probably lets somebody do more than is meant. warning: it probably does something else than is meant. note: a line has no effect and does no harm.
+Findings have a severity. error: usher cannot serve the file. danger: the file probably lets somebody do more than you mean. warning: it probably does something else than you mean. note: a line has no effect and does no harm.
 
-Exit codes: 0 the file can be served, 1 it cannot be served, or --strict is given and there is a danger or a warning, 2 wrong arguments.`
+Exit codes: 0 usher can serve the file; 1 it cannot, or --strict is given and there is a danger or a warning; 2 wrong arguments.`
 }
 
 // Run checks the file and prints what it finds.

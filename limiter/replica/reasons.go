@@ -17,7 +17,7 @@ var (
 	ErrThrottled = errors.New("the rate is reached")
 	// ErrKeys says that the store keeps no window for another key of the rule:
 	// as many keys have one as may, or the store has no memory for more.
-	ErrKeys = errors.New("too many others are counted")
+	ErrKeys = errors.New("too many other addresses or users are counted")
 	// ErrUnavailable says that the store gave no answer in time.
 	ErrUnavailable = errors.New("the store cannot be reached")
 	// ErrRecovering says that the store's data is new, because it lost its data

@@ -95,8 +95,8 @@ var (
 	ErrTarget     = errors.New("no address or port to connect to")
 	ErrSelf       = errors.New("the target is this proxy itself")
 	ErrUnresolved = errors.New("the name does not resolve")
-	ErrNoExternal = errors.New("no external address of the target's family")
-	ErrNoRoute    = errors.New("external.rotation leads to no external address")
+	ErrNoExternal = errors.New("no external: address of the target's family")
+	ErrNoRoute    = errors.New("external.rotation gives no external: address")
 	ErrPeer       = errors.New("the peer is not the one that was announced")
 
 	// ErrBlockedName is the ErrBlocked of a name that was looked up. The client is

@@ -9,7 +9,7 @@ import (
 // Why there is no place.
 var (
 	ErrFull  = errors.New("all places are taken")
-	ErrShare = errors.New("this source has as many places that wait as there are free ones")
+	ErrShare = errors.New("this source has too many places that wait")
 )
 
 // Shares hands out a number of places. A place waits at first, until it is settled.

@@ -16,7 +16,7 @@ var Default Resolver = system{all: &net.Resolver{PreferGo: true}, files: &net.Re
 
 // noServer lets a resolver do with /etc/hosts.
 func noServer(context.Context, string, string) (net.Conn, error) {
-	return nil, errors.New("localhost is in no DNS")
+	return nil, errors.New("localhost is not looked up in DNS")
 }
 
 // system resolves by /etc/hosts and DNS.

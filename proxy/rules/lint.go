@@ -65,7 +65,7 @@ func (s *Set) lintStrangers() (found []Diagnostic) {
 	}
 	for _, r := range s.Socks {
 		if r.Pass && r.requested() && in.shared(&r.cond.from.address) == nil {
-			found = append(found, r.warning("this rule matches no request, because no client-rule lets a client of its from: in",
+			found = append(found, r.warning("this rule matches no request, because no client-rule passes a client of its from:",
 				"correct from:, or add a client-rule that passes these clients"))
 		}
 	}
@@ -108,11 +108,11 @@ func (s *Set) lintInheritance(c coverage) (found []Diagnostic) {
 		case stay.shared(from) != nil:
 			found = append(found, r.warning(fmt.Sprintf("the limit of this rule counts sessions to their end, but not %s %s (line %d), "+
 				"which has a limit of its own", which, socks.ID(), socks.Pos.Line),
-				"write session.inheritable: no if it is meant for negotiation only, else remove the limit of "+socks.ID()+", so that its sessions count here"))
+				"write session.inheritable: no if you mean negotiation only, or remove the limit of "+socks.ID()+" to count its sessions here"))
 		default:
-			found = append(found, r.warning(fmt.Sprintf("the limit of this rule counts clients until their request is read, and no session: "+
+			found = append(found, r.warning(fmt.Sprintf("the limit of this rule counts clients until Usher has read their request, and no session: "+
 				"every socks-rule that passes these clients has a limit of its own, such as %s (line %d)", socks.ID(), socks.Pos.Line),
-				"write session.inheritable: no if this is meant, else remove the limit of a socks-rule, so that its sessions count here"))
+				"write session.inheritable: no if you mean this, or remove the limit of a socks-rule to count its sessions here"))
 		}
 	}
 	return shown(found)

@@ -265,7 +265,7 @@ func TestLintInheritance(t *testing.T) {
 	const toThem = "socks pass { from: 192.168.0.0/16 to: 10.0.0.0/8 session.max: 2 }\n"
 	const some = "test.conf:1:1: the limit of this rule counts sessions to their end, but not sessions by s1 (line 2)"
 	const later = "test.conf:1:1: the limit of this rule counts sessions to their end, but not BIND sessions whose peer comes by s1 (line 2)"
-	const none = "test.conf:1:1: the limit of this rule counts clients until their request is read, and no session: " +
+	const none = "test.conf:1:1: the limit of this rule counts clients until Usher has read their request, and no session: " +
 		"every socks-rule that passes these clients has a limit of its own, such as s1 (line 2)"
 	change := func(text, old, new string) string {
 		if !strings.Contains(text, old) {
@@ -310,7 +310,7 @@ func TestLintInheritance(t *testing.T) {
 
 func TestLintStrangers(t *testing.T) {
 	const in = "client pass { from: 10.0.0.0/8 to: 0/0 }\nclient block { from: 192.168.0.0/16 to: 0/0 }\n"
-	const want = "test.conf:3:1: this rule matches no request, because no client-rule lets a client of its from: in"
+	const want = "test.conf:3:1: this rule matches no request, because no client-rule passes a client of its from:"
 	for text, warns := range map[string]bool{
 		in + "socks pass { from: 192.168.0.0/16 to: 192.0.2.0/24 }":                               true,
 		in + "socks pass { from: ::/0 to: 192.0.2.0/24 }":                                         true,

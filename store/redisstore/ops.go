@@ -159,7 +159,7 @@ func parseRoster(fields map[string]string) (store.Membership, error) {
 		}
 		name := field[1:]
 		if !isName(name) {
-			return out, errors.New("the members' key holds a name that is none of Usher's")
+			return out, errors.New("the members' key holds a name that Usher did not write")
 		}
 		switch field[0] {
 		case '-':
@@ -170,7 +170,7 @@ func parseRoster(fields map[string]string) (store.Membership, error) {
 			token, rest, _ := strings.Cut(value, " ")
 			state, space, _ := strings.Cut(rest, " ")
 			if !isName(space) {
-				return out, errors.New("the members' key holds a counter space that is none of Usher's")
+				return out, errors.New("the members' key holds a counter space that Usher did not write")
 			}
 			m := store.Member{Replica: name, State: store.MemberState(state), Space: space}
 			if m.Token, err = store.ParseToken(token); err != nil {
