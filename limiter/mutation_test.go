@@ -123,8 +123,8 @@ var mutations = []mutation{
 	{"a-refusal-uses-up-the-rate", "s.begin(e, tokens, how)", sim + "rates_and_everything/keep", ""},
 	{"the-rate-of-the-rule-is-not-used-up", "levelsOf(e)[:1]", sim + "rates_and_everything/keep", ""},
 	{"slots-in-hand-begin-sessions-of-a-throttled-counter", "to := min(e.Need, max(floor, granted+free), max(granted, e.Live+tokens))", sim + "rates_and_everything/keep", ""},
-	{"any-number-of-keys-open-windows", "false", sim + "rates_and_everything/keep", ""},
-	{"a-key-with-a-window-uses-up-a-place-for-keys", "e.Opens()", sim + "rates_and_everything/keep", ""},
+	{"any-number-of-keys-open-windows", "false", sim + "bounded_keys/keep", ""},
+	{"a-key-with-a-window-uses-up-a-place-for-keys", "e.Opens()", sim + "bounded_keys/keep", ""},
 	{"a-window-that-every-use-prolongs", "o.used, o.end = o.used+n, now+per", sim + "rates_and_everything/keep", ""},
 	{"what-is-freed-is-not-held", "", sim + "moves/keep", ""},
 }

@@ -28,6 +28,7 @@ type mix struct {
 	flush, drop, restart, goBack float64
 	failBack                     float64
 	rates                        bool // clients ask for limits with rates as well
+	bounded                      bool // and for those whose keys are bounded
 	keys                         bool // clients ask only for the keys of one rule
 	move                         bool // some sessions end by a move to another limit
 	stop, space                  float64
@@ -59,6 +60,7 @@ var mixes = []mix{
 	{name: "settings and losses", settings: true, crash: 0.7, flush: 0.2, failBack: 0.1},
 	{name: "stops and restarts", rates: true, move: true, stop: 0.3, space: 0.5, pause: 0.3, partition: 0.2, lose: 0.05, late: 0.1, double: 0.1, restart: 0.1},
 	{name: "fail-backs", failBack: 0.5, lose: 0.03, late: 0.1, double: 0.1},
+	{name: "bounded keys", rates: true, bounded: true, lose: 0.1, late: 0.1, double: 0.2, pause: 0.15, crash: 0.1, drop: 0.1, goBack: 0.1},
 	{name: "rates and everything", rates: true, lose: 0.1, late: 0.1, double: 0.1, pause: 0.15, crash: 0.1, partition: 0.15, flush: 0.05, drop: 0.1, restart: 0.05, goBack: 0.05},
 }
 
@@ -121,8 +123,11 @@ func (e *events) Pop() any {
 
 func newWorld(seed uint64, m mix, strict bool) *world {
 	w := &world{random: rand.New(rand.NewPCG(seed, 1)), mix: m, strict: strict, limits: withoutRates, rates: newRatesTruth(), length: 2 * simTTL, latency: simTTL / 50, applied: map[appliedToken]bool{}}
-	if m.rates {
+	switch {
+	case m.bounded:
 		w.limits = len(simLimits)
+	case m.rates:
+		w.limits = withoutBounds
 	}
 	w.data = storetest.NewModel(func() time.Duration { return w.now })
 	w.restart(storetest.Snapshot{})

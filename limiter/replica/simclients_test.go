@@ -19,7 +19,7 @@ func (n *node) arrive() {
 }
 
 // simLimits are what clients ask for: two rules without rates, of which one
-// counts by key, and then rules with rates.
+// counts by key, then rules with rates, and a rule whose keys are bounded.
 var simLimits = [...]store.Entry{
 	{Counter: "c1aaaa/s1", Max: 4, RuleMax: limit.None},
 	{Counter: "c1aaaa/s2/x", Max: 2, RuleMax: 3},
@@ -35,8 +35,9 @@ var simLimits = [...]store.Entry{
 // simRule numbers the rule of each.
 var simRule = [len(simLimits)]int{0, 1, 1, 2, 3, 3, 4, 5, 5}
 
-// withoutRates is how many of the first have no rate.
-const withoutRates = 3
+// withoutRates is how many of the first have no rate, and withoutBounds how many have no
+// bound on their keys.
+const withoutRates, withoutBounds = 3, 7
 
 func simRate(n int64) limit.Rate { return limit.Rate{N: n, Per: simTTL / 2} }
 
