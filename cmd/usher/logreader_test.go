@@ -25,7 +25,7 @@ func launchInto(t *testing.T, env ...string) (*process, *os.File) {
 	}
 	p := &process{t: t, cmd: exec.Command("usher"), ended: make(chan struct{}), socks: freeAddr(t), admin: freeAddr(t)}
 	p.cmd.Env = append(append(os.Environ(), "USHER_LISTEN="+p.socks, "USHER_ADMIN_LISTEN="+p.admin, "USHER_DRAIN_GRACE=0s",
-		"USHER_LOG_BUDGET=0"), env...)
+		"USHER_LOG_BUDGET=0", "USHER_LOG_SESSIONS=0"), env...)
 	p.cmd.Stderr = w
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -64,7 +64,7 @@ func CollectLogDrops(reg prometheus.Registerer, dropped func() (unwritten, overB
 	counter := func(reason string, value func() uint64) prometheus.Collector {
 		return prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "usher_log_lines_dropped_total", ConstLabels: prometheus.Labels{"reason": reason},
-			Help: "Log lines that were dropped: unwritten, as a destination was slow or failed; budget, as USHER_LOG_BUDGET was used up.",
+			Help: "Log lines that were dropped: unwritten, as a destination was slow or failed; budget, as USHER_LOG_BUDGET or USHER_LOG_SESSIONS was used up.",
 		}, func() float64 { return float64(value()) })
 	}
 	reg.MustRegister(

@@ -11,21 +11,23 @@ import (
 )
 
 const (
-	burstSeconds   = 10               // a burst may use the budget of so many seconds
-	maxBudgets     = 4096             // sources with a budget of their own
-	summaryPause   = 10 * time.Second // from the first suppressed line to its summary
-	refusedMessage = "session refused"
+	burstSeconds = 10               // a burst may use the budget of so many seconds
+	maxBudgets   = 4096             // sources with a budget of their own, for each kind of line
+	summaryPause = 10 * time.Second // from the first suppressed line to its summary
 )
 
-// budget is a handler that bounds the lines about refused sessions for each
-// reason and source, and sums up the lines that it suppresses. Other lines pass.
+// budget is a handler that bounds the lines about sessions for each source, and sums
+// up the lines that it suppresses. Other lines pass.
 type budget struct {
 	next  slog.Handler
-	state *budgetState // shared by handlers with other attributes
+	kinds map[string]*kind // by message; shared by handlers with other attributes
 }
 
-type budgetState struct {
-	perSecond int // 0: no bound
+// kind is one kind of line.
+type kind struct {
+	summary   string // message of the line that sums up
+	perSecond int    // 0: no bound
+	refused   bool   // its lines have a budget for each reason
 
 	mu         sync.Mutex
 	accounts   map[account]*balance
@@ -36,7 +38,7 @@ type budgetState struct {
 // account is what has a budget. The zero source stands for all sources that came
 // when there were maxBudgets accounts.
 type account struct {
-	reason string
+	reason string // of refusals
 	source netip.Prefix
 }
 
@@ -44,12 +46,27 @@ type account struct {
 type balance struct {
 	lines      float64 // that may be written at the time at
 	at         time.Time
-	suppressed uint64      // lines that the log has not mentioned
+	suppressed traffic     // what the log has not mentioned
 	summary    *time.Timer // nil: nothing is suppressed
 }
 
-func newBudget(next slog.Handler, perSecond int) *budget {
-	return &budget{next, &budgetState{perSecond: perSecond, accounts: map[account]*balance{}}}
+// traffic is what lines tell of, together.
+type traffic struct {
+	lines, up, down uint64 // bytes_up and bytes_down
+}
+
+// newBudget bounds the lines about refused sessions, and those about sessions that
+// were passed.
+func newBudget(next slog.Handler, refused, passed int) *budget {
+	b := &budget{next, map[string]*kind{
+		"session refused":   {summary: "refused sessions not logged", perSecond: refused, refused: true},
+		"session ended":     {summary: "ended sessions not logged", perSecond: passed},
+		"session connected": {summary: "connected sessions not logged", perSecond: passed},
+	}}
+	for _, k := range b.kinds {
+		k.accounts = map[account]*balance{}
+	}
+	return b
 }
 
 // Enabled implements slog.Handler.
@@ -59,47 +76,61 @@ func (b *budget) Enabled(ctx context.Context, level slog.Level) bool {
 
 // WithAttrs implements slog.Handler.
 func (b *budget) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &budget{b.next.WithAttrs(attrs), b.state}
+	return &budget{b.next.WithAttrs(attrs), b.kinds}
 }
 
 // WithGroup implements slog.Handler.
-func (b *budget) WithGroup(name string) slog.Handler { return &budget{b.next.WithGroup(name), b.state} }
+func (b *budget) WithGroup(name string) slog.Handler { return &budget{b.next.WithGroup(name), b.kinds} }
 
 // Handle implements slog.Handler.
 func (b *budget) Handle(ctx context.Context, r slog.Record) error {
-	if r.Message == refusedMessage && b.state.perSecond > 0 && !b.spend(accountOf(r), r.Time) {
-		return nil
+	if k := b.kinds[r.Message]; k != nil && k.perSecond > 0 {
+		if a, told := k.read(r); !b.spend(k, a, told, r.Time) {
+			return nil
+		}
 	}
 	return b.next.Handle(ctx, r)
 }
 
-func accountOf(r slog.Record) (a account) {
+// read returns the account of a line, and what it tells of.
+func (k *kind) read(r slog.Record) (a account, told traffic) {
+	told.lines = 1
 	r.Attrs(func(attr slog.Attr) bool {
 		switch attr.Key {
 		case "reason":
-			a.reason = attr.Value.String()
+			if k.refused {
+				a.reason = attr.Value.String()
+			}
 		case "client":
 			if client, err := netip.ParseAddrPort(attr.Value.String()); err == nil {
 				a.source = fair.SourceOf(client.Addr())
 			}
+		case "bytes_up":
+			told.up = uint64(attr.Value.Int64())
+		case "bytes_down":
+			told.down = uint64(attr.Value.Int64())
 		}
 		return true
 	})
-	return a
+	return a, told
 }
 
 // spend takes one line from the budget of a. If there is none left, it reports
 // false and sees to a summary.
-func (b *budget) spend(a account, now time.Time) bool {
-	s := b.state
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	a, have := s.open(a, now)
+func (b *budget) spend(k *kind, a account, told traffic, now time.Time) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	a, have := k.open(a, now)
+	if have == nil {
+		return true
+	}
 	if have.lines < 1 {
-		s.suppressed++
-		have.suppressed++
+		k.suppressed++
+		have.suppressed.lines++
+		have.suppressed.up += told.up
+		have.suppressed.down += told.down
 		if have.summary == nil {
-			have.summary = time.AfterFunc(summaryPause, func() { b.summarize(a, have) })
+			have.summary = time.AfterFunc(summaryPause, func() { b.summarize(k, a, have) })
 		}
 		return false
 	}
@@ -107,47 +138,58 @@ func (b *budget) spend(a account, now time.Time) bool {
 	return true
 }
 
-// open returns the account to charge for a, with its balance at now. s.mu is held.
-func (s *budgetState) open(a account, now time.Time) (account, *balance) {
-	burst := float64(s.perSecond) * burstSeconds
-	have := s.accounts[a]
-	if have == nil && len(s.accounts) >= maxBudgets {
-		s.sweep(now)
-		if len(s.accounts) >= maxBudgets {
+// open returns the account to charge for a, with its balance at now. A source for
+// which there is no account shares one with others if it is refused. If it was
+// passed, it has none: no line of an ordinary client may be lost because there are
+// many. k.mu is held.
+func (k *kind) open(a account, now time.Time) (account, *balance) {
+	have := k.accounts[a]
+	if have == nil && len(k.accounts) >= maxBudgets {
+		k.sweep(now)
+		if len(k.accounts) >= maxBudgets {
+			if !k.refused {
+				return a, nil
+			}
 			a.source = netip.Prefix{}
-			have = s.accounts[a]
+			have = k.accounts[a]
 		}
 	}
 	if have == nil {
-		have = &balance{lines: burst, at: now}
-		s.accounts[a] = have
+		have = &balance{lines: k.burst(), at: now}
+		k.accounts[a] = have
 	}
-	have.lines = min(burst, have.lines+now.Sub(have.at).Seconds()*float64(s.perSecond))
-	have.at = now
+	have.lines, have.at = k.left(have, now), now
 	return a, have
 }
 
+func (k *kind) burst() float64 { return float64(k.perSecond) * burstSeconds }
+
+// left is the budget of an account at now.
+func (k *kind) left(have *balance, now time.Time) float64 {
+	return min(k.burst(), have.lines+now.Sub(have.at).Seconds()*float64(k.perSecond))
+}
+
 // sweep closes accounts that have their full budget again, at most once a second.
-// s.mu is held.
-func (s *budgetState) sweep(now time.Time) {
-	if now.Sub(s.swept) < time.Second {
+// k.mu is held.
+func (k *kind) sweep(now time.Time) {
+	if now.Sub(k.swept) < time.Second {
 		return
 	}
-	s.swept = now
-	for a, have := range s.accounts {
-		if have.summary == nil && now.Sub(have.at) >= burstSeconds*time.Second {
-			delete(s.accounts, a)
+	k.swept = now
+	for a, have := range k.accounts {
+		if have.summary == nil && k.left(have, now) >= k.burst() {
+			delete(k.accounts, a)
 		}
 	}
 }
 
-// summarize logs how many lines of an account were suppressed.
-func (b *budget) summarize(a account, have *balance) {
-	b.state.mu.Lock()
-	lines := have.suppressed
-	have.suppressed, have.summary = 0, nil
-	b.state.mu.Unlock()
-	if lines == 0 {
+// summarize logs how many lines of an account were suppressed, and what they told of.
+func (b *budget) summarize(k *kind, a account, have *balance) {
+	k.mu.Lock()
+	sum := have.suppressed
+	have.suppressed, have.summary = traffic{}, nil
+	k.mu.Unlock()
+	if sum.lines == 0 {
 		return
 	}
 	source := "others"
@@ -157,29 +199,40 @@ func (b *budget) summarize(a account, have *balance) {
 			source = a.source.Addr().String()
 		}
 	}
-	r := slog.NewRecord(time.Now(), slog.LevelInfo, "refused sessions not logged", 0)
-	r.AddAttrs(slog.String("reason", a.reason), slog.String("source", source), slog.Uint64("lines", lines))
+	r := slog.NewRecord(time.Now(), slog.LevelInfo, k.summary, 0)
+	if k.refused {
+		r.AddAttrs(slog.String("reason", a.reason))
+	}
+	r.AddAttrs(slog.String("source", source), slog.Uint64("lines", sum.lines))
+	if !k.refused {
+		r.AddAttrs(slog.Uint64("bytes_up", sum.up), slog.Uint64("bytes_down", sum.down))
+	}
 	_ = b.next.Handle(context.Background(), r) // a queue does not fail
 }
 
 // close logs the summaries that are due.
 func (b *budget) close() {
-	b.state.mu.Lock()
-	due := map[account]*balance{}
-	for a, have := range b.state.accounts {
-		if have.summary != nil && have.summary.Stop() {
-			due[a] = have
+	for _, k := range b.kinds {
+		k.mu.Lock()
+		due := map[account]*balance{}
+		for a, have := range k.accounts {
+			if have.summary != nil && have.summary.Stop() {
+				due[a] = have
+			}
 		}
-	}
-	b.state.mu.Unlock()
-	for a, have := range due {
-		b.summarize(a, have)
+		k.mu.Unlock()
+		for a, have := range due {
+			b.summarize(k, a, have)
+		}
 	}
 }
 
 // dropped returns how many lines were suppressed.
-func (b *budget) dropped() uint64 {
-	b.state.mu.Lock()
-	defer b.state.mu.Unlock()
-	return b.state.suppressed
+func (b *budget) dropped() (n uint64) {
+	for _, k := range b.kinds {
+		k.mu.Lock()
+		n += k.suppressed
+		k.mu.Unlock()
+	}
+	return n
 }

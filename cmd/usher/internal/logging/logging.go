@@ -1,7 +1,7 @@
 // Package logging opens the destinations of the log and writes to them. Whoever
 // logs never waits: each destination has a bounded queue, and lines that do not
-// fit are dropped and counted. Lines about refused sessions have a budget, so that
-// one client cannot fill the log.
+// fit are dropped and counted. Lines about sessions have a budget for each
+// client address, so that one client cannot fill the log.
 package logging
 
 import (
@@ -62,7 +62,7 @@ func Open(cfg settings.Config, set rules.Settings, stdout, stderr io.Writer) (*L
 	for _, d := range l.destinations {
 		handlers = append(handlers, d.handler)
 	}
-	l.budget = newBudget(slog.NewMultiHandler(handlers...), cfg.LogBudget)
+	l.budget = newBudget(slog.NewMultiHandler(handlers...), cfg.LogBudget, cfg.LogSessions)
 	l.Logger = slog.New(l.budget)
 	go l.reportDrops()
 	return &l, nil
