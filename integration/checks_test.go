@@ -66,3 +66,23 @@ func TestChecksOfEachKindAreFree(t *testing.T) {
 	}
 	a.Close()
 }
+
+// TestForgottenBalancerIsNamed puts HAProxy before a replica that does not know it and
+// blocks its address: the log says that it is a balancer, and what to set.
+func TestForgottenBalancerIsNamed(t *testing.T) {
+	haproxy := need.Program(t, "haproxy")
+	w := newWorld(t, options{replicas: 1, alone: true, rules: func(limited, _ endpoint) string {
+		return "client pass { from: 192.0.2.0/24 to: 0/0 }\nsocks pass { from: 0/0 to: " + limited.to() + " }\n"
+	}, env: map[string]string{"USHER_PROXY_PROTOCOL_FROM": ""}})
+	r := w.replicas[0]
+	file := filepath.Join(t.TempDir(), "haproxy.cfg")
+	writeFile(t, file, "defaults\n mode tcp\n timeout connect 2s\n timeout client 1m\n timeout server 1m\n"+
+		"listen socks\n bind "+fmt.Sprintf("127.0.0.1:%d", need.Port(t))+"\n server r "+r.socks+" send-proxy-v2 check inter 50ms\n")
+	start(t, "haproxy", nil, haproxy, "-db", "-f", file)
+	eventually(t, patience, func() string {
+		if !strings.Contains(r.proc.out.String(), "it sent a PROXY header; if it is a balancer, add it to USHER_PROXY_PROTOCOL_FROM") {
+			return "the log does not name the balancer"
+		}
+		return ""
+	})
+}

@@ -304,3 +304,36 @@ func TestBlockedClientIsClosedAtOnce(t *testing.T) {
 	}
 	s.server.table.running.Wait()
 }
+
+// What a blocked client has sent by then tells whether it is a balancer that
+// USHER_PROXY_PROTOCOL_FROM leaves out.
+func TestBlockedBalancerIsNamed(t *testing.T) {
+	const remedy = "add it to USHER_PROXY_PROTOCOL_FROM"
+	trusted := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	for _, c := range []struct {
+		sent    string
+		trusted []netip.Prefix
+		want    bool
+	}{
+		{"PROXY TCP4 192.0.2.7 192.0.2.1 4711 1080\r\n", nil, true},
+		{"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c", nil, true},
+		{"PROXY TCP4 192.0.2.7 192.0.2.1 4711 1080\r\n", trusted, false}, // what is left is the client's
+		{"\x05\x01\x00", nil, false},
+		{"GET / HTTP/1.1\r\n\r\n", nil, false},
+	} {
+		s, client, _ := newSession(t, "client block { from: 0/0 to: 0/0 }\n", 0)
+		s.server.opts.TrustedProxies = c.trusted
+		if _, err := client.Write([]byte(c.sent)); err != nil {
+			t.Fatal(err)
+		}
+		if err := awaitByte(s.client); err != nil {
+			t.Fatal(err)
+		}
+		err := s.blocked()
+		if !errors.Is(err, decide.ErrBlocked) || strings.Contains(err.Error(), remedy) != c.want {
+			t.Errorf("%q: %v, want the remedy: %v", c.sent, err, c.want)
+		}
+		go s.finish(err)
+		s.server.table.running.Wait()
+	}
+}
