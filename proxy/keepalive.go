@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"net"
+	"os"
 
 	"usher/proxy/rules"
 	"usher/proxy/sockopt"
@@ -32,4 +33,14 @@ func (s *session) keepClientAliveBy(r *rules.Rule) {
 // :1080, is both. Its connections have the default keep-alive.
 func Listen(ctx context.Context, address string) (net.Listener, error) {
 	return sockopt.Listen(ctx, address, keepAliveOf(rules.DefaultKeepAlive))
+}
+
+// Adopt returns a listener for Serve from a listening TCP socket that another process
+// opened. The file stays open and can be closed.
+func Adopt(socket *os.File) (net.Listener, error) {
+	ln, err := sockopt.Adopt(socket, keepAliveOf(rules.DefaultKeepAlive))
+	if err != nil {
+		return nil, err
+	}
+	return ln, nil
 }

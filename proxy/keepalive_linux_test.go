@@ -4,6 +4,9 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -32,6 +35,57 @@ func TestListenKeepsAlive(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
+	wantDefaultKept(t, ln)
+}
+
+// So do those of a listener that another process opened, and its urgent data stay in
+// the stream.
+func TestAdoptKeepsAlive(t *testing.T) {
+	var plain net.ListenConfig
+	plain.SetMultipathTCP(false)
+	foreign, err := plain.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer foreign.Close()
+	file, err := foreign.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	ln, err := Adopt(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	conn := wantDefaultKept(t, ln)
+	if intOf(t, conn, unix.SOL_SOCKET, unix.SO_OOBINLINE) != 1 {
+		t.Error("urgent data leave the stream")
+	}
+	if got, want := BoundTo(ln), BoundTo(foreign); !slices.Equal(got, want) {
+		t.Errorf("bound to %v, want %v", got, want)
+	}
+}
+
+func TestAdoptTakesTCPOnly(t *testing.T) {
+	unix, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close()
+	file, err := unix.(*net.UnixListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if ln, err := Adopt(file); err == nil || ln != nil || !strings.Contains(err.Error(), "not a TCP socket") {
+		t.Error(ln, err)
+	}
+}
+
+// wantDefaultKept connects to ln and checks the keep-alive of what it accepts.
+func wantDefaultKept(t *testing.T, ln net.Listener) *net.TCPConn {
+	t.Helper()
 	far, err := net.Dial("tcp", ln.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -41,8 +95,9 @@ func TestListenKeepsAlive(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
+	t.Cleanup(func() { conn.Close() })
 	wantKept(t, "accepted", conn.(*net.TCPConn), 1, 60, 15, 4)
+	return conn.(*net.TCPConn)
 }
 
 // wantKept checks the keep-alive of a connection, in seconds and probes.

@@ -146,7 +146,10 @@ func outOfDescriptors(err error) bool {
 // closes it, so that the client can try another replica at once. It reports false
 // if that fails or no client waits.
 func (s *Server) shed(ln net.Listener) bool {
-	l, ok := ln.(*net.TCPListener)
+	l, ok := ln.(interface {
+		SetDeadline(t time.Time) error
+		AcceptTCP() (*net.TCPConn, error)
+	})
 	if !ok || !s.spare.give() {
 		return false
 	}

@@ -11,6 +11,7 @@ import (
 
 	"usher/cmd/usher/internal/agent"
 	"usher/cmd/usher/internal/follow"
+	"usher/cmd/usher/internal/handover"
 	"usher/cmd/usher/internal/logging"
 	"usher/cmd/usher/internal/settings"
 	"usher/limiter"
@@ -23,15 +24,15 @@ import (
 
 // begin starts the service, once there are rules. If it is told to end before, it
 // returns neither a service nor an error.
-func begin(ctx context.Context, cfg settings.Config, sys system, signals signals) (*service, error) {
+func begin(ctx context.Context, cfg settings.Config, sys system, sockets *handover.Sockets, parent *handover.Parent, signals signals) (*service, error) {
 	if !cfg.Published() {
-		return start(cfg, sys, nil)
+		return start(cfg, sys, sockets, nil)
 	}
-	f, err := awaitRules(ctx, cfg, sys, signals)
+	f, err := awaitRules(ctx, cfg, sys, sockets, parent, signals)
 	if err != nil || f == nil {
 		return nil, err
 	}
-	return start(cfg, sys, f)
+	return start(cfg, sys, sockets, f)
 }
 
 // trial is what follows until there are rules: it only tries whether they can be loaded.
@@ -57,7 +58,7 @@ func (trial) Sessions() map[uint64]int { return nil }
 // awaitRules returns a follower with rules, or nil if the process is told to end
 // before there are any. For a moment it only asks the store. Then it uses the cache.
 // Then it opens the admin listener, is not ready, and says why.
-func awaitRules(ctx context.Context, cfg settings.Config, sys system, signals signals) (*follow.Follower, error) {
+func awaitRules(ctx context.Context, cfg settings.Config, sys system, sockets *handover.Sockets, parent *handover.Parent, signals signals) (*follow.Follower, error) {
 	keys, err := follow.Keys(cfg.RuleKey)
 	if err != nil {
 		return nil, usageError{err}
@@ -74,7 +75,7 @@ func awaitRules(ctx context.Context, cfg settings.Config, sys system, signals si
 	defer log.Close()
 	now := time.Now()
 	w := &waiting{
-		cfg: cfg, log: log, store: st.(*redisstore.Store), // the settings demand a Redis
+		cfg: cfg, log: log, sockets: sockets, parent: parent, store: st.(*redisstore.Store), // the settings demand a Redis
 		ready: admin.NewReadiness(now, cfg.LeaseTTL), started: now, broken: make(chan error, 2),
 	}
 	w.follower = follow.New(follow.Options{
@@ -94,6 +95,8 @@ func awaitRules(ctx context.Context, cfg settings.Config, sys system, signals si
 type waiting struct {
 	cfg      settings.Config
 	log      *logging.Logs
+	sockets  *handover.Sockets
+	parent   *handover.Parent // serves as long as this process waits; nil: there is none
 	store    *redisstore.Store
 	follower *follow.Follower
 	ready    *admin.Readiness
@@ -133,6 +136,7 @@ func (w *waiting) missing(why string) {
 	defer w.mu.Unlock()
 	why = printable.Text(why)
 	w.ready.Missing(why)
+	w.parent.Say(why)
 	if why != w.why {
 		w.why = why
 		w.log.Warn("waiting for published rules", "reason", why, "effect", "no SOCKS listener is open and this replica is not ready")
@@ -175,17 +179,13 @@ func (w *waiting) wait(ctx context.Context, signals signals) (found bool, err er
 // ended is no error, whatever the outcome of what was ended.
 func ended(bool) error { return nil }
 
-// listen opens the admin and agent listeners.
+// listen opens the admin and agent listeners, unless another process answers there.
 func (w *waiting) listen() (closeAll func() error, err error) {
-	adminListener, err := optional("USHER_ADMIN_LISTEN", w.cfg.AdminListen)
-	if err != nil {
-		return nil, err
+	if w.parent != nil {
+		return func() error { return nil }, nil
 	}
-	agentListener, err := optional("USHER_AGENT_LISTEN", w.cfg.AgentListen)
+	admins, agents, err := adminListeners(w.cfg, w.sockets)
 	if err != nil {
-		for _, ln := range adminListener {
-			ln.Close()
-		}
 		return nil, err
 	}
 	reg := admin.NewRegistry(built().Version, runtime.Version(), string(w.cfg.Replica))
@@ -200,17 +200,17 @@ func (w *waiting) listen() (closeAll func() error, err error) {
 			}
 		})
 	}
-	for _, ln := range adminListener {
+	for _, ln := range admins {
 		w.log.Info("admin listener open", "address", ln.Addr().String())
 		serve(ln, a.Serve)
 	}
-	for _, ln := range agentListener {
+	for _, ln := range agents {
 		serve(ln, g.Serve)
 	}
 	return func() error {
 		leaving, cancel := context.WithTimeout(context.Background(), leaveTimeout)
 		defer cancel()
-		err := errors.Join(g.Close(), a.Shutdown(leaving))
+		err := errors.Join(g.Close(), a.Shutdown(leaving), w.sockets.Suspend(handover.Admin), w.sockets.Suspend(handover.Agent))
 		serving.Wait()
 		return err
 	}, nil

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -110,9 +111,13 @@ func (c controlTarget) status(ctx context.Context, sys system) (st admin.Status,
 		return st, err
 	}
 	if err := json.Unmarshal(body, &st); err != nil || code != http.StatusOK {
-		return st, fmt.Errorf("the admin listener answered with HTTP status %d and a body that is not usher's status; check its address", code)
+		return st, errNotStatus(code)
 	}
 	return st, nil
+}
+
+func errNotStatus(code int) error {
+	return fmt.Errorf("the admin listener answered with HTTP status %d and a body that is not usher's status; check its address", code)
 }
 
 // signal signals the process. An admin listener may be that of another machine or
@@ -131,10 +136,17 @@ func (c controlTarget) signal(st admin.Status, sig syscall.Signal) error {
 
 func executable(pid string) string { return "/proc/" + pid + "/exe" }
 
+// sameProgram reports whether a process runs the program of this one, or what was at
+// its place before the file was replaced.
 func sameProgram(pid int) bool {
 	ours, err := os.Stat(executable("self"))
 	theirs, err2 := os.Stat(executable(strconv.Itoa(pid)))
-	return err == nil && err2 == nil && os.SameFile(ours, theirs)
+	if err == nil && err2 == nil && os.SameFile(ours, theirs) {
+		return true
+	}
+	here, err := os.Readlink(executable("self"))
+	there, err2 := os.Readlink(executable(strconv.Itoa(pid)))
+	return err == nil && err2 == nil && strings.TrimSuffix(there, " (deleted)") == strings.TrimSuffix(here, " (deleted)")
 }
 
 // running reports whether a process exists and is no zombie: those have no

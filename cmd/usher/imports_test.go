@@ -70,6 +70,8 @@ var forbidden = []struct{ from, to, why string }{
 	{"usher/cmd/usher/internal/policyfile", "usher/limiter", "loading a policy counts nothing"},
 	{"usher/cmd/usher/internal/policyfile", "log/slog", "findings are results, main logs or prints them"},
 	{"usher/cmd/usher/internal/listen", "usher/limiter", "listeners count nothing"},
+	{"usher/cmd/usher/internal/handover", "usher/cmd/usher/internal/settings", "sockets are handed over without knowing why they are open"},
+	{"usher/cmd/usher/internal/handover", "log/slog", "the handover returns errors, main logs"},
 	{"usher/cmd/usher/internal/agent", "usher/cmd/usher/internal/settings", "the agent is told what to say"},
 	{"usher/cmd/usher/internal/agent", "usher/limiter", "the agent counts nothing"},
 	{"usher/cmd/usher/internal/agent", "log/slog", "the agent returns errors, main logs"},

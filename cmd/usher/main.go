@@ -109,6 +109,9 @@ type cli struct {
 	Rollback    rollbackCmd    `cmd:"" help:"Publish the rules of an older generation again."`
 	Generations generationsCmd `cmd:"" help:"List the rules that are published for a cluster, and the replicas that follow."`
 	Keygen      keygenCmd      `cmd:"" help:"Make a key pair to sign published rules with."`
+	Upgrade     upgradeCmd     `cmd:"" help:"Replace a running usher by a new process of the program that is installed now; no client is refused. Exit code 0: the new one serves, 1: the old one goes on."`
+	Drain       drainCmd       `cmd:"" help:"Let a running usher take no new sessions, until undrain."`
+	Undrain     undrainCmd     `cmd:"" help:"Let a running usher take new sessions again."`
 	Stop        stopCmd        `cmd:"" help:"Drain and stop a running usher, and wait until it has ended."`
 	Man         manCmd         `cmd:"" hidden:"" help:"Print the manual page usher(1)."`
 	Version     versionCmd     `cmd:"" name:"version" help:"Print version, commit, build date and Go version."`

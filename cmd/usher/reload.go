@@ -4,6 +4,8 @@ import (
 	"context"
 	"reflect"
 
+	"github.com/coreos/go-systemd/v22/daemon"
+
 	"usher/cmd/usher/internal/logging"
 	"usher/cmd/usher/internal/policyfile"
 	"usher/proxy"
@@ -15,6 +17,8 @@ import (
 // could not be loaded without them. If a file has a mistake, the old policy stays in force. Log files
 // are reopened. Listen addresses and log destinations change only at a restart.
 func (s *service) reload() {
+	s.notify.reloading()
+	defer s.notify.tell(daemon.SdNotifyReady)
 	s.log.Reopen()
 	if s.follower != nil {
 		if err := s.follower.Retry(); err != nil {

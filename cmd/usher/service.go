@@ -17,6 +17,7 @@ import (
 
 	"usher/cmd/usher/internal/agent"
 	"usher/cmd/usher/internal/follow"
+	"usher/cmd/usher/internal/handover"
 	"usher/cmd/usher/internal/listen"
 	"usher/cmd/usher/internal/logging"
 	"usher/cmd/usher/internal/policyfile"
@@ -37,37 +38,43 @@ const leaveTimeout = 5 * time.Second
 
 // service is a running usher: everything that start opens and stop closes.
 type service struct {
-	cfg     settings.Config
-	started time.Time
-	log     *logging.Logs
-	history history
-	ready   *admin.Readiness
-	store   store.Store
-	limiter *limiter.Limiter
-	proxy   *proxy.Server
-	admin   *admin.Server
-	agent   *agent.Server
-	socks   []net.Listener
-	broken  chan error     // the failure of a listener
-	serving sync.WaitGroup // listeners, the store watch, and lints
+	cfg                   settings.Config
+	started               time.Time
+	log                   *logging.Logs
+	history               history
+	ready                 *admin.Readiness
+	store                 store.Store
+	limiter               *limiter.Limiter
+	proxy                 *proxy.Server
+	admin                 *admin.Server
+	agent                 *agent.Server
+	sockets               *handover.Sockets
+	notify                notifier
+	socks, admins, agents []net.Listener // as they were opened
+	broken                chan error     // the failure of a listener
+	serving               sync.WaitGroup // listeners, the store watch, and lints
 
 	cancelLint context.CancelFunc // ends the last lint of a policy
 	lintMu     sync.Mutex         // held by the lint that runs
 
-	watch   *storewatch.Watch
-	unwatch context.CancelFunc
+	watch     *storewatch.Watch
+	unwatch   context.CancelFunc
+	unwatched <-chan struct{} // closed by unwatch
+
+	drained  drained
+	upgrades upgrades
 
 	follower  *follow.Follower // nil unless the rules come from the store
 	assembled chan struct{}    // closed when all parts are there
 	loading   sync.Mutex       // held while the policy is replaced
 }
 
-// start checks the configuration and all files, then opens the listeners, then
-// serves. If it fails, it leaves nothing open. f has the rules if they come from the
-// store, and is nil otherwise.
-func start(cfg settings.Config, sys system, f *follow.Follower) (_ *service, err error) {
+// start checks the configuration and all files, then opens the listeners, and builds
+// the parts. open serves. If start fails, it leaves nothing open. f has the rules if
+// they come from the store, and is nil otherwise.
+func start(cfg settings.Config, sys system, sockets *handover.Sockets, f *follow.Follower) (_ *service, err error) {
 	s := &service{
-		cfg: cfg, started: time.Now(), broken: make(chan error, 8), cancelLint: func() {},
+		cfg: cfg, sockets: sockets, started: time.Now(), broken: make(chan error, 8), cancelLint: func() {},
 		follower: f, assembled: make(chan struct{}),
 	}
 	defer func() {
@@ -80,7 +87,7 @@ func start(cfg settings.Config, sys system, f *follow.Follower) (_ *service, err
 		return nil, err
 	}
 	set := policy.Rules.Settings
-	addrs, source, err := listen.Addresses(cfg, set)
+	addrs, source, err := s.addresses(set)
 	if err != nil {
 		return nil, err
 	}
@@ -90,36 +97,46 @@ func start(cfg settings.Config, sys system, f *follow.Follower) (_ *service, err
 	if s.log, err = logging.Open(cfg, set, sys.stdout, sys.stderr); err != nil {
 		return nil, err
 	}
-	if s.socks, err = listen.All(addrs); err != nil {
+	s.notify.log = s.log.Logger
+	if s.socks, err = s.sockets.Open(handover.SOCKS, addrs, listen.One); err != nil {
 		return nil, err
 	}
-	adminListener, err := optional("USHER_ADMIN_LISTEN", cfg.AdminListen)
-	if err != nil {
+	if s.admins, s.agents, err = adminListeners(cfg, s.sockets); err != nil {
 		return nil, err
 	}
-	agentListener, err := optional("USHER_AGENT_LISTEN", cfg.AgentListen)
-	if err != nil {
-		for _, ln := range adminListener {
-			ln.Close()
-		}
+	if err = s.sockets.CloseUnused(); err != nil {
 		return nil, err
 	}
 	s.announce(policy, found, source)
-	s.assemble(policy, adminListener, agentListener)
+	s.assemble(policy)
 	s.startLint(policy)
 	return s, nil
 }
 
-// optional opens a listener that a variable may turn off.
-func optional(variable string, addr settings.AdminAddr) ([]net.Listener, error) {
-	if addr == "" {
-		return nil, nil
+// addresses returns where to listen for SOCKS clients, and what decided that.
+func (s *service) addresses(set rules.Settings) (addrs []string, source string, err error) {
+	if s.sockets.Given(handover.SOCKS) {
+		return nil, "systemd", nil
 	}
-	lns, err := listen.All([]string{string(addr)})
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", variable, err)
+	return listen.Addresses(s.cfg, set)
+}
+
+// adminListeners opens the admin and agent listeners.
+func adminListeners(cfg settings.Config, sockets *handover.Sockets) (admins, agents []net.Listener, err error) {
+	optional := func(role handover.Role, variable string, addr settings.AdminAddr) (lns []net.Listener) {
+		var addrs []string
+		if addr != "" {
+			addrs = []string{string(addr)}
+		}
+		lns, failed := sockets.Open(role, addrs, listen.One)
+		if failed != nil {
+			err = errors.Join(err, fmt.Errorf("%s: %w", variable, failed))
+		}
+		return lns
 	}
-	return lns, nil
+	admins = optional(handover.Admin, "USHER_ADMIN_LISTEN", cfg.AdminListen)
+	agents = optional(handover.Agent, "USHER_AGENT_LISTEN", cfg.AgentListen)
+	return admins, agents, err
 }
 
 // openStore returns the store of USHER_STORE. It connects later.
@@ -137,8 +154,8 @@ func openStore(cfg settings.Config) (store.Store, error) {
 	return st, nil
 }
 
-// assemble builds the parts and starts them. It cannot fail.
-func (s *service) assemble(policy *proxy.Policy, adminListener, agentListener []net.Listener) {
+// assemble builds the parts. It cannot fail.
+func (s *service) assemble(policy *proxy.Policy) {
 	reg := admin.NewRegistry(built().Version, runtime.Version(), string(s.cfg.Replica))
 	s.history.use(policy.Rules)
 	s.ready = admin.NewReadiness(s.started, s.cfg.LeaseTTL)
@@ -161,7 +178,7 @@ func (s *service) assemble(policy *proxy.Policy, adminListener, agentListener []
 	s.watchStore()
 	capacity := s.cfg.Capacity()
 	var own []netip.AddrPort
-	for _, ln := range slices.Concat(adminListener, agentListener) {
+	for _, ln := range slices.Concat(s.admins, s.agents) {
 		own = append(own, proxy.BoundTo(ln)...)
 	}
 	s.proxy = proxy.New(proxy.Options{
@@ -181,22 +198,26 @@ func (s *service) assemble(policy *proxy.Policy, adminListener, agentListener []
 	admin.CollectSnapshot(reg, s.snapshot)
 	admin.CollectLogDrops(reg, s.log.Dropped)
 	s.admin = admin.New(admin.Options{Readiness: s.ready, Snapshot: s.snapshot, Gatherer: reg, Names: adminNames(s.cfg), Logger: s.log.Logger})
-	for _, ln := range adminListener {
-		s.log.Info("admin listener open", "address", ln.Addr().String())
-		s.serve(ln, s.admin.Serve)
-	}
 	s.agent = agent.New(agent.Options{Unready: s.admin.Unready, Weight: func() int {
 		descriptors := s.cfg.Capacity().Descriptors // may have been changed from outside
 		return min(agent.Weight(agent.Descriptors(descriptors), descriptors), agent.Weight(s.proxy.Places(), capacity.Sessions))
 	}})
-	for _, ln := range agentListener {
+	s.ready.Listening()
+}
+
+// open serves all listeners.
+func (s *service) open() {
+	for _, ln := range s.admins {
+		s.log.Info("admin listener open", "address", ln.Addr().String())
+		s.serve(ln, s.admin.Serve)
+	}
+	for _, ln := range s.agents {
 		s.log.Info("agent listener open", "address", ln.Addr().String())
 		s.serve(ln, s.agent.Serve)
 	}
 	for _, ln := range s.socks {
 		s.serve(ln, s.proxy.Serve)
 	}
-	s.ready.Listening()
 }
 
 // adminNames returns the names under which the admin listener may be asked: those of
@@ -226,7 +247,7 @@ func (s *service) serve(ln net.Listener, serve func(net.Listener) error) {
 // setting changes that.
 func (s *service) announce(policy *proxy.Policy, found []rules.Diagnostic, source string) {
 	capacity := s.cfg.Capacity()
-	s.log.Info("usher starts", "version", built().Version, "commit", built().Commit, "go", runtime.Version(),
+	s.log.Info("usher starts", "version", built().Version, "process", os.Getpid(), "commit", built().Commit, "go", runtime.Version(),
 		"descriptors", capacity.Descriptors, "memory_mib", capacity.Memory>>20, "max_sessions", capacity.Sessions, "max_negotiating", capacity.Negotiating,
 		"stalled_session_kib", capacity.Stalled>>10)
 	if needed := capacity.Needed(); needed > capacity.Descriptors {
@@ -290,9 +311,8 @@ func (s *service) snapshot() admin.Snapshot {
 	now.Store.Failure, now.Store.FailingSince = s.watch.Trouble()
 	s.history.show(&now.Rules)
 	now.Rules.Published = showPublished(s.follower)
-	for _, ln := range s.socks {
-		now.Listen = append(now.Listen, ln.Addr().String())
-	}
+	now.Listen = s.sockets.Addresses(handover.SOCKS)
+	now.Upgrade, now.Undrain = s.upgrades.last.show(), s.drained.undrain.show()
 	return now
 }
 
@@ -306,6 +326,11 @@ func (s *service) stop(ctx context.Context) error {
 	case <-time.After(s.cfg.DrainGrace):
 	case <-ctx.Done():
 	}
+	return s.finish(ctx)
+}
+
+// finish is stop after the grace.
+func (s *service) finish(ctx context.Context) error {
 	if err := s.proxy.CloseListeners(); err != nil {
 		s.log.Warn("cannot close a listener", "error", err.Error())
 	}
@@ -321,7 +346,7 @@ func (s *service) stop(ctx context.Context) error {
 	s.leavePublished(leaving)
 	s.endLint() // rules may have been loaded meanwhile
 	s.unwatch()
-	err := errors.Join(s.agent.Close(), s.admin.Shutdown(leaving), s.store.Close())
+	err := errors.Join(s.agent.Close(), s.admin.Shutdown(leaving), s.sockets.Close(), s.store.Close())
 	s.serving.Wait()
 	s.log.Info("stopped", describeCut(cut)...)
 	return errors.Join(err, s.log.Close())
@@ -338,10 +363,7 @@ func describeCut(cut proxy.Cut) []any {
 
 // abandon closes what a failed start opened.
 func (s *service) abandon() error {
-	var all []error
-	for _, ln := range s.socks {
-		all = append(all, ln.Close())
-	}
+	all := []error{s.sockets.Close()}
 	if s.store != nil {
 		all = append(all, s.store.Close())
 	}
@@ -354,7 +376,7 @@ func (s *service) abandon() error {
 // watchStore watches a shared store; the memory store cannot fail.
 func (s *service) watchStore() {
 	ctx, cancel := context.WithCancel(context.Background())
-	s.unwatch = cancel
+	s.unwatch, s.unwatched = cancel, ctx.Done()
 	if s.cfg.Store == settings.Memory {
 		return
 	}

@@ -21,9 +21,9 @@ import (
 type Readiness struct {
 	deadline time.Time // two TTL after the start
 
-	mu                       sync.Mutex
-	listening, draining, met bool
-	missing                  string // why the listeners are not open yet, "" if there is no special reason
+	mu                                sync.Mutex
+	listening, drained, draining, met bool
+	missing                           string // why the listeners are not open yet, "" if there is no special reason
 }
 
 // NewReadiness returns the readiness of a process that started at start, with the
@@ -53,10 +53,18 @@ func (r *Readiness) Draining() {
 	r.draining = true
 }
 
+// Drained records that the process takes no new clients for now, or takes them again.
+func (r *Readiness) Drained(drained bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.drained = drained
+}
+
 // Reasons why a process is not ready.
 const (
 	Starting     = "starting: the listeners are not open yet"
 	Draining     = "draining: the process will stop"
+	Drained      = "drained: the process takes no new sessions until usher undrain"
 	StorePending = "waiting for the store: not joined and ready yet"
 )
 
@@ -72,6 +80,8 @@ func (r *Readiness) Check(now time.Time, limited, ready bool) (reason string) {
 		return Draining
 	case !r.listening && r.missing != "":
 		return r.missing
+	case r.drained:
+		return Drained
 	case !r.listening:
 		return Starting
 	case !r.met:

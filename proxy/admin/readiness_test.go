@@ -60,3 +60,15 @@ func TestDrainingWins(t *testing.T) {
 	r.Draining()
 	check(t, r, false, true, admin.Draining)
 }
+
+func TestDrainedCanBeTakenBack(t *testing.T) {
+	r := admin.NewReadiness(time.Now(), ttl)
+	r.Drained(true)
+	r.Listening()
+	check(t, r, false, true, admin.Drained)
+	r.Drained(false)
+	check(t, r, false, true, "")
+	r.Drained(true)
+	r.Draining()
+	check(t, r, false, true, admin.Draining)
+}

@@ -17,6 +17,15 @@ type Snapshot struct {
 	Sessions int       `json:"sessions"` // on this replica
 	Rules    Rules     `json:"rules"`
 	Store    Store     `json:"store"`
+	Upgrade  Request   `json:"upgrade"` // in place
+	Undrain  Request   `json:"undrain"`
+}
+
+// Request is what became of the last request of an operator.
+type Request struct {
+	Asked   uint64 `json:"asked"` // how many there were since the start
+	Running bool   `json:"running"`
+	Error   string `json:"error,omitempty"` // why the last one failed
 }
 
 // Rules are the rules in force and the outcome of the last load.

@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,11 +19,15 @@ func Bind(a netip.AddrPort) (file *os.File, port uint16, err error) {
 	} else {
 		family, name = unix.AF_INET6, &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16(), ZoneId: zoneID(a.Addr())}
 	}
+	syscall.ForkLock.RLock() // no process is started before the descriptor is closed there
 	fd, err := unix.Socket(family, unix.SOCK_STREAM, 0)
+	if err == nil {
+		unix.CloseOnExec(fd)
+	}
+	syscall.ForkLock.RUnlock()
 	if err != nil {
 		return nil, 0, os.NewSyscallError("socket", err)
 	}
-	unix.CloseOnExec(fd)
 	file = os.NewFile(uintptr(fd), "bind")
 	if port, err = bindTo(fd, name); err != nil {
 		file.Close()

@@ -5,8 +5,11 @@ package sockopt
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"os"
 )
 
 // Listen opens a TCP listener whose connections have the keep-alive k and keep
@@ -15,6 +18,43 @@ import (
 func Listen(ctx context.Context, address string, k net.KeepAliveConfig) (net.Listener, error) {
 	config := listenConfig(k)
 	return config.Listen(ctx, networkOf(address), address)
+}
+
+// Adopted is a TCP listener that another process opened. Its connections are like
+// those of Listen.
+type Adopted struct {
+	*net.TCPListener
+	keepAlive net.KeepAliveConfig
+}
+
+// Adopt returns a listener for a listening TCP socket. The file stays open and can
+// be closed.
+func Adopt(socket *os.File, k net.KeepAliveConfig) (*Adopted, error) {
+	ln, err := net.FileListener(socket)
+	if err != nil {
+		return nil, err
+	}
+	tcp, ok := ln.(*net.TCPListener)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("%v is not a TCP socket", ln.Addr()), ln.Close())
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return nil, errors.Join(err, tcp.Close())
+	}
+	_ = urgentInline("", "", raw) // Multipath TCP knows no urgent data
+	return &Adopted{tcp, k}, nil
+}
+
+// Accept is that of the listener. Package net gives connections of a listener that it
+// did not open a keep-alive of its own choice, which is replaced here.
+func (a *Adopted) Accept() (net.Conn, error) {
+	conn, err := a.AcceptTCP()
+	if err != nil {
+		return nil, err
+	}
+	_ = conn.SetKeepAliveConfig(a.keepAlive) // it fails on a connection that has ended
+	return conn, nil
 }
 
 // networkOf returns the network for an address to listen at. With "tcp" for

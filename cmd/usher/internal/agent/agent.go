@@ -114,7 +114,7 @@ func Line(unready string, weight func() int) string {
 	switch unready {
 	case "":
 		return fmt.Sprintf("up ready %d%%\n", weight())
-	case admin.Draining:
+	case admin.Draining, admin.Drained:
 		return "drain\n"
 	}
 	return "down #" + strings.ReplaceAll(unready, "\n", " ") + "\n"

@@ -21,6 +21,7 @@ func TestLine(t *testing.T) {
 	for unready, want := range map[string]string{
 		"":             "up ready 42%\n",
 		admin.Draining: "drain\n",
+		admin.Drained:  "drain\n",
 		admin.Starting: "down #" + admin.Starting + "\n",
 		"two\nlines":   "down #two lines\n",
 	} {

@@ -129,19 +129,13 @@ func BoundTo(addrs []string) (bound []netip.AddrPort) {
 	return bound
 }
 
-// All opens listeners at all addrs, or none if one fails.
-func All(addrs []string) (lns []net.Listener, err error) {
-	for _, a := range addrs {
-		ln, err := proxy.Listen(context.Background(), a)
-		if err != nil {
-			for _, ln := range lns {
-				ln.Close()
-			}
-			return nil, listenError(a, err)
-		}
-		lns = append(lns, ln)
+// One opens a listener.
+func One(addr string) (net.Listener, error) {
+	ln, err := proxy.Listen(context.Background(), addr)
+	if err != nil {
+		return nil, listenError(addr, err)
 	}
-	return lns, nil
+	return ln, nil
 }
 
 func listenError(addr string, err error) error {

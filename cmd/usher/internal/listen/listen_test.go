@@ -51,12 +51,12 @@ func loopbackName(t *testing.T) string {
 // explain knows where serve listens from the words alone.
 func TestBoundToWithoutListening(t *testing.T) {
 	for _, host := range []string{"", "0.0.0.0", "[::]", "127.0.0.1", "[::1]", "[::ffff:127.0.0.1]"} {
-		lns, err := All([]string{host + ":0"})
+		ln, err := One(host + ":0")
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer lns[0].Close()
-		want := proxy.BoundTo(lns[0])
+		defer ln.Close()
+		want := proxy.BoundTo(ln)
 		address := fmt.Sprintf("%s:%d", host, want[0].Port())
 		if got := BoundTo([]string{address}); !slices.Equal(got, want) {
 			t.Errorf("%s: %v, want %v", address, got, want)

@@ -57,6 +57,7 @@ type Config struct {
 	UDPFollow       time.Duration `env:"USHER_UDP_FOLLOW" envDefault:"10s" min:"0s" max:"24h" help:"How long a client must send no datagram before Usher accepts another port of its address instead, up to 24h. A NAT can change the port. It never changes for clients that announced their port, and for clients behind USHER_UDP_RELAY_FROM. 0s: it never changes. docs/udp-and-bind.md says what this allows."`
 	DrainGrace      time.Duration `env:"USHER_DRAIN_GRACE" envDefault:"3s" min:"0s" max:"10m" help:"After SIGTERM: how long /readyz answers 503 while clients are still accepted, up to 10m. Use at least the balancer's check interval times the number of failed checks that it waits for."`
 	DrainTimeout    time.Duration `env:"USHER_DRAIN_TIMEOUT" envDefault:"30s" min:"0s" max:"24h" help:"After the grace: how long running sessions may continue, up to 24h. Then they are cut."`
+	UpgradeTimeout  time.Duration `env:"USHER_UPGRADE_TIMEOUT" envDefault:"0s" min:"0s" max:"1h" help:"How long an upgrade in place waits for the new process to be ready. Then the old one goes on. 0: twice the lease TTL and 30 seconds."`
 	LogFormat       string        `env:"USHER_LOG_FORMAT" envDefault:"auto" enum:"auto,text,json" help:"text, json, or auto: text on a terminal and JSON elsewhere."`
 	LogLevel        string        `env:"USHER_LOG_LEVEL" envDefault:"info" enum:"debug,info,warn,error" help:"Lowest level that is logged: debug, info, warn or error."`
 	LogBudget       int           `env:"USHER_LOG_BUDGET" envDefault:"10" min:"0" max:"1000000" help:"Lines about refused sessions that are logged per second, for each reason and client address (IPv6: a /64). A burst may have ten times as many. Usher drops the lines above that, and logs their number every 10 seconds. 0: no bound."`
@@ -214,6 +215,12 @@ var serviceLink = regexp.MustCompile(`^USHER_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_
 // those if it is a URL; somebody may have meant USHER_PORT=1080 for Usher.
 func isServiceLink(name, value string) bool {
 	return serviceLink.MatchString(name) || strings.HasSuffix(name, "_PORT") && strings.Contains(value, "://")
+}
+
+// UpgradeBound returns how long an upgrade in place waits for the new process. By
+// default that is longer than a process needs to be ready where the store is away.
+func (cfg Config) UpgradeBound() time.Duration {
+	return cmp.Or(cfg.UpgradeTimeout, 2*cfg.LeaseTTL+30*time.Second)
 }
 
 // withoutQuoted returns environ without Usher's values in quotes, each of which

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"sync"
+	"time"
+
+	"usher/cmd/usher/internal/handover"
+	"usher/cmd/usher/internal/listen"
+	"usher/proxy/admin"
+)
+
+// drained is the state of usher drain, which the main loop owns.
+type drained struct {
+	on        bool
+	grace     <-chan time.Time // the end of the grace; nil: none is waited for
+	suspended bool             // the listeners are closed
+	undrain   request
+}
+
+// startDrain does what SIGTERM does to readiness and to new sessions, until endDrain:
+// not ready at once, listeners closed after the grace. Sessions go on.
+func (s *service) startDrain() {
+	if s.drained.on {
+		return
+	}
+	s.drained.on = true
+	s.ready.Drained(true)
+	s.drained.grace = time.After(s.cfg.DrainGrace)
+	s.log.Info("draining until undrain", "grace", s.cfg.DrainGrace.String(), "sessions", s.proxy.Sessions())
+}
+
+// suspend closes the SOCKS listeners at the end of the grace.
+func (s *service) suspend() {
+	s.drained.grace, s.drained.suspended = nil, true
+	if err := s.sockets.Suspend(handover.SOCKS); err != nil {
+		s.log.Warn("cannot close a listener", "error", err.Error())
+	}
+	s.log.Info("drained, no new sessions", "sessions", s.proxy.Sessions())
+}
+
+// endDrain takes clients again. If an address has been taken meanwhile, the process
+// stays drained.
+func (s *service) endDrain() {
+	if !s.drained.on {
+		return
+	}
+	s.drained.undrain.begin()
+	if s.drained.suspended {
+		lns, err := s.sockets.Resume(handover.SOCKS, listen.One)
+		if err != nil {
+			s.drained.undrain.end(err)
+			s.log.Error("undrain failed, still drained", "error", err.Error())
+			return
+		}
+		for _, ln := range lns {
+			s.serve(ln, s.proxy.Serve)
+		}
+	}
+	s.drained.on, s.drained.grace, s.drained.suspended = false, nil, false
+	s.ready.Drained(false)
+	s.drained.undrain.end(nil)
+	s.log.Info("undrained, new sessions again", "sessions", s.proxy.Sessions())
+}
+
+// request is the outcome of an operator's last request of one kind. It is safe for
+// concurrent use.
+type request struct {
+	mu  sync.Mutex
+	now admin.Request
+}
+
+func (r *request) begin() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.now = admin.Request{Asked: r.now.Asked + 1, Running: true}
+}
+
+func (r *request) end(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.now.Running = false
+	if err != nil {
+		r.now.Error = err.Error()
+	}
+}
+
+func (r *request) show() admin.Request {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.now
+}

@@ -1,0 +1,136 @@
+package handover
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"syscall"
+)
+
+// variable tells a new process which sockets it has: a JSON list, for the descriptors
+// from firstSocket on. A release may be replaced by any later one: fields of the list
+// and of report keep their meaning.
+const variable = "_USHER_HANDOVER"
+
+// Descriptors of a new process, behind the standard ones.
+const (
+	reportPipe  = 3
+	firstSocket = 4
+)
+
+// report is what a new process says to the one before it, as JSON.
+type report struct {
+	Ready   bool   `json:"ready,omitempty"`   // it has been the last report
+	Message string `json:"message,omitempty"` // why it is not ready yet, or why it ends
+}
+
+// maxReports bounds what is read of a new process, in bytes.
+const maxReports = 1 << 20
+
+// Child is a new process of the same program, which is to take the place of this one.
+type Child struct {
+	PID     int
+	process *os.Process
+	reports *os.File
+}
+
+// Start starts the program of this process anew, with its arguments and environment,
+// and hands it the listeners that are in use. The program is what its name stands for
+// now: the file may have been replaced. The caller calls Ready.
+func (s *Sockets) Start() (*Child, error) {
+	program, err := exec.LookPath(os.Args[0])
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list, err := json.Marshal(s.open)
+	if err != nil {
+		return nil, err
+	}
+	fds := []uintptr{0, 1, 2, 0} // the report pipe is to come
+	defer func() {
+		for _, fd := range fds[firstSocket:] {
+			_ = syscall.Close(int(fd))
+		}
+	}()
+	for _, sock := range s.open {
+		fd, err := sock.duplicate()
+		if err != nil {
+			return nil, fmt.Errorf("listener %s: %w", sock.Address, err)
+		}
+		fds = append(fds, uintptr(fd))
+	}
+	reports, pipe, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer pipe.Close()
+	fds[reportPipe] = pipe.Fd()
+	// os/exec would make the sockets block, see duplicate.
+	pid, _, err := syscall.StartProcess(program, os.Args, &syscall.ProcAttr{
+		Env: append(os.Environ(), variable+"="+string(list)), Files: fds,
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot start %s: %w", program, err), reports.Close())
+	}
+	process, err := os.FindProcess(pid)
+	if err != nil {
+		return nil, errors.Join(err, reports.Close(), syscall.Kill(pid, syscall.SIGKILL))
+	}
+	return &Child{PID: pid, process: process, reports: reports}, nil
+}
+
+// Ready waits until the process is ready and serves. If it ends before, or ctx does,
+// Ready returns why, with the last words of the process, which then runs no more. It
+// is called once.
+func (c *Child) Ready(ctx context.Context) error {
+	defer c.reports.Close()
+	said := make(chan report, 1)
+	go c.listen(said)
+	var last report
+	select {
+	case last = <-said:
+		if last.Ready {
+			return nil
+		}
+	case <-ctx.Done():
+	}
+	_ = c.process.Kill() // it may have ended, or be about to
+	state, err := c.process.Wait()
+	if ctx.Err() != nil {
+		last = <-said
+		err = fmt.Errorf("the new process %d was not ready: %w", c.PID, context.Cause(ctx))
+	} else if err == nil {
+		err = fmt.Errorf("the new process %d ended: %v", c.PID, state)
+	}
+	if last.Message != "" {
+		err = fmt.Errorf("%w; it said: %s", err, last.Message)
+	}
+	return err
+}
+
+// listen sends the last report of the process: that it is ready, or what it said
+// before its end.
+func (c *Child) listen(said chan<- report) {
+	var last report
+	lines := json.NewDecoder(io.LimitReader(c.reports, maxReports))
+	for !last.Ready {
+		var now report
+		if lines.Decode(&now) != nil {
+			break
+		}
+		last = now
+	}
+	said <- last
+}
+
+// Signal passes a signal on to a process that is ready. It does nothing if the process
+// has ended.
+func (c *Child) Signal(sig os.Signal) {
+	_ = c.process.Signal(sig)
+}
