@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -14,7 +15,7 @@ import (
 
 type generationsCmd struct {
 	Number uint64 `arg:"" optional:"" help:"With --text: the generation to print. Default: the newest."`
-	Text   bool   `xor:"form" help:"Print the text of a generation, and nothing else."`
+	Text   bool   `xor:"form" help:"Print the text of a generation, and nothing else. What is not printable is escaped."`
 	JSON   bool   `name:"json" xor:"form" help:"Print JSON."`
 }
 
@@ -89,8 +90,18 @@ func (g generationsCmd) printText(ctx context.Context, sys system, conn publishe
 	if t == nil {
 		return fmt.Errorf("generation %d is not kept; usher generations lists those that are", number)
 	}
-	_, err = io.WriteString(sys.stdout, t.Rules)
+	_, err = io.WriteString(sys.stdout, shown(t.Rules))
 	return err
+}
+
+// shown is a text of rules as a terminal may show it: whoever can write to the store
+// may have put more than rules there.
+func shown(rules string) string {
+	lines := strings.Split(strings.ReplaceAll(rules, "\r\n", "\n"), "\t") // tabs are harmless
+	for i := range lines {
+		lines[i] = printable.Lines(lines[i])
+	}
+	return strings.Join(lines, "\t")
 }
 
 func listGenerations(ctx context.Context, conn published.Conn) (list generationList, err error) {

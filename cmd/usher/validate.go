@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"usher/cmd/usher/internal/policyfile"
 	"usher/cmd/usher/internal/settings"
 	"usher/cmd/usher/internal/validate"
+	"usher/proxy/printable"
 	"usher/proxy/rules"
 )
 
@@ -80,12 +82,18 @@ func (v validateCmd) machine(cfg settings.Config) (policyfile.Accounts, func(*ru
 	}
 }
 
-// printJSON writes v for programs, and so that people can read it.
+// printJSON writes v for programs, and so that people can read it: its texts may come
+// from a store or a server, and a terminal may show them.
 func printJSON(w io.Writer, v any) error {
-	out := json.NewEncoder(w)
+	var text bytes.Buffer
+	out := json.NewEncoder(&text)
 	out.SetEscapeHTML(false)
 	out.SetIndent("", "  ")
-	return out.Encode(v)
+	if err := out.Encode(v); err != nil {
+		return err
+	}
+	_, err := w.Write(printable.JSON(text.Bytes()))
+	return err
 }
 
 func (v validateCmd) read(sys system) (name string, text []byte, err error) {
