@@ -259,6 +259,10 @@ func (s *service) announce(policy *proxy.Policy, found []rules.Diagnostic, sourc
 		s.log.Info("no rule file, using built-in rules", "effect", "clients on loopback addresses may connect anywhere, other clients may not connect",
 			"to_change", "set USHER_CONFIG to a rule file")
 	}
+	if s.cfg.Published() && s.cfg.RuleKey == "" {
+		s.log.Info("rules come from the store and need no signature", "effect", "anybody who can write to Redis can replace them",
+			"to_change", "set USHER_CONFIG_KEY on all replicas, and publish with usher apply --key")
+	}
 	s.log.Info("rules loaded", s.describe(policy, s.ruleName())...)
 	if s.cfg.Store == settings.Memory {
 		s.log.Info("counting sessions in memory", "effect", "limits hold for this process only",

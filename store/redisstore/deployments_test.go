@@ -156,6 +156,7 @@ func TestSentinels(t *testing.T) {
 	notWithShort(t, "starts Sentinels that fail over")
 	group := redistest.StartSentinels(t)
 	t.Run("contract", func(t *testing.T) { contract(t, group.URL()) })
+	t.Run("publishing", func(t *testing.T) { publishing(t, group.URL()) })
 	t.Run("check", func(t *testing.T) { checkSentinels(t, group) })
 	t.Run("minimal user", func(t *testing.T) { minimalSentinelUser(t, group) })
 	t.Run("another name", func(t *testing.T) {

@@ -56,6 +56,8 @@ type Follower struct {
 	o     Options
 	tasks sync.WaitGroup
 
+	loading sync.Mutex // held while a text is chosen and loaded, before mu
+
 	mu      sync.Mutex
 	target  Target
 	log     *slog.Logger
@@ -263,6 +265,8 @@ func (f *Follower) load(ctx context.Context, t published.Text) {
 	done := make(chan struct{})
 	f.tasks.Go(func() {
 		defer close(done)
+		f.loading.Lock()
+		defer f.loading.Unlock()
 		err := target.Load(t)
 		release()
 		if err != nil {
@@ -270,6 +274,9 @@ func (f *Follower) load(ctx context.Context, t published.Text) {
 		} else {
 			f.took(t)
 		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.taking = false
 	})
 	select {
 	case <-done:
@@ -280,9 +287,9 @@ func (f *Follower) load(ctx context.Context, t published.Text) {
 // took notes that t is in force.
 func (f *Follower) took(t published.Text) {
 	f.mu.Lock()
-	f.inForce, f.taking, f.state.Number = t, false, t.Number
+	f.inForce, f.state.Number = t, t.Number
 	if t.Number >= f.state.Refused {
-		f.newer, f.have, f.state.Refused, f.state.Reason = published.Text{}, t.ID(), 0, ""
+		f.newer, f.state.Refused, f.state.Reason = published.Text{}, 0, ""
 	}
 	f.mu.Unlock()
 	f.logger().Info("published rules are in force", "number", t.Number, "published", t.When.Format(time.RFC3339), "message", printable.Text(t.Message))
@@ -300,7 +307,7 @@ func (f *Follower) refuse(id string, number uint64, newer published.Text, err er
 		reason = reason[:most] + " ..."
 	}
 	f.mu.Lock()
-	f.taking, f.have, f.newer = false, id, newer
+	f.have, f.newer = id, newer
 	f.state.Refused, f.state.Reason = number, reason
 	target, old := f.target, f.inForce.Number
 	f.mu.Unlock()
@@ -374,6 +381,8 @@ func (f *Follower) lookForMix(ctx context.Context, conn published.Conn) error {
 // Retry loads again what is in force, or what is newer and could not be loaded: the
 // files that the rules need may have changed. It reports the outcome to nobody else.
 func (f *Follower) Retry() error {
+	f.loading.Lock()
+	defer f.loading.Unlock()
 	f.mu.Lock()
 	t, target := f.newer, f.target
 	if t.Number == 0 {
@@ -382,9 +391,8 @@ func (f *Follower) Retry() error {
 	if t.Number == 0 {
 		t = f.cached
 	}
-	busy := f.taking
 	f.mu.Unlock()
-	if t.Number == 0 || busy {
+	if t.Number == 0 {
 		return nil
 	}
 	if err := target.Load(t); err != nil {
@@ -398,10 +406,12 @@ func (f *Follower) Retry() error {
 
 // UseCache loads the cached rules if there are none in force.
 func (f *Follower) UseCache() {
+	f.loading.Lock()
+	defer f.loading.Unlock()
 	f.mu.Lock()
-	t, target, busy := f.cached, f.target, f.taking || f.inForce.Number != 0 || f.cached.Number == 0
+	t, target, useful := f.cached, f.target, f.inForce.Number == 0 && f.cached.Number != 0
 	f.mu.Unlock()
-	if busy {
+	if !useful {
 		return
 	}
 	if err := target.Load(t); err != nil {
