@@ -153,18 +153,26 @@ func (a *Association) fail(err error) {
 	})
 }
 
-// Close closes the sockets. It never fails.
+// Close closes the sockets. It never fails, and waits for datagrams in progress:
+// those who read sockets must not call it.
 func (a *Association) Close() error {
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	if a.closed {
+		a.mu.Unlock()
 		return nil
 	}
 	a.closed = true
-	a.o.Heard.Remove(a.front.local, a.advertised)
-	a.front.close()
+	sockets := []*socket{a.front}
 	for _, u := range a.upstream {
-		u.close()
+		sockets = append(sockets, u)
+	}
+	a.mu.Unlock() // a datagram in progress may need it
+	a.o.Heard.Remove(a.front.local, a.advertised)
+	for _, s := range sockets { // first all: the reader of one may wait for room in another one
+		s.interrupt()
+	}
+	for _, s := range sockets {
+		s.close()
 	}
 	return nil
 }
@@ -176,7 +184,7 @@ func (a *Association) write(socket *socket, data []byte, to netip.AddrPort, sour
 	case err == nil:
 		a.idle.Touch()
 	case errors.Is(err, ErrMayWrite):
-		a.fail(err)
+		a.running.Go(func() { a.fail(err) }) // which waits for who reads a socket: perhaps we do
 	}
 	return outcomeOf(err)
 }

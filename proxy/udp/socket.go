@@ -9,18 +9,13 @@ import (
 	"net/netip"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"usher/proxy/rules"
 	"usher/proxy/selfaddr"
 )
-
-// maxDatagram is what one read may take, with the header before it.
-const maxDatagram = 64 << 10
-
-// datagrams are buffers that all associations share: one that waits holds none.
-var datagrams = sync.Pool{New: func() any { return new([maxDatagram]byte) }}
 
 // socket is a socket of a UDP association, of one address family. It is
 // not connected, so that the kernel reports no ICMP error to it: a port that
@@ -42,12 +37,6 @@ type socket struct {
 	to6     unix.SockaddrInet6
 	err     error
 	try     func(fd uintptr) (done bool) // attempt, made once and not for every datagram
-}
-
-// origin is where a datagram came from.
-type origin struct {
-	from netip.AddrPort
-	at   netip.Addr // to which address of ours; the zero Addr unless noteArrival was called
 }
 
 // listen opens a socket at an address whose port may be 0. It neither asks
@@ -101,7 +90,7 @@ func listenIn(ip netip.Addr, ports rules.PortRange, ours *selfaddr.Set, valid fu
 	return nil, fmt.Errorf("%w: %d to %d at %v", ErrPorts, ports.Lo, ports.Hi, ip)
 }
 
-// noteArrival lets read say at which address of ours a datagram arrived, for a
+// noteArrival lets each say at which address of ours a datagram arrived, for a
 // socket that is bound to all. Systems that do not tell leave it out.
 func (u *socket) noteArrival() error {
 	size, err := askArrival(u.raw, u.local.Addr())
@@ -109,35 +98,6 @@ func (u *socket) noteArrival() error {
 		u.info = make([]byte, size)
 	}
 	return err
-}
-
-// read waits for a datagram, and takes a buffer only when there is one. The
-// datagram is put at the offset headroom; the caller gives the buffer back.
-func (u *socket) read(headroom int) (buffer *[maxDatagram]byte, n int, o origin, err error) {
-	if err := u.raw.Read(readable); err != nil {
-		return nil, 0, o, err
-	}
-	buffer = datagrams.Get().(*[maxDatagram]byte)
-	if u.info == nil {
-		n, o.from, err = u.conn.ReadFromUDPAddrPort(buffer[headroom:])
-	} else {
-		var size int
-		n, size, _, o.from, err = u.conn.ReadMsgUDPAddrPort(buffer[headroom:], u.info)
-		o.at = arrival(u.info[:size])
-	}
-	if err != nil {
-		datagrams.Put(buffer)
-		return nil, 0, o, err
-	}
-	o.from = netip.AddrPortFrom(o.from.Addr().WithZone(""), o.from.Port()) // the socket's own, if any
-	return buffer, n, o, nil
-}
-
-// readable reports whether a read would not wait.
-func readable(fd uintptr) bool {
-	poll := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	n, err := unix.Poll(poll[:], 0)
-	return n > 0 || err != nil // an error is the read's to meet
 }
 
 // write sends one datagram, from an address of ours if source is one. It waits
@@ -189,4 +149,10 @@ func (u *socket) sendTo(fd int) error {
 	return unix.Sendmsg(fd, u.data, u.control, to, 0)
 }
 
-func (u *socket) close() { _ = u.conn.Close() } // twice is fine
+// interrupt ends all calls that wait, and those that come.
+func (u *socket) interrupt() {
+	u.conn.SetDeadline(time.Unix(1, 0)) //nolint:errcheck // it fails on a closed socket only
+}
+
+// close waits for calls in progress. Twice is fine.
+func (u *socket) close() { _ = u.conn.Close() }

@@ -14,17 +14,10 @@ import (
 // readTargets reads what arrives at an upstream socket, from targets or others.
 func (a *Association) readTargets(ctx context.Context, upstream *socket) error {
 	names := cachedOnly(a.o.Names)
-	for {
-		// A datagram that is too long for the rest of the buffer is cut off
-		// here. It would be too long with its header, too, so the system
-		// refuses to send it.
-		buffer, n, o, err := upstream.read(socks.MaxUDPHeaderIP)
-		if err != nil {
-			return fmt.Errorf("%w: %w", ErrTarget, err)
-		}
-		a.count(a.fromTarget(ctx, names, buffer[:socks.MaxUDPHeaderIP+n], o.from))
-		datagrams.Put(buffer)
-	}
+	// A datagram that is too long for the rest of the buffer is cut off here. It
+	// would be too long with its header, too, so the system refuses to send it.
+	err := upstream.each(socks.MaxUDPHeaderIP, func(b []byte, o origin) { a.count(a.fromTarget(ctx, names, b, o.from)) })
+	return fmt.Errorf("%w: %w", ErrTarget, err)
 }
 
 // fromTarget takes a datagram from an upstream socket to the client. b has room

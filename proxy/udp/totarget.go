@@ -14,14 +14,8 @@ import (
 // readClient reads what arrives at the front socket, from the client or others.
 func (a *Association) readClient(ctx context.Context) error {
 	names := cachedOnly(a.o.Names)
-	for {
-		buffer, n, o, err := a.front.read(0)
-		if err != nil {
-			return fmt.Errorf("%w: %w", ErrClient, err)
-		}
-		a.count(a.fromClient(ctx, names, buffer[:n], o))
-		datagrams.Put(buffer)
-	}
+	err := a.front.each(0, func(b []byte, o origin) { a.count(a.fromClient(ctx, names, b, o)) })
+	return fmt.Errorf("%w: %w", ErrClient, err)
 }
 
 // fromClient takes a datagram from the front socket to its target.

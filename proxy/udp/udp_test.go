@@ -142,27 +142,33 @@ func TestEveryAttemptAsksForTheLease(t *testing.T) {
 	}
 }
 
-// A socket that waits holds no buffer, and what is read comes after the
-// headroom.
+// A socket hands over each datagram that has come, after the headroom, until it is
+// closed.
 func TestUDPSocketReads(t *testing.T) {
 	u, far, _ := pair(t, nil)
-	if err := u.raw.Control(func(fd uintptr) {
-		if readable(fd) {
-			t.Error("an empty socket is readable")
+	came, ended := make(chan string), make(chan error)
+	go func() {
+		ended <- u.each(7, func(b []byte, o origin) {
+			if o.from != far.LocalAddr().(*net.UDPAddr).AddrPort() || o.at.IsValid() {
+				t.Errorf("from %+v", o)
+			}
+			came <- string(b[7:])
+		})
+	}()
+	for round := range 3 { // the first one waits for its reader, and more come than are taken at once
+		for i := range 20 {
+			if _, err := far.WriteToUDPAddrPort(fmt.Appendf(nil, "%d %d", round, i), u.local); err != nil {
+				t.Fatal(err)
+			}
 		}
-	}); err != nil {
-		t.Fatal(err)
+		for i := range 20 {
+			if got, want := <-came, fmt.Sprintf("%d %d", round, i); got != want {
+				t.Fatalf("%q, want %q", got, want)
+			}
+		}
 	}
-	if _, err := far.WriteToUDPAddrPort([]byte("hello"), u.local); err != nil {
-		t.Fatal(err)
-	}
-	buffer, n, o, err := u.read(7)
-	if err != nil || string(buffer[7:7+n]) != "hello" || o.from != far.LocalAddr().(*net.UDPAddr).AddrPort() || o.at.IsValid() {
-		t.Fatalf("%q from %v, %v", buffer[7:7+n], o, err)
-	}
-	datagrams.Put(buffer)
 	u.close()
-	if _, _, _, err := u.read(0); !errors.Is(err, net.ErrClosed) {
+	if err := <-ended; !errors.Is(err, net.ErrClosed) {
 		t.Errorf("%v, want %v", err, net.ErrClosed)
 	}
 }
@@ -194,19 +200,23 @@ func TestArrival(t *testing.T) {
 			t.Fatal(err)
 		}
 		at := netip.AddrPortFrom(netip.MustParseAddr(c.at), u.local.Port())
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			_ = u.each(0, func(b []byte, o origin) {
+				if o.at != at.Addr() {
+					t.Errorf("at %v, want %v", o.at, at)
+				}
+				if err := u.write(b, o.from, o.at); err != nil {
+					t.Error(err)
+				}
+			})
+		}()
 		b := make([]byte, 9)
 		exchange := func() {
 			if _, err := client.WriteToUDPAddrPort([]byte("hello"), at); err != nil {
 				t.Fatal(err)
 			}
-			buffer, n, o, err := u.read(0)
-			if err != nil || o.at != at.Addr() {
-				t.Fatalf("at %v, %v; want %v", o.at, err, at)
-			}
-			if err := u.write(buffer[:n], o.from, o.at); err != nil {
-				t.Fatal(err)
-			}
-			datagrams.Put(buffer)
 			if n, from, err := client.ReadFromUDPAddrPort(b); err != nil || string(b[:n]) != "hello" || from != at {
 				t.Fatalf("%q from %v, %v; want it from %v", b[:n], from, err, at)
 			}
@@ -214,6 +224,8 @@ func TestArrival(t *testing.T) {
 		if n := testing.AllocsPerRun(20, exchange); n > 0 {
 			t.Errorf("%s: %v allocations", c.any, n)
 		}
+		u.close()
+		<-ended
 	}
 }
 
@@ -288,11 +300,9 @@ func TestDatagramsWaitForAllNames(t *testing.T) {
 	})
 }
 
-// A datagram to an address and its answer take no memory.
-func TestDatagramsTakeNoMemory(t *testing.T) {
-	ctx := t.Context()
-	front, client, clientAddr := pair(t, nil)
-	upstream, target, targetAddr := pair(t, nil)
+// between returns an association between two sockets, whose client is at an address.
+func between(t *testing.T, front, upstream *socket, client netip.Addr) *Association {
+	t.Helper()
 	set, found := rules.Parse("sockd.conf", []byte("client pass { from: 0/0 to: 0/0 }\nsocks block { from: 0/0 to: 10.0.0.0/8 }\nsocks pass { from: 0/0 to: 0/0 }\n"), rules.Env{})
 	if set == nil {
 		t.Fatalf("rules: %v", found)
@@ -303,12 +313,43 @@ func TestDatagramsTakeNoMemory(t *testing.T) {
 			Machine: decide.Machine{Own: func(netip.AddrPort) bool { return false }},
 			From:    netip.MustParseAddrPort("127.0.0.1:4711"), Version: rules.Version(socks.V5),
 		},
-		Client: Client{Addr: clientAddr.Addr()},
+		Client: Client{Addr: client},
 		Names:  resolve.NewCache(slowResolver(time.Hour), 0, nil), Metrics: NewMetrics(nil),
 		Heard: new(selfaddr.Set), Up: new(atomic.Int64), Down: new(atomic.Int64),
 	}
 	a := newAssociation(o, front, front.local)
 	a.upstream[true] = upstream
+	a.running.Go(func() { _ = a.readClient(t.Context()) })
+	a.running.Go(func() { _ = a.readTargets(t.Context(), upstream) })
+	return a
+}
+
+// An association can be closed while a datagram waits for room in a socket.
+func TestCloseWhileADatagramWaits(t *testing.T) {
+	front, client, clientAddr := pair(t, nil)
+	upstream, _, targetAddr := pair(t, nil)
+	waits := make(chan struct{}, 9)
+	upstream.try = func(uintptr) bool { waits <- struct{}{}; return false }
+	a := between(t, front, upstream, clientAddr.Addr())
+	request, err := socks.AppendUDPHeader(nil, socks.AddrOf(targetAddr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.WriteToUDPAddrPort(request, front.local); err != nil {
+		t.Fatal(err)
+	}
+	<-waits
+	if err := a.Close(); err != nil {
+		t.Error(err)
+	}
+	a.running.Wait()
+}
+
+// A datagram to an address and its answer take no memory.
+func TestDatagramsTakeNoMemory(t *testing.T) {
+	front, client, clientAddr := pair(t, nil)
+	upstream, target, targetAddr := pair(t, nil)
+	a := between(t, front, upstream, clientAddr.Addr())
 	a.idle.Start(time.Hour, func() { t.Error("idle for an hour") })
 	t.Cleanup(a.idle.Stop)
 	began := time.Now()
@@ -317,18 +358,12 @@ func TestDatagramsTakeNoMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	request = append(request, "hello"...)
-	names := cachedOnly(o.Names)
+	t.Cleanup(func() { _ = a.Close(); a.running.Wait() })
 	b := make([]byte, 99)
 	if n := testing.AllocsPerRun(100, func() {
 		if _, err := client.WriteToUDPAddrPort(request, front.local); err != nil {
 			t.Fatal(err)
 		}
-		buffer, n, o, err := front.read(0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		a.count(a.fromClient(ctx, names, buffer[:n], o))
-		datagrams.Put(buffer)
 		_, from, err := target.ReadFromUDPAddrPort(b)
 		if err != nil {
 			t.Fatal(err)
@@ -336,12 +371,6 @@ func TestDatagramsTakeNoMemory(t *testing.T) {
 		if _, err := target.WriteToUDPAddrPort([]byte("hi"), from); err != nil {
 			t.Fatal(err)
 		}
-		buffer, n, o, err = upstream.read(socks.MaxUDPHeaderIP)
-		if err != nil {
-			t.Fatal(err)
-		}
-		a.count(a.fromTarget(ctx, names, buffer[:socks.MaxUDPHeaderIP+n], o.from))
-		datagrams.Put(buffer)
 		if _, _, err = client.ReadFromUDPAddrPort(b); err != nil {
 			t.Fatal(err)
 		}

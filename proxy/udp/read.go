@@ -1,0 +1,58 @@
+package udp
+
+import (
+	"net/netip"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxDatagram is what one read may take, with the header before it.
+const maxDatagram = 64 << 10
+
+// origin is where a datagram came from.
+type origin struct {
+	from netip.AddrPort
+	at   netip.Addr // to which address of ours; the zero Addr unless noteArrival was called
+}
+
+// handler is given each datagram that arrives at a socket. It begins at the
+// headroom of b, which belongs to the handler until it returns. A handler must not
+// close the socket: that waits for the handler.
+type handler func(b []byte, o origin)
+
+// datagrams are buffers that all associations share: a socket that waits holds none.
+var datagrams = sync.Pool{New: func() any { return new([maxDatagram]byte) }}
+
+// oneByOne calls handle for each datagram that arrives, until the socket is closed
+// or broken.
+func (u *socket) oneByOne(headroom int, handle handler) error {
+	for {
+		if err := u.raw.Read(readable); err != nil {
+			return err
+		}
+		if err := u.one(headroom, handle); err != nil {
+			return err
+		}
+	}
+}
+
+// one reads a datagram.
+func (u *socket) one(headroom int, handle handler) error {
+	buffer := datagrams.Get().(*[maxDatagram]byte)
+	defer datagrams.Put(buffer)
+	n, size, _, from, err := u.conn.ReadMsgUDPAddrPort(buffer[headroom:], u.info)
+	if err != nil {
+		return err
+	}
+	from = netip.AddrPortFrom(from.Addr().WithZone(""), from.Port()) // the socket's own, if any
+	handle(buffer[:headroom+n], origin{from, arrival(u.info[:size])})
+	return nil
+}
+
+// readable reports whether a read would not wait.
+func readable(fd uintptr) bool {
+	poll := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	n, err := unix.Poll(poll[:], 0)
+	return n > 0 || err != nil // an error is the read's to meet
+}
