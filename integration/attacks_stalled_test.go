@@ -138,7 +138,7 @@ func TestAttackStalledSessions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const warm = 2 << 20
+	const warm = 1 << 20
 	var f flood
 	var targets []net.Conn
 	var mu sync.Mutex
@@ -176,7 +176,7 @@ func TestAttackStalledSessions(t *testing.T) {
 	}
 
 	most := int64(0)
-	eventually(t, 6*patience, func() string {
+	eventually(t, 12*patience, func() string {
 		sockets := socketMemory(t, ss)
 		most = max(most, sockets)
 		if used := sockets + anonymous(t, pid) + pipesBytes; used > demo.memory && !raceEnabled {

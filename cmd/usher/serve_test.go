@@ -137,6 +137,15 @@ func TestServeWarnsOfWhatNobodyCanProve(t *testing.T) {
 	p.logged("there is no socksmethod: line, so none is assumed and no client is asked for a name")
 }
 
+func TestServeWarnsOfTrustedNetworks(t *testing.T) {
+	t.Parallel()
+	p := launch(t, "USHER_PROXY_PROTOCOL_FROM=127.0.0.0/8,::/0", "USHER_CONFIG="+ruleFile(t, passLoopback))
+	line := p.logged("USHER_PROXY_PROTOCOL_FROM: every host in ::/0, the whole Internet, can claim any client address")
+	if place, is := line["place"]; line["level"] != "WARN" || line["severity"] != "danger" || is {
+		t.Error(line, place)
+	}
+}
+
 func TestReloadOfUsers(t *testing.T) {
 	t.Parallel()
 	const hash = "$2b$05$abcdefghijklmnopqrstuutXu9KzOt.1yBoZUeFWoT/914/JfszCO" // of open-sesame

@@ -82,6 +82,22 @@ func (l *location) use(files Secrets) error {
 // Unlike Check it does not connect.
 func (s *Store) Warnings() (warnings []string) {
 	l := s.location
+	for _, f := range []struct {
+		file, kind string
+		secret     bool
+	}{
+		{l.login.passwordFile, "the password file of the store", true},
+		{l.login.userFile, "the user file of the store", false},
+		{l.sentinel.passwordFile, "the password file of the sentinels", true},
+		{l.sentinel.userFile, "the user file of the sentinels", false},
+		{l.files.key, "the key file of the store", true},
+		{l.files.cert, "the certificate file of the store", false},
+		{l.files.ca, "the file of the store's certificate authorities", false},
+	} {
+		if w := exposed(f.file, f.kind, f.secret); w != "" {
+			warnings = append(warnings, w)
+		}
+	}
 	if l.files.skipVerify {
 		warnings = append(warnings, "skip_verify=true accepts any server as the store, also one that somebody put in between; "+
 			"name the authority with ca instead")
@@ -96,6 +112,24 @@ func (s *Store) Warnings() (warnings []string) {
 		}
 	}
 	return warnings
+}
+
+// exposed says that every user of the machine may write a file, or read one that holds
+// a secret; "" if none may. Reading a file that cannot be asked fails elsewhere.
+func exposed(file, kind string, secret bool) string {
+	info, err := os.Stat(file)
+	if err != nil {
+		return ""
+	}
+	may := "read"
+	switch mode := info.Mode(); {
+	case mode&0o002 != 0:
+		may = "write"
+	case mode&0o004 == 0 || !secret:
+		return ""
+	}
+	return fmt.Sprintf("every user of this machine may %s %s, %s (mode %04o); run chmod 600, or 640 with a group of Usher's own",
+		may, kind, file, info.Mode().Perm())
 }
 
 func thisMachine(host string) bool {

@@ -97,6 +97,47 @@ func TestSecretFiles(t *testing.T) {
 	}
 }
 
+// Files with secrets that every user may read, and any file that every user may write,
+// are told of.
+func TestExposedFiles(t *testing.T) {
+	dir := t.TempDir()
+	tls := redistest.NewCertificates(t)
+	secrets := redisstore.Secrets{}
+	for name, to := range map[string]*string{
+		"user": &secrets.User, "password": &secrets.Password, "sentinel-user": &secrets.SentinelUser, "sentinel-password": &secrets.SentinelPassword,
+	} {
+		*to = filepath.Join(dir, name)
+		writeSecret(t, *to, "geheim")
+	}
+	const read, write = "may read", "may write"
+	for file, modes := range map[string]map[os.FileMode]string{
+		secrets.Password:         {0o600: "", 0o640: "", 0o644: read, 0o604: read, 0o602: write, 0o666: write},
+		secrets.SentinelPassword: {0o600: "", 0o644: read, 0o606: write},
+		tls.Key:                  {0o600: "", 0o644: read, 0o602: write},
+		secrets.User:             {0o644: "", 0o646: write},
+		secrets.SentinelUser:     {0o644: "", 0o646: write},
+		tls.Cert:                 {0o644: "", 0o646: write},
+		tls.CA:                   {0o644: "", 0o646: write},
+	} {
+		for mode, want := range modes {
+			if err := os.Chmod(file, mode); err != nil {
+				t.Fatal(err)
+			}
+			s, err := redisstore.Open("rediss+sentinel://a/m?ca="+tls.CA+"&cert="+tls.Cert+"&key="+tls.Key, "default", secrets)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := strings.Join(s.Warnings(), "\n")
+			if (got == "") != (want == "") || !strings.Contains(got, want) || want != "" && !strings.Contains(got, file+" (mode ") {
+				t.Errorf("%s, mode %04o: %q, want %q", filepath.Base(file), mode, got, want)
+			}
+		}
+		if err := os.Chmod(file, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestUnsafeWays(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "password")
 	writeSecret(t, file, "geheim")

@@ -266,6 +266,10 @@ func Findings(log *slog.Logger, found []rules.Diagnostic) {
 		if !ok {
 			level = slog.LevelWarn
 		}
-		log.Log(context.Background(), level, d.Message, "severity", d.Severity.String(), "place", d.Pos.String(), "remedy", d.Remedy)
+		attrs := []any{"severity", d.Severity.String()}
+		if d.Pos.File != "" { // else it is about a variable
+			attrs = append(attrs, "place", d.Pos.String())
+		}
+		log.Log(context.Background(), level, d.Message, append(attrs, "remedy", d.Remedy)...)
 	}
 }

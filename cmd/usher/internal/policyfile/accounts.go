@@ -16,7 +16,7 @@ type Accounts struct {
 	Users                 *users.Checker // nil: none was read
 	Groups                *users.Groups  // nil: none was read
 
-	doubts []rules.Diagnostic // about the files themselves
+	doubts []rules.Diagnostic // about the files themselves, and about trusted networks
 }
 
 // LoadAccounts reads the users and groups files that cfg names. The error joins
@@ -38,6 +38,7 @@ func LoadAccounts(cfg settings.Config) (known Accounts, err error) {
 	if cfg.RuleFile != "" && !cfg.Published() {
 		known.doubts = append(known.doubts, writableByAll(cfg.RuleFile, "rule file", "", "open the proxy at the next reload")...)
 	}
+	known.doubts = append(known.doubts, broadNetworks(cfg)...)
 	return known, errors.Join(errs...)
 }
 
