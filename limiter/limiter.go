@@ -1,10 +1,11 @@
-// Package limiter turns limits into held grants, exactly, over all replicas.
+// Package limiter admits sessions to limits that hold over all replicas. A session
+// that is admitted has a Grant, and releases it at its end.
 //
-// A state machine decides what a replica does: package replica, one machine for
-// each shard of the store. This package drives the machines. It has the clock, the
-// locks and the connections, carries out requests one at a time, and tells
-// sessions what became of their slots. Accuracy goes before speed: where the two
-// conflict, a session waits or is refused, and the error says why.
+// Package replica decides what a replica does. It is a state machine, one for each
+// shard of the store. This package drives the state machines. It has the clock, the
+// locks and the connections, executes requests one at a time, and tells sessions
+// whether they got or lost their slots. Exactness is more important than speed: if
+// they conflict, a session waits or is refused, and the error says why.
 package limiter
 
 import (

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"usher/proxy/selfaddr"
 	"usher/proxy/socks"
 )
 
@@ -62,7 +63,7 @@ func TestAdoptKeepsAlive(t *testing.T) {
 	if intOf(t, conn, unix.SOL_SOCKET, unix.SO_OOBINLINE) != 1 {
 		t.Error("urgent data leave the stream")
 	}
-	if got, want := BoundTo(ln), BoundTo(foreign); !slices.Equal(got, want) {
+	if got, want := selfaddr.OfListener(ln), selfaddr.OfListener(foreign); !slices.Equal(got, want) {
 		t.Errorf("bound to %v, want %v", got, want)
 	}
 }

@@ -5,12 +5,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
 	"slices"
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"usher/proxy/selfaddr"
 )
 
 // How long accepting pauses after an error that passes by itself.
@@ -83,7 +82,7 @@ func (s *Server) addListener(ln net.Listener) bool {
 		return false
 	}
 	l.listeners[ln] = struct{}{}
-	for _, addr := range BoundTo(ln) {
+	for _, addr := range selfaddr.OfListener(ln) {
 		if !slices.Contains(l.own, addr) {
 			l.own = append(l.own, addr)
 		}
@@ -111,34 +110,4 @@ func (s *Server) CloseListeners() error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// BoundTo returns where a listener listens, as Options.Own has it: 0.0.0.0 is
-// every address of IPv4 and :: every one of IPv6. It is both for a listener of
-// both families, which calls itself [::].
-func BoundTo(ln net.Listener) []netip.AddrPort {
-	at := addrPort(ln.Addr())
-	if at.Addr() == netip.IPv6Unspecified() && !isIPv6Only(ln) {
-		return []netip.AddrPort{netip.AddrPortFrom(netip.IPv4Unspecified(), at.Port()), at}
-	}
-	return []netip.AddrPort{at}
-}
-
-// isIPv6Only reports whether a listener at :: is known to hear no IPv4.
-func isIPv6Only(ln net.Listener) bool {
-	socket, ok := ln.(syscall.Conn)
-	if !ok {
-		return false
-	}
-	raw, err := socket.SyscallConn()
-	if err != nil {
-		return false
-	}
-	only := 0
-	err = raw.Control(func(fd uintptr) {
-		if v, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_V6ONLY); err == nil {
-			only = v
-		}
-	})
-	return err == nil && only != 0
 }

@@ -55,7 +55,7 @@ type Options struct {
 	// minute, and a tenth of how many for all users. 0: any number.
 	MaxAuthFailures int
 	// Own are addresses of this process that no client may connect to, such
-	// as the admin listener's, see BoundTo. Those given to Serve need not be
+	// as the admin listener's, see selfaddr.OfListener. Those given to Serve need not be
 	// repeated.
 	Own []netip.AddrPort
 	// UDPRelayFrom are balancers that hide the client and send no PROXY header.

@@ -2,15 +2,15 @@
 // replicas count: five operations on one shard, their meaning and their errors.
 //
 // A replica never sends "+1" or "-1". For each counter that changed it sends two
-// absolute numbers: Live, the sessions that exist, and Need, those and the ones
-// that wait. The store answers how many sessions the replica may hold. Each batch
-// names the token of its predecessor and its own, so that a byte-identical resend
-// changes nothing and a late copy is refused.
+// absolute numbers: Live, the sessions that exist, and Need, the sessions that exist
+// or wait. The store answers how many sessions the replica may hold. Each batch has its
+// own token and that of its predecessor. So a byte-identical resend changes nothing, and
+// a late copy is refused.
 //
-// The contract has no clock. A replica is dead when another replica has
-// witnessed its token unchanged for long enough and says so with Expire, which
-// names exactly that token. Only the windows of rates end by the store's own
-// clock, and a lost window resets a rate and nothing else.
+// The contract has no clock. A replica is dead when another replica has witnessed its
+// token unchanged for long enough, and calls Expire with exactly that token. Only the
+// windows of rates end by the store's own clock. A lost window resets a rate, and
+// nothing else.
 //
 // Packages memstore and redisstore implement the contract. storetest tests both
 // against every clause of it.

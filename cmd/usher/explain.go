@@ -69,7 +69,7 @@ func (e explainCmd) Run(ctx context.Context, sys system) error {
 	if asked.Local, err = e.localAddress(listeners, asked.From.Addr()); err != nil {
 		return err
 	}
-	own := listen.BoundTo(append(listeners, string(cfg.AdminListen), string(cfg.AgentListen)))
+	own := selfaddr.OfAddresses(append(listeners, string(cfg.AdminListen), string(cfg.AgentListen)))
 	ctx, cancel := context.WithTimeout(ctx, e.Timeout)
 	defer cancel()
 	answer, err := explain.Ask(ctx, asked, policy, decide.Machine{

@@ -27,6 +27,7 @@ import (
 	"usher/proxy"
 	"usher/proxy/admin"
 	"usher/proxy/rules"
+	"usher/proxy/selfaddr"
 	"usher/store"
 	"usher/store/memstore"
 	"usher/store/redisstore"
@@ -179,7 +180,7 @@ func (s *service) assemble(policy *proxy.Policy) {
 	capacity := s.cfg.Capacity()
 	var own []netip.AddrPort
 	for _, ln := range slices.Concat(s.admins, s.agents) {
-		own = append(own, proxy.BoundTo(ln)...)
+		own = append(own, selfaddr.OfListener(ln)...)
 	}
 	s.proxy = proxy.New(proxy.Options{
 		Limiter: s.limiter, Logger: s.log.Logger, Metrics: proxy.NewMetrics(reg),

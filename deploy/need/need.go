@@ -1,7 +1,8 @@
-// Package need is what tests ask for programs that they run beside Usher:
-// Redis, HAProxy, danted, SOCKS clients. A test without its program is skipped,
-// with CI=true it fails, unless CI cannot install the program. go test hides the output of packages that pass, so
-// Summary writes one line past it: how many tests were skipped, and for what.
+// Package need finds the programs that tests run beside Usher: Redis, HAProxy,
+// danted, SOCKS clients. If a program is not installed, the test is skipped. With
+// CI=true it fails, unless CI cannot install the program. go test hides the output of
+// packages that pass, so Summary prints a line that go test does not hide: how many
+// tests were skipped, and which programs they need.
 package need
 
 import (

@@ -37,7 +37,7 @@ func (m *Machine) ask(now time.Duration, owner any, want store.Entry, deadline t
 		return nil, nil, ErrMismatch
 	}
 	c := m.counterOf(want)
-	if len(c.waiters) == 0 && m.mayHandOver(now, c) {
+	if len(c.waiters) == 0 && m.canHandOver(now, c) {
 		return m.occupy(c, owner), nil, nil // during a recovery as well: the slot is ours
 	}
 	if c.counted && m.recoversAfter(deadline) {
@@ -51,10 +51,10 @@ func (m *Machine) ask(now time.Duration, owner any, want store.Entry, deadline t
 	return nil, w, nil
 }
 
-// mayHandOver reports whether a session here may have a slot that the store
-// counts as ours and no session uses, without asking. Where there is a rate it
-// may not: nobody would count that the session began.
-func (m *Machine) mayHandOver(now time.Duration, c *counter) bool {
+// canHandOver reports whether a session here may take a surplus slot without asking
+// the store. If the limit has a rate it may not, because the store would not count
+// that the session began.
+func (m *Machine) canHandOver(now time.Duration, c *counter) bool {
 	return m.phase == live && !m.leases.current.passed(now) && c.lease == m.leases.current &&
 		!c.overLimit && //mutate:reused-although-over-the-limit
 		!c.contended && //mutate:hand-over-although-contended
@@ -63,10 +63,10 @@ func (m *Machine) mayHandOver(now time.Duration, c *counter) bool {
 		(!c.inFlight || c.live < c.sentLive) //mutate:hand-over-beyond-what-a-batch-in-flight-states
 }
 
-// handOver gives free slots to waiters here, oldest first, as far as that needs
-// no question.
+// handOver gives surplus slots to waiters here, the oldest first, as long as that
+// needs no request to the store.
 func (m *Machine) handOver(now time.Duration, c *counter) {
-	for len(c.waiters) > 0 && m.mayHandOver(now, c) {
+	for len(c.waiters) > 0 && m.canHandOver(now, c) {
 		m.grant(c)
 	}
 }

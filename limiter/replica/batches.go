@@ -104,7 +104,7 @@ func (m *Machine) handleJoin(now time.Duration, r *Request, reply store.JoinRepl
 	o := &m.others
 	switch reply.Status {
 	case store.Mismatch:
-		witness := max(o.conflict.witness, m.timing.under(reply.Settings).witness)
+		witness := max(o.conflict.witness, m.timing.withLongerWitness(reply.Settings).witness)
 		o.conflict = conflict{settings: reply.Settings, witness: witness}
 		m.mismatch(now)
 		return
@@ -121,7 +121,7 @@ func (m *Machine) handleJoin(now time.Duration, r *Request, reply store.JoinRepl
 	if m.leased && r.sent+m.timing.lease <= now {
 		return // the lease has ended already: join again
 	}
-	o.conflict = conflict{witness: o.conflict.witness} // their sessions may live on, see patience //mutate:conflicting-replicas-are-forgotten-at-once
+	o.conflict = conflict{witness: o.conflict.witness} // their sessions may continue, see witnessTiming //mutate:conflicting-replicas-are-forgotten-at-once
 	if !reply.Kept {
 		m.newLease()
 	}

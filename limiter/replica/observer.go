@@ -130,7 +130,7 @@ func (m *Machine) handleObserve(now time.Duration, r *Request, v store.Membershi
 	o.lookAt = now + m.timing.look
 	if m.phase == mismatched {
 		o.members = v
-		o.observer.look(now, m.id, v, m.timing.under(v.Settings))
+		o.observer.look(now, m.id, v, m.timing.withLongerWitness(v.Settings))
 		o.observer.ready = false
 		if len(v.Members) == 0 {
 			o.retryAt = now
@@ -140,7 +140,7 @@ func (m *Machine) handleObserve(now time.Duration, r *Request, v store.Membershi
 	if showsSelf(v, m.id, r.acked) {
 		o.members = v
 		m.setRecovering(v.Recovering)
-		o.observer.look(now, m.id, v, m.patience())
+		o.observer.look(now, m.id, v, m.witnessTiming())
 	}
 }
 
@@ -198,9 +198,9 @@ func (m *Machine) setRecovering(recovering bool) {
 	o.wasReady = o.wasReady || !recovering && m.phase == live
 }
 
-// recoversAfter reports whether the recovery cannot end before the deadline, as
-// far as we can tell: waiting for it is no use then.
+// recoversAfter reports whether, as far as we know, the recovery ends after the
+// deadline. A session with this deadline need not wait for it.
 func (m *Machine) recoversAfter(deadline time.Duration) bool {
 	o := &m.others
-	return o.recovering && m.joined() && o.observer.looked && o.observer.since+m.patience().witness > deadline
+	return o.recovering && m.joined() && o.observer.looked && o.observer.since+m.witnessTiming().witness > deadline
 }

@@ -1,17 +1,19 @@
-// Package replica is the protocol of one replica for one shard of the store, as
-// a state machine. It has no goroutine, lock, clock or IO (a test asserts that
-// it cannot), so that a simulation can run thousands of schedules of it.
+// Package replica is the protocol of one replica for one shard of the store, as a
+// state machine. It has no goroutine, lock, clock or IO, which a test asserts. So a
+// simulation can run thousands of schedules of it.
 //
-// Events go in: Ask, Release, Withdraw, AdmitLocally, SetSpace, Leave, and
-// Handle with the outcome of a request. Each takes the time, on a monotonic
-// clock of the driver's. What follows comes out: Next returns the request to
-// send now, Effects what became of admissions that waited and of slots, and
-// SleepUntil when there is something to do next. The driver, package limiter,
-// has the clock, the lock and the connection.
+// Input: Ask, Release, Withdraw, AdmitLocally, SetSpace, Leave, and Handle with the
+// outcome of a request. Each takes the time, on a monotonic clock of the driver.
 //
-// The truth of a replica is its table of live sessions. What it sends to the
-// store is computed from that table, never the other way round; the store
-// answers how many sessions the replica may hold of each counter.
+// Output: Next returns the request to send now. Effects returns what happened to
+// waiting admissions and to slots. SleepUntil returns when there is something to do
+// next.
+//
+// The driver, package limiter, has the clock, the lock and the connection.
+//
+// A replica trusts its table of live sessions. It computes what it sends to the store
+// from this table, and never changes the table to fit the store. The store answers how
+// many sessions of each counter the replica may hold.
 package replica
 
 import (

@@ -1,7 +1,7 @@
-// Package decide knows what is decided about a session, and in which order.
-// The server asks it step by step, usher explain all at once, so that both
-// give the same answer. It does no IO: it is handed functions that look names
-// up, ask the system for routes, and bind a socket.
+// Package decide makes all decisions about a session, in their order. The server
+// asks it step by step, usher explain asks it all at once, so both give the same
+// answer. It does no IO: callers pass functions that look up names, ask the system for
+// routes, and bind a socket.
 //
 // The order for a TCP connection from a client:
 //

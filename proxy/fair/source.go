@@ -1,5 +1,5 @@
-// Package fair shares what is scarce among the sources of clients, so that one
-// source cannot take it from all others.
+// Package fair divides scarce resources among the sources of clients, so that one
+// source cannot take everything. A source is an IPv4 address or an IPv6 /64.
 package fair
 
 import "net/netip"

@@ -1,7 +1,7 @@
-// Package header reads the PROXY protocol header, version 1 or 2, by which a
-// balancer says who its client is
-// (https://www.haproxy.org/download/2.6/doc/proxy-protocol.txt). It knows no
-// session: whom to trust and what to make of a header is for the caller.
+// Package header reads the PROXY protocol header, version 1 or 2, in which a balancer
+// names its client (https://www.haproxy.org/download/2.6/doc/proxy-protocol.txt). It
+// knows no session: the caller decides whether to trust the sender, and what the header
+// means.
 package header
 
 import (

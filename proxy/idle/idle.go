@@ -1,4 +1,4 @@
-// Package idle ends what has been silent for too long.
+// Package idle ends sessions in which no data moved for too long.
 package idle
 
 import (

@@ -1,7 +1,7 @@
 // Package printable makes text from clients, targets and servers safe to show.
-// It escapes whatever is not printable: control characters (C0, DEL and C1),
-// which terminals obey, and bidirectional and zero-width characters, which make a
-// text look like another one.
+// It escapes characters that are not printable: control characters (C0, DEL and C1),
+// which can change a terminal, and bidirectional and zero-width characters, which can
+// make a text look like another one.
 package printable
 
 import (

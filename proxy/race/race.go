@@ -1,6 +1,6 @@
 // Package race connects to the first of several addresses that answers, as
 // RFC 8305 ("Happy Eyeballs") says: IPv6 and IPv4 take turns, and an address that
-// is silent does not hold up the next one for long. It knows no session and no
+// does not answer delays the next one for a short time only. It knows no session and no
 // rule.
 package race
 

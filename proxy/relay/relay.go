@@ -3,9 +3,8 @@
 // function that says whether it may still write, and counters, and returns an
 // error.
 //
-// A direction copies through a shared buffer as bytes come, so an idle relay
-// holds none. After four full buffers in a row it splices for as long as there
-// are many bytes.
+// A direction takes a shared buffer only while it copies, so an idle relay holds none.
+// After four full buffers in a row, it splices as long as data keeps coming.
 package relay
 
 import (

@@ -1,6 +1,6 @@
-// Package resolve turns host names into the addresses that a session may
-// connect to. Cache is what a server asks: it remembers answers, bounds them,
-// and lets callers that want the same name share one lookup.
+// Package resolve looks up the addresses of host names. A server asks Cache, which
+// remembers answers for a time, bounds their number, and lets callers that want the same
+// name share one lookup.
 package resolve
 
 import (

@@ -8,21 +8,21 @@ import (
 	"strings"
 )
 
-// coverage finds rules that match whenever another one does. Its indexes also
-// hold host names and groups. A query needs their addresses and members, but here
-// two rules are compared by the names alone.
+// coverage finds, for a rule, earlier rules that match everything that it matches.
+// Its indexes also have host names and groups, unlike those for queries: a query needs
+// the addresses of a host name, but two rules can be compared by the names.
 type coverage struct {
 	clients, requests, replies *index
 
-	methods []Method        // all that clients may have negotiated
-	leaving Families        // of the targets that can be reached
-	left    *int            // how many rules may still be compared; at 0 nothing more is found
-	stop    <-chan struct{} // closed when the caller has given up
+	methods []Method        // all methods that clients can negotiate
+	leaving Families        // the families of the targets that can be reached
+	left    *int            // how many more comparisons are allowed; at 0 the search ends
+	stop    <-chan struct{} // closed when the caller no longer waits for the result
 }
 
-// mostComparisons bounds the work of Lint, to about a second for most files. An
-// index finds most rules by one condition. Without a bound, a list of ten thousand
-// rules that differ in no single condition would need all pairs.
+// mostComparisons bounds the work of Lint to about a second for most files. An index
+// finds the candidates for most rules by one condition. If ten thousand rules differ
+// only in several conditions together, all pairs would have to be compared.
 const mostComparisons = 5_000_000
 
 func (s *Set) coverage(ctx context.Context, comparisons int) coverage {
@@ -57,8 +57,8 @@ func (s *Set) coverage(ctx context.Context, comparisons int) coverage {
 	return c
 }
 
-// groupNames returns the keys of a rule's groups in the index of users. The colon
-// keeps them apart, as no user name has one.
+// groupNames returns the keys of a rule's groups in the index of users. User names
+// have no colon, so a key that begins with a colon is a group.
 func groupNames(r *Rule) (names []string) {
 	for _, name := range r.cond.groups {
 		names = append(names, ":"+name)
@@ -66,9 +66,9 @@ func groupNames(r *Rule) (names []string) {
 	return names
 }
 
-// lint warns of rules that never match, because one earlier rule covers them, or
-// one for each family of addresses. It does not find rules that several others
-// cover in another way.
+// lint warns of rules that never match, because one earlier rule covers them, or two
+// earlier rules do, one for each address family. It does not find rules that several
+// others cover in another way.
 func (c coverage) lint(list []*Rule) (found []Diagnostic) {
 	for _, r := range list {
 		if !r.Client && (r.cond.commands == 0 || r.cond.versions&allVersions == 0) {
@@ -99,10 +99,10 @@ func first(by []*Rule) string {
 	return strings.Join(words, ", ") + verb
 }
 
-// instead returns the remedy for r, which the rules of by cover. To remove r
-// changes nothing. To move it before them is right for an exception, but if r is
-// as wide as one of them, that one would then never match: a rule that blocks
-// everybody, moved up, locks everybody out.
+// instead returns the remedy for r, which the rules in by cover. Removing r changes
+// nothing. Moving r before them is right if it is an exception. But if r covers one of
+// them, that rule would never match after the move: if r blocks everybody, nobody could
+// get in any more.
 func (c coverage) instead(r *Rule, by []*Rule) string {
 	if slices.ContainsFunc(by, func(earlier *Rule) bool { return c.covers(r, earlier) }) {
 		return "remove it, or correct it if it is meant for something else"
@@ -114,22 +114,22 @@ func (c coverage) instead(r *Rule, by []*Rule) string {
 	return "remove it, or move it before " + these + " if it is meant as an exception"
 }
 
-// families are all addresses, though not all names.
+// families together contain all addresses. They do not contain all names.
 var families = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
 
-// by returns rules of r's kind before end, such that one of them matches whenever
-// r does; nil if there are none. It ignores requests for UDP associations, see
-// takeAssociations.
+// by returns rules before end that together cover r: whatever r matches, one of them
+// matches. They are of the same kind as r (client-rules or socks-rules). It returns nil
+// if it finds none. It ignores requests for UDP associations, see takeAssociations.
 func (c coverage) by(r, end *Rule) (all []*Rule) {
 	if one := c.one(r, end); one != nil {
 		return []*Rule{one}
 	}
-	part := *r // of what r matches, the addresses of one family
+	part := *r // r, restricted to the addresses of one family
 	var half *address
 	switch {
 	case r.cond.from.kind == anyAddress:
 		half = &part.cond.from.address
-	case r.Client && r.cond.to.kind == anyAddress: // in a socks-rule that is a name as well
+	case r.Client && r.cond.to.kind == anyAddress: // in a socks-rule, it also matches names
 		half = &part.cond.to.address
 	default:
 		return nil
@@ -146,8 +146,8 @@ func (c coverage) by(r, end *Rule) (all []*Rule) {
 	return slices.Compact(all)
 }
 
-// one is by for a single rule. The index need not find end itself: one at an
-// interface without addresses is found by no query.
+// one returns a single rule before end that covers r, or nil. The index may not find
+// end itself: no query finds a rule with an interface that has no addresses.
 func (c coverage) one(r, end *Rule) *Rule {
 	x := c.requests
 	switch {
@@ -171,7 +171,7 @@ func (c coverage) one(r, end *Rule) *Rule {
 	return nil
 }
 
-// mayCompare reports whether one more rule may be compared, and counts it.
+// mayCompare reports whether one more comparison is allowed, and counts it.
 func (c coverage) mayCompare() bool {
 	select {
 	case <-c.stop:
@@ -185,13 +185,13 @@ func (c coverage) mayCompare() bool {
 	return true
 }
 
-// afresh returns a coverage of the same rules that may compare as many again.
+// afresh returns a coverage of the same rules with a new bound on comparisons.
 func (c coverage) afresh(comparisons int) coverage {
 	c.left = &comparisons
 	return c
 }
 
-// example returns a query that r matches, as far as the index x asks.
+// example returns a query that r matches, with those fields that the index x uses.
 func (r *Rule) example(x *index) (q Query) {
 	addr := func(a *address) netip.Addr {
 		switch {
@@ -216,8 +216,8 @@ func (r *Rule) example(x *index) (q Query) {
 	return q
 }
 
-// rarestUser returns the one of names under which x has the fewest rules; "" if
-// there are no names.
+// rarestUser returns the name under which x has the fewest rules, or "" if there are
+// no names.
 func (x *index) rarestUser(names []string) string {
 	if len(names) == 0 {
 		return ""
@@ -225,8 +225,8 @@ func (x *index) rarestUser(names []string) string {
 	return slices.MinFunc(names, func(a, b string) int { return len(x.users[a]) - len(x.users[b]) })
 }
 
-// covers reports whether earlier matches whatever r does, but for requests for
-// UDP associations. Lists of users may be long, so they come last.
+// covers reports whether earlier matches everything that r matches. It ignores requests
+// for UDP associations. It compares users last, because their lists may be long.
 func (c coverage) covers(earlier, r *Rule) bool {
 	a, b := &earlier.cond, &r.cond
 	return b.commands&^a.commands == 0 && b.versions&^a.versions&allVersions == 0 &&
@@ -254,8 +254,8 @@ func (c coverage) coversUsers(earlier, r *Rule) bool {
 	return covered && within(earlier.cond.users, r.cond.users) && within(earlier.cond.groups, r.cond.groups)
 }
 
-// takeAssociations reports whether the rules of by, which cover r, also match the
-// requests for UDP associations that r would.
+// takeAssociations reports whether the rules in by, which cover r, also match the
+// requests for UDP associations that r would match.
 func takeAssociations(by []*Rule, r *Rule) bool {
 	leaves := func(r *Rule) bool {
 		return !r.cond.commands.has(UDPAssociate) || !r.Pass && !r.cond.everything
@@ -267,8 +267,8 @@ func (e *endpoint) covers(f *endpoint) bool {
 	return e.ports.covers(f.ports) && e.address.covers(&f.address)
 }
 
-// shared returns the part that e and f have in common; some is false if they have
-// none. If that cannot be known, as for host names, it returns e.
+// shared returns what e and f have in common. some is false if they have nothing in
+// common. If that is unknown, as for host names, it returns e.
 func (e *endpoint) shared(f *endpoint) (both endpoint, some bool) {
 	both = *e
 	if e.ports.covers(f.ports) {
@@ -282,7 +282,7 @@ func (e *endpoint) shared(f *endpoint) (both endpoint, some bool) {
 	return both, !disjoint
 }
 
-// first returns the least port in s.
+// first returns the lowest port in s.
 func (s ports) first() uint16 {
 	switch {
 	case !s.not:
@@ -321,7 +321,7 @@ func (a *address) covers(b *address) bool {
 	case suffixAddress:
 		return b.kind == suffixAddress && a.hasName(b.name)
 	}
-	return a.kind == b.kind && a.name == b.name // a name resolves to the same, an interface is the same
+	return a.kind == b.kind && a.name == b.name // the same name has the same addresses, and so has the same interface
 }
 
 // within reports whether every address of inner is in outer.

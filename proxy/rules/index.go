@@ -13,7 +13,7 @@ type queryKind uint8
 
 const (
 	kindRequest     queryKind = iota // CONNECT, BIND, and each datagram
-	kindAssociation                  // the request for a UDP association, whose target is not asked
+	kindAssociation                  // the request for a UDP association, which names no target yet
 	kindReply                        // replies have neither user nor method
 	allKinds
 )
@@ -29,15 +29,14 @@ func (q *Query) kind() queryKind {
 }
 
 // An index finds the rules of a list that may match a query, in the order of the
-// list, without asking the others. It decides nothing: each rule that it finds is
-// asked in full. A rule that it leaves out would not have matched, and would not
-// have looked up a name.
+// list. It skips only rules that cannot match, and that would not look up a name.
+// Each rule that it finds must still be compared with the query in full.
 //
-// Each rule is filed once, under the rarest of its conditions: the one that it
-// shares with the fewest others. So a rule that has one user of ten thousand is
-// found by the user, and one that blocks a network by the network, whatever
-// else they ask. Conditions by host name, group, method and command are not
-// filed: rules that have no other stand in rest, and are asked each time.
+// Each rule is filed under one of its conditions: the one that it shares with the
+// fewest other rules. For example, a rule for one user of ten thousand is filed under
+// the user, and a rule that blocks a network under the network. Rules are not filed
+// under host names, groups, methods and commands. A rule that has only such conditions
+// is in rest, and is compared with each query.
 type index struct {
 	rules              []*Rule
 	from, to           prefixes
@@ -47,7 +46,7 @@ type index struct {
 	rest               []int32
 }
 
-// index builds the indexes; the rules must not change any more.
+// index builds the indexes. The rules must not change after that.
 func (s *Set) index() {
 	s.clients = newIndex(s.Client, conditionsOf(true, false))
 	s.socks[kindRequest] = newIndex(s.Socks, conditionsOf(true, true))
@@ -56,8 +55,8 @@ func (s *Set) index() {
 	s.unresolved = newIndex(only(s.Socks, func(r *Rule) bool { _, network := r.cond.to.networkKeys(keyTo); return r.Pass || !network }), nameConditions)
 }
 
-// key is a condition by which a rule can be filed. A query has it, or the rule
-// does not match.
+// key is a condition under which a rule can be filed. A query without this key does
+// not match the rule.
 type key struct {
 	what   keyKind
 	prefix netip.Prefix
@@ -75,10 +74,10 @@ const (
 	keyUser
 )
 
-// conditionsOf returns a function that lists the conditions of a rule that the
-// index can use: those about the target if target is set, and about the user if
-// user is set. The keys of one condition are alternatives, and the rule is filed
-// under all of them.
+// conditionsOf returns a function that lists the conditions of a rule that an index
+// can use. It includes conditions about the target if target is set, and about the
+// user if user is set. The keys of one condition are alternatives: a rule that is filed
+// under the condition is filed under all of its keys.
 func conditionsOf(target, user bool) func(*Rule) [][]key {
 	return func(r *Rule) (list [][]key) {
 		if keys, ok := r.cond.from.networkKeys(keyFrom); ok {
@@ -108,8 +107,8 @@ func conditionsOf(target, user bool) func(*Rule) [][]key {
 	}
 }
 
-// nameConditions lists the conditions of a rule that a request has before its name
-// is looked up.
+// nameConditions lists the conditions of a rule that can be checked before the name of
+// a request is looked up.
 func nameConditions(r *Rule) (list [][]key) {
 	list = conditionsOf(false, true)(r)
 	if to := &r.cond.to; to.kind == suffixAddress {
@@ -118,12 +117,13 @@ func nameConditions(r *Rule) (list [][]key) {
 	return list
 }
 
-// networkKeys returns the keys of an address that stands for networks.
+// networkKeys returns the keys of an address that consists of networks. ok is false
+// for other kinds of addresses.
 func (a *address) networkKeys(what keyKind) (keys []key, ok bool) {
 	switch a.kind {
 	case prefixAddress:
 		return []key{{what: what, prefix: a.prefix}}, true
-	case interfaceAddress: // without addresses it matches nothing, and is filed nowhere
+	case interfaceAddress: // without addresses it matches nothing, and has no keys
 		for _, ip := range a.addrs {
 			keys = append(keys, key{what: what, prefix: netip.PrefixFrom(ip, ip.BitLen())})
 		}
@@ -137,8 +137,8 @@ func (a *address) networkKeys(what keyKind) (keys []key, ok bool) {
 	return nil, false
 }
 
-// portBlock returns the ports that have their first length bits in common with n, as
-// a network: a port is found as an address is.
+// portBlock returns the block of ports whose first length bits are those of n, written
+// as a network. So the index finds ports in the same way as addresses.
 func portBlock(n uint16, length int) netip.Prefix {
 	return netip.PrefixFrom(portAddr(n), 16+length)
 }
@@ -147,8 +147,8 @@ func portAddr(n uint16) netip.Addr {
 	return netip.AddrFrom4([4]byte{2: byte(n >> 8), 3: byte(n)})
 }
 
-// blocks returns the keys of a restricted set of ports: the fewest blocks that
-// make it up, at most thirty for a range.
+// blocks returns the keys of a restricted set of ports: the smallest number of blocks
+// that together are the set, at most thirty for a range.
 func (s ports) blocks(what keyKind) (keys []key) {
 	add := func(lo, hi int) {
 		for lo <= hi {
@@ -192,7 +192,7 @@ func newIndex(list []*Rule, conditions func(*Rule) [][]key) *index {
 	return x
 }
 
-// rarest returns the condition whose keys are shared by the fewest rules.
+// rarest returns the condition whose keys the fewest rules share.
 func rarest(conditions [][]key, sharing map[key]int) []key {
 	common := func(keys []key) (most int) {
 		for _, k := range keys {
@@ -203,8 +203,8 @@ func rarest(conditions [][]key, sharing map[key]int) []key {
 	return slices.MinFunc(conditions, func(a, b []key) int { return common(a) - common(b) })
 }
 
-// file notes rule i under keys; networks, and blocks of ports, are collected, to
-// be put in order later.
+// file files rule i under keys. It only collects networks and blocks of ports, because
+// newPrefixes sorts them later.
 func (x *index) file(i int32, keys []key, networks map[key][]int32) {
 	for _, k := range keys {
 		switch k.what {
@@ -218,11 +218,12 @@ func (x *index) file(i int32, keys []key, networks map[key][]int32) {
 	}
 }
 
-// usualLists is how many lists a query seldom exceeds; more are allocated.
+// usualLists is enough for the lists of most queries. If there are more, memory is
+// allocated.
 const usualLists = 16
 
-// candidates appends to lists those of the rules that may match q, which must
-// be plain: each list in order, none empty.
+// candidates appends to lists the lists of rules that may match q. Each list is in
+// order, and none is empty. q must be plain.
 func (x *index) candidates(lists [][]int32, q *Query) [][]int32 {
 	lists = append(lists, x.rest)
 	lists = x.from.find(lists, q.From.Addr())
@@ -252,8 +253,8 @@ func (x *index) findDomains(lists [][]int32, name string) [][]int32 {
 	return lists
 }
 
-// next takes the first rule out of lists; it is nil if they are empty. A rule
-// that is in several lists is taken out of all.
+// next returns the first rule of all lists, and the lists without it. The rule is nil
+// if the lists are empty. If several lists have the rule, it is removed from all.
 func (x *index) next(lists [][]int32) (first *Rule, left [][]int32) {
 	if len(lists) == 0 {
 		return nil, nil
@@ -274,9 +275,9 @@ func (x *index) next(lists [][]int32) (first *Rule, left [][]int32) {
 	return x.rules[n], left
 }
 
-// prefixes finds the networks that hold an address.
+// prefixes finds the networks that contain an address.
 type prefixes struct {
-	first []netip.Addr // of each network, in order; of equal ones the larger network first
+	first []netip.Addr // the first address of each network, sorted; if equal, the larger network first
 	nodes []node
 }
 
@@ -308,8 +309,9 @@ func newPrefixes(networks map[key][]int32, what keyKind) (p prefixes) {
 	return p
 }
 
-// find adds the rules of all networks that hold ip. Those begin at or before
-// it, and the last that does so is inside of each of them or is one of them.
+// find adds the rules of all networks that contain ip. They all begin at or before ip.
+// The last network that begins there is one of them, or lies inside all of them. So
+// the search starts with it and follows above.
 func (p *prefixes) find(lists [][]int32, ip netip.Addr) [][]int32 {
 	at, found := slices.BinarySearchFunc(p.first, ip, netip.Addr.Compare)
 	for found && at+1 < len(p.first) && p.first[at+1] == ip {

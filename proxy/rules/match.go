@@ -34,7 +34,7 @@ func (s versionSet) has(v Version) bool {
 	return v == SOCKS4 && s&socks4 != 0 || v == SOCKS5 && s&socks5 != 0
 }
 
-// condition is all that a query must fulfil to match a rule.
+// condition has everything that a query must fulfil to match a rule.
 type condition struct {
 	from, to endpoint
 	commands commandSet // 0 in a client-rule
@@ -42,7 +42,7 @@ type condition struct {
 	users    []string   // sorted; empty: any
 	groups   []string   // sorted; empty: any
 
-	everything bool // to: leaves no target out to which a datagram could be sent
+	everything bool // to: covers every target to which a datagram could be sent
 }
 
 // Mismatch is the first condition of a rule that a query does not fulfil.
@@ -59,12 +59,13 @@ const (
 	NotFrom
 	NotToPort
 	NotTo
-	NotLookedUp // whether it matches depends on addresses that nobody looked up, see CouldPass
+	NotLookedUp // unknown: it depends on addresses that were not looked up, see CouldPass
 )
 
-// MatchClient returns the client-rule that first matches a connection: q.From
-// is the client, q.To the local address it was accepted on; the rest of q but
-// Lookup is not asked. Verdict.Addrs is empty. Safe for concurrent use, as all of Set is.
+// MatchClient returns the first client-rule that matches a connection. q.From is
+// the client, q.To the local address on which the connection was accepted. Of the
+// other fields of q, only Lookup is used. Verdict.Addrs is empty. All methods of Set
+// are safe for concurrent use.
 func (s *Set) MatchClient(q Query) Verdict {
 	q = q.plain()
 	q.To.Name = ""
@@ -78,18 +79,26 @@ func (s *Set) MatchClient(q Query) Verdict {
 	return Verdict{}
 }
 
-// MatchSocks returns the socks-rule that first matches a request.
+// MatchSocks returns the first socks-rule that matches a request.
 //
-// For a rule that passes, Verdict.Addrs are the addresses that may be dialled,
-// in resolver order: the target itself if it is an address, and of a name those
-// inside the rule's to: (all, if that is 0/0, the same name, or its .domain; only
-// the shared ones, if it is another name). They may share the memory of q.Addrs.
+// If the rule passes, Verdict.Addrs are the addresses that may be dialled, in the
+// order of the resolver:
+//   - The target is an address: this address.
+//   - The target is a name, and the rule's to: is 0/0, this name or its .domain: all
+//     addresses of the name.
+//   - The rule's to: is another name: the addresses that both names have.
+//   - Otherwise: the addresses of the name that are inside to:.
 //
-// What From and To are depends on the command, as in Dante: for BindReply and
-// UDPReply, From is the peer and To the client, and neither user nor method is
-// asked. UDPAssociate with a zero To is the request itself: a rule that passes
-// matches whatever its to: is, one that blocks only if its to: leaves no target
-// out. With a To it is one datagram.
+// Verdict.Addrs may share the memory of q.Addrs.
+//
+// As in Dante, the meaning of From and To depends on the command:
+//   - BindReply and UDPReply: From is the peer, To is the client. The rules do not
+//     ask for user and method.
+//   - UDPAssociate with a zero To: the request for an association. A rule that
+//     passes matches with any to:. A rule that blocks matches only if its to: covers
+//     every target.
+//   - UDPAssociate with a To: one datagram to this target.
+//   - Other commands: From is the client, To is the target.
 func (s *Set) MatchSocks(q Query) Verdict {
 	q = q.plain()
 	index := s.socks[q.kind()]
@@ -103,7 +112,7 @@ func (s *Set) MatchSocks(q Query) Verdict {
 	return Verdict{}
 }
 
-// verdict is that of a rule which matched addrs.
+// verdict returns the verdict of a rule that matched addrs.
 func (r *Rule) verdict(addrs []netip.Addr) Verdict {
 	if !r.Pass {
 		addrs = nil
@@ -111,9 +120,9 @@ func (r *Rule) verdict(addrs []netip.Addr) Verdict {
 	return Verdict{Rule: r, Addrs: addrs}
 }
 
-// MethodsFor returns the methods, in order of preference, that a client which
-// matched a client-rule may negotiate: the rule's, else the server's, else none alone.
-// SOCKS4 counts as the method None.
+// MethodsFor returns the methods that a client of this client-rule may negotiate, in
+// order of preference: those of the rule, or else of the server settings, or else
+// None. SOCKS4 counts as the method None.
 func (s *Set) MethodsFor(client *Rule) []Method {
 	switch {
 	case client != nil && len(client.Methods) > 0:
@@ -139,7 +148,7 @@ func (q Query) plain() Query {
 	return q
 }
 
-// clientMismatch asks a client-rule.
+// clientMismatch returns the first condition of a client-rule that q does not fulfil.
 func (r *Rule) clientMismatch(q *Query) Mismatch {
 	if why := r.cond.fromMismatch(q); why != NoMismatch {
 		return why
@@ -153,8 +162,9 @@ func (r *Rule) clientMismatch(q *Query) Mismatch {
 	return NoMismatch
 }
 
-// mismatch asks a socks-rule. Cheap conditions come first, lookups of names last. If
-// the rule matches, the addresses are those of the target that it matched.
+// mismatch returns the first condition of a socks-rule that q does not fulfil. It
+// checks cheap conditions first, and names that need a lookup last. If the rule
+// matches, it also returns the addresses of the target that the rule matched.
 func (r *Rule) mismatch(q *Query) ([]netip.Addr, Mismatch) {
 	c := &r.cond
 	switch {
@@ -178,7 +188,7 @@ func (r *Rule) mismatch(q *Query) ([]netip.Addr, Mismatch) {
 	return c.to.target(q)
 }
 
-// userMismatch asks for method, user and group, which replies do not have.
+// userMismatch checks method, user and group. Replies have none of these.
 func (r *Rule) userMismatch(q *Query) Mismatch {
 	if replyCommands.has(q.Command) {
 		return NoMismatch
@@ -208,8 +218,8 @@ func (c *condition) fromMismatch(q *Query) Mismatch {
 	return NoMismatch
 }
 
-// everything reports whether no target is outside e to which a datagram could
-// be sent from an address of the families. Nothing is sent to port 0.
+// everything reports whether e covers every target to which a datagram could be
+// sent from an address of the families. Nothing is sent to port 0.
 func (e *endpoint) everything(families Families) bool {
 	if e.restricted && (e.not || e.lo > 1 || e.hi < math.MaxUint16) {
 		return false
@@ -227,7 +237,7 @@ func (s ports) has(n uint16) bool {
 	return !s.restricted || (s.lo <= n && n <= s.hi) != s.not
 }
 
-// target matches q.To and returns the addresses of it that were matched.
+// target checks whether q.To is in e, and returns the addresses of q.To that are.
 func (e *endpoint) target(q *Query) ([]netip.Addr, Mismatch) {
 	switch {
 	case !e.ports.has(q.To.Port):
@@ -248,7 +258,8 @@ func (e *endpoint) target(q *Query) ([]netip.Addr, Mismatch) {
 	return nil, NotTo
 }
 
-// hasName reports whether a name, in lower case, is that of the rule or below its .domain.
+// hasName reports whether a name, in lower case, is the name in the rule or below its
+// .domain.
 func (a *address) hasName(name string) bool {
 	switch a.kind {
 	case hostAddress:
@@ -260,8 +271,8 @@ func (a *address) hasName(name string) bool {
 	return false
 }
 
-// among returns the addresses that are inside a. For another host name these
-// are the addresses that it shares with the rule's name.
+// among returns those of addrs that are inside a. If a is a host name, these are the
+// addresses that the host name has as well.
 func (a *address) among(addrs []netip.Addr, q *Query) []netip.Addr {
 	if a.kind == hostAddress {
 		known := a.lookup(q)
@@ -281,8 +292,8 @@ func filter(addrs []netip.Addr, keep func(netip.Addr) bool) []netip.Addr {
 	return kept
 }
 
-// hasAddr reports whether an address is inside a. A .domain holds none:
-// addresses are not looked up backwards.
+// hasAddr reports whether an address is inside a. A .domain has no addresses,
+// because Usher makes no reverse lookups.
 func (a *address) hasAddr(ip netip.Addr, q *Query) bool {
 	switch a.kind {
 	case anyAddress:

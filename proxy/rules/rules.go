@@ -1,5 +1,5 @@
-// Package rules reads Dante's rule file into an immutable Set and answers
-// which rule first matches a query. It is pure: no DNS, clock, log, network.
+// Package rules reads Dante's rule file into an immutable Set, and finds the first
+// rule that matches a query. It is pure: it uses no DNS, clock, log or network.
 package rules
 
 import (

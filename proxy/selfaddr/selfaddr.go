@@ -1,7 +1,6 @@
-// Package selfaddr tells which addresses are this machine's own, and which
-// sockets a connection to them would arrive at. A proxy must not connect to
-// itself: the connection would come from its own address, which says nothing
-// about the client.
+// Package selfaddr tells which addresses are this machine's own, and which of the
+// proxy's sockets a connection to them would reach. A proxy must not connect to itself:
+// the connection would come from its own address, so rules could not see the client.
 package selfaddr
 
 import (

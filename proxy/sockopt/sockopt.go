@@ -1,6 +1,7 @@
 // Package sockopt opens TCP sockets with the options that a SOCKS proxy needs:
-// keep-alive that accepted connections inherit, urgent data that stay in the
-// stream, and ports that are chosen late. It knows no session and no rule.
+// keep-alive that accepted connections inherit, urgent data that stays in the stream,
+// and local ports that the system chooses only when it connects. It knows no session and
+// no rule.
 package sockopt
 
 import (

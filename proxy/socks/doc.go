@@ -12,15 +12,12 @@
 //	Request                ->
 //	                       <- Reply
 //
-// Datagrams of a UDP association are taken apart and put together in memory,
-// see Datagram.
+// Datagrams of a UDP association are parsed and built in memory, see Datagram.
 //
-// A reader takes exactly its message from r and not a byte more, so that what
-// a client sends early stays where the relay will find it. Every message is
-// written with one Write.
+// A reader reads exactly its message from r and not a byte more. If a client sends
+// data early, the relay still finds it there. Every message is written with one Write.
 //
-// A message that ends early gives io.ErrUnexpectedEOF, or io.EOF if not one
-// byte of it came; what breaks the format gives one of the Err values, to be
-// told apart with errors.Is. Names and user ids are bounded by the length
-// byte of the format, in SOCKS 4 by MaxName.
+// If a message ends early, the error is io.ErrUnexpectedEOF, or io.EOF if it has no
+// byte. If a message is malformed, the error is one of the Err values, see errors.Is. The
+// length byte of the format bounds names and user ids. In SOCKS 4, MaxName does.
 package socks

@@ -1,19 +1,19 @@
 // Package udp relays the datagrams of one SOCKS 5 client (RFC 1928 section 7). It
-// knows no session: an association is given who decides about its datagrams, the
-// TCP connection of its client, which ends it, and where to count, and returns an
-// error.
+// knows no session: the caller passes functions that decide about datagrams, counters,
+// and the TCP connection of the client. An association ends with that connection, and
+// returns an error.
 //
-// A datagram of the client goes these steps, all in totarget.go:
+// A datagram of the client takes these steps, all in totarget.go:
 //
 //	front socket -> is it the client? -> header -> rules -> upstream socket -> target
 //
-// And what a target sends goes these, all in toclient.go:
+// A datagram of a target takes these, all in toclient.go:
 //
 //	upstream socket -> was it contacted? -> rules -> header -> front socket -> client
 //
-// A datagram that fails a step is dropped and counted, and the association goes on.
-// If the rules need a name that is not in the cache, a goroutine of its own does
-// the rest for this datagram (names.go).
+// If a step fails, the datagram is dropped and counted, and the association continues.
+// If the rules need a name that is not in the cache, a separate goroutine does the
+// remaining steps for this datagram (names.go).
 package udp
 
 import (

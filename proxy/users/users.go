@@ -1,6 +1,6 @@
-// Package users checks user names and passwords against a file in the format
-// of Apache's htpasswd: one user:hash a line, empty lines and lines that
-// begin with # ignored.
+// Package users checks user names and passwords against a file in the format of
+// Apache's htpasswd. Each line is user:hash. Empty lines and lines that begin with #
+// are ignored.
 //
 // Accepted are bcrypt ($2y$, $2a$, $2b$), yescrypt ($y$), SHA-crypt ($5$, $6$, with or without
 // rounds=) and, for files that exist already, MD5-crypt ($apr1$, $1$). Not

@@ -1,6 +1,5 @@
-// Package limit holds the values in which the rule language, the limiter and
-// the stores speak of limits. It imports nothing of Usher's, so that each of
-// them can use the same types.
+// Package limit has the values by which the rule language, the limiter and the stores
+// describe limits. It imports no package of Usher, so that all of them can use it.
 package limit
 
 import (

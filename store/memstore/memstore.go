@@ -1,6 +1,5 @@
-// Package memstore is the store of a single replica: it counts in the memory of
-// the process. Nothing survives the process, and nothing has to, because all
-// sessions that it counts end with the process.
+// Package memstore is the store of a single replica. It counts in the memory of the
+// process. The counts end with the process, and so do all sessions that it counts.
 package memstore
 
 import (

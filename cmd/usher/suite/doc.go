@@ -1,4 +1,4 @@
 // Package suite makes `go test ./...` of this module run the tests of the module
-// usher/integration too. That module stands by itself, so that what only its
-// tests import, such as clients of Docker, is no dependency of Usher.
+// usher/integration too. The integration tests are a module of their own, so that
+// modules that only they import, such as Docker's client, are no dependencies of Usher.
 package suite

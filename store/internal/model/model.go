@@ -1,6 +1,6 @@
-// Package model is the store contract in the memory of one process. memstore
-// puts it to use as the store of a single replica. storetest hands it to tests,
-// which hold the scripts of redisstore to it and lose its data on purpose.
+// Package model is the store contract in the memory of one process. memstore uses it
+// as the store of a single replica. Tests use it through storetest: they compare the
+// scripts of redisstore with it, and lose its data on purpose.
 //
 // It keeps the same data under the same names as redisstore does (m, t and r of
 // store/redisstore/keys.go) and does the same steps with it, one request at a

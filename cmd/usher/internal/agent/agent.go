@@ -1,5 +1,5 @@
-// Package agent answers the agent checks of HAProxy: whoever connects gets one line,
-// and the connection is closed (HAProxy's configuration manual, agent-check).
+// Package agent answers the agent checks of HAProxy (agent-check in its configuration
+// manual). It sends one line to each connection and closes it.
 package agent
 
 import (

@@ -1,6 +1,6 @@
-// Package explain answers what serve would decide about a request, which rules
-// were asked and why they do not match, and what limits the session. It asks
-// package decide, as a session does, and resolves names the same way.
+// Package explain tells what usher serve would decide about a request, which rules
+// do not match and why, and which limits apply. It asks package decide, as a session
+// does, and resolves names the same way.
 package explain
 
 import (

@@ -111,24 +111,6 @@ func Check(cfg settings.Config, set rules.Settings) (found []rules.Diagnostic) {
 	return found
 }
 
-// BoundTo returns what proxy.BoundTo will return for listeners at addrs, without
-// opening them. It leaves out addresses whose port the system chooses.
-func BoundTo(addrs []string) (bound []netip.AddrPort) {
-	for _, a := range addrs {
-		tcp, err := net.ResolveTCPAddr("tcp", a)
-		if err != nil || tcp.Port == 0 {
-			continue
-		}
-		at := netip.AddrPortFrom(tcp.AddrPort().Addr().Unmap(), uint16(tcp.Port))
-		if !at.Addr().IsValid() { // :1080
-			bound = append(bound, netip.AddrPortFrom(netip.IPv4Unspecified(), at.Port()))
-			at = netip.AddrPortFrom(netip.IPv6Unspecified(), at.Port())
-		}
-		bound = append(bound, at)
-	}
-	return bound
-}
-
 // One opens a listener.
 func One(addr string) (net.Listener, error) {
 	ln, err := proxy.Listen(context.Background(), addr)

@@ -7,8 +7,8 @@ import (
 	"slices"
 	"testing"
 
-	"usher/proxy"
 	"usher/proxy/rules"
+	"usher/proxy/selfaddr"
 )
 
 // An interface stands for its addresses of the families asked for. If there is
@@ -48,17 +48,18 @@ func loopbackName(t *testing.T) string {
 	return list[i].Name
 }
 
-// explain knows where serve listens from the words alone.
-func TestBoundToWithoutListening(t *testing.T) {
+// usher explain knows the addresses of the listeners that usher serve will have
+// without opening them.
+func TestAddressesOfListenersThatAreNotOpen(t *testing.T) {
 	for _, host := range []string{"", "0.0.0.0", "[::]", "127.0.0.1", "[::1]", "[::ffff:127.0.0.1]"} {
 		ln, err := One(host + ":0")
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer ln.Close()
-		want := proxy.BoundTo(ln)
+		want := selfaddr.OfListener(ln)
 		address := fmt.Sprintf("%s:%d", host, want[0].Port())
-		if got := BoundTo([]string{address}); !slices.Equal(got, want) {
+		if got := selfaddr.OfAddresses([]string{address}); !slices.Equal(got, want) {
 			t.Errorf("%s: %v, want %v", address, got, want)
 		}
 	}

@@ -1,7 +1,7 @@
-// Package logging opens the destinations of the log and writes to them. Whoever
-// logs never waits: each destination has a bounded queue, and lines that do not
-// fit are dropped and counted. Lines about sessions have a budget for each
-// client address, so that one client cannot fill the log.
+// Package logging opens the destinations of the log and writes to them. Callers
+// never wait: each destination has a bounded queue, and lines that do not fit are
+// dropped and counted. Lines about sessions have a budget for each client address, so
+// that one client cannot fill the log.
 package logging
 
 import (

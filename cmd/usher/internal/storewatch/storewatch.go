@@ -1,4 +1,5 @@
-// Package storewatch logs how this replica stands with its store.
+// Package storewatch logs the state of the store, as this replica sees it: failures,
+// lost leases, recovery, and replicas with other settings or other rules.
 package storewatch
 
 import (
