@@ -28,7 +28,8 @@ type world struct {
 		Start()
 	}
 	ruleFile string
-	hosts    []string // of processes, with the ports below
+	hosts    []string          // of processes, with the ports below
+	env      map[string]string // the same
 	ports    struct{ socks, admin int }
 	balancer *balancer
 	echo     *echo // the limited target; nil with containers
@@ -102,6 +103,7 @@ func newWorld(t testing.TB, o options) *world {
 	for k, v := range o.env {
 		env[k] = v
 	}
+	w.env = env
 	w.ports.socks, w.ports.admin = need.Port(t), need.Port(t)
 	for i := range o.replicas {
 		w.hosts = append(w.hosts, "127.0.1."+strconv.Itoa(i+1))

@@ -102,8 +102,8 @@ func (s *service) upgraded(err error) bool {
 	child := s.upgrades.child
 	s.upgrades.cancel(nil)
 	s.upgrades.child, s.upgrades.done = nil, nil
-	s.upgrades.last.end(err)
-	if err != nil {
+	if err != nil { // else it is not over as long as this process answers
+		s.upgrades.last.end(err)
 		s.notify.tell(daemon.SdNotifyReady)
 		s.log.Error("upgrade failed, this process goes on", "error", err.Error())
 		return false
