@@ -188,6 +188,9 @@ func TestApplyThatAReplicaCannotTake(t *testing.T) {
 	requirePart(t, out, "generation 3 is in force on 2 replicas")
 	lacking.eventually("/metrics", "usher_config_published_refused 0\n")
 	lacking.eventually("/metrics", "usher_config_last_reload_successful 1\n")
+
+	_, complaint = c.verb(1, nil, "apply", c.file("interface.conf", "external: nosuch9\n"+rulesFor(30)))
+	requirePart(t, complaint, "refused by able, lacking", `lacking keeps generation 3: generation 4:1:11: this machine has no interface "nosuch9"`)
 }
 
 // A replica starts with its cache while the store is away, and follows when it is back.
