@@ -26,7 +26,7 @@ func TestShowRules(t *testing.T) {
 		{Label: "g2-now", Number: 2, Digest: now.Digest(), Rules: now, Sessions: 1}, // before an unchanged reload
 		{Label: "g2-now", Number: 2, Digest: now.Digest(), Rules: now, Current: true},
 	}
-	got := showRules("", gens, limiter.Status{Totals: map[string]int64{old.Digest() + "/s1": 3, now.Digest() + "/s2": 4}})
+	got := showRules(policyfile.Name(""), gens, limiter.Status{Totals: map[string]int64{old.Digest() + "/s1": 3, now.Digest() + "/s2": 4}})
 	if got.File != policyfile.BuiltinName || got.Generation != "g2-now" || got.Number != 2 || got.Digest != now.Digest() {
 		t.Errorf("%+v", got)
 	}
