@@ -345,6 +345,7 @@ func (s *service) finish(ctx context.Context) error {
 
 	leaving, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
 	defer cancel()
+	s.watch.Leave()
 	if err := s.limiter.Close(leaving); err != nil {
 		s.log.Warn("cannot leave the store", "error", err.Error(), "effect", "slots are freed when the lease ends")
 	}

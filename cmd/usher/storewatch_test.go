@@ -149,6 +149,25 @@ func TestStoreThatIsBackWithAPassword(t *testing.T) {
 	p.eventually("/readyz?strict=1", "NOAUTH")
 }
 
+// A replica that stops leaves the store, and has not lost it, however slowly the store
+// answers.
+func TestLeavingIsNoLoss(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	p := launch(t, "USHER_STORE="+server.URL(), "USHER_LEASE_TTL=10s", "USHER_DRAIN_GRACE=0s", "USHER_CONFIG="+ruleFile(t, passLoopback))
+	p.logged("joined the store")
+	if err := server.Client().Do(t.Context(), "CLIENT", "PAUSE", "900", "ALL").Err(); err != nil {
+		t.Fatal(err)
+	}
+	p.signal(syscall.SIGTERM)
+	p.logged("stopped")
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if log := p.raw.String(); strings.Contains(log, `"lost the store"`) {
+		t.Errorf("a stop is told as a loss:\n%s", log)
+	}
+}
+
 // A replica that was stopped for longer than its lease joins again at once, and
 // what others were given meanwhile is told of all the same.
 func TestReplicaThatWasStoppedTellsOfItsLease(t *testing.T) {

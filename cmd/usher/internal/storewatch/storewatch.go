@@ -27,6 +27,7 @@ type Watch struct {
 
 	mu     sync.Mutex
 	outage outage
+	left   bool
 }
 
 // New returns a Watch that writes to log. What a failure means for sessions
@@ -132,12 +133,30 @@ func (w *Watch) Run(ctx context.Context, status func() limiter.Status) {
 		case <-ctx.Done():
 			return
 		case now := <-tick.C:
+			st := status()
+			if w.hasLeft() { // asked after the status, which may be that of having left
+				continue
+			}
 			failure, _ := w.Trouble()
-			for _, l := range n.next(status(), failure, now) {
+			for _, l := range n.next(st, failure, now) {
 				w.log.Log(ctx, l.level, l.text, l.attrs...)
 			}
 		}
 	}
+}
+
+// Leave says that this replica is about to leave the store. It is no news then that it
+// is no member. Failures of the store still are.
+func (w *Watch) Leave() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.left = true
+}
+
+func (w *Watch) hasLeft() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.left
 }
 
 // splitPatience is how long replicas may have different rules: less is a rolling
