@@ -182,7 +182,7 @@ func TestAttackStalledSessions(t *testing.T) {
 		if used := sockets + anonymous(t, pid) + pipesBytes; used > demo.memory && !raceEnabled {
 			t.Fatalf("%d MiB in use, %d of them in sockets; the limit is %d", used>>20, sockets>>20, demo.memory>>20)
 		}
-		if n := f.read.Load(); n < int64(2*demo.sessions) || sockets < int64(demo.sessions)*stalledBytes*2/3 {
+		if n := f.read.Load(); n < int64(2*demo.sessions) || sockets < int64(demo.sessions)*stalledBytes/2 {
 			return fmt.Sprintf("%d of %d directions have stalled, %d MiB in sockets", n, 2*demo.sessions, sockets>>20)
 		}
 		return ""

@@ -38,6 +38,9 @@ func LoadAccounts(cfg settings.Config) (known Accounts, err error) {
 	if cfg.RuleFile != "" && !cfg.Published() {
 		known.doubts = append(known.doubts, writableByAll(cfg.RuleFile, "rule file", "", "open the proxy at the next reload")...)
 	}
+	if cfg.RuleKey != "" {
+		known.doubts = append(known.doubts, writableByAll(cfg.RuleKey, "key file of the published rules", "", "publish rules")...)
+	}
 	known.doubts = append(known.doubts, broadNetworks(cfg)...)
 	return known, errors.Join(errs...)
 }
