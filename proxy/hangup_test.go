@@ -159,7 +159,7 @@ func TestPipelinedHalfCloseIsNoHangUp(t *testing.T) {
 // A client that leaves while a client-rule looks a name up is gone at once.
 func TestHangUpWhileClientRulesResolve(t *testing.T) {
 	resolver := stuck{make(chan struct{})}
-	w := newWorld(t, "client block { from: slow.test to: 0/0 }\n"+anybody, func(o *proxy.Options, _ *proxy.Policy) { o.Resolver = resolver })
+	w := newWorld(t, "client block { from: slow.test to: 0/0 }\n"+anybody, unhurried, func(o *proxy.Options, _ *proxy.Policy) { o.Resolver = resolver })
 	c := w.client()
 	<-resolver.asked
 	c.Close()

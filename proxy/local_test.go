@@ -83,7 +83,7 @@ func TestHealthChecks(t *testing.T) {
 		{"its rule has a limit and a rate", "client pass { from: 127.0.0.0/8 to: 0/0\nsession.max: 1\nsession.throttle: 1/3600\n}\n", socks.NoAuth},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			w := newWorld(t, "socksmethod: none username\n"+c.rules+"socks pass { from: 0/0 to: 0/0 }\n", trusting, withMonica(t))
+			w := newWorld(t, "socksmethod: none username\n"+c.rules+"socks pass { from: 0/0 to: 0/0 }\n", trusting, withMonica(t), unhurried)
 			w.check(c.answer)
 			w.requireFree()
 		})
@@ -93,7 +93,7 @@ func TestHealthChecks(t *testing.T) {
 // A health check passes while the limit is full of clients.
 func TestHealthChecksBesideAFullLimit(t *testing.T) {
 	to := echo(t)
-	w := newWorld(t, "client pass { from: 0/0 to: 0/0\nsession.max: 1\n}\nsocks pass { from: 0/0 to: 0/0 }\n", trusting)
+	w := newWorld(t, "client pass { from: 0/0 to: 0/0\nsession.max: 1\n}\nsocks pass { from: 0/0 to: 0/0 }\n", trusting, unhurried)
 	one := w.client()
 	one.send(header(t, 2, proxyproto.PROXY))
 	one.connect(to, socks.Succeeded)

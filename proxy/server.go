@@ -24,6 +24,10 @@ import (
 // Options.BindTimeout says otherwise.
 const defaultBindTimeout = 3 * time.Minute
 
+// defaultCheckGrace is how long a connection may be silent unless Options.CheckGrace
+// says otherwise.
+const defaultCheckGrace = time.Second
+
 // Options are what a Server is given once, for all its policies.
 type Options struct {
 	Limiter *limiter.Limiter // required
@@ -79,6 +83,9 @@ type Options struct {
 	UDPPorts rules.PortRange
 	// BindTimeout is how long BIND waits for its peer. 0: three minutes.
 	BindTimeout time.Duration
+	// CheckGrace is how long a connection may be silent before it is a client. One
+	// that ends before is a health check. 0: a second.
+	CheckGrace time.Duration
 }
 
 // Server serves SOCKS clients. Its methods are safe for concurrent use.
@@ -123,6 +130,9 @@ func New(o Options, p *Policy) *Server {
 	}
 	if o.BindTimeout == 0 {
 		o.BindTimeout = defaultBindTimeout
+	}
+	if o.CheckGrace == 0 {
+		o.CheckGrace = defaultCheckGrace
 	}
 	if o.Resolver == nil {
 		o.Resolver = resolve.Default

@@ -144,15 +144,12 @@ func (s *session) judgeClient(ctx context.Context) (rules.Verdict, error) {
 	return v, err
 }
 
-// checkGrace is how long a connection may be silent before it is a client.
-const checkGrace = time.Second
-
-// awaitClient lets the client in with its first byte, or when checkGrace is over. A
+// awaitClient lets the client in with its first byte, or when CheckGrace is over. A
 // connection that ends before is a health check. A client that is blocked is closed at
 // once.
 func (s *session) awaitClient(ctx context.Context, v rules.Verdict) error {
 	if v.Pass() {
-		s.setDeadline(s.began.Add(checkGrace))
+		s.setDeadline(s.began.Add(s.server.opts.CheckGrace))
 		n, err := s.client.Read(s.begun[:])
 		s.nBegun = int8(n)
 		switch {
