@@ -109,6 +109,8 @@ func start(cfg settings.Config, sys system, sockets *handover.Sockets, f *follow
 		return nil, err
 	}
 	s.announce(policy, found, source)
+	s.loading.Lock() // what is published may replace the policy as soon as all is assembled
+	defer s.loading.Unlock()
 	s.assemble(policy)
 	s.startLint(policy)
 	return s, nil
