@@ -100,6 +100,50 @@ func (f *flood) begin(c net.Conn, most int64) {
 	})
 }
 
+// stall opens sessions to a target of its own, and lets both ends of each send.
+func (f *flood) stall(t testing.TB, proxy string, sessions int) (held []net.Conn) {
+	t.Helper()
+	const target, warm = "127.0.1.9:9", 1 << 20
+	ln, err := net.Listen("tcp", target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var targets []net.Conn
+	var mu sync.Mutex
+	f.running.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			targets = append(targets, c)
+			mu.Unlock()
+			f.begin(c, warm)
+		}
+	})
+	t.Cleanup(func() {
+		ln.Close()
+		mu.Lock()
+		all := append(held, targets...)
+		mu.Unlock()
+		for _, c := range all {
+			c.Close()
+		}
+		f.running.Wait()
+	})
+	attacker := client{proxy: proxy, from: netip.MustParseAddr(attackerSource)}
+	for range sessions {
+		a := attacker.connect(target)
+		if a.reply != granted {
+			t.Fatalf("session %d of %d: reply %d, %v", len(held)+1, sessions, a.reply, a.err)
+		}
+		held = append(held, a.Conn)
+		f.begin(a.Conn, warm)
+	}
+	return held
+}
+
 // TestAttackStalledSessions lets as many sessions as may run send in both
 // directions, and then read in none. With the settings of docker-compose.yml, what
 // the kernel buffers for them and what Usher takes fit into the memory limit.
@@ -133,48 +177,8 @@ func TestAttackStalledSessions(t *testing.T) {
 		t.Errorf("the log lacks %s", want)
 	}
 
-	const target = "127.0.1.9:9"
-	ln, err := net.Listen("tcp", target)
-	if err != nil {
-		t.Fatal(err)
-	}
-	const warm = 1 << 20
 	var f flood
-	var targets []net.Conn
-	var mu sync.Mutex
-	f.running.Go(func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			mu.Lock()
-			targets = append(targets, c)
-			mu.Unlock()
-			f.begin(c, warm)
-		}
-	})
-	attacker := client{proxy: "127.0.0.1:1080", from: netip.MustParseAddr(attackerSource)}
-	var held []net.Conn
-	t.Cleanup(func() {
-		ln.Close()
-		mu.Lock()
-		all := append(held, targets...)
-		mu.Unlock()
-		for _, c := range all {
-			c.Close()
-		}
-		f.running.Wait()
-	})
-	for range demo.sessions {
-		a := attacker.connect(target)
-		if a.reply != granted {
-			t.Fatalf("session %d of %d: reply %d, %v", len(held)+1, demo.sessions, a.reply, a.err)
-		}
-		held = append(held, a.Conn)
-		f.begin(a.Conn, warm)
-	}
-
+	held := f.stall(t, "127.0.0.1:1080", demo.sessions)
 	most := int64(0)
 	eventually(t, 12*patience, func() string {
 		sockets := socketMemory(t, ss)
@@ -192,7 +196,7 @@ func TestAttackStalledSessions(t *testing.T) {
 		t.Errorf("%d KiB in the kernel for each session, documented are %d", each>>10, stalledBytes>>10)
 	}
 
-	honest := client{proxy: attacker.proxy, from: netip.MustParseAddr(honestSource)}
+	honest := client{proxy: "127.0.0.1:1080", from: netip.MustParseAddr(honestSource)}
 	if a := honest.connect("127.0.1.1:7"); a.reply != 1 {
 		t.Errorf("reply %d while all places are taken, want 1", a.reply)
 	}
