@@ -111,9 +111,10 @@ func (l *traffic) end() {
 	l.clients.Wait()
 }
 
-// more waits until so many further sessions were tried.
-func (l *traffic) more(n int64) {
+// more waits until 200 further sessions were tried.
+func (l *traffic) more() {
 	l.t.Helper()
+	const n = 200
 	from := l.tried.Load()
 	eventually(l.t, 4*patience, func() string {
 		if now := l.tried.Load() - from; now < n {
@@ -169,11 +170,11 @@ func TestUpgradeUnderLoad(t *testing.T) {
 
 	load := startTraffic(t, seen, limited.endpoint, w.free, 4, w.balancer.addr, w.replicas[0].socks)
 	held := client{proxy: w.replicas[0].socks}.ask(t, 3, w.free.String())
-	load.more(200)
+	load.more()
 	for range 3 {
 		for _, r := range w.replicas {
 			r.upgrade(t)
-			load.more(200)
+			load.more()
 		}
 	}
 	held.alive().want(t, 3, notAllowed)
@@ -183,10 +184,10 @@ func TestUpgradeUnderLoad(t *testing.T) {
 	seen.next()
 	load = startTraffic(t, seen, limited.endpoint, w.free, limit+2, w.balancer.addr)
 	for i, r := range w.replicas {
-		load.more(200)
+		load.more()
 		w.restart(i, r)
 	}
-	load.more(200)
+	load.more()
 	load.judge("rolling restart, 2 restarts", limit)
 	w.waitIdle()
 }
