@@ -123,14 +123,16 @@ func TestWatchdogOfAnotherProcess(t *testing.T) {
 	t.Parallel()
 	m, socket := startManager(t)
 	p := launch(t, socket, "WATCHDOG_USEC=20000", "WATCHDOG_PID=1")
-	p.eventually("/readyz", `"ready": true`)
-	p.signal(syscall.SIGTERM)
-	p.exit()
-	for _, want := range []string{"READY", "STOPPING"} {
+	hears := func(want string) {
+		t.Helper()
 		if got, alive := m.next(); alive || got[want] != "1" {
 			t.Errorf("the service manager heard %v, watchdog %v, want %s", got, alive, want)
 		}
 	}
+	hears("READY")
+	p.signal(syscall.SIGTERM)
+	hears("STOPPING")
+	p.exit()
 }
 
 // launchActivated is launch with sockets that systemd has opened.

@@ -2,7 +2,9 @@ package redisstore_test
 
 import (
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -184,14 +186,30 @@ func BenchmarkBatch(b *testing.B) {
 // TestScriptCostIsBounded: what a script costs depends on what the request says,
 // not on how much the shard counts.
 func TestScriptCostIsBounded(t *testing.T) {
-	small, large := scriptCosts(t, 5_000), scriptCosts(t, 100_000)
+	// A walk over all of them would take twenty times as long.
+	grows := func(small, large time.Duration) bool { return large > 8*small }
+	var small, large map[string]time.Duration
+	for range 3 { // another process may have interrupted a measurement
+		small, large = least(small, scriptCosts(t, 5_000)), least(large, scriptCosts(t, 100_000))
+		if !slices.ContainsFunc(slices.Collect(maps.Keys(large)), func(name string) bool { return grows(small[name], large[name]) }) {
+			break
+		}
+	}
 	for name, cost := range large {
 		t.Logf("%s: %v with 5000 counters in the shard, %v with 100000", name, small[name], cost)
-		// A walk over all of them would take twenty times as long.
-		if cost > 8*small[name] {
+		if grows(small[name], cost) {
 			t.Errorf("%s: it grows with the shard", name)
 		}
 	}
+}
+
+// least returns the lower one of each cost.
+func least(a, b map[string]time.Duration) map[string]time.Duration {
+	lower := maps.Clone(b)
+	for name, cost := range a {
+		lower[name] = min(cost, lower[name])
+	}
+	return lower
 }
 
 // scriptCosts measures on a shard with so many counters of one replica.
