@@ -47,9 +47,15 @@ func TestComposeDemo(t *testing.T) {
 func startDemo(t *testing.T) *demo {
 	t.Helper()
 	d := newDemo(t)
-	d.must("up", "-d", "--no-build")
-	d.stats.waitUp(t, 3)
+	d.up()
 	return d
+}
+
+// up starts what the file says.
+func (d *demo) up() {
+	d.t.Helper()
+	d.must("up", "-d", "--no-build")
+	d.stats.waitUp(d.t, 3)
 }
 
 // newDemo copies what the demo needs, and clears up what the test starts of it.
@@ -120,9 +126,15 @@ type hold struct {
 // hold starts a curl that keeps a limited session; refused says why there is none.
 func (d *demo) hold(t *testing.T) (h *hold, refused string) {
 	t.Helper()
+	return d.holdAt(t, "target")
+}
+
+// holdAt is hold at a host, and maybe port, of the demo.
+func (d *demo) holdAt(t *testing.T, host string) (h *hold, refused string) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	cmd := exec.CommandContext(ctx, "curl", "-sSN", "--max-time", "300",
-		"--proxy", "socks5h://"+d.proxy, "http://target/cgi-bin/hold?300")
+		"--proxy", "socks5h://"+d.proxy, "http://"+host+"/cgi-bin/hold?300")
 	read, write := io.Pipe()
 	cmd.Stdout, cmd.Stderr = write, write
 	if err := cmd.Start(); err != nil {

@@ -1,0 +1,267 @@
+package integration
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestComposeUnderFaults pauses, kills, disconnects and restarts HAProxy, a replica
+// and Redis of the shipped compose file, one after the other and while clients come
+// and go. No more than five sessions of the limited rule are open at a time. Each
+// fault is over without a hand: what was killed, the engine starts again.
+//
+// Then it scales the replicas, which HAProxy finds by DNS, up and down. No client may
+// notice that.
+func TestComposeUnderFaults(t *testing.T) {
+	needDocker(t, "redis:7-alpine", "haproxy:3.0-alpine", "busybox:1.36")
+	d := newDemo(t)
+	// Slots of the dead are free sooner, and a restart does not wait long.
+	d.env = append(d.env, "USHER_LEASE_TTL=2s", "USHER_DRAIN_TIMEOUT=5s")
+	d.up()
+	clients := d.startClients(t)
+	for _, f := range composeFaults {
+		for _, service := range []string{"haproxy", "usher", "redis"} {
+			t.Run(service+" "+f.name, func(t *testing.T) { d.underFault(t, clients, service, f) })
+		}
+	}
+	t.Run("scaled", func(t *testing.T) { d.scaledUnderLoad(t, clients) })
+}
+
+// composeFault does something to a container, and ends that.
+type composeFault struct {
+	name     string
+	do, undo func(d *demo, service, id string)
+}
+
+var composeFaults = []composeFault{
+	{"paused",
+		func(d *demo, _, id string) { mustDocker(d.t, "pause", id) },
+		func(d *demo, _, id string) { mustDocker(d.t, "unpause", id) }},
+	{"killed", (*demo).killProcess, nothing},
+	{"disconnected", (*demo).disconnect, (*demo).reconnect},
+	{"restarted",
+		func(d *demo, _, id string) { mustDocker(d.t, "restart", "--time", "20", id) },
+		nothing},
+}
+
+func nothing(*demo, string, string) {}
+
+// killProcess kills the program and not the container, which the engine would take
+// for somebody's wish.
+func (d *demo) killProcess(_, id string) {
+	d.t.Helper()
+	pid, err := strconv.Atoi(mustDocker(d.t, "inspect", "-f", "{{.State.Pid}}", id))
+	if err == nil && pid > 1 {
+		err = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	if err != nil {
+		d.t.Fatalf("process %d of %s: %v", pid, id, err)
+	}
+}
+
+// lostNetwork is the network that a disconnected service loses: a replica loses Redis,
+// and keeps its clients.
+var lostNetwork = map[string]string{"haproxy": "edge", "usher": "back", "redis": "back"}
+
+func (d *demo) disconnect(service, id string) {
+	d.t.Helper()
+	mustDocker(d.t, "network", "disconnect", d.project+"_"+lostNetwork[service], id)
+}
+
+func (d *demo) reconnect(service, id string) {
+	d.t.Helper()
+	args := []string{"network", "connect", "--alias", service}
+	if service == "haproxy" {
+		for _, e := range d.env {
+			if net, ok := strings.CutPrefix(e, "USHER_EDGE_NET="); ok {
+				args = append(args, "--ip", net+".2")
+			}
+		}
+	}
+	mustDocker(d.t, append(args, d.project+"_"+lostNetwork[service], id)...)
+}
+
+// underFault lets a fault last for longer than a lease, and watches what may not
+// suffer.
+func (d *demo) underFault(t *testing.T, clients *composeClients, service string, f composeFault) {
+	id := strings.Fields(d.must("ps", "-q", service))[0]
+	held := d.holdUnlimited(t, 6)
+	defer closeAll(held)
+	before, served := clients.failed.Load(), clients.served.Load()
+	f.do(d, service, id)
+	over := time.Now().Add(3 * time.Second)
+	poll(time.Until(over), func() string { return "it lasts" })
+	if service == "redis" {
+		if n := clients.failed.Load() - before; n > 0 {
+			t.Errorf("%d of %d connections of the unlimited rule failed", n, clients.served.Load()-served+n)
+		}
+		if clients.served.Load() == served {
+			t.Error("the unlimited rule stood still")
+		}
+	}
+	f.undo(d, service, id)
+	if service != "haproxy" {
+		for _, h := range held {
+			if !h.lives() && (service == "redis" || h.via != id[:12]+"-1") {
+				t.Errorf("a session of %s ended", h.via)
+			}
+		}
+	}
+	t.Logf("%d of %d connections of the unlimited rule failed", clients.failed.Load()-before, clients.served.Load()-served+clients.failed.Load()-before)
+	d.stats.waitUp(t, 3)
+	clients.recovers(t)
+}
+
+// holdUnlimited opens sessions of the rule without a limit, on all replicas.
+func (d *demo) holdUnlimited(t *testing.T, n int) (held []*hold) {
+	t.Helper()
+	for range n {
+		eventually(t, 4*patience, func() string {
+			h, refused := d.holdAt(t, "target:8080")
+			if h != nil {
+				held = append(held, h)
+			}
+			return refused
+		})
+	}
+	return held
+}
+
+// scaledUnderLoad counts the clients that notice that replicas come and go.
+func (d *demo) scaledUnderLoad(t *testing.T, clients *composeClients) {
+	before, served := clients.failed.Load(), clients.served.Load()
+	for _, n := range []int{5, 3} {
+		d.must("up", "-d", "--no-build", "--no-recreate", "--scale", "usher="+strconv.Itoa(n))
+		d.stats.waitUp(t, n)
+	}
+	failed := clients.failed.Load() - before
+	t.Logf("%d of %d connections failed", failed, clients.served.Load()-served+failed)
+	if failed > 0 {
+		t.Errorf("%d connections failed, the last one: %v", failed, clients.trouble())
+	}
+	clients.recovers(t)
+}
+
+// composeClients come and go until the test ends.
+type composeClients struct {
+	served, failed atomic.Int64 // connections by the rule without a limit
+	admitted       atomic.Int64 // by the rule with the limit of five
+	mu             sync.Mutex
+	open, most     int // of those
+	last           error
+}
+
+func (c *composeClients) trouble() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.last
+}
+
+// startClients starts four clients of the rule without a limit, and eight that contend
+// for five slots. Each keeps its slot for much less than a lease.
+func (d *demo) startClients(t *testing.T) *composeClients {
+	c := new(composeClients)
+	stop := make(chan struct{})
+	var running sync.WaitGroup
+	again := func(pause time.Duration) bool {
+		select {
+		case <-stop:
+			return false
+		case <-time.After(pause):
+			return true
+		}
+	}
+	repeat := func(clients int, visit func()) {
+		for range clients {
+			running.Go(func() {
+				for again(50 * time.Millisecond) {
+					visit()
+				}
+			})
+		}
+	}
+	repeat(4, func() {
+		if err := d.visit("target:8080"); err != nil {
+			c.mu.Lock()
+			c.last = err
+			c.mu.Unlock()
+			c.failed.Add(1)
+			return
+		}
+		c.served.Add(1)
+	})
+	repeat(8, func() {
+		a := client{proxy: d.proxy}.connect("target:80")
+		if a.reply != granted {
+			return
+		}
+		defer a.Close()
+		c.count(t, 1)
+		c.admitted.Add(1)
+		again(100 * time.Millisecond)
+		c.count(t, -1)
+	})
+	t.Cleanup(func() {
+		close(stop)
+		running.Wait()
+		t.Logf("%d connections by the rule without a limit, %d failed; %d sessions of the limited rule, %d at a time at most",
+			c.served.Load(), c.failed.Load(), c.admitted.Load(), c.most)
+	})
+	return c
+}
+
+// count keeps the number of sessions that clients know to be open.
+func (c *composeClients) count(t *testing.T, n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.open += n
+	if c.open > c.most {
+		c.most = c.open
+		if c.most > 5 {
+			t.Errorf("%d sessions are open, the limit is 5", c.most)
+		}
+	}
+}
+
+// recovers waits until sessions of both rules are admitted again.
+func (c *composeClients) recovers(t *testing.T) {
+	t.Helper()
+	admitted, served := c.admitted.Load(), c.served.Load()
+	eventually(t, 4*patience, func() string {
+		if a, s := c.admitted.Load()-admitted, c.served.Load()-served; a < 10 || s < 10 {
+			return fmt.Sprintf("%d sessions of the limited rule and %d of the other since", a, s)
+		}
+		return ""
+	})
+}
+
+// visit fetches a byte by the rule without a limit.
+func (d *demo) visit(target string) error {
+	a := client{proxy: d.proxy}.connect(target)
+	if a.reply != granted {
+		return fmt.Errorf("reply %d: %w", a.reply, a.err)
+	}
+	defer a.Close()
+	if err := a.SetDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	if _, err := io.WriteString(a, "GET / HTTP/1.0\r\n\r\n"); err != nil {
+		return err
+	}
+	text, err := io.ReadAll(a)
+	if err != nil {
+		return err
+	}
+	if !strings.HasPrefix(string(text), "HTTP/1.") {
+		return errors.New("no answer came through")
+	}
+	return nil
+}
