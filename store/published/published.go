@@ -1,12 +1,11 @@
-// Package published is about rules that a cluster of replicas takes from its store:
-// what a published generation is, how it is signed, and what replicas report.
+// Package published defines the rules that a cluster of replicas takes from its
+// store: the published generation, its signature, and the reports of replicas.
 //
-// A generation has a number, which only grows. Publishing names the number of the
-// predecessor, so that of two who publish at once one is told. A replica reports
-// with each exchange what is in force on it, and learns of a new generation by the
-// same exchange. The store keeps the last Keep texts. A replica that finds an older
-// generation in the store than its own puts its own back, because the store may
-// lose its data.
+// A generation has a number, which only grows. A publisher names the number of the
+// generation that it replaces. If two publish at the same time, one of them fails. In
+// each exchange, a replica reports the generation that is in force on it, and learns
+// of a new one. The store keeps the last Keep texts. The store may lose its data. So
+// a replica that finds an older generation there than its own publishes its own again.
 package published
 
 import (
@@ -23,18 +22,18 @@ import (
 // Keep is how many generations the store keeps.
 const Keep = 20
 
-// MaxText is the most bytes that a text of rules may have, so that a store's reply
-// stays below its bound.
+// MaxText is the maximum size of a text of rules in bytes. It keeps a reply of the
+// store below its bound.
 const MaxText = 512 << 10
 
-// MaxMessage is the most bytes that a message may have.
+// MaxMessage is the maximum size of a message in bytes.
 const MaxMessage = 500
 
 // maxNumber is the highest number that the scripts of a store count exactly.
 const maxNumber = 1 << 53
 
-// ErrUnreadable says that a store answered, but with something that Usher does not
-// write, or that it refused the question. The connection remains usable.
+// ErrUnreadable says that the store refused the question, or that its answer is
+// nothing that Usher writes. The connection remains usable.
 var ErrUnreadable = errors.New("the published rules cannot be read")
 
 // Generation describes a text of rules that was published.
@@ -48,7 +47,8 @@ type Generation struct {
 	Signature []byte    `json:"signature,omitempty"`
 }
 
-// ID identifies a generation in exchanges: two texts of one number differ in it.
+// ID identifies a generation in exchanges. Two texts with the same number have
+// different IDs.
 func (g Generation) ID() string { return strconv.FormatUint(g.Number, 10) + " " + g.Hash }
 
 // Text is a generation with its text.
@@ -57,7 +57,7 @@ type Text struct {
 	Rules string `json:"rules"`
 }
 
-// New returns the generation of that number, not signed.
+// New returns a generation without a signature.
 func New(number uint64, cluster, digest, message, rules string, when time.Time) Text {
 	return Text{Rules: rules, Generation: Generation{
 		Number: number, Cluster: cluster, Digest: digest, Hash: HashOf(rules),
@@ -71,7 +71,7 @@ func HashOf(rules string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// Check fails for a text that no Usher publishes for the cluster.
+// Check fails if Usher would not publish t for the cluster.
 func (t Text) Check(cluster string) error {
 	switch {
 	case t.Number == 0 || t.Number > maxNumber:
@@ -88,7 +88,7 @@ func (t Text) Check(cluster string) error {
 	return nil
 }
 
-// Report is what a replica says about itself with each exchange.
+// Report is what a replica says about itself in each exchange.
 type Report struct {
 	Replica  string         `json:"replica"` // its id in the store
 	Name     string         `json:"name"`    // for people: USHER_REPLICA
@@ -102,37 +102,40 @@ type Report struct {
 type Exchange struct {
 	Report Report
 	TTL    time.Duration // how long the report is kept
-	Have   string        // the ID of the last generation that the replica has dealt with
+	Have   string        // the ID of the last generation that the replica has taken or refused
 }
 
 // News answers an Exchange.
 type News struct {
 	Latest uint64 // the newest number in the store, 0 if nothing is published
 	ID     string // of the newest generation
-	Text   *Text  // nil if the replica has dealt with it
+	Text   *Text  // nil if the replica has it already, see Exchange.Have
 }
 
 // Replicas is what a store knows of replicas.
 type Replicas struct {
 	Reports []Report // of replicas that have reported within the TTL, ordered by Name
-	Silent  []string // ids of members of the cluster that did not: their rules are files
+	Silent  []string // ids of the other members of the cluster, which have rule files
 }
 
-// Conn is a connection to where rules are published. Any error but ErrUnreadable
-// is one of package store. A Conn is not safe for concurrent use.
+// Conn is a connection to the store of published rules. Its errors are ErrUnreadable
+// and those of package store. A Conn is not safe for concurrent use.
 type Conn interface {
-	// Exchange reports, and learns of a new generation.
+	// Exchange sends the report of a replica, and returns a new generation if there
+	// is one.
 	Exchange(context.Context, Exchange) (News, error)
-	// Publish makes t the newest generation if the newest number is after. It
-	// returns the newest number, and whether t is the newest generation.
+	// Publish makes t the newest generation if the newest number so far equals
+	// after. It returns the newest number, and whether t is the newest generation.
 	Publish(ctx context.Context, t Text, after uint64) (latest uint64, ok bool, err error)
-	// Restore publishes t again if the newest number is lower than its own.
+	// Restore publishes t again if the newest number is lower than that of t. It
+	// returns the newest number.
 	Restore(ctx context.Context, t Text) (latest uint64, err error)
 	// Generations returns the generations that are kept, the newest first.
 	Generations(context.Context) ([]Generation, error)
-	// Text returns a generation that is kept, nil if the number is not.
+	// Text returns the generation with that number, or nil if the store does not
+	// keep it.
 	Text(ctx context.Context, number uint64) (*Text, error)
-	// Replicas returns the replicas, and forgets reports that are outdated.
+	// Replicas returns the replicas. It deletes reports that are outdated.
 	Replicas(context.Context) (Replicas, error)
 	Close() error
 }

@@ -11,8 +11,9 @@ import (
 	"time"
 )
 
-// signed returns what a signature covers. No two generations have the same: the
-// cluster has no blanks, and everything in front of the text is one line each.
+// signed returns the bytes that a signature covers. They differ for any two
+// generations, because a cluster name has no blanks, and each value in front of the
+// text has no line break.
 func (t Text) signed() []byte {
 	head := fmt.Sprintf("usher rules 1\n%s %d\n%s\n%s\n", t.Cluster, t.Number, t.When.UTC().Format(time.RFC3339), strconv.Quote(t.Message))
 	return append([]byte(head), t.Rules...)
@@ -24,13 +25,13 @@ func (t Text) Sign(key ed25519.PrivateKey) Text {
 	return t
 }
 
-// Reasons why a signature is not accepted.
+// Errors of Verify.
 var (
 	ErrUnsigned     = errors.New("it is not signed; publish with usher apply --key")
 	ErrBadSignature = errors.New("its signature does not match: another key signed it, or it was changed")
 )
 
-// Verify fails unless one of the keys has signed t. Without keys it accepts anything.
+// Verify fails unless one of the keys has signed t. Without keys it accepts any text.
 func (t Text) Verify(keys []ed25519.PublicKey) error {
 	if len(keys) == 0 {
 		return nil
@@ -83,8 +84,8 @@ func ParsePrivateKey(text []byte) (ed25519.PrivateKey, error) {
 	return private, nil
 }
 
-// ParsePublicKeys reads one or more public keys in PEM form. Several are for the
-// time in which a key is replaced.
+// ParsePublicKeys reads one or more public keys in PEM form. Operators need several
+// while they replace a key.
 func ParsePublicKeys(text []byte) (keys []ed25519.PublicKey, err error) {
 	for {
 		var block *pem.Block

@@ -12,7 +12,7 @@ import (
 	"usher/store/published"
 )
 
-// Keys reads the file of USHER_CONFIG_KEY. "" is no key.
+// Keys reads the file of USHER_CONFIG_KEY. For "" it returns no key.
 func Keys(file string) ([]ed25519.PublicKey, error) {
 	if file == "" {
 		return nil, nil
@@ -28,7 +28,7 @@ func Keys(file string) ([]ed25519.PublicKey, error) {
 	return keys, nil
 }
 
-// readCache returns the text in a cache; the zero Text if there is no cache yet.
+// readCache returns the text in a cache, or the zero Text if the file does not exist.
 func readCache(file string) (t published.Text, err error) {
 	if file == "" {
 		return t, nil
@@ -49,8 +49,8 @@ func readCache(file string) (t published.Text, err error) {
 	return t, nil
 }
 
-// writeCache replaces a cache in one step, so that a crash leaves the old one or the
-// new one. The file is readable by its owner alone.
+// writeCache replaces a cache in one step, so that a crash leaves the old file or the
+// new one. Only the owner can read the file.
 func writeCache(file string, t published.Text) error {
 	if file == "" {
 		return nil

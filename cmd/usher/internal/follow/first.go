@@ -7,9 +7,10 @@ import (
 	"usher/store/published"
 )
 
-// First exchanges with the store, over connections of its own, until rules are in
-// force or ctx ends. The cache is used when the store has answered and rules are
-// still missing. First reports whether rules are in force, and else why not.
+// First exchanges with the store, over connections of its own, until rules are in force
+// or ctx ends. If the store has answered and no rules are in force, First uses the
+// cache. It reports whether rules are in force, and calls waiting with the reason when
+// it must wait.
 func (f *Follower) First(ctx context.Context, dial func(context.Context) (published.Conn, error), waiting func(why string)) bool {
 	var conn published.Conn
 	defer func() {
@@ -60,7 +61,7 @@ func (f *Follower) pause(ctx context.Context) {
 	}
 }
 
-// missing says why there are no rules, and what to do.
+// missing says why no rules are in force, and what to do.
 func (f *Follower) missing(err error) string {
 	st := f.State()
 	switch {

@@ -1,9 +1,9 @@
-// Package follow keeps a replica on the rules that are published for its cluster.
+// Package follow makes a replica use the rules that are published for its cluster.
 //
-// A Follower is called with each exchange of the limiter with the store. It reports
-// what is in force here, and puts what is newer in force before the exchange ends,
-// so that no client begins a session under older rules after it. Rules that this
-// replica does not accept change nothing here, and the report says why.
+// The limiter calls a Follower in each exchange with the store. The Follower reports
+// the generation in force, and loads a newer one before the exchange ends. So no client
+// begins a session under older rules afterwards. If this replica does not accept the
+// newer rules, it keeps its own, and its report says why.
 package follow
 
 import (
@@ -20,11 +20,11 @@ import (
 	"usher/store/published"
 )
 
-// Target is what follows: the service, or what tries rules at the start.
+// Target loads rules. It is the service or, at the start, a test of the rules.
 type Target interface {
-	// Load puts a text in force. If it fails, the rules before stay in force.
+	// Load puts a text in force. If it fails, the old rules stay in force.
 	Load(published.Text) error
-	// Refused is told why rules that are newer than those in force are not taken.
+	// Refused is called when the replica does not accept newer rules.
 	Refused(number uint64, err error)
 	// Hold makes new clients wait until release is called.
 	Hold() (release func())
@@ -41,7 +41,7 @@ type Options struct {
 	Cache         string // a file, "" for none
 }
 
-// State is what is shown of a Follower.
+// State is what status and metrics show of a Follower.
 type State struct {
 	Number  uint64   // in force, 0 if none
 	Newest  uint64   // in the store, when it was last asked
@@ -63,8 +63,8 @@ type Follower struct {
 	log     *slog.Logger
 	inForce published.Text // zero: none
 	cached  published.Text // as found at the start, zero: none
-	newer   published.Text // accepted by its signature, and not by Load; zero: none
-	have    string         // the last ID that was dealt with
+	newer   published.Text // has a good signature, but Load failed; zero: none
+	have    string         // the last ID that was taken or refused
 	taking  bool
 	asked   bool // the store has answered
 	state   State
@@ -73,8 +73,8 @@ type Follower struct {
 	older   *string   // the ID of older rules that the store has, once that was logged
 }
 
-// New returns a Follower without rules. It reads the cache, and logs why it cannot
-// be used.
+// New returns a Follower without rules. It reads the cache, and logs a warning if the
+// cache is unusable.
 func New(o Options, target Target, logger *slog.Logger) *Follower {
 	f := &Follower{o: o, target: target, log: logger}
 	var err error
@@ -104,8 +104,8 @@ func (f *Follower) logger() *slog.Logger {
 // Replica returns the id of this replica in the store.
 func (f *Follower) Replica() string { return f.o.Replica }
 
-// MayFindSooner reports whether there may be rules in the store that the cache does
-// not have, as it was not asked successfully yet.
+// MayFindSooner reports whether the store may have rules that the cache does not have:
+// the store has not answered yet, or rules are being loaded.
 func (f *Follower) MayFindSooner() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -119,17 +119,18 @@ func (f *Follower) InForce() published.Text {
 	return f.inForce
 }
 
-// State returns what is shown.
+// State returns the state.
 func (f *Follower) State() State {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.state
 }
 
-// Wait returns when no text is being loaded.
+// Wait waits until no text is being loaded.
 func (f *Follower) Wait() { f.tasks.Wait() }
 
-// acceptable fails for a text that was not published for this cluster by whoever may.
+// acceptable fails for a text that was published for another cluster, or without a
+// signature that this replica accepts.
 func (f *Follower) acceptable(t published.Text) error {
 	if err := t.Check(f.o.Cluster); err != nil {
 		return err
@@ -137,8 +138,8 @@ func (f *Follower) acceptable(t published.Text) error {
 	return t.Verify(f.o.Keys)
 }
 
-// Exchange tells the store how this replica stands, and takes what is newer. It
-// fails as the connection does, if that is to be replaced.
+// Exchange reports to the store, and loads newer rules. It returns an error if the
+// caller must replace the connection.
 func (f *Follower) Exchange(ctx context.Context, c store.Conn) error {
 	conn, ok := c.(published.Conn)
 	if !ok {
@@ -190,8 +191,8 @@ func (f *Follower) report() published.Exchange {
 	return e
 }
 
-// unreadable notes that the store answers with what Usher does not write, and logs
-// it when it is new.
+// unreadable records that the published rules cannot be read. It logs each new error
+// once.
 func (f *Follower) unreadable(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -210,7 +211,7 @@ func (f *Follower) readable(news published.News) {
 	}
 }
 
-// take deals with news. It reports whether there is something new to report.
+// take handles news. It reports whether the replica has something new to report.
 func (f *Follower) take(ctx context.Context, conn published.Conn, news published.News) (more bool, err error) {
 	f.mu.Lock()
 	own := f.inForce
@@ -237,7 +238,7 @@ func (f *Follower) take(ctx context.Context, conn published.Conn, news published
 	return true, nil
 }
 
-// judge takes a text that is not older than the own one, or refuses it.
+// judge loads or refuses a text that is not older than that of this replica.
 func (f *Follower) judge(ctx context.Context, news published.News, own published.Text) {
 	t := *news.Text
 	err := f.acceptable(t)
@@ -254,8 +255,8 @@ func (f *Follower) judge(ctx context.Context, news published.News, own published
 	f.load(ctx, t)
 }
 
-// load puts t in force. New clients wait meanwhile. The exchange waits as long as
-// ctx allows: a replica that loads for longer must renew its lease.
+// load puts t in force. New clients wait meanwhile. The exchange waits until ctx ends
+// at most, because the replica must renew its lease in time.
 func (f *Follower) load(ctx context.Context, t published.Text) {
 	f.mu.Lock()
 	f.taking, f.have = true, t.ID()
@@ -284,7 +285,7 @@ func (f *Follower) load(ctx context.Context, t published.Text) {
 	}
 }
 
-// took notes that t is in force.
+// took records that t is in force.
 func (f *Follower) took(t published.Text) {
 	f.mu.Lock()
 	f.inForce, f.state.Number = t, t.Number
@@ -299,8 +300,8 @@ func (f *Follower) took(t published.Text) {
 	}
 }
 
-// refuse notes that a generation is not taken. newer is zero unless another attempt
-// may succeed.
+// refuse records that the replica refuses a generation. newer is the text if a further
+// attempt may succeed, else zero.
 func (f *Follower) refuse(id string, number uint64, newer published.Text, err error) {
 	reason := err.Error()
 	if most := 2000; len(reason) > most {
@@ -321,7 +322,8 @@ func (f *Follower) settle(id string) {
 	f.have = id
 }
 
-// restore puts the own rules back into a store that has older ones, or none.
+// restore publishes the rules of this replica again, because the store has older ones
+// or none.
 func (f *Follower) restore(ctx context.Context, conn published.Conn, news published.News, own published.Text) error {
 	f.mu.Lock()
 	logged := f.older != nil && *f.older == news.ID
@@ -340,11 +342,11 @@ func (f *Follower) restore(ctx context.Context, conn published.Conn, news publis
 	return err
 }
 
-// mixPause is how many TTL pass between two looks for members that do not follow.
+// mixPause is the time between two looks for members that do not follow, in TTLs.
 const mixPause = 3
 
-// lookForMix warns of members with rule files of their own, once they were seen twice
-// in a row: a replica that starts or dies is none.
+// lookForMix warns of members with rule files of their own. Two looks in a row must find
+// some, because a replica that starts or dies looks the same for a moment.
 func (f *Follower) lookForMix(ctx context.Context, conn published.Conn) error {
 	f.mu.Lock()
 	due := time.Since(f.mixedAt) >= mixPause*f.o.TTL
@@ -378,8 +380,8 @@ func (f *Follower) lookForMix(ctx context.Context, conn published.Conn) error {
 	return nil
 }
 
-// Retry loads again what is in force, or what is newer and could not be loaded: the
-// files that the rules need may have changed. It reports the outcome to nobody else.
+// Retry loads the refused text again, or else the one in force. The files that the rules
+// need may have changed. Only the caller learns of an error.
 func (f *Follower) Retry() error {
 	f.loading.Lock()
 	defer f.loading.Unlock()
@@ -404,7 +406,7 @@ func (f *Follower) Retry() error {
 	return nil
 }
 
-// UseCache loads the cached rules if there are none in force.
+// UseCache loads the cached rules if no rules are in force.
 func (f *Follower) UseCache() {
 	f.loading.Lock()
 	defer f.loading.Unlock()

@@ -11,9 +11,9 @@ import (
 	"syscall"
 )
 
-// variable tells a new process which sockets it has: a JSON list, for the descriptors
-// from firstSocket on. A release may be replaced by any later one: fields of the list
-// and of report keep their meaning.
+// variable lists the sockets of a new process in JSON. Their descriptors begin with
+// firstSocket. Any later release may replace this one, so the fields of the list and of
+// report must keep their meaning.
 const variable = "_USHER_HANDOVER"
 
 // Descriptors of a new process, behind the standard ones.
@@ -22,25 +22,25 @@ const (
 	firstSocket = 4
 )
 
-// report is what a new process says to the one before it, as JSON.
+// report is what a new process tells the process before it, in JSON.
 type report struct {
-	Ready   bool   `json:"ready,omitempty"`   // it has been the last report
+	Ready   bool   `json:"ready,omitempty"`   // it is ready, and this is its last report
 	Message string `json:"message,omitempty"` // why it is not ready yet, or why it ends
 }
 
-// maxReports bounds what is read of a new process, in bytes.
+// maxReports is how many bytes of reports are read from a new process.
 const maxReports = 1 << 20
 
-// Child is a new process of the same program, which is to take the place of this one.
+// Child is a new process of the same program. It is to replace this process.
 type Child struct {
 	PID     int
 	process *os.Process
 	reports *os.File
 }
 
-// Start starts the program of this process anew, with its arguments and environment,
-// and hands it the listeners that are in use. The program is what its name stands for
-// now: the file may have been replaced. The caller calls Ready.
+// Start starts the program of this process again, with the same arguments and
+// environment, and hands over the listeners that are in use. It looks up the program by
+// its name, so it finds a file that was replaced. The caller must call Ready.
 func (s *Sockets) Start() (*Child, error) {
 	program, err := exec.LookPath(os.Args[0])
 	if err != nil {
@@ -85,9 +85,9 @@ func (s *Sockets) Start() (*Child, error) {
 	return &Child{PID: pid, process: process, reports: reports}, nil
 }
 
-// Ready waits until the process is ready and serves. If it ends before, or ctx does,
-// Ready returns why, with the last words of the process, which then runs no more. It
-// is called once.
+// Ready waits until the process serves. If the process or ctx ends before, Ready ends
+// the process and returns the reason, with the last message of the process. It must be
+// called once.
 func (c *Child) Ready(ctx context.Context) error {
 	defer c.reports.Close()
 	said := make(chan report, 1)
@@ -114,8 +114,8 @@ func (c *Child) Ready(ctx context.Context) error {
 	return err
 }
 
-// listen sends the last report of the process: that it is ready, or what it said
-// before its end.
+// listen sends the last report of the process. The report says that the process is
+// ready, or has its last message before it ended.
 func (c *Child) listen(said chan<- report) {
 	var last report
 	lines := json.NewDecoder(io.LimitReader(c.reports, maxReports))

@@ -8,15 +8,15 @@ import (
 	"syscall"
 )
 
-// Parent is the process before this one, which hands its listeners over. All methods
-// may be called on nil: there is none.
+// Parent is the process that hands its listeners over to this one. A nil Parent stands
+// for no such process, and its methods do nothing.
 type Parent struct {
 	reports *os.File
 	said    string
 }
 
 // Receive returns the sockets that systemd or the process before has handed to this
-// one, if any. It is called once, before other processes are started.
+// process. It must be called once, before this process starts others.
 func Receive() (*Sockets, *Parent, error) {
 	list, handed := os.LookupEnv(variable)
 	if !handed {

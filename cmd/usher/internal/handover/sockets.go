@@ -1,5 +1,5 @@
-// Package handover keeps the listening sockets of a process, and hands them over to a
-// new process that takes its place. Systemd may have opened them.
+// Package handover holds the listening sockets of a process, and hands them over to the
+// process that replaces it. The process or systemd has opened the sockets.
 package handover
 
 import (
@@ -19,7 +19,7 @@ import (
 // Role says what a socket is for.
 type Role string
 
-// The roles. Systemd's sockets have them as FileDescriptorName; any other name
+// The roles. A socket of systemd has its role as FileDescriptorName. Any other name
 // means SOCKS.
 const (
 	SOCKS Role = "socks"
@@ -30,13 +30,13 @@ const (
 // socket is a listening socket.
 type socket struct {
 	Role    Role   `json:"role"`
-	Address string `json:"address"` // as configured; of a given one, where it listens
-	// Given says that systemd opened it. Such sockets take the place of configured
-	// addresses, and cannot be opened again.
+	Address string `json:"address"` // as configured; for a given socket, its actual address
+	// Given says that systemd opened the socket. Given sockets replace configured
+	// addresses. This process cannot open them again.
 	Given bool `json:"given,omitempty"`
 
 	ln        net.Listener
-	file      *os.File // of a given one, which must outlive ln
+	file      *os.File // of a given socket; it must stay open when ln is closed
 	suspended bool
 }
 
@@ -44,12 +44,12 @@ type socket struct {
 // use.
 type Sockets struct {
 	mu      sync.Mutex
-	waiting []*socket // of systemd or the process before; nobody has asked for them yet
+	waiting []*socket // from systemd or the process before, until Open asks for them
 	open    []*socket
 }
 
-// given returns the sockets that systemd has opened for this process. Processes that
-// it starts do not take them for theirs.
+// given returns the sockets that systemd has opened for this process. It removes the
+// variables of systemd, so that child processes do not use these sockets.
 func given() (*Sockets, error) {
 	s := new(Sockets)
 	var failed error
@@ -100,9 +100,9 @@ func (s *Sockets) Given(r Role) bool {
 	return false
 }
 
-// Open returns the listeners of a role: those that systemd has opened, else one for
-// each address, which comes from the process before or is opened by listen. After
-// Suspend it is Resume.
+// Open returns the listeners of a role. If systemd has opened some, it returns these.
+// Otherwise it returns one for each address: that of the process before, or a new one
+// from listen. After Suspend, it does the same as Resume.
 func (s *Sockets) Open(r Role, addresses []string, listen func(address string) (net.Listener, error)) ([]net.Listener, error) {
 	if lns, err := s.Resume(r, listen); err != nil || len(lns) > 0 {
 		return lns, err
@@ -155,8 +155,8 @@ func (s *Sockets) claim(r Role, wanted func(*socket) bool) (lns []net.Listener) 
 	return lns
 }
 
-// CloseUnused closes what systemd or the process before has opened and nobody has
-// asked for.
+// CloseUnused closes the sockets of systemd and of the process before that Open has not
+// returned.
 func (s *Sockets) CloseUnused() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -165,8 +165,8 @@ func (s *Sockets) CloseUnused() error {
 	return err
 }
 
-// Suspend closes the listeners of a role until Resume. A socket of systemd stays open
-// there, so that clients wait.
+// Suspend closes the listeners of a role until Resume. A socket of systemd stays open in
+// systemd, so new clients wait.
 func (s *Sockets) Suspend(r Role) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -181,7 +181,7 @@ func (s *Sockets) Suspend(r Role) error {
 }
 
 // Resume opens the suspended listeners of a role again, at the same ports, and returns
-// them. If one fails, all stay suspended.
+// them. If it cannot open one, all stay suspended.
 func (s *Sockets) Resume(r Role, listen func(address string) (net.Listener, error)) ([]net.Listener, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -214,7 +214,7 @@ func (sock *socket) reopen(listen func(address string) (net.Listener, error)) (n
 	return listen(samePort(sock.Address, sock.ln.Addr()))
 }
 
-// samePort returns an address to listen at with the port that it had.
+// samePort returns the configured address with the port that the listener had.
 func samePort(address string, had net.Addr) string {
 	host, _, err := net.SplitHostPort(address)
 	tcp, ok := had.(*net.TCPAddr)
@@ -224,7 +224,7 @@ func samePort(address string, had net.Addr) string {
 	return net.JoinHostPort(host, strconv.Itoa(tcp.Port))
 }
 
-// Addresses returns where the listeners of a role listen. Suspended ones do not.
+// Addresses returns the addresses of the listeners of a role, without suspended ones.
 func (s *Sockets) Addresses(r Role) []string {
 	list := []string{}
 	s.mu.Lock()
@@ -237,7 +237,7 @@ func (s *Sockets) Addresses(r Role) []string {
 	return list
 }
 
-// Close closes all of them, also those that are closed already.
+// Close closes all sockets. It may be called again.
 func (s *Sockets) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -255,7 +255,7 @@ func closeAll(list []*socket) (failed error) {
 	return failed
 }
 
-// closed returns err, nil if it says that there was nothing to close.
+// closed returns err, or nil if err says that the socket was closed before.
 func closed(err error) error {
 	if errors.Is(err, net.ErrClosed) {
 		return nil

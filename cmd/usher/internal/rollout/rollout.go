@@ -1,5 +1,5 @@
-// Package rollout is about bringing rules to all replicas: what changes, and how far
-// it has come.
+// Package rollout compares rules with the published ones, and waits until all replicas
+// use a published generation.
 package rollout
 
 import (
@@ -17,24 +17,24 @@ import (
 // Side is a text of rules to compare.
 type Side struct {
 	Name  string // for the head of the diff
-	Rules string // in one spelling, if the text could be read, else as it is
+	Rules string // printed by package rules, or the original text if it has errors
 }
 
-// Diff returns what changes as a unified diff, "" if nothing does.
+// Diff returns the changes as a unified diff, or "" if there are none.
 func Diff(old, next Side) string {
 	return string(diff.Diff(old.Name, []byte(old.Rules), next.Name, []byte(next.Rules)))
 }
 
-// Standing is how far a generation has come.
+// Standing says on which replicas a generation is in force.
 type Standing struct {
 	Number   uint64
 	On       []published.Report // it is in force there
-	Refusing []published.Report // they cannot take it
+	Refusing []published.Report // they do not accept it
 	Behind   []published.Report // not there yet
 	Silent   []string           // members of the cluster that do not follow
 }
 
-// Assess sorts the replicas.
+// Assess returns the standing of a generation.
 func Assess(number uint64, all published.Replicas) Standing {
 	s := Standing{Number: number, Silent: all.Silent}
 	for _, r := range all.Reports {
@@ -50,10 +50,10 @@ func Assess(number uint64, all published.Replicas) Standing {
 	return s
 }
 
-// Done reports whether it is in force on all replicas that follow.
+// Done reports whether the generation is in force on all replicas that follow.
 func (s Standing) Done() bool { return len(s.Behind)+len(s.Refusing) == 0 }
 
-// String says how far it has come, in one line.
+// String returns the standing in one line.
 func (s Standing) String() string {
 	all := len(s.On) + len(s.Behind) + len(s.Refusing)
 	text := fmt.Sprintf("generation %d: in force on %d of %d replicas", s.Number, len(s.On), all)
@@ -81,13 +81,13 @@ func (e SupersededError) Error() string {
 	return fmt.Sprintf("generation %d was published meanwhile", e.Newest)
 }
 
-// pause is how long Wait pauses between two questions.
+// pause is the time between two questions of Wait.
 const pause = 50 * time.Millisecond
 
-// Wait asks how far a generation has come until it is in force everywhere, until no
-// replica is left that may still take it, or until ctx ends. It calls progress when
-// something has changed. dial connects anew when a connection has failed. Its error
-// says that the outcome is not known, or that a newer generation was published.
+// Wait waits until every replica that follows has taken or refused a generation, or
+// until ctx ends. It calls progress when the standing changes, and dial when it needs
+// a new connection. It closes the connections. It fails if it could never read the
+// standing, or with SupersededError.
 func Wait(ctx context.Context, number uint64, conn published.Conn, dial func(context.Context) (published.Conn, error), progress func(Standing)) (s Standing, err error) {
 	shown := ""
 	defer func() {
@@ -126,7 +126,7 @@ func Wait(ctx context.Context, number uint64, conn published.Conn, dial func(con
 	}
 }
 
-// outOfTime returns why the outcome is not known, if no look has succeeded.
+// outOfTime returns err if no look has succeeded, and nil otherwise.
 func outOfTime(s Standing, err error) error {
 	if s.Number != 0 {
 		return nil
