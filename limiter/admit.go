@@ -8,7 +8,7 @@ import (
 	"usher/limiter/replica"
 )
 
-// How a grant gets its slot, asks whether it is valid, and gives it back.
+// A grant gets its slot here, asks whether it is valid, and gives it back.
 
 // admit gives back what g holds in this shard, if anything, and takes a slot of
 // limit for it. It waits for the store, counted from when the question was asked.
@@ -33,7 +33,7 @@ func (s *shard) admit(ctx context.Context, g *Grant, limit Limit, asked time.Dur
 	return s.orLocally(g, limit, err) //mutate:refused-during-a-recovery-and-not-admitted-locally
 }
 
-// ask puts g's question to the machine, which answers at once or returns a waiter.
+// ask asks the machine for a slot. The machine answers at once or returns a waiter.
 func (s *shard) ask(g *Grant, limit Limit, asked time.Duration) (w *replica.Waiter, deadline time.Duration, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -58,8 +58,7 @@ func (s *shard) ask(g *Grant, limit Limit, asked time.Duration) (w *replica.Wait
 	return w, deadline, err
 }
 
-// begins prepares g for a slot of this shard, and returns the one that it had.
-// s.mu is held.
+// begins prepares g for a slot of this shard, and returns its old slot. s.mu is held.
 func (s *shard) begins(g *Grant) (old *replica.Slot) {
 	old = g.slot
 	g.shard, g.slot, g.whenLost = s, nil, nil
@@ -87,8 +86,8 @@ func (s *shard) await(ctx context.Context, g *Grant, w *replica.Waiter, deadline
 	return <-g.answered, true //mutate:a-late-answer-is-lost
 }
 
-// orLocally decides about an admission that ended with err: where the store could
-// not be asked, it may be admitted without the store.
+// orLocally decides about an admission that failed with err. If the store did not
+// answer, this replica may admit the session alone.
 func (s *shard) orLocally(g *Grant, limit Limit, err error) error {
 	o := s.limiter.options
 	if !o.AdmitLocally ||
@@ -105,8 +104,8 @@ func (s *shard) orLocally(g *Grant, limit Limit, err error) error {
 	return err
 }
 
-// waited records that a wait ended with err. If this replica may admit by its own
-// count, later sessions do not wait after one has waited in vain.
+// waited records that a wait ended with err. If this replica may admit sessions by its
+// own count, only the first session of an outage waits.
 func (s *shard) waited(err error) {
 	if o := s.limiter.options; !o.AdmitLocally || o.Strict || !errors.Is(err, ErrUnavailable) {
 		return
@@ -123,7 +122,7 @@ func (s *shard) isAway() bool {
 	return s.away
 }
 
-// unanswered says why a waiter got no answer.
+// unanswered returns the reason why a waiter got no answer.
 func (s *shard) unanswered(w *replica.Waiter) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -138,8 +137,8 @@ func (s *shard) release(slot *replica.Slot) {
 	s.wakeIfDue()
 }
 
-// valid reports whether a session may write now. Before the next deadline of any
-// lease, what was not taken away is valid.
+// valid reports whether a session may write now. Before the next deadline of any lease,
+// a slot is valid unless it was taken away.
 func (s *shard) valid(g *Grant) bool {
 	now := s.limiter.now()
 	before := int64(now) < s.deadline.Load() // read before lost, which passOn writes first

@@ -7,9 +7,9 @@ import (
 	"usher/limiter/replica"
 )
 
-// Grant is what a session holds: a slot of one limit, or nothing if it has no
-// limit. Admit and Move are the session's own to call. After they have returned,
-// Valid, WhenLost and Release are safe for concurrent use.
+// Grant holds a slot of one limit for a session, or nothing if the session has no
+// limit. Only the session may call Admit and Move. After they have returned, Valid,
+// WhenLost and Release are safe for concurrent use.
 type Grant struct {
 	limiter *Limiter
 	shard   *shard        // of slot; nil without a limit
@@ -20,9 +20,9 @@ type Grant struct {
 	whenLost func()      // nil, or called then; guarded by shard.mu
 }
 
-// Move gives back what the grant holds and takes a slot of limit. Both go to the
-// store together, unless their rules are in different shards. If it fails, the
-// old slot is given back all the same. It fails as Admit does.
+// Move gives the slot back and takes one of limit. One request does both, unless the
+// rules are in different shards. Move returns the errors of Admit. If it fails, it
+// has given the old slot back as well.
 func (g *Grant) Move(ctx context.Context, limit Limit) error {
 	if limit.Rule == "" {
 		g.giveUp()
@@ -60,10 +60,9 @@ func (g *Grant) giveUp() {
 	g.shard, g.slot = nil, nil
 }
 
-// Valid reports whether a write may be started for the session now. Ask it
-// before every write, and never earlier: after a pause of the process an older
-// answer is worth nothing. It reads the clock, and takes a lock only where a
-// lease of this replica has ended.
+// Valid reports whether the session may write now. Call it immediately before every
+// write, because a pause of the process makes an older answer useless. It reads the
+// clock, and takes a lock only if a lease of this replica has ended.
 func (g *Grant) Valid() bool {
 	if g.slot == nil || !g.slot.Counted() || !g.shard.strict {
 		return true
@@ -71,14 +70,14 @@ func (g *Grant) Valid() bool {
 	return g.shard.valid(g)
 }
 
-// Confirmed reports whether the store was asked: it is false for a session that
-// Options.AdmitLocally let in.
+// Confirmed reports whether the store has admitted the session. It is false if this
+// replica admitted it alone (Options.AdmitLocally).
 func (g *Grant) Confirmed() bool { return g.slot == nil || !g.slot.Local() }
 
-// WhenLost calls f when the slot is taken away, at once if it was already. It
-// only wakes what is blocked; Valid is what decides. f is called with a lock
-// of the limiter held: it must not block, nor call the limiter. Move and
-// Release forget f.
+// WhenLost calls f when the slot is taken away, or at once if it was taken away before.
+// f is to wake blocked calls of the session, which then ask Valid. f must not block and
+// must not call the limiter, because a lock of the limiter is held. Move and Release
+// forget f.
 func (g *Grant) WhenLost(f func()) {
 	s := g.shard
 	if g.slot == nil {

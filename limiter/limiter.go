@@ -1,11 +1,11 @@
-// Package limiter admits sessions to limits that hold over all replicas. A session
-// that is admitted has a Grant, and releases it at its end.
+// Package limiter admits sessions to limits that hold over all replicas. Each admitted
+// session has a Grant, and releases it at its end.
 //
 // Package replica decides what a replica does. It is a state machine, one for each
 // shard of the store. This package drives the state machines. It has the clock, the
 // locks and the connections, executes requests one at a time, and tells sessions
-// whether they got or lost their slots. Exactness is more important than speed: if
-// they conflict, a session waits or is refused, and the error says why.
+// whether they got or lost their slots. Exactness is more important than speed. If
+// both are not possible, a session waits or is refused, and the error says why.
 package limiter
 
 import (
@@ -23,55 +23,56 @@ import (
 	"usher/store/limit"
 )
 
-// Reasons for which an admission fails, told apart by errors.Is.
+// Errors of Admit and Move, for errors.Is.
 var (
-	// ErrFull says that the limit is reached: the store counted at least as
-	// many sessions as the maximum when it was asked.
+	// ErrFull says that the limit is reached: the store counts at least as many
+	// sessions as the maximum.
 	ErrFull = replica.ErrFull
-	// ErrThrottled says that as many sessions have begun in the current window
-	// as the rate allows.
+	// ErrThrottled says that the rate allows no more sessions in the current
+	// window.
 	ErrThrottled = replica.ErrThrottled
-	// ErrKeys says that the rate counts no other key of the rule, see
-	// Options.MaxKeys. A store without memory for another key says it, too.
+	// ErrKeys says that the rate cannot count a further key of the rule: there are
+	// Options.MaxKeys, or the store has no memory left.
 	ErrKeys = replica.ErrKeys
 	// ErrUnavailable says that the store gave no answer in time.
 	ErrUnavailable = replica.ErrUnavailable
-	// ErrRecovering says that the store's data is new, because it lost its data
-	// or starts for the first time, and that it admits no new sessions yet.
+	// ErrRecovering says that the store has lost its data or starts for the first
+	// time, and admits no sessions yet.
 	ErrRecovering = replica.ErrRecovering
-	// ErrMismatch says that live replicas run with other lease settings.
+	// ErrMismatch says that live replicas have other lease settings.
 	ErrMismatch = replica.ErrMismatch
 	// ErrClosed says that the limiter is closed or closing.
 	ErrClosed = replica.ErrClosed
 )
 
-// LimitError says which limit refuses an admission: its error is ErrFull,
+// LimitError names the limit that refuses an admission. It wraps ErrFull,
 // ErrThrottled or ErrKeys.
 type LimitError = replica.LimitError
 
-// Limit says what a session is counted by. The zero Limit counts nothing and
-// never touches the store.
+// Limit names the counters of a session, and their bounds. The zero Limit counts
+// nothing and never asks the store.
 //
-// A Limit with rates and no maximum counts no sessions: its grants are always
-// valid, and their release tells the store nothing.
+// A Limit with rates and without a maximum does not count running sessions. Its grants
+// are always valid, and the store does not learn of their release.
 type Limit struct {
-	// Rule is the rule's counter, <space>/<rule>; "" means no limit.
+	// Rule is the counter of the rule, <space>/<rule>. "" means no limit.
 	Rule string
-	// Max is how many sessions the rule admits at a time, over all keys;
-	// limit.None is any number, 0 admits nobody.
+	// Max is how many sessions the rule admits at a time, over all keys.
+	// limit.None means any number, 0 means none.
 	Max int64
-	// Throttle is how many sessions may begin in a window of time, over all
-	// keys, in whole seconds.
+	// Throttle is how many sessions may begin in a window, over all keys. The
+	// window has whole seconds.
 	Throttle limit.Rate
-	// Key is what the rule counts separately (a client address, a user), "" if
-	// it counts no keys. KeyMax is how many sessions of one key it admits at a
-	// time, limit.None for any number; KeyThrottle how many may begin in a window.
+	// Key is the client address or user that the rule counts separately, or "" if
+	// it counts no keys. KeyMax and KeyThrottle are the bounds for one key, as Max
+	// and Throttle are for the rule.
 	Key         string
 	KeyMax      int64
 	KeyThrottle limit.Rate
 }
 
-// entry states the limit, with a bound on the keys that a rate counts.
+// entry returns the limit as the store needs it. maxKeys bounds the keys that a rate
+// counts.
 func (l Limit) entry(maxKeys int64) store.Entry {
 	if l.Key == "" {
 		return store.Entry{Counter: l.Rule, Max: l.Max, RuleMax: limit.None, Rate: l.Throttle}
@@ -85,37 +86,39 @@ func (l Limit) entry(maxKeys int64) store.Entry {
 // Options configure a Limiter.
 type Options struct {
 	Store store.Store
-	// TTL is the lease: a dead replica's sessions are given to others within
-	// it. At least 1 s, in whole milliseconds; all replicas must agree on it.
+	// TTL is the duration of a lease. Slots of a dead replica become free within
+	// this time. It is at least 1 s, in whole milliseconds. All replicas must have
+	// the same value.
 	TTL time.Duration
-	// Strict ends limited sessions at the lease deadline, before anybody else
-	// can be given their slots, if the lease cannot be renewed. Otherwise they
-	// live on. All replicas must agree on it.
+	// Strict ends limited sessions at the lease deadline if the replica cannot renew
+	// the lease. No other session can get their slots before. Without Strict, they
+	// continue. All replicas must have the same value.
 	Strict bool
-	// StoreWait is how long an admission waits for the store before it fails.
-	// With AdmitLocally, nobody waits after one has waited in vain, until the
-	// store has answered.
+	// StoreWait is how long an admission waits for the store before it fails. With
+	// AdmitLocally, only the first admission of an outage waits. Later ones do not
+	// wait until the store has answered again.
 	StoreWait time.Duration
-	// AdmitLocally admits sessions if the store has not answered within StoreWait:
-	// up to the maximum by this replica's own sessions, and as many as the rates
-	// allow in this replica's own windows. The store learns of them later; until then all replicas together may be over the limit. It has no
-	// effect with Strict, whose promise it would break.
+	// AdmitLocally admits sessions by the counts of this replica alone if the store
+	// has not answered within StoreWait. The store learns of them later. Until then,
+	// all replicas together may exceed the limit. AdmitLocally has no effect with
+	// Strict, which promises the opposite.
 	AdmitLocally bool
-	// MaxKeys bounds the memory for rates that count by key. When so many keys of a
-	// rule have begun a window in one window of that length, sessions of other keys
-	// are refused with ErrKeys. At most twice as many keys have a window. 0 is no bound.
+	// MaxKeys bounds the memory for rates that count by key. At most MaxKeys keys of
+	// a rule can begin a window within the length of one window. Sessions of further
+	// keys fail with ErrKeys. So at most twice as many keys have a window at a time.
+	// 0 means no bound.
 	MaxKeys int64
-	// Observe, if set, is told of every request to the store: its operation (dial,
-	// join, batch, observe, expire or end_recovery), how long it took, and its
-	// error. It is called from several goroutines.
+	// Observe, if set, is called after every request to the store with its operation
+	// (dial, join, batch, observe, expire or end_recovery), its duration and its
+	// error. Several goroutines call it.
 	Observe func(op string, took time.Duration, err error)
-	// ID identifies this replica in the store; no other one may ever have it. "":
-	// 128 random bits, see NewID.
+	// ID identifies this replica in the store. No other replica may ever have the
+	// same. "" means a new one from NewID.
 	ID string
-	// Exchange, if set, is called with the connection to the first shard after each
-	// dial, and with each look at the members, every tenth of the TTL. Nothing else
-	// goes over the connection meanwhile. Its error is taken for that of the dial or
-	// the look; the context ends with the time limit of that request.
+	// Exchange, if set, is called with the connection to the first shard: after each
+	// dial, and with each look at the members, every tenth of the TTL. It has the
+	// connection to itself meanwhile. Its error counts as an error of the dial or the
+	// look, and the time limit of that request bounds it.
 	Exchange func(context.Context, store.Conn) error
 }
 
@@ -128,8 +131,8 @@ type Limiter struct {
 	stop    context.CancelFunc
 }
 
-// New returns a Limiter that joins the store in the background: rules without
-// a limit need not wait for it. End it with Close.
+// New returns a Limiter that joins the store in the background, because rules without
+// a limit need not wait for the store. The caller must call Close.
 func New(o Options) *Limiter {
 	if o.Observe == nil {
 		o.Observe = func(string, time.Duration, error) {}
@@ -146,11 +149,11 @@ func New(o Options) *Limiter {
 	return l
 }
 
-// Strict reports whether limited sessions end at the lease deadline, before
-// anybody else can be given their slots. Ask Grant.Valid before every write then.
+// Strict returns Options.Strict. If it is true, a session must call Grant.Valid before
+// every write.
 func (l *Limiter) Strict() bool { return l.options.Strict }
 
-// protocol is the version of what replicas say to each other through the store.
+// protocol is the version of the data that replicas exchange through the store.
 const protocol = 1
 
 // NewID returns 128 random bits, in hexadecimal.
@@ -160,10 +163,10 @@ func NewID() string {
 	return hex.EncodeToString(b[:])
 }
 
-// now is this process's monotonic clock: no wall clock decides anything.
+// now reads the monotonic clock of this process. No decision depends on a wall clock.
 func (l *Limiter) now() time.Duration { return time.Since(l.start) }
 
-// shardOf puts everything of one rule into one shard.
+// shardOf returns the shard of a rule and all its keys.
 func (l *Limiter) shardOf(rule string) *shard {
 	if len(l.shards) == 1 {
 		return l.shards[0]
@@ -173,17 +176,17 @@ func (l *Limiter) shardOf(rule string) *shard {
 	return l.shards[h.Sum32()%uint32(len(l.shards))]
 }
 
-// Admit takes a slot of the limit. It fails with ErrFull, ErrThrottled,
-// ErrKeys, ErrRecovering, ErrMismatch, ErrUnavailable, ErrClosed, or the context's
-// error. The first three are in a *LimitError.
+// Admit takes a slot of the limit. It fails with ErrRecovering, ErrMismatch,
+// ErrUnavailable, ErrClosed, the error of ctx, or a *LimitError that wraps ErrFull,
+// ErrThrottled or ErrKeys.
 func (l *Limiter) Admit(ctx context.Context, limit Limit) (*Grant, error) {
 	g := &Grant{limiter: l}
 	return g, g.Move(ctx, limit)
 }
 
-// agree waits until the first shard was joined once, and reports whether the
-// replicas there run with our settings. A replica with another number of shards
-// meets us in the first shard only, and would share our limits in no other.
+// agree waits until this replica has joined the first shard, and fails if the replicas
+// there have other settings. A replica with another number of shards uses the first
+// shard, too. In other shards it might look for a rule where this replica does not.
 func (l *Limiter) agree(ctx context.Context, deadline time.Duration) error {
 	err := l.awaitAgreed(ctx, deadline)
 	if (err == nil || errors.Is(err, ErrUnavailable)) && l.shards[0].mismatched() {
@@ -216,8 +219,8 @@ func (l *Limiter) awaitAgreed(ctx context.Context, deadline time.Duration) error
 	}
 }
 
-// SetSpace tells the other replicas which counter space (digest of the rules,
-// never "") is in force here, and which counters' totals Status is to report.
+// SetSpace tells the other replicas the counter space in force here. This is the digest
+// of the rules, never "". Status then reports the totals of these counters.
 func (l *Limiter) SetSpace(space string, counters []string) {
 	for _, s := range l.shards {
 		var mine []string
@@ -230,8 +233,8 @@ func (l *Limiter) SetSpace(space string, counters []string) {
 	}
 }
 
-// Close leaves the store, which gives everything back at once. Call it after
-// the last session's sockets are closed. ctx bounds it.
+// Close leaves the store, which frees all slots at once. Call it when the sockets of
+// all sessions are closed. It ends with ctx.
 func (l *Limiter) Close(ctx context.Context) error {
 	for _, s := range l.shards {
 		s.leave()
@@ -251,10 +254,11 @@ func (l *Limiter) Close(ctx context.Context) error {
 	return err
 }
 
-// Status is a snapshot for readiness, metrics and the status page.
+// Status is the state of a limiter, for readiness, metrics and the status page.
 type Status = replica.Status
 
-// Status reports on all shards together. LeasesLost counts each shard's leases.
+// Status returns the state of all shards together. LeasesLost is the sum over the
+// shards.
 func (l *Limiter) Status() Status {
 	out := Status{Joined: true, WasReady: true, Replicas: map[string]string{}, Totals: map[string]int64{}}
 	for i, s := range l.shards {

@@ -11,10 +11,9 @@ import (
 	"usher/store"
 )
 
-// shard drives the state machine of one shard: it carries out what the machine
-// wants sent, one request at a time, and hands the outcomes back. A caller that
-// finds no request under way sends its batch itself; the goroutine run does
-// everything else.
+// shard drives the state machine of one shard. It executes the requests of the machine
+// one at a time, and returns the outcomes to it. If no request is under way, a caller
+// sends its batch itself. The goroutine run sends everything else.
 type shard struct {
 	limiter *Limiter
 	index   int
@@ -23,13 +22,13 @@ type shard struct {
 	mu         sync.Mutex
 	machine    *replica.Machine
 	agreed     bool          // the first shard: limiter.agreed is closed
-	sleepUntil time.Duration // run sleeps until then if nobody wakes it; 0: it does not sleep
-	away       bool          // a question waited in vain, and the store answered nothing since
+	sleepUntil time.Duration // run sleeps until then, or until wake; 0: it does not sleep
+	away       bool          // a question got no answer, and the store has answered none since
 
-	// deadline is machine.NextDeadline for those that do not hold mu.
+	// deadline is machine.NextDeadline, for readers without mu.
 	deadline atomic.Int64
 
-	conn  store.Conn    // owned by whoever carries out the request under way
+	conn  store.Conn    // belongs to the goroutine that executes the request under way
 	wake  chan struct{} // something may be due; holds at most one token
 	left  chan struct{} // closed when the store is left
 	tasks sync.WaitGroup
@@ -52,7 +51,7 @@ func (s *shard) begin(ctx context.Context) {
 	}
 }
 
-// run sends what is due until the store is left or ctx ends.
+// run sends requests that are due, until this replica has left the store or ctx ends.
 func (s *shard) run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -73,7 +72,7 @@ func (s *shard) run(ctx context.Context) {
 	s.end()
 }
 
-// rest returns how long run may pause, and whether it is over.
+// rest returns how long run may pause, and whether run must end.
 func (s *shard) rest() (pause time.Duration, over bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -82,8 +81,7 @@ func (s *shard) rest() (pause time.Duration, over bool) {
 	return max(s.sleepUntil-now, 0), s.machine.Left() && !s.machine.Busy()
 }
 
-// wakeIfDue wakes run if there is something to do before it wakes by itself.
-// s.mu is held.
+// wakeIfDue wakes run if a request is due before run wakes by itself. s.mu is held.
 func (s *shard) wakeIfDue() {
 	if s.machine.NeedsWake(s.sleepUntil) {
 		s.wakeUp()
@@ -97,8 +95,8 @@ func (s *shard) wakeUp() {
 	}
 }
 
-// end waits for a request that somebody else may still have under way. The time
-// limit of a request bounds it.
+// end waits for the request of another goroutine, if one is under way. The time limit
+// of a request bounds the wait.
 func (s *shard) end() {
 	defer close(s.left)
 	for {
@@ -140,8 +138,8 @@ func (s *shard) watchDeadlines(ctx context.Context) {
 	}
 }
 
-// passOn tells grants what the last steps of the machine decided about them. It
-// ends every section under s.mu in which the machine took a step.
+// passOn passes the decisions of the machine on to the grants. Every section under s.mu
+// in which the machine takes a step must end with it.
 func (s *shard) passOn() {
 	for _, e := range s.machine.Effects() {
 		g := e.Owner.(*Grant)
@@ -160,9 +158,8 @@ func (s *shard) passOn() {
 	s.deadline.Store(int64(s.machine.NextDeadline()))
 }
 
-// send carries out one request, if one is due, and reports whether it did.
-// batchOnly is for callers that wait for an answer: they send what they wait
-// for, and nothing else.
+// send executes one request, if one is due, and reports whether it did. With batchOnly
+// it sends only batches, for callers that wait for the answer to theirs.
 func (s *shard) send(ctx context.Context, batchOnly bool) bool {
 	r := s.next(batchOnly)
 	if r == nil {
@@ -244,7 +241,7 @@ func (s *shard) perform(ctx context.Context, r *replica.Request) (o replica.Outc
 	return o
 }
 
-// exchange is for what replicas tell each other besides counts.
+// exchange calls Options.Exchange.
 func (s *shard) exchange(ctx context.Context) error {
 	if f := s.limiter.options.Exchange; f != nil && s.index == 0 {
 		return f(ctx, s.conn)

@@ -12,20 +12,19 @@ import (
 	"usher/proxy/selfaddr"
 )
 
-// How long accepting pauses after an error that passes by itself.
+// Bounds of the pause in accepting after a temporary error.
 const (
 	minBackOff = 5 * time.Millisecond
 	maxBackOff = time.Second
 )
 
-// Serve accepts sessions from ln until ln is closed, and then returns nil. Any
-// other error of ln ends it too. Several listeners may be served at a time;
-// their connections must be *net.TCPConn, so ln comes from net.Listen or
-// net.ListenConfig.
+// Serve accepts sessions from ln until ln is closed, and then returns nil. It returns any
+// other error of ln. Several listeners may be served at a time. Connections must be
+// *net.TCPConn, so ln must come from net.Listen or net.ListenConfig.
 //
-// Running out of descriptors or memory does not end Serve: clients are closed
-// at once if that can be done, else it pauses, at most a second at a time; it
-// goes on when sessions have ended.
+// If the process has no descriptors or memory left, Serve closes clients at once if it
+// can. Otherwise it pauses, at most a second at a time. It continues when sessions have
+// ended.
 func (s *Server) Serve(ln net.Listener) error {
 	if !s.addListener(ln) {
 		return ln.Close()
@@ -59,7 +58,7 @@ func (s *Server) Serve(ln net.Listener) error {
 	}
 }
 
-// passes reports whether accepting may work again after err.
+// passes reports whether err is temporary, so that accepting may work again.
 func passes(err error) bool {
 	for _, e := range []syscall.Errno{
 		syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, // until a session ends
@@ -96,7 +95,7 @@ func (s *Server) removeListener(ln net.Listener) {
 	delete(s.listening.listeners, ln)
 }
 
-// CloseListeners ends every Serve, and those to come. Sessions go on.
+// CloseListeners ends every Serve, and every later one at once. Sessions continue.
 func (s *Server) CloseListeners() error {
 	l := &s.listening
 	l.Lock()

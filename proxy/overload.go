@@ -18,8 +18,8 @@ import (
 	"usher/proxy/socks"
 )
 
-// shedTime is how long shed waits for a client to close. The system reports a
-// lack of descriptors even if no client is waiting.
+// shedTime is how long shed waits for a client that it can close. The system reports a
+// lack of descriptors even if no client waits.
 const shedTime = 5 * time.Millisecond
 
 // negotiators are the sessions whose clients have not made their request yet.
@@ -28,8 +28,8 @@ type negotiators struct {
 	all fair.Crowd[*session]
 }
 
-// enter adds s. It removes other sessions if there would be more than most, and
-// returns them, for the caller to end. fair.Crowd.Victim says which those are.
+// enter adds s. If there are then more than most, it removes other sessions and returns
+// them. The caller must end them. fair.Crowd.Victim chooses them.
 func (n *negotiators) enter(s *session, source netip.Prefix, most int) (evicted []*session) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -38,15 +38,15 @@ func (n *negotiators) enter(s *session, source netip.Prefix, most int) (evicted 
 	return evicted
 }
 
-// shrink removes sessions until there are at most so many, and returns them, for
-// the caller to end.
+// shrink removes sessions until there are at most most, and returns them. The caller must
+// end them.
 func (n *negotiators) shrink(most int) (evicted []*session) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.remove(most, netip.Prefix{})
 }
 
-// remove is shrink, if a session of newcomer is to follow. n.mu is held.
+// remove does what shrink does, before a session of newcomer is added. n.mu is held.
 func (n *negotiators) remove(most int, newcomer netip.Prefix) (evicted []*session) {
 	for n.all.Len() > max(most, 0) {
 		victim := n.all.Victim(newcomer)
@@ -56,8 +56,8 @@ func (n *negotiators) remove(most int, newcomer netip.Prefix) (evicted []*sessio
 	return evicted
 }
 
-// identified counts s for its client's source. Until its PROXY header was read,
-// it counted for the balancer.
+// identified counts s for the source of its client. Before its PROXY header was read, it
+// counted for the balancer.
 func (n *negotiators) identified(s *session) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -82,12 +82,12 @@ func (s *Server) evict(sessions []*session) {
 	}
 }
 
-// MinNegotiating returns how many clients can negotiate, with a descriptor each,
-// when there are as many other sessions as may be.
+// MinNegotiating returns how many clients can negotiate when all places are taken. Each
+// of them needs a descriptor.
 func MinNegotiating(maxSessions int) int { return min(max(maxSessions/32, 1), 32) }
 
-// mayNegotiate returns how many clients may negotiate now. A free place is worth two
-// of them, as it stands for two descriptors.
+// mayNegotiate returns how many clients may negotiate now. A free place allows two of
+// them, because it stands for two descriptors.
 func (s *Server) mayNegotiate() int {
 	most := cmp.Or(s.opts.MaxNegotiating, math.MaxInt)
 	if s.opts.MaxSessions > 0 {
@@ -128,8 +128,8 @@ func placesOf(r socks.Request) (before, after int) {
 	return 1, 1
 }
 
-// turnAway counts a client for whom there was no room. Each reason is logged once
-// a minute.
+// turnAway counts a client that the server closes because it has no room. It logs each
+// reason at most once a minute.
 func (s *Server) turnAway(reason, why string) {
 	s.opts.Metrics.turnedAway.WithLabelValues(reason).Inc()
 	line, _ := s.turnedAway.LoadOrStore(reason, new(logEvery))
@@ -142,9 +142,9 @@ func outOfDescriptors(err error) bool {
 	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }
 
-// shed accepts the client that has waited longest, with the spare descriptor, and
-// closes it, so that the client can try another replica at once. It reports false
-// if that fails or no client waits.
+// shed uses the spare descriptor to accept the client that has waited longest, and closes
+// its connection. The client can then try another replica at once. shed reports false if
+// it fails or if no client waits.
 func (s *Server) shed(ln net.Listener) bool {
 	l, ok := ln.(interface {
 		SetDeadline(t time.Time) error
@@ -168,7 +168,7 @@ func (s *Server) shed(ln net.Listener) bool {
 	return true
 }
 
-// spare is a descriptor that is kept for when the process has no other. One
+// spare is a reserved descriptor, for the time when the process has no other. One
 // goroutine may use it at a time.
 type spare struct {
 	mu     sync.Mutex
@@ -188,7 +188,8 @@ func (s *spare) open() {
 	}
 }
 
-// give frees the descriptor for another use. If it reports true, take must follow.
+// give frees the descriptor for another use. If it reports true, the caller must call
+// take.
 func (s *spare) give() bool {
 	s.mu.Lock()
 	if s.closed {
@@ -207,7 +208,7 @@ func (s *spare) give() bool {
 	return true
 }
 
-// take gets the descriptor back, now or the next time that it is needed.
+// take gets the descriptor back. If this fails, the next give tries again.
 func (s *spare) take() {
 	s.open()
 	s.mu.Unlock()
@@ -223,7 +224,7 @@ func (s *spare) close() {
 	}
 }
 
-// logEvery limits a log line to one a minute. The zero value is ready for use.
+// logEvery limits a log line to one in a minute. The zero value is ready for use.
 type logEvery struct{ last atomic.Int64 }
 
 // due reports whether the line may be logged now.

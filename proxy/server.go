@@ -28,69 +28,71 @@ const defaultBindTimeout = 3 * time.Minute
 // says otherwise.
 const defaultCheckGrace = time.Second
 
-// Options are what a Server is given once, for all its policies.
+// Options configure a Server, for all its policies.
 type Options struct {
 	Limiter *limiter.Limiter // required
 	Logger  *slog.Logger     // nil: nothing is logged
 	Metrics *Metrics         // nil: nothing is measured
-	// TrustedProxies are the balancers, which must send a PROXY header.
-	// Nobody else may.
+	// TrustedProxies are the balancers. They must send a PROXY header. No other
+	// client may send one.
 	TrustedProxies []netip.Prefix
-	// Resolver resolves the names that clients ask for. nil: resolve.Default.
-	// Answers are remembered for half a minute, or until SetPolicy.
+	// Resolver resolves the names that clients request. nil: resolve.Default. The
+	// Server keeps answers for half a minute, or until SetPolicy.
 	Resolver resolve.Resolver
-	// MaxSessions is how many sessions may have made their request; BIND and UDP
-	// ASSOCIATE count twice. One more is refused. It is refused earlier if its source
-	// has as many sessions that are not connected yet as there are places free. Each
-	// place is worth two descriptors, and MinNegotiating come on top. 0: any number.
+	// MaxSessions is the number of places for sessions that have made their request.
+	// BIND and UDP ASSOCIATE take two places. Without a free place, the Server refuses
+	// a session. It also refuses one if the sessions of its source that are not
+	// connected yet hold as many places as are free. Each place stands for two
+	// descriptors, and MinNegotiating descriptors are needed in addition. 0: any number.
 	MaxSessions int
-	// MaxPipes is how many directions of sessions may be spliced at a time, through a
-	// pipe of two descriptors. More are copied, which costs more processor time. 0: any
-	// number.
+	// MaxPipes is how many directions of sessions may use a pipe at a time. A pipe has
+	// two descriptors. Further directions are copied, which costs more processor time.
+	// 0: any number.
 	MaxPipes int
-	// MaxLookups is how many names are looked up at a time, and half of that for
-	// one source. 0: resolve.DefaultLookups.
+	// MaxLookups is how many lookups run at a time. One source gets half of them. 0:
+	// resolve.DefaultLookups.
 	MaxLookups int
-	// MaxNegotiating is how many clients may be between accept and their
-	// complete request; for each one more another is closed. 0: any number.
+	// MaxNegotiating is how many clients may negotiate at a time, from accept to the
+	// complete request. For each further client, the Server closes another one. 0: any
+	// number.
 	MaxNegotiating int
-	// MaxAuthFailures is how many wrong passwords a source (an address, of
-	// IPv6 a /64) may give in a minute for one user before more are refused for a
-	// minute, and a tenth of how many for all users. 0: any number.
+	// MaxAuthFailures is how many wrong passwords a source (an IPv4 address or an IPv6
+	// /64) may send in a minute for one user. The bound for all users is ten times as
+	// high. Above a bound, logins are refused for a minute. 0: any number.
 	MaxAuthFailures int
-	// Own are addresses of this process that no client may connect to, such
-	// as the admin listener's, see selfaddr.OfListener. Those given to Serve need not be
-	// repeated.
+	// Own are addresses of this process that no client may connect to, such as that of
+	// the admin listener, see selfaddr.OfListener. The Server knows the listeners of
+	// Serve itself.
 	Own []netip.AddrPort
-	// UDPRelayFrom are balancers that hide the client and send no PROXY header.
-	// A client behind one of them has the address that it announces, which must be
-	// complete; see expectedClient.
+	// UDPRelayFrom are balancers that hide the client and send no PROXY header. The
+	// Server takes the address that a client behind them announces. It must be
+	// complete, see expectedClient.
 	UDPRelayFrom []netip.Prefix
-	// UDPRelayClients are networks of clients behind UDPRelayFrom. If such a client
-	// announces no complete address, the first datagram from there that the rules
-	// pass fixes it. Empty: the client gets no association.
+	// UDPRelayClients are networks of clients behind UDPRelayFrom. If a client announces
+	// no complete address, the first datagram from these networks that the rules pass
+	// fixes its address. Empty: such a client gets no association.
 	UDPRelayClients []netip.Prefix
-	// UDPFollow is how long the UDP port of a client must have been silent before
-	// datagrams may come from another port of its address instead, as behind a NAT
-	// that changes it. Only clients that announced no port are followed, and none
-	// behind UDPRelayFrom. 0: never.
+	// UDPFollow is how long the UDP port of a client must be silent before the Server
+	// accepts another port of the same address. A NAT may change the port. This applies
+	// neither to clients that have announced their port nor to those behind
+	// UDPRelayFrom. 0: never.
 	UDPFollow time.Duration
-	// UDPAdvertise are the addresses, at most one of each family, that clients
-	// are told to send datagrams to. Empty: the one on which the client came.
+	// UDPAdvertise are the addresses to which clients are to send datagrams, at most
+	// one of each family. Empty: the address on which the client's connection arrived.
 	UDPAdvertise []netip.Addr
-	// UDPPorts are the ports that clients send datagrams to, unless their rule
-	// says which (udp.portrange). The zero value is any port.
+	// UDPPorts are the ports to which clients send datagrams, unless udp.portrange of
+	// their rule names others. The zero value means any port.
 	UDPPorts rules.PortRange
 	// BindTimeout is how long BIND waits for its peer. 0: three minutes.
 	BindTimeout time.Duration
-	// CheckGrace is how long a connection may be silent before it is a client. One
-	// that ends before is a health check. 0: a second.
+	// CheckGrace separates health checks from clients. A connection that ends within
+	// this time without sending a byte is a health check. 0: a second.
 	CheckGrace time.Duration
 }
 
 // Server serves SOCKS clients. Its methods are safe for concurrent use.
 //
-// To end it well: CloseListeners, then Drain, then close the limiter.
+// To stop it, call CloseListeners, then Drain, then close the limiter.
 type Server struct {
 	opts   Options
 	table  *table
@@ -120,7 +122,7 @@ type Server struct {
 	}
 }
 
-// New returns a server that follows p until SetPolicy.
+// New returns a server with the policy p.
 func New(o Options, p *Policy) *Server {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -155,9 +157,9 @@ func New(o Options, p *Policy) *Server {
 	return s
 }
 
-// SetPolicy puts p in force for sessions that begin from now on. Running sessions
-// keep their policy. Rules count in the space of their digest, so unchanged rules
-// keep their counts. Names are looked up again.
+// SetPolicy puts p in force for sessions that begin from now on. Running sessions keep
+// their policy. Counts belong to the digest of the rules, so they stay if the digest
+// stays. SetPolicy clears the cache of names.
 func (s *Server) SetPolicy(p *Policy) {
 	s.names.Reset(p.Rules.HostNames())
 	s.table.setPolicy(p)
@@ -165,8 +167,8 @@ func (s *Server) SetPolicy(p *Policy) {
 }
 
 // Hold makes new clients wait until release is called. Running sessions and those
-// that negotiate are not affected. SetPolicy may be called meanwhile. The wait should
-// be short, as clients wait in the queues of the listeners.
+// that negotiate are not affected. SetPolicy may be called meanwhile. The wait should be
+// short, because clients wait in the queues of the listeners.
 func (s *Server) Hold() (release func()) {
 	s.held.Lock()
 	return s.held.Unlock
@@ -178,12 +180,12 @@ func (s *Server) Generation() string {
 	return list[len(list)-1].Label
 }
 
-// Generations returns the generations that have sessions, and last the one
+// Generations returns the generations that have sessions. The last one is the generation
 // in force.
 func (s *Server) Generations() []Generation { return s.table.generations() }
 
-// Sessions returns the number of sessions that a client-rule has let in and
-// that have not ended; those still negotiating are among them.
+// Sessions returns the number of running sessions that a client-rule has passed. Sessions
+// that negotiate are included.
 func (s *Server) Sessions() int {
 	n := 0
 	for _, c := range s.table.counts() {
@@ -195,8 +197,8 @@ func (s *Server) Sessions() int {
 // sessionID returns the id of a session as log lines show it.
 func (s *Server) sessionID(id uint64) string { return s.prefix + "-" + strconv.FormatUint(id, 10) }
 
-// Places returns how many of the MaxSessions places are taken. It returns 0 if there is
-// no such bound.
+// Places returns how many of the places of MaxSessions are taken, or 0 if there is no
+// bound.
 func (s *Server) Places() (taken int) {
 	if s.opts.MaxSessions == 0 {
 		return 0
@@ -207,19 +209,20 @@ func (s *Server) Places() (taken int) {
 // Counts returns the sessions by rule, generation and command.
 func (s *Server) Counts() []Count { return s.table.counts() }
 
-// ownAddress reports whether a connection to a would reach this process: one
-// of its listeners, or one of Options.Own.
+// ownAddress reports whether a connection to a would reach a listener of this process or
+// an address of Options.Own.
 func (s *Server) ownAddress(a netip.AddrPort) bool {
 	s.listening.Lock()
 	defer s.listening.Unlock()
 	return selfaddr.Reaches(s.opts.Own, a) || selfaddr.Reaches(s.listening.own, a)
 }
 
-// reachesTCP reports whether a connection to a would reach this process, a
-// place where BIND awaits its peer included.
+// reachesTCP reports whether a connection to a would reach this process. This includes
+// ports on which BIND waits for a peer.
 func (s *Server) reachesTCP(a netip.AddrPort) bool { return s.ownAddress(a) || s.awaiting.Reached(a) }
 
-// reachesUDP is reachesTCP for datagrams: it knows the sockets of associations.
+// reachesUDP reports whether a datagram to a would reach this process. This includes the
+// sockets of associations.
 func (s *Server) reachesUDP(a netip.AddrPort) bool {
 	return s.ownAddress(a) || s.clientSockets.Reached(a)
 }

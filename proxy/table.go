@@ -11,7 +11,7 @@ import (
 	"usher/proxy/socks"
 )
 
-// Generation is a policy that is in force, or that has sessions left.
+// Generation is a policy that is in force or still has sessions.
 type Generation struct {
 	Label    string // g5-9f31c2ab
 	Number   uint64 // 0 if not known yet
@@ -21,7 +21,7 @@ type Generation struct {
 	Sessions int // on this replica, negotiations and health checks among them
 }
 
-// Count is how many sessions of one kind there are on this replica.
+// Count is the number of sessions of one kind on this replica.
 type Count struct {
 	Rule       string // that let it in last: c1 while it negotiates, then s1
 	Label      string // of that rule in metrics
@@ -30,8 +30,7 @@ type Count struct {
 	Sessions   int
 }
 
-// table holds the sessions from accept to end, and the generations that they
-// belong to.
+// table holds the sessions from accept to their end, and their generations.
 type table struct {
 	limiter *limiter.Limiter
 	running sync.WaitGroup // goroutines of sessions; nothing is added after stop
@@ -45,7 +44,7 @@ type table struct {
 	ended   traffic       // of sessions that have ended
 }
 
-// traffic is the bytes relayed.
+// traffic is the number of bytes relayed.
 type traffic struct{ tcpUp, tcpDown, udpUp, udpDown int64 }
 
 func (t *traffic) add(s *session) {
@@ -78,8 +77,8 @@ func (t *table) setPolicy(p *Policy) {
 	t.forget()
 }
 
-// forget drops generations that nobody needs, and tells the limiter which
-// counters are left. t.mu is held.
+// forget removes old generations without sessions, and tells the limiter which counters
+// are left. t.mu is held.
 func (t *table) forget() {
 	t.gens = slices.DeleteFunc(t.gens, func(g *generation) bool {
 		return g.sessions == 0 && g != t.current
@@ -92,9 +91,9 @@ func (t *table) forget() {
 	t.limiter.SetSpace(t.current.digest, slices.Compact(counters))
 }
 
-// learnNumber asks the limiter for the number of the current generation, which is
-// that of earlier ones of the same rules whose number is not known either. t.mu is
-// held, because the limiter knows only the number of the space in force.
+// learnNumber asks the limiter for the number of the current generation. Earlier
+// generations with the same rules and without a number get the same one. t.mu is held,
+// because the limiter knows only the number of the space in force.
 func (t *table) learnNumber() {
 	if t.current.number.Load() != 0 {
 		return
@@ -107,7 +106,7 @@ func (t *table) learnNumber() {
 	}
 }
 
-// label returns g's label, with the number if it is known by now.
+// label returns the label of g, with the number if it is known.
 func (t *table) label(g *generation) string {
 	if g.number.Load() == 0 {
 		t.mu.Lock()
@@ -119,8 +118,8 @@ func (t *table) label(g *generation) string {
 	return g.label()
 }
 
-// add gives s its generation for good. It reports false if the server has
-// stopped.
+// add adds s and sets its generation, which never changes. It reports false if the
+// server has stopped.
 func (t *table) add(s *session) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -134,15 +133,16 @@ func (t *table) add(s *session) bool {
 	return true
 }
 
-// move says that r has let s in, for a command or, with 0, to negotiate.
+// move counts s under the rule r, which has passed it for a command, or to negotiate if
+// the command is 0.
 func (t *table) move(s *session, r *rules.Rule, command socks.Command) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s.counted = place{rule: r, command: command}
 }
 
-// remove takes s out. It panics if s is not there. The goroutine of s must call
-// running.Done after it.
+// remove removes s. It panics if s is not there. The goroutine of s must call
+// running.Done afterwards.
 func (t *table) remove(s *session) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -161,7 +161,7 @@ func (t *table) remove(s *session) {
 	}
 }
 
-// whenEmpty returns a channel that is closed once there is no session.
+// whenEmpty returns a channel that is closed when there is no session.
 func (t *table) whenEmpty() <-chan struct{} {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -176,8 +176,8 @@ func (t *table) whenEmpty() <-chan struct{} {
 	return t.empty
 }
 
-// stop lets nobody in any more, and returns the sessions that are left, and how
-// many of each kind.
+// stop makes add fail from now on. It returns the remaining sessions, and their number by
+// kind.
 func (t *table) stop() ([]*session, []Count) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -199,7 +199,7 @@ func (t *table) generations() []Generation {
 	return list
 }
 
-// rules returns the rules of each generation, the one in force last.
+// rules returns the rules of each generation. The last ones are in force.
 func (t *table) rules() (list []*rules.Set) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -215,7 +215,7 @@ func (t *table) counts() []Count {
 	return t.countLive()
 }
 
-// countLive is counts. t.mu is held.
+// countLive does what counts does. t.mu is held.
 func (t *table) countLive() []Count {
 	t.learnNumber()
 	sums := make(map[Count]int)
@@ -235,8 +235,7 @@ func (t *table) countLive() []Count {
 	return list
 }
 
-// relayed returns how much was relayed by sessions that live and by those that
-// have ended.
+// relayed returns the traffic of running and ended sessions.
 func (t *table) relayed() traffic {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -5,10 +5,10 @@ import (
 	"net/netip"
 )
 
-// Crowd is a set of members, each of one source. It finds a member of the source
-// that has the most. Every operation takes constant time, and the memory is
-// bounded by the largest number of members that there have been. The zero value
-// is empty. It is not safe for concurrent use.
+// Crowd is a set of members. Each member has a source. A Crowd finds a member of the
+// source with the most members. Every operation takes constant time. The largest number
+// of members so far bounds the memory. The zero value is empty. A Crowd is not safe for
+// concurrent use.
 type Crowd[T any] struct {
 	members int
 	groups  map[netip.Prefix]*group[T]
@@ -68,13 +68,12 @@ func (c *Crowd[T]) Move(m *Member[T], source netip.Prefix) {
 	c.put(source, m)
 }
 
-// Victim returns a member to remove for a new one of source. It belongs to the
-// source that has the most members, the new one included. Among several such
-// sources and among the members of one, it is chosen at random. It is nil if
-// there is no member.
+// Victim returns a member to remove for a new one of source. It is a random member of the
+// source with the most members, where the new one counts as well. If several sources have
+// the most, Victim chooses one at random. Without members, it returns nil.
 //
-// A random choice among all members would let one source that comes often keep
-// slow clients out. So would refusing new members, or removing the oldest one.
+// With a random choice among all members, one source that connects often could keep slow
+// clients out. It could also do so if new members were refused, or the oldest removed.
 func (c *Crowd[T]) Victim(source netip.Prefix) *Member[T] {
 	if c.members == 0 {
 		return nil
@@ -87,7 +86,7 @@ func (c *Crowd[T]) Victim(source netip.Prefix) *Member[T] {
 	return g.members[rand.IntN(len(g.members))]
 }
 
-// put adds m, which is in no crowd.
+// put adds m, which must be in no crowd.
 func (c *Crowd[T]) put(source netip.Prefix, m *Member[T]) {
 	g := c.groups[source]
 	if g == nil {
@@ -102,7 +101,7 @@ func (c *Crowd[T]) put(source netip.Prefix, m *Member[T]) {
 	c.largest = max(c.largest, len(g.members))
 }
 
-// list lists a group under its size. An empty one is forgotten.
+// list adds a group to the list of its size, and forgets an empty group.
 func (c *Crowd[T]) list(g *group[T]) {
 	size := len(g.members)
 	if size == 0 {
@@ -120,7 +119,7 @@ func (c *Crowd[T]) list(g *group[T]) {
 	c.bySize[size] = append(c.bySize[size], g)
 }
 
-// unlist takes a group out of the list of its size.
+// unlist removes a group from the list of its size.
 func (c *Crowd[T]) unlist(g *group[T]) {
 	same := c.bySize[len(g.members)]
 	last := len(same) - 1

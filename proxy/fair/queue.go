@@ -8,10 +8,10 @@ import (
 	"sync"
 )
 
-// Queue bounds how much work is done at a time, for all sources and for each.
-// Work above the bounds waits. When work ends, the sources that wait take turns:
-// each gets one piece of work done before any gets another. Its fields must not
-// change after the first Acquire. It is safe for concurrent use.
+// Queue bounds how many pieces of work run at a time, in all and for each source. Further
+// work waits. The sources that wait take turns: each source gets one piece of work done
+// before any source gets another. The fields must not change after the first Acquire. A
+// Queue is safe for concurrent use.
 type Queue struct {
 	Size int // pieces of work at a time; 1 or more
 	Each int // pieces of work of one source at a time; 1 or more
@@ -26,7 +26,7 @@ type Queue struct {
 	ready   lineHeap               // those that wait and run less than Each
 }
 
-// line is the work of one source.
+// line holds the work of one source.
 type line struct {
 	source  netip.Prefix
 	running int
@@ -36,8 +36,8 @@ type line struct {
 	index   int // in Queue.ready; -1: it is not there
 }
 
-// Acquire waits for the turn of one piece of work, which ends with Release. The
-// error is the cause of ctx, if that ends first; Release must not be called then.
+// Acquire waits until a piece of work may begin. The work ends with Release. If ctx ends
+// first, Acquire returns its cause, and Release must not be called.
 func (q *Queue) Acquire(ctx context.Context, source netip.Prefix) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -54,7 +54,8 @@ func (q *Queue) Acquire(ctx context.Context, source netip.Prefix) error {
 	return context.Cause(ctx)
 }
 
-// Try is Acquire for work that must not wait. It reports whether it may begin.
+// Try does what Acquire does, for work that must not wait. It reports whether the work
+// may begin.
 func (q *Queue) Try(source netip.Prefix) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -92,8 +93,8 @@ func (q *Queue) Waiting() (n int) {
 	return n
 }
 
-// join puts a piece of work at the end of its source's line. turn is closed when
-// it may begin.
+// join appends a piece of work to the line of its source. turn is closed when the work
+// may begin.
 func (q *Queue) join(source netip.Prefix) (turn chan struct{}, place *list.Element) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -118,8 +119,8 @@ func (q *Queue) line(source netip.Prefix) *line {
 	return l
 }
 
-// abandon takes back a piece of work that has not begun, as far as its caller
-// knows.
+// abandon removes a piece of work. It may have begun without the knowledge of its
+// caller.
 func (q *Queue) abandon(source netip.Prefix, turn chan struct{}, place *list.Element) {
 	q.mu.Lock()
 	select {
@@ -135,7 +136,7 @@ func (q *Queue) abandon(source netip.Prefix, turn chan struct{}, place *list.Ele
 	q.settle(l)
 }
 
-// dispatch begins what may begin. q.mu is held.
+// dispatch begins all work that may begin. q.mu is held.
 func (q *Queue) dispatch() {
 	for q.running < q.Size && len(q.ready) > 0 {
 		l := heap.Pop(&q.ready).(*line)
@@ -146,7 +147,7 @@ func (q *Queue) dispatch() {
 	}
 }
 
-// settle puts l where it belongs after a change. q.mu is held.
+// settle updates the place of l in the queue after a change. q.mu is held.
 func (q *Queue) settle(l *line) {
 	switch wants := l.waiting.Len() > 0 && l.running < q.Each; {
 	case wants && l.index < 0:
@@ -164,7 +165,7 @@ func (q *Queue) settle(l *line) {
 	}
 }
 
-// lineHeap orders lines by rank, and those of one rank by turn.
+// lineHeap orders lines by rank, and lines of the same rank by turn.
 type lineHeap []*line
 
 func (h lineHeap) Len() int { return len(h) }

@@ -6,16 +6,16 @@ import (
 	"sync"
 )
 
-// Why there is no place.
+// Errors of Take.
 var (
 	ErrFull  = errors.New("all places are taken")
 	ErrShare = errors.New("this source has too many places that wait")
 )
 
-// Shares hands out a number of places. A place waits at first, until it is settled.
-// A source may have as many places that wait as there are free ones: one source can
-// make half of them wait, two can make a third each, and some are left for others.
-// Settled places have no bound for each source. It is safe for concurrent use.
+// Shares gives places to sources. At first, a place waits. Settle ends the wait. A source
+// may have as many waiting places as are free. So one source can take half of the free
+// places, two sources can take a third each, and some are always left for others. Settled
+// places have no such bound. Shares is safe for concurrent use.
 type Shares struct {
 	Size int // places; 0: any number. It must not change after the first Take
 
@@ -24,7 +24,7 @@ type Shares struct {
 	waiting map[netip.Prefix]int
 }
 
-// Share is some places of one source.
+// Share holds places of one source.
 type Share struct {
 	shares  *Shares
 	source  netip.Prefix
@@ -32,7 +32,7 @@ type Share struct {
 	settled bool
 }
 
-// Take takes places, which wait until Settle. The error is ErrFull or ErrShare.
+// Take takes places. They wait until Settle. It fails with ErrFull or ErrShare.
 func (s *Shares) Take(source netip.Prefix, places int) (*Share, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -52,22 +52,22 @@ func (s *Shares) Take(source netip.Prefix, places int) (*Share, error) {
 	return &Share{shares: s, source: source, places: places}, nil
 }
 
-// Free returns the number of free places, of a Size that is not 0.
+// Free returns the number of free places. Size must not be 0.
 func (s *Shares) Free() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.Size - s.taken
 }
 
-// Settle says that the places wait no longer. It gives those above keep back. Twice is
-// harmless.
+// Settle keeps that many places, which wait no longer, and gives the others back. Only the
+// first call has an effect.
 func (h *Share) Settle(keep int) {
 	h.shares.mu.Lock()
 	defer h.shares.mu.Unlock()
 	h.settle(keep)
 }
 
-// Close gives the places back. Twice is harmless. It never fails.
+// Close gives the places back. It may be called again. It never fails.
 func (h *Share) Close() error {
 	h.shares.mu.Lock()
 	defer h.shares.mu.Unlock()
@@ -77,7 +77,7 @@ func (h *Share) Close() error {
 	return nil
 }
 
-// settle is Settle. The lock is held.
+// settle does what Settle does. The lock is held.
 func (h *Share) settle(keep int) {
 	if h.settled {
 		return

@@ -4,8 +4,8 @@ package fair
 
 import "net/netip"
 
-// SourceOf returns the network from which one client can be expected to choose
-// its addresses: an IPv4 address, or a /64 of IPv6.
+// SourceOf returns the network within which one client can choose its address: the IPv4
+// address, or the IPv6 /64.
 func SourceOf(client netip.Addr) netip.Prefix {
 	bits := 32
 	if client = client.Unmap().WithZone(""); client.Is6() {

@@ -1,4 +1,4 @@
-// Package idle ends sessions in which no data moved for too long.
+// Package idle ends sessions in which no data has moved for a limit.
 package idle
 
 import (
@@ -7,26 +7,25 @@ import (
 	"time"
 )
 
-// start is what times are counted from: a Timer is part of every session, and
-// time.Time is large.
+// start is the zero of the times in a Timer. A time.Time would need more memory, and
+// every session has a Timer.
 var start = time.Now()
 
-// Timer calls a function once nothing has moved for a limit. Every Touch leaves
-// its time, and the timer is only set when it goes off, so a busy relay pays one
-// clock read for a write. The zero Timer has no limit. It is safe for concurrent
-// use, after Start.
+// Timer calls a function when nothing has moved for a limit. Touch only stores the
+// time. The timer is set again when it fires, so a busy relay pays one clock read for a
+// write. The zero Timer has no limit. A Timer is safe for concurrent use after Start.
 type Timer struct {
 	limit  atomic.Int64 // nanoseconds; 0: none
 	expire func()
-	moved  atomic.Int64 // when something last moved: nanoseconds since start
+	moved  atomic.Int64 // time of the last movement: nanoseconds since start
 
 	mu      sync.Mutex
 	timer   *time.Timer // nil: there is no limit, or it is over
 	stopped bool
 }
 
-// Start lets the Timer call expire, in a goroutine of its own and at most once,
-// when nothing has moved for limit. 0 is no limit. It is called once.
+// Start sets the limit, 0 for none. When nothing has moved for that time, the Timer calls
+// expire once, in a goroutine of its own. Start must be called once.
 func (t *Timer) Start(limit time.Duration, expire func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -34,8 +33,8 @@ func (t *Timer) Start(limit time.Duration, expire func()) {
 	t.set(limit)
 }
 
-// Shorten sets a limit that counts from now on, if there is none or a longer one,
-// and reports whether it did. 0 is no limit. It has no effect after Stop.
+// Shorten sets a limit that counts from now on, if there is no limit or a longer one. It
+// reports whether it did. 0 means no limit. Shorten has no effect after Stop.
 func (t *Timer) Shorten(limit time.Duration) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -60,7 +59,7 @@ func (t *Timer) set(limit time.Duration) {
 	t.timer = time.AfterFunc(limit, t.check)
 }
 
-// Touch says that something has moved.
+// Touch records that something has moved.
 func (t *Timer) Touch() {
 	if t.limit.Load() != 0 {
 		t.moved.Store(int64(time.Since(start)))
@@ -70,7 +69,7 @@ func (t *Timer) Touch() {
 // Idle returns for how long nothing has moved.
 func (t *Timer) Idle() time.Duration { return time.Since(start) - time.Duration(t.moved.Load()) }
 
-// Stop ends the Timer. Twice is fine.
+// Stop ends the Timer. It may be called again.
 func (t *Timer) Stop() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -87,7 +86,7 @@ func (t *Timer) check() {
 	}
 }
 
-// over reports whether the limit is over, and waits for the rest of it if not.
+// over reports whether the limit is over. If it is not, over sets the timer to the rest.
 func (t *Timer) over() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

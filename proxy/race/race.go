@@ -1,7 +1,7 @@
-// Package race connects to the first of several addresses that answers, as
-// RFC 8305 ("Happy Eyeballs") says: IPv6 and IPv4 take turns, and an address that
-// does not answer delays the next one for a short time only. It knows no session and no
-// rule.
+// Package race connects to the first of several addresses that answers, as in RFC 8305
+// ("Happy Eyeballs"). IPv6 and IPv4 addresses take turns. An address that does not
+// answer delays the next one only for a short time. The package knows neither sessions
+// nor rules.
 package race
 
 import (
@@ -24,28 +24,28 @@ const (
 	minAttempt = 2 * time.Second
 )
 
-// ErrSlower says that another address answered before.
+// ErrSlower says that another address has answered first.
 var ErrSlower = errors.New("another address answered before")
 
-// Failure is an address that was not connected to, and why.
+// Failure is an address to which the connection failed, and the reason.
 type Failure struct {
 	Addr netip.Addr
 	Err  error
 }
 
-// Connect connects to one address. It ends with its context.
+// Connect connects to one address. It must return when its context ends.
 type Connect func(ctx context.Context) (*net.TCPConn, error)
 
-// Dial connects to the first of addrs that answers. It begins with the first one,
-// and then takes the families in turn. The next attempt begins after 250 ms, or at
-// once when one has failed; at most four are under way. All have ended when Dial
-// returns, and the connections of the losers are closed.
+// Dial connects to the first of addrs that answers. It begins with the first address,
+// and then takes the families in turn. The next attempt begins after 250 ms, or at once
+// when one has failed. At most four attempts are under way at a time. When Dial returns,
+// all attempts have ended, and the other connections are closed.
 //
-// prepare is called by the caller's goroutine before each attempt. Its error is
-// a failed attempt.
+// Dial calls prepare before each attempt, in the goroutine of the caller. If prepare
+// fails, the attempt has failed.
 //
-// It returns the connection and its address, or nil if no address answered before
-// ctx ended, and what became of the other addresses that were tried.
+// Dial returns the connection and its address, and the failures of the other addresses
+// that it tried. The connection is nil if no address answered before ctx ended.
 func Dial(ctx context.Context, addrs []netip.Addr, prepare func(netip.Addr) (Connect, error)) (*net.TCPConn, netip.Addr, []Failure) {
 	if len(addrs) == 1 { // most are: no other goroutine
 		connect, err := prepare(addrs[0])
@@ -71,7 +71,7 @@ func Dial(ctx context.Context, addrs []netip.Addr, prepare func(netip.Addr) (Con
 	return won.conn, won.addr, r.failures
 }
 
-// race is one Dial. It belongs to the caller's goroutine.
+// race is the state of one Dial. Only the goroutine of the caller uses it.
 type race struct {
 	left     []netip.Addr // not tried yet
 	prepare  func(netip.Addr) (Connect, error)
@@ -81,7 +81,7 @@ type race struct {
 	failures []Failure
 }
 
-// result is how an attempt has ended.
+// result is the result of an attempt.
 type result struct {
 	addr netip.Addr
 	conn *net.TCPConn
@@ -134,14 +134,14 @@ func (r *race) begin(ctx context.Context) {
 	}()
 }
 
-// fail notes a failure. The next attempt need not wait.
+// fail records a failure. The next attempt need not wait.
 func (r *race) fail(addr netip.Addr, err error) {
 	r.failures = append(r.failures, Failure{addr, err})
 	r.next.Reset(0)
 }
 
-// join waits for the attempts that are under way, which end because of why, and
-// closes what they connect.
+// join waits for the attempts that are under way, and closes their connections. The
+// caller has told them to end, because of why.
 func (r *race) join(why error) {
 	for ; r.running > 0; r.running-- {
 		late := <-r.results
@@ -152,9 +152,9 @@ func (r *race) join(why error) {
 	}
 }
 
-// share returns how long an attempt may take if this many addresses are left,
-// with its own; 0 is as long as ctx. Those that need not wait for the end of
-// another one have all the time.
+// share returns how long an attempt may take if this many addresses are left, its own
+// included. 0 means as long as ctx. The last MaxAttempts attempts have all the time,
+// because no address waits for their end.
 func share(ctx context.Context, left int) time.Duration {
 	end, ok := ctx.Deadline()
 	if !ok || left <= MaxAttempts {
@@ -164,8 +164,9 @@ func share(ctx context.Context, left int) time.Duration {
 	return max(time.Until(end)/time.Duration(rounds), minAttempt)
 }
 
-// Interleave lets the families take turns, beginning with the one that is first,
-// and keeps the order within each (RFC 8305 section 4). It changes no argument.
+// Interleave returns the addresses with IPv4 and IPv6 in turn, beginning with the family
+// of the first one. It keeps the order within each family (RFC 8305 section 4), and does
+// not change its argument.
 func Interleave(addrs []netip.Addr) []netip.Addr {
 	var turns [2][]netip.Addr
 	for _, a := range addrs {
