@@ -128,13 +128,19 @@ func (l *traffic) more() {
 // the limited target never had more sessions than the limit.
 func (l *traffic) judge(what string, limit int) {
 	l.t.Helper()
+	l.judgeLimit(what, limit)
+	if n := l.bad.Load(); n > 0 {
+		l.t.Errorf("%d of %d connections were refused or reset, one of them: %s", n, l.tried.Load(), l.worst)
+	}
+}
+
+// judgeLimit is judge without a verdict about those that were turned away.
+func (l *traffic) judgeLimit(what string, limit int) {
+	l.t.Helper()
 	l.end()
 	at, when := most(l.truth.spans(0, nil), 0)
 	l.t.Logf("%s: %d connections tried, %d refused or reset; at most %d sessions at the target with a limit of %d (%d refused by it)",
 		what, l.tried.Load(), l.bad.Load(), at, limit, l.full.Load())
-	if n := l.bad.Load(); n > 0 {
-		l.t.Errorf("%d of %d connections were refused or reset, one of them: %s", n, l.tried.Load(), l.worst)
-	}
 	if at > limit {
 		l.t.Errorf("the target had %d sessions at %v, want at most %d", at, when, limit)
 	}
@@ -202,4 +208,42 @@ func (w *world) restart(i int, r *replica) {
 	w.replicas[i] = launchReplica(w.t, r.name, w.hosts[i], w.ports.socks, w.ports.admin, w.env)
 	w.replicas[i].waitReady(w.t)
 	w.balancer.waitUp(w.t, len(w.replicas))
+}
+
+// TestKilledReplicaUnderLoad kills one of three replicas behind HAProxy while clients
+// connect without a pause. Sessions of the others live on. How many connections were
+// lost with it, and how soon HAProxy sends it no more, is logged.
+func TestKilledReplicaUnderLoad(t *testing.T) {
+	const limit = 5
+	seen := newTruth()
+	limited := startWitness(t, seen, "127.0.0.1")
+	w := newWorld(t, options{replicas: 3, ttl: 2 * time.Second,
+		rules: func(_, free endpoint) string { return standard(limit)(limited.endpoint, free) }})
+	held := client{proxy: w.balancer.addr}.ask(t, 9, w.free.String())
+	held.want(t, 9, granted)
+	victim, n := w.busiest()
+
+	load := startTraffic(t, seen, limited.endpoint, w.free, limit+2, w.balancer.addr)
+	load.more()
+	bad, begin := load.bad.Load(), time.Now()
+	victim.kill()
+	eventually(t, 2*patience, func() string {
+		if up, err := w.balancer.up(); err != nil || up != 2 {
+			return fmt.Sprintf("%d replicas are up: %v", up, err)
+		}
+		return ""
+	})
+	took := time.Since(begin)
+	load.more()
+	if alive := len(held.alive()); alive != 9-n {
+		t.Errorf("%d of 9 sessions live, and %d were on the killed replica", alive, n)
+	}
+	lost := load.bad.Load()
+	load.more()
+	if later := load.bad.Load() - lost; later > 0 {
+		t.Errorf("%d connections were refused or reset later", later)
+	}
+	load.judgeLimit("a killed replica", limit)
+	t.Logf("the killed replica got no traffic after %v; %d connections were reset or refused until then", took.Round(time.Millisecond), lost-bad)
+	held.close()
 }
