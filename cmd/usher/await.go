@@ -176,7 +176,8 @@ func (w *waiting) wait(ctx context.Context, signals signals) (found bool, err er
 	}
 }
 
-// ended is no error, whatever the outcome of what was ended.
+// ended makes a function that stops something one that returns no error. It ignores
+// whether there was anything to stop.
 func ended(bool) error { return nil }
 
 // listen opens the admin and agent listeners, unless another process answers there.

@@ -11,14 +11,24 @@
 //	request        Connect, Bind or Associate
 //	               (a slot of the socks-rule's limit, or the client-rule's: Inherits)
 //
-// CONNECT: has the target a port and an address; could a rule pass its name at
-// any address, as else nobody looks it up; does the name resolve, and does a
-// socks-rule pass it (Connect); then, for each address that the rule matched: is
-// it not the proxy's own, and which address to connect from (Reach).
+// CONNECT asks, in this order (Connect):
 //
-// BIND: could a rule pass BIND at any address, if the peer is a name; does the
-// name resolve, where to await the peer, and does a socks-rule pass that place
-// (Bind); when the peer has come: is it the announced one, and does a rule for
+//   - Has the target a port and an address?
+//   - Could a rule pass its name, if it had the right address? If not, nobody looks
+//     the name up.
+//   - Does the name resolve?
+//   - Does a socks-rule pass it?
+//
+// Then, for each address that the rule matched (Reach): is it one of the proxy's own?
+// Which address does the proxy connect from?
+//
+// BIND asks (Bind):
+//
+//   - Could a rule pass BIND for the peer, if that is a name?
+//   - Does the name resolve?
+//   - Where does the proxy await the peer, and does a socks-rule pass that place?
+//
+// When the peer has come: is it the announced one, and does a rule for
 // bindreply pass it (BindReply), which may take over the session's slot
 // (TakesOver).
 //

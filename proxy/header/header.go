@@ -50,7 +50,6 @@ type Header struct {
 }
 
 // Read reads a header from r, and nothing after it. An end before the first
-// Read reads a header from r, and nothing after it. An end before the first
 // byte is io.EOF, also if it is a reset; one within the header io.ErrUnexpectedEOF.
 func Read(r io.Reader) (Header, error) {
 	h, err := read(r)

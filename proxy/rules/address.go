@@ -23,6 +23,7 @@ type address struct {
 	kind   addressKind
 	prefix netip.Prefix
 	name   string       // host and suffix: lower case, without a final dot or the leading one; built-in: with its mark
+	dot    bool         // host: written with a final dot, so never an interface
 	addrs  []netip.Addr // of an interface, when the file was read
 
 	networks []netip.Prefix // of a built-in
@@ -108,14 +109,14 @@ func (p *parser) address(word string) (a address, message string) {
 	}
 	name := strings.ToLower(strings.TrimSuffix(word, "."))
 	if _, ok := p.interfaceAddrs(name); ok {
-		// The canonical text of the name would be that of the interface.
+		// It is too easily misread.
 		return a, word + " is spelled like the interface " + name + ", but means a name; " +
 			"write " + name + " for the interface, or the addresses that are meant"
 	}
 	if rest, found := strings.CutPrefix(name, "."); found {
 		return address{kind: suffixAddress, name: rest}, badName(word, rest)
 	}
-	return address{kind: hostAddress, name: name}, badName(word, name)
+	return address{kind: hostAddress, name: name, dot: strings.HasSuffix(word, ".")}, badName(word, name)
 }
 
 func maskedAddress(word, host, mask string) (a address, message string) {

@@ -213,6 +213,10 @@ func (a address) String() string {
 		return a.prefix.String()
 	case suffixAddress:
 		return "." + a.name
+	case hostAddress:
+		if a.dot { // without it, another replica may take the name for an interface
+			return a.name + "."
+		}
 	}
 	return a.name
 }

@@ -120,3 +120,23 @@ func drawFile(t *rapid.T) string {
 	}
 	return b.String()
 }
+
+// A name with a final dot is never an interface, and one without may be one on another
+// replica: the two have different texts and digests, also where there is no interface.
+func TestFinalDotIsKept(t *testing.T) {
+	read := func(to string) *Set {
+		t.Helper()
+		set, diags := Parse("sockd.conf", []byte("socksmethod: none\nsocks block { from: 0/0 to: "+to+" }\n"), Env{})
+		if set == nil {
+			t.Fatal(diags)
+		}
+		return set
+	}
+	name, either := read("eth9."), read("eth9")
+	if !strings.Contains(name.String(), "to: eth9.") || strings.Contains(either.String(), "eth9.") {
+		t.Errorf("texts:\n%s\n%s", name, either)
+	}
+	if name.Digest() == either.Digest() {
+		t.Error("both have one digest")
+	}
+}

@@ -14,9 +14,9 @@ import (
 )
 
 // lookEvery is how often the sentinels are asked whether the primary is still
-// the same. After a planned failover the old one takes writes for seconds, so
-// that whoever stays there counts apart from whoever comes new; it must be
-// left well within the time in which the new one gives nothing out (0.75 TTL).
+// the same. After a planned failover, the old primary takes writes for some seconds.
+// Replicas that stay with it and replicas that join the new one count apart. The new
+// one admits nothing for 0.75 TTL, and all replicas must have moved well before that.
 const lookEvery = 200 * time.Millisecond
 
 // sentinels locate the primary of one name. A goroutine of theirs goes on

@@ -45,9 +45,9 @@ func LoadAccounts(cfg settings.Config) (known Accounts, err error) {
 	return known, errors.Join(errs...)
 }
 
-// writableByAll warns of a file that every user of the machine may write or, if reading
-// has a consequence, read. A file that cannot be asked is no finding here: reading
-// it fails as well.
+// writableByAll warns of a file that every user of the machine may write. If reading is
+// not empty, it warns of one that they may read, too. If the file cannot be examined, it
+// says nothing: the caller cannot read it either, and reports that.
 func writableByAll(file, kind, reading, writing string) []rules.Diagnostic {
 	info, err := os.Stat(file)
 	if err != nil {

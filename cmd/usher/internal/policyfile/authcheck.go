@@ -81,8 +81,8 @@ func (a *authCheck) groups(r *rules.Rule, known Accounts) bool {
 		if known.Groups.Has(name) {
 			continue
 		}
-		d.Message = fmt.Sprintf("group: the groups file has no group %q, so for it this rule %s", name, never)
-		d.Remedy = fmt.Sprintf("add the line %q to the groups file with its users behind it, or correct the name", name+":")
+		d.Message = fmt.Sprintf("group: the groups file has no group %q, so for this group the rule %s", name, never)
+		d.Remedy = fmt.Sprintf("add a line that begins with %q to the groups file and lists its users, or correct the name", name+":")
 		a.found = append(a.found, d)
 	}
 	return true

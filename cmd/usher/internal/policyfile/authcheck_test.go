@@ -81,9 +81,9 @@ func TestGroupsOfRules(t *testing.T) {
 	}{
 		{"known", "socks block { from: 0/0 to: 0/0\ngroup: staff empty }\n", with, false, ""},
 		{"unknown, pass", "socks pass { from: 0/0 to: 0/0\ngroup: stuff staff }\n", with, false,
-			`f:4:1: group: the groups file has no group "stuff", so for it this rule never matches`},
+			`f:4:1: group: the groups file has no group "stuff", so for this group the rule never matches`},
 		{"unknown, block", "socks block { from: 0/0 to: 0/0\ngroup: stuff staff }\n", with, true,
-			`f:4:1: group: the groups file has no group "stuff", so for it this rule would block nobody`},
+			`f:4:1: group: the groups file has no group "stuff", so for this group the rule would block nobody`},
 		{"no file, block", "socks block { from: 0/0 to: 0/0\ngroup: staff }\n", Accounts{UsersFile: true}, true,
 			"f:4:1: group: there is no groups file, so this rule would block nobody"},
 		{"broken file", "socks block { from: 0/0 to: 0/0\ngroup: staff }\n", Accounts{UsersFile: true, GroupsFile: true}, false, ""},
