@@ -12,8 +12,9 @@ import (
 	"testing"
 )
 
-// order is that of the way of a session, see the package comment: a file should
-// use what is declared further down.
+// order lists the files from callers to those that they call: a file should use what
+// is declared further down. Steps that share a caller are in no order here; the package
+// comment has the order of a session's way.
 var order = []string{
 	"listen", "drain", "session",
 	"negotiate", "header", "bind", "dial", "udp", "decision",
