@@ -59,7 +59,7 @@ func (m *StoreMetrics) Observe(op string, took time.Duration, err error) {
 
 // CollectLogDrops registers usher_log_lines_dropped_total. dropped returns the lines
 // that were not written because a destination was slow or failed, and those above
-// the budget for refused sessions. It is called at each scrape.
+// a budget (USHER_LOG_BUDGET, USHER_LOG_SESSIONS). It is called at each scrape.
 func CollectLogDrops(reg prometheus.Registerer, dropped func() (unwritten, overBudget uint64)) {
 	counter := func(reason string, value func() uint64) prometheus.Collector {
 		return prometheus.NewCounterFunc(prometheus.CounterOpts{
