@@ -11,24 +11,26 @@ import (
 
 // locator finds the primary that serves a key now.
 type locator interface {
-	locate(ctx context.Context, key string) (place, error)
-	// moved reports whether a primary is known to have moved away from p.
-	moved(p place) bool
+	locate(ctx context.Context, key string) (endpoint, error)
+	// replaced reports whether another server is known to be the primary now.
+	replaced(e endpoint) bool
 	close()
 }
 
-// place is a primary, as a sentinel or a node has described it.
-type place struct {
+// endpoint is the address of a primary, as a sentinel or a node gave it.
+type endpoint struct {
 	addr  string
-	epoch uint64 // the configuration epoch, as they count it
+	epoch uint64 // in which it was the primary: the configuration epoch of the sentinels or the cluster
 }
 
 // fixed is the one server there is.
 type fixed string
 
-func (f fixed) locate(context.Context, string) (place, error) { return place{addr: string(f)}, nil }
-func (fixed) moved(place) bool                                { return false }
-func (fixed) close()                                          {}
+func (f fixed) locate(context.Context, string) (endpoint, error) {
+	return endpoint{addr: string(f)}, nil
+}
+func (fixed) replaced(endpoint) bool { return false }
+func (fixed) close()                 {}
 
 // peer is a server that is asked where others are: a sentinel, or a node of a
 // Redis Cluster. It keeps its connection for the next question.

@@ -29,21 +29,21 @@ func newNodes(l *location) *nodes {
 	return n
 }
 
-func (n *nodes) locate(ctx context.Context, key string) (place, error) {
+func (n *nodes) locate(ctx context.Context, key string) (endpoint, error) {
 	slot := slotOf(key)
 	p, err := n.askAll(ctx, n.seeds, slot)
 	if others := n.remembered(); err != nil && ctx.Err() == nil && len(others) > 0 {
 		p, err = n.askAll(ctx, others, slot)
 	}
 	if err != nil {
-		return place{}, fmt.Errorf("no node of the cluster knows the primary of slot %d: %w", slot, err)
+		return endpoint{}, fmt.Errorf("no node of the cluster knows the primary of slot %d: %w", slot, err)
 	}
 	return p, nil
 }
 
 // askAll orders the answers by the cluster's epoch, which each change of
 // who serves a slot raises.
-func (n *nodes) askAll(ctx context.Context, peers []*peer, slot int) (place, error) {
+func (n *nodes) askAll(ctx context.Context, peers []*peer, slot int) (endpoint, error) {
 	addr, epoch, err := newest(ctx, peers, func(ctx context.Context, p *peer, c *redis.Conn) (string, uint64, error) {
 		var info *redis.StringCmd
 		slots := redis.NewSliceCmd(ctx, "CLUSTER", "SLOTS") // the library's own reader fails at a null
@@ -68,7 +68,7 @@ func (n *nodes) askAll(ctx context.Context, peers []*peer, slot int) (place, err
 		}
 		return addr, epoch, nil
 	})
-	return place{addr, epoch}, err
+	return endpoint{addr, epoch}, err
 }
 
 // find returns the primary of a slot, and remembers all primaries.
@@ -95,9 +95,9 @@ func (n *nodes) remembered() (peers []*peer) {
 	return peers
 }
 
-// moved is not needed: a node that no longer serves a slot refuses requests for it,
+// replaced is not needed: a node that no longer serves a slot refuses requests for it,
 // and a node that is cut off from the others stops serving.
-func (*nodes) moved(place) bool { return false }
+func (*nodes) replaced(endpoint) bool { return false }
 
 func (n *nodes) close() {
 	for _, p := range append(n.remembered(), n.seeds...) {

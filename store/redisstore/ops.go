@@ -115,7 +115,7 @@ func (c *conn) EndRecovery(ctx context.Context, q store.EndRecovery) (recovering
 // Observe implements store.Conn: one round trip, no script.
 func (c *conn) Observe(ctx context.Context, counters []string) (_ store.Membership, err error) {
 	defer show(&err)
-	if err := c.inPlace(); err != nil {
+	if err := c.checkPrimary(); err != nil {
 		return store.Membership{}, err
 	}
 	var m *redis.MapStringStringCmd

@@ -112,7 +112,7 @@ func (c *conn) publish(ctx context.Context, t published.Text, after string) (lat
 // Generations implements published.Conn.
 func (c *conn) Generations(ctx context.Context) (list []published.Generation, err error) {
 	defer show(&err)
-	if err := c.inPlace(); err != nil {
+	if err := c.checkPrimary(); err != nil {
 		return nil, err
 	}
 	fields, err := c.redis.HGetAll(ctx, c.keys.generations()).Result()
@@ -139,7 +139,7 @@ func (c *conn) Generations(ctx context.Context) (list []published.Generation, er
 // Text implements published.Conn.
 func (c *conn) Text(ctx context.Context, number uint64) (_ *published.Text, err error) {
 	defer show(&err)
-	if err := c.inPlace(); err != nil {
+	if err := c.checkPrimary(); err != nil {
 		return nil, err
 	}
 	field := strconv.FormatUint(number, 10)

@@ -120,7 +120,7 @@ func (s *Store) Dial(ctx context.Context, shard int) (_ store.Conn, err error) {
 type conn struct {
 	*link
 	keys    keys
-	at      place
+	at      endpoint
 	locator locator
 	scripts *scripts
 }
@@ -142,17 +142,17 @@ func (c *conn) identify(ctx context.Context) error {
 	return nil
 }
 
-// inPlace fails if this connection is known to lead to the wrong place.
-func (c *conn) inPlace() error {
-	if c.locator.moved(c.at) {
+// checkPrimary fails if the server is known not to be the primary any more.
+func (c *conn) checkPrimary() error {
+	if c.locator.replaced(c.at) {
 		return fmt.Errorf("%w: %s is no longer the primary", store.ErrMoved, c.at.addr)
 	}
 	return nil
 }
 
-// send runs a script, unless it would run in the wrong place.
+// send runs a script, unless the server is known not to be the primary any more.
 func (c *conn) send(ctx context.Context, s *redis.Script, keys []string, args []any) (any, error) {
-	if err := c.inPlace(); err != nil {
+	if err := c.checkPrimary(); err != nil {
 		return nil, err
 	}
 	return c.run(ctx, s, keys, args)

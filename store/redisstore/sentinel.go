@@ -25,7 +25,7 @@ type sentinels struct {
 	master string
 	peers  []*peer
 
-	latest atomic.Pointer[place] // what the goroutine saw last
+	latest atomic.Pointer[endpoint] // what the goroutine saw last
 	begin  sync.Once
 	stop   context.CancelFunc // nil if it never began
 	task   sync.WaitGroup
@@ -72,14 +72,14 @@ func (s *sentinels) primary(ctx context.Context) (primary, uint64, error) {
 	return p, epoch, nil
 }
 
-func (s *sentinels) locate(ctx context.Context, _ string) (place, error) {
+func (s *sentinels) locate(ctx context.Context, _ string) (endpoint, error) {
 	s.begin.Do(func() {
 		ctx, stop := context.WithCancel(context.Background())
 		s.stop = stop
 		s.task.Go(func() { s.look(ctx) })
 	})
 	p, epoch, err := s.primary(ctx)
-	return place{p.addr, epoch}, err
+	return endpoint{p.addr, epoch}, err
 }
 
 func (s *sentinels) look(ctx context.Context) {
@@ -93,15 +93,15 @@ func (s *sentinels) look(ctx context.Context) {
 		}
 		bounded, cancel := context.WithTimeout(ctx, 2*lookEvery)
 		if p, epoch, err := s.primary(bounded); err == nil {
-			s.latest.Store(&place{p.addr, epoch})
+			s.latest.Store(&endpoint{p.addr, epoch})
 		}
 		cancel()
 	}
 }
 
-func (s *sentinels) moved(p place) bool {
+func (s *sentinels) replaced(e endpoint) bool {
 	now := s.latest.Load()
-	return now != nil && now.addr != p.addr && now.epoch > p.epoch
+	return now != nil && now.addr != e.addr && now.epoch > e.epoch
 }
 
 func (s *sentinels) close() {
