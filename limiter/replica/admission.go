@@ -22,7 +22,7 @@ func (m *Machine) Ask(now time.Duration, owner any, old *Slot, want store.Entry,
 	if w == nil || old == nil || old.counter == nil {
 		return got, w, err
 	}
-	if c := old.counter; c.inFlight || c.place == inRelease {
+	if c := old.counter; c.inFlight || c.queue == releaseQueue {
 		m.queues.enqueue(c)
 	}
 	return got, w, err
@@ -196,7 +196,7 @@ func (m *Machine) enqueueWaiting(c *counter) {
 // enqueueSurplus queues c if the store grants it more slots than sessions use.
 func (m *Machine) enqueueSurplus(now time.Duration, c *counter) {
 	switch {
-	case c.granted <= c.live || c.inFlight || c.place == inSend:
+	case c.granted <= c.live || c.inFlight || c.queue == sendQueue:
 	case m.others.recovering && !c.overLimit && m.phase == live:
 		// Nobody else could be given it now, but a session here may take it.
 		m.queues.enqueueForHeartbeat(c)

@@ -5,18 +5,18 @@ import (
 	"time"
 )
 
-// place is the queue in which a counter waits to be sent.
-type place uint8
+// queue names the list in which a counter waits to be sent.
+type queue uint8
 
 const (
-	nowhere place = iota
-	inSend
-	inHeartbeat
-	inRelease
+	noQueue queue = iota
+	sendQueue
+	heartbeatQueue
+	releaseQueue
 )
 
 // queues are the counters that wait to be sent, each in at most one of them. A
-// counter that is moved or dropped keeps its entry in the list; its place says
+// counter that is moved or dropped keeps its entry in the list; its queue says
 // that the entry no longer counts.
 type queues struct {
 	send      []*counter // for the next batch, oldest first
@@ -32,40 +32,40 @@ const releaseDelay = 2 * time.Millisecond
 
 // enqueue puts c into the next batch.
 func (q *queues) enqueue(c *counter) {
-	if c.place != inSend {
-		q.send = push(q.send, c, inSend)
+	if c.queue != sendQueue {
+		q.send = push(q.send, c, sendQueue)
 	}
 }
 
 // enqueueForHeartbeat puts c into the next heartbeat, unless it is sent earlier.
 func (q *queues) enqueueForHeartbeat(c *counter) {
-	if c.place == nowhere {
-		q.heartbeat = push(q.heartbeat, c, inHeartbeat)
+	if c.queue == noQueue {
+		q.heartbeat = push(q.heartbeat, c, heartbeatQueue)
 	}
 }
 
 // enqueueForRelease puts c into a batch after releaseDelay.
 func (q *queues) enqueueForRelease(now time.Duration, c *counter) {
-	if c.place == inRelease {
+	if c.queue == releaseQueue {
 		return
 	}
 	if len(q.release) == 0 {
 		q.releaseAt = now + releaseDelay
 	}
-	q.release = push(q.release, c, inRelease)
+	q.release = push(q.release, c, releaseQueue)
 }
 
 func (q *queues) releaseDue(now time.Duration) bool { return len(q.release) > 0 && now >= q.releaseAt }
 
 // sendHeartbeats moves the heartbeat's counters into the next batch.
-func (q *queues) sendHeartbeats() { q.heartbeat = q.moveToSend(q.heartbeat, inHeartbeat) }
+func (q *queues) sendHeartbeats() { q.heartbeat = q.intoSendQueue(q.heartbeat, heartbeatQueue) }
 
 // sendReleases moves the released counters into the next batch.
-func (q *queues) sendReleases() { q.release = q.moveToSend(q.release, inRelease) }
+func (q *queues) sendReleases() { q.release = q.intoSendQueue(q.release, releaseQueue) }
 
-func (q *queues) moveToSend(list []*counter, from place) []*counter {
+func (q *queues) intoSendQueue(list []*counter, from queue) []*counter {
 	for _, c := range list {
-		if c.place == from { // else it was sent, moved or dropped meanwhile
+		if c.queue == from { // else it was sent, moved or dropped meanwhile
 			q.enqueue(c)
 		}
 	}
@@ -75,10 +75,10 @@ func (q *queues) moveToSend(list []*counter, from place) []*counter {
 // take returns at most n counters for a batch, oldest first. When they are
 // stated, taken must be called.
 func (q *queues) take(n int) []*counter {
-	q.send = inPlace(q.send, inSend)
+	q.send = stillQueued(q.send, sendQueue)
 	next := q.send[:min(len(q.send), n)]
 	for _, c := range next {
-		c.place = nowhere
+		c.queue = noQueue
 	}
 	return next
 }
@@ -90,16 +90,16 @@ func (q *queues) taken(n int) { q.send = append(q.send[:0], q.send[n:]...) }
 // count are removed, and it gets room for as many again: it is never more than
 // twice as long as it needs to be, however many clients come and go while
 // nothing is sent.
-func push(list []*counter, c *counter, at place) []*counter {
+func push(list []*counter, c *counter, at queue) []*counter {
 	if len(list) == cap(list) {
-		list = inPlace(list, at)
+		list = stillQueued(list, at)
 		list = slices.Grow(list, len(list)+1)
 	}
-	c.place = at
+	c.queue = at
 	return append(list, c)
 }
 
-// inPlace returns list without the counters that were moved or dropped.
-func inPlace(list []*counter, at place) []*counter {
-	return slices.DeleteFunc(list, func(c *counter) bool { return c.place != at })
+// stillQueued returns list without the counters that were moved or dropped.
+func stillQueued(list []*counter, at queue) []*counter {
+	return slices.DeleteFunc(list, func(c *counter) bool { return c.queue != at })
 }

@@ -40,7 +40,7 @@ type counter struct {
 	contended  bool  // another replica was refused here: freed slots are for it
 	lease      *lease
 
-	place          place // the queue in which it waits
+	queue          queue // in which it waits
 	inFlight       bool  // in a batch whose outcome is not known
 	sentLive       int64 // live as stated in that batch
 	outcomeUnknown bool  // such a batch was given up: the store may count more than granted
@@ -119,7 +119,7 @@ func (m *Machine) drop(c *counter) {
 	if c.live == 0 && c.granted == 0 && len(c.waiters) == 0 &&
 		!c.inFlight && //mutate:a-counter-in-flight-is-dropped
 		!c.outcomeUnknown { //mutate:a-counter-that-the-store-may-count-is-dropped
-		c.place = nowhere
+		c.queue = noQueue
 		delete(m.table.counters, c.name)
 	}
 }

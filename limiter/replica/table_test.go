@@ -41,7 +41,7 @@ func TestQueuesStayShort(t *testing.T) {
 			if len(m.table.counters) != len(stay) || len(*list) > 4*len(stay) {
 				t.Fatalf("%d wait, %d counters are in the table and %d in the queue", len(stay), len(m.table.counters), len(*list))
 			}
-			for i, c := range inPlace(*list, stay[0].counter.place) {
+			for i, c := range stillQueued(*list, stay[0].counter.queue) {
 				if c != stay[i].counter {
 					t.Errorf("place %d is that of %s, want %s", i, c.name, stay[i].counter.name)
 				}
