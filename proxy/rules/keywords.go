@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// place is a set of the places in which a keyword may stand.
-type place uint8
+// scope is a set of the parts of a rule file in which a keyword may stand.
+type scope uint8
 
 const (
-	inSettings place = 1 << iota
+	inSettings scope = 1 << iota
 	inClient
 	inSocks
 
@@ -18,8 +18,8 @@ const (
 	everywhere = inSettings | inRules
 )
 
-func (p place) String() string {
-	switch p {
+func (s scope) String() string {
+	switch s {
 	case inSettings:
 		return "the server settings"
 	case inClient:
@@ -33,7 +33,7 @@ func (p place) String() string {
 // keyword is one line of the language: it is read or refused.
 type keyword struct {
 	name   string // a final ".*" stands for any rest
-	in     place
+	in     scope
 	read   func(*parser, token) // consumes the values
 	accept string               // accepted with this warning: why it does nothing here
 	refuse string               // refused: why, and after the last "; " the remedy
@@ -225,8 +225,8 @@ func (l *language) refusal(name string) string {
 
 func (l *language) known(name string) bool { return l.find(name) != nil }
 
-// names returns the names that may stand in any of the places, sorted.
-func (l *language) names(in place) []string {
+// names returns the keywords that may stand in one of the parts of in, sorted.
+func (l *language) names(in scope) []string {
 	var names []string
 	for name, meanings := range l.exact {
 		for _, k := range meanings {

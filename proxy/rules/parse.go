@@ -75,7 +75,7 @@ type parser struct {
 
 	mistakes int // reported so far, without those of the lexer
 
-	in place // where we are
+	in scope // the part of the file that is being read
 	// internal.protocol and external.protocol, for the addresses that follow
 	internal, external Families
 

@@ -272,7 +272,7 @@ func TestDocumentedKeywords(t *testing.T) {
 	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z0-9_.*]+)` \\| ([^|]*) \\| (honoured|by value|warning|refused) \\|").FindAllStringSubmatch(string(text), -1) {
 		documented[m[1]+" in "+m[2]] = m[3]
 	}
-	written := map[place]string{
+	written := map[scope]string{
 		inSettings: "settings", inClient: "client", inSocks: "socks", inRules: "client, socks",
 		inSettings | inSocks: "settings, socks", inSettings | inClient: "settings, client", everywhere: "settings, client, socks",
 	}
