@@ -10,9 +10,9 @@ import (
 
 // A grant gets its slot here, asks whether it is valid, and gives it back.
 
-// admit gives back what g holds in this shard, if anything, and takes a slot of
-// limit for it. It waits for the store, counted from when the question was asked.
-func (s *shard) admit(ctx context.Context, g *Grant, limit Limit, asked time.Duration) error {
+// takeSlot returns the slot that g holds in this shard, if any, and takes one of limit
+// for it. It waits for the store for Options.StoreWait at most, counted from asked.
+func (s *shard) takeSlot(ctx context.Context, g *Grant, limit Limit, asked time.Duration) error {
 	w, deadline, err := s.ask(g, limit, asked)
 	if w == nil {
 		return s.orLocally(g, limit, err)

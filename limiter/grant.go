@@ -44,7 +44,7 @@ func (g *Grant) Move(ctx context.Context, limit Limit) error {
 	if g.shard != s {
 		g.giveUp()
 	}
-	return s.admit(ctx, g, limit, asked)
+	return s.takeSlot(ctx, g, limit, asked)
 }
 
 // Release gives the slot back. It is idempotent and never waits for the store.
