@@ -61,7 +61,7 @@ func (n *negotiators) remove(most int, newcomer netip.Prefix) (evicted []*sessio
 func (n *negotiators) identified(s *session) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.all.Move(s.negotiating, fair.SourceOf(s.from.Addr()))
+	n.all.SetSource(s.negotiating, fair.SourceOf(s.from.Addr()))
 }
 
 // leave removes s, if it is still there.

@@ -58,9 +58,9 @@ func (c *Crowd[T]) Remove(m *Member[T]) {
 	}
 }
 
-// Move changes the source of m. It has no effect if m is nil or was
-// removed before.
-func (c *Crowd[T]) Move(m *Member[T], source netip.Prefix) {
+// SetSource changes the source of m. It has no effect if m is nil or was removed
+// before.
+func (c *Crowd[T]) SetSource(m *Member[T], source netip.Prefix) {
 	if m == nil || m.group == nil || m.group.source == source {
 		return
 	}

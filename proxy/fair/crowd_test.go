@@ -51,7 +51,7 @@ func TestVictimHasTheMost(t *testing.T) {
 			m, to := in[rand.IntN(len(in))], source(rand.IntN(8))
 			counts[m.group.source]--
 			counts[to]++
-			c.Move(m, to)
+			c.SetSource(m, to)
 		}
 		if c.Len() != len(in) || c.largest != most() {
 			t.Fatalf("step %d: %d members, the most of a source %d; want %d and %d", step, c.Len(), c.largest, len(in), most())
