@@ -30,7 +30,7 @@ func (c Client) allows(from netip.AddrPort) bool {
 
 // sender is the client's socket: any that is expected, until the rules have passed
 // a datagram of one, and that one from then on. If a NAT gives the client another
-// port, the sender follows, see movedTo. It is safe for concurrent use.
+// port, the sender follows, see mayHaveMoved. It is safe for concurrent use.
 type sender struct {
 	expected Client
 	follow   time.Duration         // how long the port must have been silent; 0: it never follows
@@ -51,18 +51,18 @@ func (s *sender) mayBe(from netip.AddrPort) bool {
 	case client == nil:
 		return s.expected.allows(from)
 	case client.from != from:
-		return s.movedTo(from, client)
+		return s.mayHaveMoved(from, client)
 	case s.follow != 0:
 		client.heard.Store(int64(clock()))
 	}
 	return true
 }
 
-// movedTo reports whether a client may have another port now. It has the address
+// mayHaveMoved reports whether a client may have another port now. It has the address
 // of the client's connection, the client announced no port, and the old port has been
 // silent. A client whose connection does not show its address stays where it is:
 // there, only its datagrams say who it is, and their source can be forged.
-func (s *sender) movedTo(from netip.AddrPort, client *known) bool {
+func (s *sender) mayHaveMoved(from netip.AddrPort, client *known) bool {
 	return s.follow != 0 && s.expected.Addr == from.Addr() && s.expected.Port == 0 &&
 		clock()-time.Duration(client.heard.Load()) >= s.follow
 }
@@ -72,7 +72,7 @@ func (s *sender) movedTo(from netip.AddrPort, client *known) bool {
 // there.
 func (s *sender) settle(o origin) bool {
 	client := s.known.Load()
-	if client == nil || client.from != o.from && s.movedTo(o.from, client) {
+	if client == nil || client.from != o.from && s.mayHaveMoved(o.from, client) {
 		next := &known{origin: o}
 		next.heard.Store(int64(clock()))
 		if s.known.CompareAndSwap(client, next) {
