@@ -31,15 +31,15 @@ func (s *session) bind(ctx context.Context) (relay func() error, err error) {
 func (s *session) acceptPeer(ctx context.Context) (*net.TCPConn, error) {
 	defer s.watch(false)() // nothing may be sent before there is a peer
 	s.awaited = new(awaited)
-	expected, place, err := s.place(ctx)
+	expected, bound, err := s.bindForPeer(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer place.Close()
-	if err := s.move(ctx); err != nil { // the slot comes before the listener
+	defer bound.Close()
+	if err := s.admitRequest(ctx); err != nil { // the slot comes before the listener
 		return nil, err
 	}
-	peer, err := s.awaitPeer(place)
+	peer, err := s.awaitPeer(bound)
 	if err != nil {
 		return nil, err
 	}
@@ -49,31 +49,33 @@ func (s *session) acceptPeer(ctx context.Context) (*net.TCPConn, error) {
 	return peer, peer.SetKeepAliveConfig(keepAliveOf(s.awaited.rule.KeepAlives.External))
 }
 
-// place returns the addresses from which the peer may connect (an unspecified one
-// is any), and the socket to wait on, which is bound and which the rules have
-// passed. timeout.connect limits all lookups of names together.
-func (s *session) place(ctx context.Context) (expected []netip.Addr, place *os.File, err error) {
+// bindForPeer asks the rules about the request, and returns the addresses from which
+// the peer may connect (an unspecified one is any) and a socket for it. The socket is
+// bound but does not listen yet, because the rules judge its address.
+// timeout.connect limits all lookups of names together.
+func (s *session) bindForPeer(ctx context.Context) (expected []netip.Addr, bound *os.File, err error) {
 	ctx, cancel := connecting(ctx, time.Now(), s.gen.policy.Rules.Settings.Timeouts.Connect)
 	defer cancel()
-	d := s.decision()
-	expected, s.socksRule, err = d.Bind(decide.Target(s.request.Addr), s.names(ctx), func(at netip.AddrPort) (_ netip.AddrPort, err error) {
-		place, err = s.reserve(at)
+	bind := func(at netip.AddrPort) (_ netip.AddrPort, err error) {
+		bound, err = s.bindNear(at)
 		return s.awaited.at, err
-	})
-	if err != nil && place != nil {
-		place.Close()
 	}
-	return expected, place, err
+	d := s.decision()
+	expected, s.socksRule, err = d.Bind(decide.Target(s.request.Addr), s.names(ctx), bind)
+	if err != nil && bound != nil {
+		bound.Close()
+	}
+	return expected, bound, err
 }
 
 // awaitPeer listens, sends the first reply, and accepts one connection. No client
 // may connect to this socket through this server: the peer would then seem to be
 // the server itself. Server.awaiting has the address until the session ends, so
-// that dialOne also notices a connection that was begun before.
-func (s *session) awaitPeer(place *os.File) (*net.TCPConn, error) {
+// that attempt also notices a connection that it began before.
+func (s *session) awaitPeer(bound *os.File) (*net.TCPConn, error) {
 	s.server.awaiting.Add(s.awaited.at)
 	s.sockets.closeOnEnd(closer(func() { s.server.awaiting.Remove(s.awaited.at) }))
-	ln, err := sockopt.ListenOne(place)
+	ln, err := sockopt.ListenOne(bound)
 	if err != nil {
 		return nil, err
 	}
@@ -117,15 +119,15 @@ func (s *session) judgePeer(ctx context.Context, expected []netip.Addr) error {
 		return nil
 	}
 	s.socksRule = r
-	return s.move(ctx)
+	return s.admitRequest(ctx)
 }
 
-// reserve binds a socket that does not listen yet, and sets s.awaited.at. If the
-// port of at is taken, the system chooses another one.
-func (s *session) reserve(at netip.AddrPort) (*os.File, error) {
+// bindNear binds a socket to at, or to another port of its address if that one is
+// taken or 0. It sets s.awaited.at.
+func (s *session) bindNear(at netip.AddrPort) (*os.File, error) {
 	if at.Port() != 0 {
-		if place, err := s.bindTo(at); err == nil {
-			return place, nil
+		if bound, err := s.bindTo(at); err == nil {
+			return bound, nil
 		}
 	}
 	return s.bindTo(netip.AddrPortFrom(at.Addr(), 0))
@@ -133,10 +135,10 @@ func (s *session) reserve(at netip.AddrPort) (*os.File, error) {
 
 // bindTo binds a socket to a, and sets s.awaited.at.
 func (s *session) bindTo(a netip.AddrPort) (*os.File, error) {
-	place, port, err := sockopt.Bind(a)
+	bound, port, err := sockopt.Bind(a)
 	if err != nil {
 		return nil, err
 	}
 	s.awaited.at = netip.AddrPortFrom(a.Addr().WithZone(""), port)
-	return place, nil
+	return bound, nil
 }

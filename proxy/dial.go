@@ -46,7 +46,7 @@ func (s *session) dialTarget(ctx context.Context) (*net.TCPConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.move(ctx); err != nil {
+	if err := s.admitRequest(ctx); err != nil {
 		return nil, err
 	}
 	dialling := naming

@@ -7,12 +7,12 @@
 //	PROXY header  header.go      required from trusted balancers, refused from anybody else; LOCAL may be
 //	                             a health check, which the next two steps skip while it sends no more than a greeting
 //	client-rule   decision.go    block: closed without a byte
-//	admit         slot.go        at the client's first byte, or after a second; a client that closes before is a
+//	admit client  slot.go        at the client's first byte, or after a second; a client that closes before is a
 //	                             health check, too. Limit full or store unreachable: closed without a byte
 //	negotiate     negotiate.go   method, user, request; one deadline from accept to the whole request
 //	resolve       package decide the name once, to all its addresses, if a rule could pass it; package resolve has the cache
 //	socks-rule    package decide block: reply 2 (SOCKS 4: 91)
-//	move          slot.go        the slot moves to the socks-rule's limit; full: reply 2, store unreachable: reply 1
+//	admit request slot.go        a slot of the socks-rule's limit for that of the client-rule; full: reply 2, store unreachable: reply 1
 //	dial          dial.go        only addresses that the rule matched; errors become replies in outcome.go
 //	  or await    bind.go        BIND: one peer, judged by the rules for bindreply
 //	relay         package relay  until both directions have ended; bulk is spliced

@@ -157,7 +157,7 @@ socks pass { from: 0/0 to: 0/0 port = 2
 	} {
 		s.keepClientAlive(s.clientRule.KeepAlives.Internal) // each is a session of its own
 		s.socksRule = s.gen.policy.Rules.Socks[c.rule]
-		if err := s.move(ctx); err != nil {
+		if err := s.admitRequest(ctx); err != nil {
 			t.Fatal(err)
 		}
 		d := s.decision()

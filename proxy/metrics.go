@@ -139,7 +139,8 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	bytes(sum.udpDown, "down", "udp")
 }
 
-func (m *Metrics) admit(r *rules.Rule, command string, grant *limiter.Grant) {
+// countAdmission counts a session that r has admitted for a command.
+func (m *Metrics) countAdmission(r *rules.Rule, command string, grant *limiter.Grant) {
 	m.admitted.WithLabelValues(r.Label(), command).Inc()
 	if !grant.Confirmed() {
 		m.unconfirmed.Inc()

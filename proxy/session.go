@@ -169,8 +169,8 @@ func (s *session) letIn(ctx context.Context, v rules.Verdict) error {
 	if !v.Pass() {
 		return s.blocked()
 	}
-	s.server.table.move(s, v.Rule, 0)
+	s.server.table.setStage(s, v.Rule, 0)
 	s.negotiateWithin(v.Rule.Timeouts.Negotiate)
 	s.keepClientAlive(v.Rule.KeepAlives.Internal)
-	return s.admit(ctx)
+	return s.admitClient(ctx)
 }

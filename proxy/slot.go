@@ -10,8 +10,8 @@ import (
 	"usher/proxy/rules"
 )
 
-// admit takes the client-rule's slot.
-func (s *session) admit(ctx context.Context) error {
+// admitClient takes a slot of the client-rule's limit.
+func (s *session) admitClient(ctx context.Context) error {
 	limit := s.limit(s.clientRule)
 	if limit != (limiter.Limit{}) {
 		var stop func()
@@ -24,14 +24,14 @@ func (s *session) admit(ctx context.Context) error {
 	}
 	s.grant = grant
 	s.endOnLostLease()
-	s.server.opts.Metrics.admit(s.clientRule, "negotiate", grant)
+	s.server.opts.Metrics.countAdmission(s.clientRule, "negotiate", grant)
 	return nil
 }
 
-// move charges the session to its socks-rule. If the rule has no limit of its own,
-// the session keeps the client-rule's slot to its end, unless the client-rule says
-// otherwise.
-func (s *session) move(ctx context.Context) error {
+// admitRequest takes a slot of the socks-rule's limit and returns the client-rule's.
+// If the socks-rule has no limit of its own, the session keeps the client-rule's slot
+// to its end, unless the client-rule says otherwise.
+func (s *session) admitRequest(ctx context.Context) error {
 	if !decide.Inherits(s.clientRule, s.socksRule) {
 		if err := s.grant.Move(ctx, s.limit(s.socksRule)); err != nil {
 			return causeOf(ctx, nameLimit(s.socksRule, s.limitKey, err))
@@ -39,8 +39,8 @@ func (s *session) move(ctx context.Context) error {
 	}
 	s.endOnLostLease()
 	s.keepClientAliveBy(s.socksRule)
-	s.server.table.move(s, s.socksRule, s.request.Command)
-	s.server.opts.Metrics.admit(s.socksRule, commandName(s.request.Command), s.grant)
+	s.server.table.setStage(s, s.socksRule, s.request.Command)
+	s.server.opts.Metrics.countAdmission(s.socksRule, commandName(s.request.Command), s.grant)
 	return nil
 }
 

@@ -28,7 +28,7 @@ type session struct {
 
 	// Small fields stand together: a session has 416 bytes, and the next size that
 	// the allocator has is 448.
-	counted  place // guarded by the table's mutex
+	stage    stage // guarded by the table's mutex
 	isClient bool  // else no more than a health check, so far: see isCheck
 	granted  bool  // the client was told that it is connected
 	method   rules.Method
@@ -56,15 +56,15 @@ type opening struct {
 	to          netip.AddrPort         // what the client dialled, by the PROXY header if there is one
 	deadline    time.Time              // in force on client
 	keptAlive   rules.KeepAlive        // the same
-	negotiating *fair.Member[*session] // its place among the negotiators; nil once it has left
+	negotiating *fair.Member[*session] // nil once it has left the negotiators
 	begun       [socks.MinOpening]byte // the first bytes from the client
 	nBegun      int8                   // how many there are: see awaitClient
 }
 
-// place is where a session stands. The zero place is one that no client-rule
-// has let in: a health check, or a connection just accepted.
-type place struct {
-	rule    *rules.Rule
+// stage is how far a session has come. In the zero stage, no client-rule has passed
+// it yet: it is a health check, or was accepted just now.
+type stage struct {
+	rule    *rules.Rule   // that passed it last
 	command socks.Command // 0: it negotiates
 }
 

@@ -49,7 +49,7 @@ type traffic struct{ tcpUp, tcpDown, udpUp, udpDown int64 }
 
 func (t *traffic) add(s *session) {
 	up, down := &t.tcpUp, &t.tcpDown
-	if s.counted.command == socks.UDPAssociate {
+	if s.stage.command == socks.UDPAssociate {
 		up, down = &t.udpUp, &t.udpDown
 	}
 	*up += s.up.Load()
@@ -133,12 +133,12 @@ func (t *table) add(s *session) bool {
 	return true
 }
 
-// move counts s under the rule r, which has passed it for a command, or to negotiate if
-// the command is 0.
-func (t *table) move(s *session, r *rules.Rule, command socks.Command) {
+// setStage counts s under the rule r from now on. r has passed it for a command, or to
+// negotiate if the command is 0.
+func (t *table) setStage(s *session, r *rules.Rule, command socks.Command) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	s.counted = place{rule: r, command: command}
+	s.stage = stage{rule: r, command: command}
 }
 
 // remove removes s. It panics if s is not there. The goroutine of s must call
@@ -220,8 +220,8 @@ func (t *table) countLive() []Count {
 	t.learnNumber()
 	sums := make(map[Count]int)
 	for s := range t.live {
-		if r := s.counted.rule; r != nil {
-			sums[Count{Rule: r.ID(), Label: r.Label(), Generation: s.gen.label(), Command: commandName(s.counted.command)}]++
+		if r := s.stage.rule; r != nil {
+			sums[Count{Rule: r.ID(), Label: r.Label(), Generation: s.gen.label(), Command: commandName(s.stage.command)}]++
 		}
 	}
 	list := make([]Count, 0, len(sums))

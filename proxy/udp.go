@@ -38,7 +38,7 @@ func (s *session) openAssociation(ctx context.Context) (*udp.Association, error)
 	if err := s.judgeAssociation(ctx, client); err != nil {
 		return nil, err
 	}
-	if err := s.move(ctx); err != nil {
+	if err := s.admitRequest(ctx); err != nil {
 		return nil, err
 	}
 	o := udp.Options{

@@ -26,7 +26,7 @@
 //
 //   - Could a rule pass BIND for the peer, if that is a name?
 //   - Does the name resolve?
-//   - Where does the proxy await the peer, and does a socks-rule pass that place?
+//   - Where does the proxy await the peer, and does a socks-rule pass that address?
 //
 // When the peer has come: is it the announced one, and does a rule for
 // bindreply pass it (BindReply), which may take over the session's slot

@@ -49,8 +49,8 @@ func (s *Session) Connect(target rules.Target, names *Names) (v rules.Verdict, e
 }
 
 // Bind decides about BIND on a request for a peer, an unspecified one for
-// anybody. Rules judge the place at which the peer is awaited: reserve binds a
-// socket there, with a port of the system's choice if at has port 0 or if that
+// anybody. Rules judge the address at which the peer is awaited: reserve binds a
+// socket to it, with a port of the system's choice if at has port 0 or if that
 // port is taken, and returns where it is bound. The port that the client asks for
 // counts only if anybody may come to it, it is not privileged, and the rule that
 // passes it names ports.
@@ -98,14 +98,14 @@ func (s *Session) askedPort(at netip.Addr, port uint16, names *Names) (uint16, e
 	return 0, err
 }
 
-// bindAt asks the socks-rules about the place of BIND.
-func (s *Session) bindAt(place netip.AddrPort, names *Names) (rules.Verdict, error) {
+// bindAt asks the socks-rules about the address at which the peer of BIND is awaited.
+func (s *Session) bindAt(at netip.AddrPort, names *Names) (rules.Verdict, error) {
 	q := s.query(rules.Bind)
-	q.To = rules.Target{Addr: place.Addr().WithZone(""), Port: place.Port()}
+	q.To = rules.Target{Addr: at.Addr().WithZone(""), Port: at.Port()}
 	return s.socks(q, names)
 }
 
-// BindReply decides about the peer that has connected to the place of BIND.
+// BindReply decides about the peer that has connected to the address of BIND.
 // expected is what Bind returned; nil stands for anybody. It returns the rule
 // that decides. The error is ErrPeer, ErrBlocked or that of names.
 func (s *Session) BindReply(peer netip.AddrPort, expected []netip.Addr, names *Names) (*rules.Rule, error) {
