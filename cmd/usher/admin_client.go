@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"net/netip"
 	"time"
+
+	"usher/cmd/usher/internal/exit"
 )
 
 // adminGet requests path from an admin listener. where is the address given on
@@ -22,13 +24,13 @@ func adminGet(ctx context.Context, sys system, where, path string, timeout time.
 		where = string(cfg.AdminListen)
 	}
 	if where == "" {
-		return 0, nil, usageError{errors.New("USHER_ADMIN_LISTEN is off; give an address with --admin")}
+		return 0, nil, exit.Usage(errors.New("USHER_ADMIN_LISTEN is off; give an address with --admin"))
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+reachable(where)+path, nil)
 	if err != nil {
-		return 0, nil, usageError{fmt.Errorf("admin address %q: %w", where, err)}
+		return 0, nil, exit.Usage(fmt.Errorf("admin address %q: %w", where, err))
 	}
 	// Without a Transport of its own the client would use HTTP_PROXY.
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}

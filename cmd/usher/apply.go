@@ -10,9 +10,11 @@ import (
 	"strings"
 	"time"
 
+	"usher/cmd/usher/internal/exit"
 	"usher/cmd/usher/internal/policyfile"
 	"usher/cmd/usher/internal/rollout"
 	"usher/cmd/usher/internal/settings"
+	"usher/cmd/usher/internal/stores"
 	"usher/cmd/usher/internal/validate"
 	"usher/proxy/printable"
 	"usher/store/published"
@@ -94,7 +96,7 @@ func (r rollbackCmd) Run(ctx context.Context, sys system) error {
 	if p.flags.Message == "" {
 		p.flags.Message = fmt.Sprintf("rollback to generation %d", number)
 	}
-	return p.publish(ctx, publishedName(number), old.Rules)
+	return p.publish(ctx, published.Name(number), old.Rules)
 }
 
 // publisher is a connection to the store, and what was there at first.
@@ -134,7 +136,7 @@ func (f publishFlags) open(ctx context.Context, sys system) (p *publisher, err e
 		On: []published.Report{}, Refusing: []published.Report{}, Behind: []published.Report{}, Silent: []string{},
 	}}
 	if len(f.Message) > published.MaxMessage {
-		return nil, usageError{fmt.Errorf("the message has %d bytes; %d are allowed", len(f.Message), published.MaxMessage)}
+		return nil, exit.Usage(fmt.Errorf("the message has %d bytes; %d are allowed", len(f.Message), published.MaxMessage))
 	}
 	if f.Key != "" {
 		text, err := os.ReadFile(f.Key)
@@ -161,14 +163,14 @@ func publishedStore(sys system) (settings.Config, *redisstore.Store, error) {
 	if err != nil {
 		return cfg, nil, err
 	}
-	st, err := openStore(cfg)
+	st, err := stores.Open(cfg)
 	if err != nil {
-		return cfg, nil, usageError{err}
+		return cfg, nil, exit.Usage(err)
 	}
 	if st, ok := st.(*redisstore.Store); ok {
 		return cfg, st, nil
 	}
-	return cfg, nil, usageError{errors.New("rules are published in a Redis, which the replicas share; set USHER_STORE to its URL")}
+	return cfg, nil, exit.Usage(errors.New("rules are published in a Redis, which the replicas share; set USHER_STORE to its URL"))
 }
 
 func (p *publisher) close() {
@@ -201,7 +203,7 @@ func (p *publisher) publish(ctx context.Context, name, text string) error {
 	report := validate.Text(ctx, name, []byte(text), p.cfg, known, nil)
 	report.PrintFindings(p.sys.stderr)
 	if !report.Good {
-		return exitError(1)
+		return exit.CodeError(1)
 	}
 	if len(text) > published.MaxText {
 		return fmt.Errorf("the text has %d bytes; %d are allowed", len(text), published.MaxText)
@@ -228,7 +230,7 @@ func (p *publisher) compare(name, text string, known policyfile.Accounts, digest
 	}
 	before := rollout.Side{Name: "nothing published"}
 	if p.newest != nil {
-		before = rollout.Side{Name: publishedName(p.newest.Number), Rules: normal("", p.newest.Rules)}
+		before = rollout.Side{Name: published.Name(p.newest.Number), Rules: normal("", p.newest.Rules)}
 		p.result.Before = p.newest.Number
 	}
 	r := &p.result
@@ -253,7 +255,7 @@ func (p *publisher) compare(name, text string, known policyfile.Accounts, digest
 // put publishes a text, unless it is the newest already, and returns its number.
 func (p *publisher) put(ctx context.Context, text, digest string) (uint64, error) {
 	if p.newest != nil && len(p.newest.Signature) > 0 && p.key == nil {
-		return 0, fmt.Errorf("%s is signed, and replicas may demand a signature; give the private key with --key", publishedName(p.newest.Number))
+		return 0, fmt.Errorf("%s is signed, and replicas may demand a signature; give the private key with --key", published.Name(p.newest.Number))
 	}
 	if p.newest != nil && p.newest.Rules == text && p.signedAlike() {
 		return p.newest.Number, nil
@@ -321,7 +323,7 @@ func (p *publisher) follow(ctx context.Context, number uint64) error {
 		return errors.Join(p.print(""), fmt.Errorf("generation %d is published, but it is not known to be in force everywhere: %w", number, err))
 	}
 	if !r.Done {
-		return errors.Join(p.print(""), exitError(1))
+		return errors.Join(p.print(""), exit.CodeError(1))
 	}
 	if len(standing.On) == 0 {
 		return p.print(fmt.Sprintf("generation %d is published; no replica follows the store yet", number))

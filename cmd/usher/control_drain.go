@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"usher/cmd/usher/internal/signals"
 	"usher/proxy/admin"
 )
 
@@ -27,7 +28,7 @@ func (c drainCmd) Run(ctx context.Context, sys system) error {
 	if err != nil {
 		return err
 	}
-	if err := c.signal(now, drainSignal); err != nil {
+	if err := c.signal(now, signals.Drain); err != nil {
 		return err
 	}
 	for now.Reason != admin.Drained || c.Wait && (now.Sessions > 0 || len(now.Listen) > 0) {
@@ -57,7 +58,7 @@ func (c undrainCmd) Run(ctx context.Context, sys system) error {
 	if err != nil {
 		return err
 	}
-	if err := c.signal(before, undrainSignal); err != nil {
+	if err := c.signal(before, signals.Undrain); err != nil {
 		return err
 	}
 	for now := before; now.Reason == admin.Drained; {

@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"usher/cmd/usher/internal/exit"
 )
 
 // TestDocumentedExamples runs what pages show: a fenced block whose first line is
@@ -94,7 +96,7 @@ func runExample(t *testing.T, env map[string]string, words []string, want string
 	t.Helper()
 	var out strings.Builder
 	err := run(t.Context(), words[1:], system{environ: env, stdin: strings.NewReader(""), stdout: &out, stderr: &out})
-	if quiet := exitError(0); err != nil && !errors.As(err, &quiet) {
+	if quiet := exit.CodeError(0); err != nil && !errors.As(err, &quiet) {
 		t.Errorf("%q: %v", words, err)
 		return
 	}

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"usher/cmd/usher/internal/exit"
 	"usher/cmd/usher/internal/explain"
 	"usher/cmd/usher/internal/listen"
 	"usher/cmd/usher/internal/policyfile"
@@ -27,7 +28,7 @@ type explainCmd struct {
 }
 
 // errRefused is the exit code for a request that would be refused.
-const errRefused = exitError(3)
+const errRefused = exit.CodeError(3)
 
 // Help is shown under usher explain --help.
 func (explainCmd) Help() string {
@@ -52,7 +53,7 @@ Exit codes: 0 the request passes; 3 it is refused; 1 the question cannot be answ
 func (e explainCmd) Run(ctx context.Context, sys system) error {
 	asked, err := explain.Parse(e.Question, rules.Version(e.Socks))
 	if err != nil {
-		return usageError{err}
+		return exit.Usage(err)
 	}
 	cfg, err := sys.config()
 	if err != nil {
@@ -102,7 +103,7 @@ func (e explainCmd) localAddress(listeners []string, from netip.Addr) (netip.Add
 	}
 	local, err := netip.ParseAddrPort(where)
 	if err != nil {
-		return local, usageError{fmt.Errorf("%q is not an address and a port; write --local like 192.0.2.1:1080", where)}
+		return local, exit.Usage(fmt.Errorf("%q is not an address and a port; write --local like 192.0.2.1:1080", where))
 	}
 	return local, nil
 }

@@ -9,6 +9,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"usher/cmd/usher/internal/exit"
 	"usher/proxy/printable"
 	"usher/store/published"
 )
@@ -59,7 +60,7 @@ func (g generationsCmd) Run(ctx context.Context, sys system) error {
 		return g.printText(ctx, sys, conn)
 	}
 	if g.Number != 0 {
-		return usageError{errors.New("a number goes with --text")}
+		return exit.Usage(errors.New("a number goes with --text"))
 	}
 	list, err := listGenerations(ctx, conn)
 	if err != nil {

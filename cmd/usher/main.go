@@ -12,6 +12,8 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"usher/cmd/usher/internal/build"
+	"usher/cmd/usher/internal/exit"
 	"usher/cmd/usher/internal/settings"
 	"usher/proxy/printable"
 )
@@ -39,8 +41,8 @@ func program() int {
 		return code
 	}
 	err := verb()
-	var quiet exitError
-	var usage usageError
+	var quiet exit.CodeError
+	var usage exit.UsageError
 	switch {
 	case err == nil:
 		return 0
@@ -80,20 +82,10 @@ type system struct {
 func (s system) config() (settings.Config, error) {
 	cfg, _, err := settings.Load(s.environ)
 	if err != nil {
-		return cfg, usageError{err}
+		return cfg, exit.Usage(err)
 	}
 	return cfg, nil
 }
-
-// exitError is an exit code without a message, as the command printed it.
-type exitError int
-
-func (e exitError) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
-
-// usageError is a mistake in the arguments or in the environment.
-type usageError struct{ error }
-
-func (e usageError) Unwrap() error { return e.error }
 
 // cli is the command line. Each verb has its own file.
 type cli struct {
@@ -124,7 +116,7 @@ func run(ctx context.Context, args []string, sys system) error {
 		kong.Name("usher"),
 		kong.Description("SOCKS proxy that reads Dante's rule file. Its session limits hold across all replicas."),
 		kong.Writers(sys.stdout, sys.stderr),
-		kong.Vars{"version": built().String()},
+		kong.Vars{"version": build.This().String()},
 		kong.Exit(func(int) { answered = true }), // only --help and --version exit
 		kong.BindTo(ctx, (*context.Context)(nil)),
 		kong.Bind(sys),
@@ -137,7 +129,7 @@ func run(ctx context.Context, args []string, sys system) error {
 		return nil
 	}
 	if err != nil {
-		return usageError{fmt.Errorf("%w; see usher --help", err)}
+		return exit.Usage(fmt.Errorf("%w; see usher --help", err))
 	}
 	return verb.Run()
 }

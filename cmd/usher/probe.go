@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"usher/cmd/usher/internal/exit"
 	"usher/cmd/usher/internal/probe"
 	"usher/proxy/admin"
 	"usher/proxy/printable"
@@ -58,18 +59,18 @@ func (p probeCmd) Run(ctx context.Context, sys system) error {
 	}
 	switch {
 	case v.up && p.Relayd:
-		return exitError(relaydUp)
+		return exit.CodeError(relaydUp)
 	case v.up || p.Relayd:
 		return nil
 	case p.Nagios:
-		return exitError(2)
+		return exit.CodeError(2)
 	}
-	return exitError(1)
+	return exit.CodeError(1)
 }
 
 func (p probeCmd) ask(ctx context.Context, sys system) (verdict, error) {
 	if err := p.check(); err != nil {
-		return verdict{}, usageError{err}
+		return verdict{}, exit.Usage(err)
 	}
 	if p.Socks.Socks != "" {
 		return p.Socks.ask(ctx, p.Timeout)
@@ -165,7 +166,7 @@ func forRelayd(probe func() error) (code int, err error) {
 			code, err = 0, fmt.Errorf("probe failed: %v", trouble)
 		}
 	}()
-	var exit exitError
+	var exit exit.CodeError
 	switch err = probe(); {
 	case errors.As(err, &exit) && exit == relaydUp:
 		return relaydUp, nil
@@ -179,7 +180,7 @@ func forRelayd(probe func() error) (code int, err error) {
 // down, such as wrong arguments.
 func forNagios(stdout io.Writer, probe func() error) int {
 	err := probe()
-	var exit exitError
+	var exit exit.CodeError
 	switch {
 	case err == nil:
 		return 0

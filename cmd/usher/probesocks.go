@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"usher/cmd/usher/internal/exit"
 	"usher/cmd/usher/internal/probe"
 	"usher/proxy/socks"
 )
@@ -63,12 +64,12 @@ func (p socksProbe) check() error {
 func (p socksProbe) ask(ctx context.Context, timeout time.Duration) (verdict, error) {
 	options, err := p.options()
 	if err != nil {
-		return verdict{}, usageError{err}
+		return verdict{}, exit.Usage(err)
 	}
 	options.Timeout = timeout
 	result, err := probe.Run(ctx, options)
 	if err != nil {
-		return verdict{}, usageError{err}
+		return verdict{}, exit.Usage(err)
 	}
 	v := verdict{up: result.Up, what: result.Reason, text: "down: " + result.Reason, data: result, figure: figures(result)}
 	if v.up {

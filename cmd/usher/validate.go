@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 
+	"usher/cmd/usher/internal/exit"
 	"usher/cmd/usher/internal/listen"
 	"usher/cmd/usher/internal/logging"
 	"usher/cmd/usher/internal/policyfile"
@@ -57,7 +58,7 @@ func (v validateCmd) Run(ctx context.Context, sys system) error {
 		err = report.Print(sys.stdout, v.Print)
 	}
 	if err == nil && (!report.Good || v.Strict && !report.Strict()) {
-		return exitError(1)
+		return exit.CodeError(1)
 	}
 	return err
 }

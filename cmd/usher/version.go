@@ -1,15 +1,10 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
-	"runtime"
-	"runtime/debug"
-)
 
-// Release builds set these with the linker flag -X. Without them, built reads
-// what the Go toolchain recorded.
-var version, commit, date string
+	"usher/cmd/usher/internal/build"
+)
 
 type versionCmd struct {
 	JSON bool `name:"json" help:"Print JSON."`
@@ -18,51 +13,8 @@ type versionCmd struct {
 // Run prints the same line as usher --version, or JSON.
 func (v versionCmd) Run(sys system) error {
 	if v.JSON {
-		return printJSON(sys.stdout, built())
+		return printJSON(sys.stdout, build.This())
 	}
-	_, err := fmt.Fprintln(sys.stdout, built())
+	_, err := fmt.Fprintln(sys.stdout, build.This())
 	return err
-}
-
-// build describes this binary. Its JSON form is the output of usher version --json.
-type build struct {
-	Version  string `json:"version"` // a tag, a pseudo-version, or devel
-	Commit   string `json:"commit"`  // unknown outside a repository
-	Date     string `json:"date"`    // of the build, else of the commit
-	Go       string `json:"go"`
-	Platform string `json:"platform"`
-}
-
-func (b build) String() string {
-	return fmt.Sprintf("usher %s (commit %s, %s) %s %s", b.Version, b.Commit, b.Date, b.Go, b.Platform)
-}
-
-// built returns the linker's values, else those of version control, else the
-// version of the module, as in a binary of go install.
-func built() build {
-	b := build{version, commit, date, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
-	if info, ok := debug.ReadBuildInfo(); ok {
-		b = b.or(info)
-	}
-	b.Version, b.Commit, b.Date = cmp.Or(b.Version, "devel"), cmp.Or(b.Commit, "unknown"), cmp.Or(b.Date, "unknown")
-	return b
-}
-
-// or fills in what b lacks from info.
-func (b build) or(info *debug.BuildInfo) build {
-	vcs := map[string]string{}
-	for _, s := range info.Settings {
-		vcs[s.Key] = s.Value
-	}
-	if info.Main.Version != "(devel)" {
-		b.Version = cmp.Or(b.Version, info.Main.Version)
-	}
-	if revision := vcs["vcs.revision"]; b.Commit == "" && revision != "" {
-		b.Commit = revision
-		if vcs["vcs.modified"] == "true" {
-			b.Commit += "-dirty"
-		}
-	}
-	b.Date = cmp.Or(b.Date, vcs["vcs.time"])
-	return b
 }

@@ -51,6 +51,9 @@ type Generation struct {
 // different IDs.
 func (g Generation) ID() string { return strconv.FormatUint(g.Number, 10) + " " + g.Hash }
 
+// Name stands for the name of a rule file in findings, logs and status.
+func Name(number uint64) string { return fmt.Sprintf("generation %d", number) }
+
 // Text is a generation with its text.
 type Text struct {
 	Generation

@@ -1,4 +1,4 @@
-package main
+package serve
 
 import (
 	"context"
@@ -10,10 +10,14 @@ import (
 	"time"
 
 	"usher/cmd/usher/internal/agent"
+	"usher/cmd/usher/internal/build"
+	"usher/cmd/usher/internal/exit"
 	"usher/cmd/usher/internal/follow"
 	"usher/cmd/usher/internal/handover"
 	"usher/cmd/usher/internal/logging"
 	"usher/cmd/usher/internal/settings"
+	"usher/cmd/usher/internal/signals"
+	"usher/cmd/usher/internal/stores"
 	"usher/limiter"
 	"usher/proxy/admin"
 	"usher/proxy/printable"
@@ -24,11 +28,11 @@ import (
 
 // begin starts the service, once there are rules. If it is told to end before, it
 // returns neither a service nor an error.
-func begin(ctx context.Context, cfg settings.Config, sys system, sockets *handover.Sockets, parent *handover.Parent, signals signals) (*service, error) {
+func begin(ctx context.Context, cfg settings.Config, sys Streams, sockets *handover.Sockets, parent *handover.Parent, sigs *signals.Signals) (*service, error) {
 	if !cfg.Published() {
 		return start(cfg, sys, sockets, nil)
 	}
-	f, err := awaitRules(ctx, cfg, sys, sockets, parent, signals)
+	f, err := awaitRules(ctx, cfg, sys, sockets, parent, sigs)
 	if err != nil || f == nil {
 		return nil, err
 	}
@@ -58,17 +62,17 @@ func (trial) Sessions() map[uint64]int { return nil }
 // awaitRules returns a follower with rules, or nil if the process is told to end
 // before there are any. For a moment it only asks the store. Then it uses the cache.
 // Then it opens the admin listener, is not ready, and says why.
-func awaitRules(ctx context.Context, cfg settings.Config, sys system, sockets *handover.Sockets, parent *handover.Parent, signals signals) (*follow.Follower, error) {
+func awaitRules(ctx context.Context, cfg settings.Config, sys Streams, sockets *handover.Sockets, parent *handover.Parent, sigs *signals.Signals) (*follow.Follower, error) {
 	keys, err := follow.Keys(cfg.RuleKey)
 	if err != nil {
-		return nil, usageError{err}
+		return nil, exit.Usage(err)
 	}
-	st, err := openStore(cfg)
+	st, err := stores.Open(cfg)
 	if err != nil {
-		return nil, usageError{err}
+		return nil, exit.Usage(err)
 	}
 	defer st.Close()
-	log, err := logging.Open(cfg, rules.Settings{}, sys.stdout, sys.stderr)
+	log, err := logging.Open(cfg, rules.Settings{}, sys.Stdout, sys.Stderr)
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +88,7 @@ func awaitRules(ctx context.Context, cfg settings.Config, sys system, sockets *h
 	if w.soon(ctx) {
 		return w.follower, nil
 	}
-	found, err := w.wait(ctx, signals)
+	found, err := w.wait(ctx, sigs)
 	if err != nil || !found {
 		return nil, err
 	}
@@ -145,7 +149,7 @@ func (w *waiting) missing(why string) {
 
 // wait serves health checks until there are rules. It reports whether there are:
 // otherwise the process was told to end.
-func (w *waiting) wait(ctx context.Context, signals signals) (found bool, err error) {
+func (w *waiting) wait(ctx context.Context, sigs *signals.Signals) (found bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	closeListeners, err := w.listen()
@@ -163,12 +167,12 @@ func (w *waiting) wait(ctx context.Context, signals signals) (found bool, err er
 		case err := <-w.broken:
 			cancel()
 			return false, errors.Join(err, ended(<-result))
-		case sig := <-signals.stop:
+		case sig := <-sigs.Stop:
 			w.log.Info("stopped", "why", sig.String(), "cut", 0)
 			cancel()
 			<-result
 			return false, nil
-		case <-signals.reload:
+		case <-sigs.Reload:
 			if err := w.follower.Retry(); err != nil {
 				w.log.Error("reload failed", "error", printable.Lines(err.Error()))
 			}
@@ -189,7 +193,7 @@ func (w *waiting) listen() (closeAll func() error, err error) {
 	if err != nil {
 		return nil, err
 	}
-	reg := admin.NewRegistry(built().Version, runtime.Version(), string(w.cfg.Replica))
+	reg := admin.NewRegistry(build.This().Version, runtime.Version(), string(w.cfg.Replica))
 	admin.CollectSnapshot(reg, w.snapshot)
 	a := admin.New(admin.Options{Readiness: w.ready, Snapshot: w.snapshot, Gatherer: reg, Names: adminNames(w.cfg), Logger: w.log.Logger})
 	g := agent.New(agent.Options{Unready: a.Unready, Weight: func() int { return 0 }})
@@ -222,7 +226,7 @@ func (w *waiting) snapshot() admin.Snapshot {
 	why := w.why
 	w.mu.Unlock()
 	return admin.Snapshot{
-		Version: built().Version, Replica: string(w.cfg.Replica), PID: os.Getpid(), Started: w.started,
+		Version: build.This().Version, Replica: string(w.cfg.Replica), PID: os.Getpid(), Started: w.started,
 		Rules: admin.Rules{File: settings.FromStore, ReloadErr: why, Limits: []admin.RuleLimit{}, Published: showPublished(w.follower)},
 		Store: admin.Store{Address: w.cfg.Store.String()},
 	}

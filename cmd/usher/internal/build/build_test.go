@@ -1,4 +1,4 @@
-package main
+package build
 
 import (
 	"encoding/json"
@@ -15,7 +15,7 @@ import (
 // it to the linker. This builds with the flags of the Dockerfile.
 func TestVersionOfTheImage(t *testing.T) {
 	t.Parallel()
-	file, err := os.ReadFile("../../deploy/compose/Dockerfile")
+	file, err := os.ReadFile("../../../../deploy/compose/Dockerfile")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -23,7 +23,7 @@ func TestVersionOfTheImage(t *testing.T) {
 	if flags == nil {
 		t.Fatal("the Dockerfile has no -ldflags")
 	}
-	want := build{Version: "v1.2.3", Commit: "0123abc", Date: "2026-01-02T03:04:05Z"}
+	want := Info{Version: "v1.2.3", Commit: "0123abc", Date: "2026-01-02T03:04:05Z"}
 	args := map[string]string{"VERSION": want.Version, "COMMIT": want.Commit, "DATE": want.Date}
 	for name := range args {
 		if !strings.Contains(string(file), "ARG "+name+"=") {
@@ -31,12 +31,12 @@ func TestVersionOfTheImage(t *testing.T) {
 		}
 	}
 	binary := filepath.Join(t.TempDir(), "usher")
-	out, err := exec.Command("go", "build", "-buildvcs=false", "-ldflags", os.Expand(flags[1], func(name string) string { return args[name] }), "-o", binary, ".").CombinedOutput()
+	out, err := exec.Command("go", "build", "-buildvcs=false", "-ldflags", os.Expand(flags[1], func(name string) string { return args[name] }), "-o", binary, "usher/cmd/usher").CombinedOutput()
 	if err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
 	out, err = exec.Command(binary, "version", "--json").Output()
-	var got build
+	var got Info
 	if err != nil || json.Unmarshal(out, &got) != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
@@ -54,15 +54,15 @@ func TestVersionWithoutFlags(t *testing.T) {
 	vcs := []debug.BuildSetting{{Key: "vcs.revision", Value: "abc"}, {Key: "vcs.time", Value: "2026-01-01T00:00:00Z"}, {Key: "vcs.modified", Value: "true"}}
 	for _, c := range []struct {
 		what    string
-		have    build
+		have    Info
 		version string
 		vcs     []debug.BuildSetting
-		want    build
+		want    Info
 	}{
-		{"a repository", build{}, "v0.0.0-2026+dirty", vcs, build{Version: "v0.0.0-2026+dirty", Commit: "abc-dirty", Date: "2026-01-01T00:00:00Z"}},
-		{"a clean repository without a tag", build{}, "(devel)", vcs[:2], build{Commit: "abc", Date: "2026-01-01T00:00:00Z"}},
-		{"go install", build{}, "v1.0.0", nil, build{Version: "v1.0.0"}},
-		{"the linker's flags win", build{Version: "v2", Commit: "def", Date: "now"}, "v1.0.0", vcs, build{Version: "v2", Commit: "def", Date: "now"}},
+		{"a repository", Info{}, "v0.0.0-2026+dirty", vcs, Info{Version: "v0.0.0-2026+dirty", Commit: "abc-dirty", Date: "2026-01-01T00:00:00Z"}},
+		{"a clean repository without a tag", Info{}, "(devel)", vcs[:2], Info{Commit: "abc", Date: "2026-01-01T00:00:00Z"}},
+		{"go install", Info{}, "v1.0.0", nil, Info{Version: "v1.0.0"}},
+		{"the linker's flags win", Info{Version: "v2", Commit: "def", Date: "now"}, "v1.0.0", vcs, Info{Version: "v2", Commit: "def", Date: "now"}},
 	} {
 		if got := c.have.or(&debug.BuildInfo{Main: debug.Module{Version: c.version}, Settings: c.vcs}); got != c.want {
 			t.Errorf("%s: %+v, want %+v", c.what, got, c.want)

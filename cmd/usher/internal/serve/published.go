@@ -1,4 +1,4 @@
-package main
+package serve
 
 import (
 	"context"
@@ -21,13 +21,10 @@ import (
 // How a service follows the rules that are published for its cluster
 // (USHER_CONFIG=store).
 
-// publishedName stands for the rule file in findings, logs and status.
-func publishedName(number uint64) string { return fmt.Sprintf("generation %d", number) }
-
 // ruleName names where the rules in force come from.
 func (s *service) ruleName() string {
 	if s.follower != nil {
-		return publishedName(s.follower.InForce().Number)
+		return published.Name(s.follower.InForce().Number)
 	}
 	return policyfile.Name(s.cfg.RuleFile)
 }
@@ -41,7 +38,7 @@ func (s *service) loadPolicy() (*proxy.Policy, []rules.Diagnostic, error) {
 }
 
 func loadPublished(cfg settings.Config, t published.Text) (*proxy.Policy, []rules.Diagnostic, error) {
-	policy, found, err := policyfile.LoadText(cfg, publishedName(t.Number), t.Rules)
+	policy, found, err := policyfile.LoadText(cfg, published.Name(t.Number), t.Rules)
 	if err != nil {
 		return nil, found, err
 	}
@@ -74,13 +71,13 @@ func (f following) Load(t published.Text) error {
 	if err != nil {
 		return err
 	}
-	f.replace(policy, found, publishedName(t.Number))
+	f.replace(policy, found, published.Name(t.Number))
 	return nil
 }
 
 // Refused implements follow.Target.
 func (f following) Refused(number uint64, err error) {
-	f.history.failed(fmt.Errorf("%s: %w", publishedName(number), err))
+	f.history.failed(fmt.Errorf("%s: %w", published.Name(number), err))
 }
 
 // Hold implements follow.Target.

@@ -1,4 +1,4 @@
-package main
+package serve
 
 import (
 	"context"
@@ -16,12 +16,15 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"usher/cmd/usher/internal/agent"
+	"usher/cmd/usher/internal/build"
+	"usher/cmd/usher/internal/exit"
 	"usher/cmd/usher/internal/follow"
 	"usher/cmd/usher/internal/handover"
 	"usher/cmd/usher/internal/listen"
 	"usher/cmd/usher/internal/logging"
 	"usher/cmd/usher/internal/policyfile"
 	"usher/cmd/usher/internal/settings"
+	"usher/cmd/usher/internal/stores"
 	"usher/cmd/usher/internal/storewatch"
 	"usher/limiter"
 	"usher/proxy"
@@ -29,7 +32,6 @@ import (
 	"usher/proxy/rules"
 	"usher/proxy/selfaddr"
 	"usher/store"
-	"usher/store/memstore"
 	"usher/store/redisstore"
 )
 
@@ -73,7 +75,7 @@ type service struct {
 // start checks the configuration and all files, then opens the listeners, and builds
 // the parts. open serves. If start fails, it leaves nothing open. f has the rules if
 // they come from the store, and is nil otherwise.
-func start(cfg settings.Config, sys system, sockets *handover.Sockets, f *follow.Follower) (_ *service, err error) {
+func start(cfg settings.Config, sys Streams, sockets *handover.Sockets, f *follow.Follower) (_ *service, err error) {
 	s := &service{
 		cfg: cfg, sockets: sockets, started: time.Now(), broken: make(chan error, 8), cancelLint: func() {},
 		follower: f, assembled: make(chan struct{}),
@@ -92,10 +94,10 @@ func start(cfg settings.Config, sys system, sockets *handover.Sockets, f *follow
 	if err != nil {
 		return nil, err
 	}
-	if s.store, err = openStore(cfg); err != nil {
-		return nil, usageError{err}
+	if s.store, err = stores.Open(cfg); err != nil {
+		return nil, exit.Usage(err)
 	}
-	if s.log, err = logging.Open(cfg, set, sys.stdout, sys.stderr); err != nil {
+	if s.log, err = logging.Open(cfg, set, sys.Stdout, sys.Stderr); err != nil {
 		return nil, err
 	}
 	s.notify.log = s.log.Logger
@@ -142,24 +144,9 @@ func adminListeners(cfg settings.Config, sockets *handover.Sockets) (admins, age
 	return admins, agents, err
 }
 
-// openStore returns the store of USHER_STORE. It connects later.
-func openStore(cfg settings.Config) (store.Store, error) {
-	if cfg.Store == settings.Memory {
-		return memstore.New(), nil
-	}
-	st, err := redisstore.Open(string(cfg.Store), string(cfg.Cluster), redisstore.Secrets{
-		User: cfg.StoreUser, Password: cfg.StorePass,
-		SentinelUser: cfg.SentinelUser, SentinelPassword: cfg.SentinelPass,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("USHER_STORE: %w", err)
-	}
-	return st, nil
-}
-
 // assemble builds the parts. It cannot fail.
 func (s *service) assemble(policy *proxy.Policy) {
-	reg := admin.NewRegistry(built().Version, runtime.Version(), string(s.cfg.Replica))
+	reg := admin.NewRegistry(build.This().Version, runtime.Version(), string(s.cfg.Replica))
 	s.history.use(policy.Rules)
 	s.ready = admin.NewReadiness(s.started, s.cfg.LeaseTTL)
 	s.watch = storewatch.New(s.log.Logger, s.cfg)
@@ -250,7 +237,7 @@ func (s *service) serve(ln net.Listener, serve func(net.Listener) error) {
 // setting changes that.
 func (s *service) announce(policy *proxy.Policy, found []rules.Diagnostic, source string) {
 	capacity := s.cfg.Capacity()
-	s.log.Info("usher starts", "version", built().Version, "process", os.Getpid(), "commit", built().Commit, "go", runtime.Version(),
+	s.log.Info("usher starts", "version", build.This().Version, "process", os.Getpid(), "commit", build.This().Commit, "go", runtime.Version(),
 		"descriptors", capacity.Descriptors, "memory_mib", capacity.Memory>>20, "max_sessions", capacity.Sessions, "max_negotiating", capacity.Negotiating,
 		"stalled_session_kib", capacity.Stalled>>10)
 	if needed := capacity.Needed(); needed > capacity.Descriptors {
@@ -312,7 +299,7 @@ func (s *service) describe(policy *proxy.Policy, name string) []any {
 func (s *service) snapshot() admin.Snapshot {
 	st := s.limiter.Status()
 	now := admin.Snapshot{
-		Version: built().Version, Replica: string(s.cfg.Replica), PID: os.Getpid(), Started: s.started, Sessions: s.proxy.Sessions(),
+		Version: build.This().Version, Replica: string(s.cfg.Replica), PID: os.Getpid(), Started: s.started, Sessions: s.proxy.Sessions(),
 		Rules: showRules(s.ruleName(), s.proxy.Generations(), st), Store: admin.StoreOf(s.cfg.Store.String(), st),
 	}
 	now.Store.Failure, now.Store.FailingSince = s.watch.Trouble()

@@ -1,4 +1,4 @@
-package main
+package serve
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 
 	"usher/cmd/usher/internal/handover"
 	"usher/cmd/usher/internal/settings"
+	"usher/cmd/usher/internal/signals"
 )
 
 // readyPoll is how often a process that starts asks itself whether it is ready.
@@ -30,7 +31,7 @@ func (u *upgrades) running() bool { return u.child != nil }
 
 // takeOver waits until this process is ready, and tells the process before it to stop
 // accepting. Until then this one serves nobody. parent may be nil.
-func (s *service) takeOver(ctx context.Context, parent *handover.Parent, signals signals) error {
+func (s *service) takeOver(ctx context.Context, parent *handover.Parent, sigs *signals.Signals) error {
 	if parent == nil {
 		return nil
 	}
@@ -47,7 +48,7 @@ func (s *service) takeOver(ctx context.Context, parent *handover.Parent, signals
 		case <-tick.C:
 		case <-ctx.Done():
 			return ctx.Err()
-		case sig := <-signals.stop:
+		case sig := <-sigs.Stop:
 			return fmt.Errorf("%v while starting: %s", sig, why)
 		}
 	}
@@ -127,13 +128,13 @@ func (s *service) abortUpgrade() {
 // retire ends this process after another one has taken its place: it accepts nobody,
 // lets its sessions end as at SIGTERM, and stops. Health checks are answered by the
 // other process, so this one must not say that it drains.
-func (s *service) retire(signals signals) error {
+func (s *service) retire(sigs *signals.Signals) error {
 	s.notify.handedOver(s.upgrades.successor.PID)
 	s.log.Info("handed over to the new process", "new_process", s.upgrades.successor.PID, "sessions", s.proxy.Sessions(),
 		"timeout", s.cfg.DrainTimeout.String())
 	stopped := make(chan error, 1)
 	go func() { stopped <- s.leave() }()
-	return s.await(stopped, signals, time.Time{})
+	return s.await(stopped, sigs, time.Time{})
 }
 
 func (s *service) leave() error {

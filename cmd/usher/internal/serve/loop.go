@@ -1,0 +1,113 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"usher/cmd/usher/internal/exit"
+	"usher/cmd/usher/internal/signals"
+)
+
+// wait does what signals ask for, and drains on SIGTERM, SIGINT or the end of ctx. It
+// returns when the service has stopped.
+func (s *service) wait(ctx context.Context, sigs *signals.Signals) error {
+	alive := s.notify.watchdog()
+	defer alive.Stop()
+	for {
+		control := sigs
+		if s.upgrades.running() { // the process that serves then is to do it
+			control = control.Later()
+		}
+		select {
+		case err := <-s.broken:
+			s.abortUpgrade()
+			return errors.Join(err, s.stop(alreadyDone()))
+		case <-ctx.Done():
+			return s.drain("context", sigs)
+		case sig := <-sigs.Stop:
+			return s.drain(sig.String(), sigs)
+		case <-alive.C:
+			s.notify.alive()
+		case <-s.drained.grace:
+			s.suspend()
+		case <-control.Reload:
+			if sig, stopping := sigs.Stopping(); stopping { // do not load rules for a process that is to stop
+				return s.drain(sig.String(), sigs)
+			}
+			s.reload()
+		case <-control.Drain:
+			s.startDrain()
+		case <-control.Undrain:
+			s.endDrain()
+		case <-sigs.Upgrade:
+			s.upgrade()
+		case err := <-s.upgrades.done:
+			if s.upgraded(err) {
+				return s.retire(sigs)
+			}
+		}
+	}
+}
+
+// drain stops gracefully. A second signal after signals.RepeatWindow makes it return at
+// once: the kernel then closes all connections, and slots are freed when the lease
+// ends.
+func (s *service) drain(why string, sigs *signals.Signals) error {
+	s.notify.tell(daemon.SdNotifyStopping)
+	s.abortUpgrade()
+	s.log.Info("draining", "why", why, "grace", s.cfg.DrainGrace.String(), "timeout", s.cfg.DrainTimeout.String(),
+		"sessions", s.proxy.Sessions())
+	stopped := make(chan error, 1)
+	go func() { stopped <- s.stop(context.Background()) }()
+	return s.await(stopped, sigs, time.Now())
+}
+
+// await returns when the drain has stopped the service, or at a signal to stop that
+// does not belong to the one at since. The zero time: there was none yet.
+func (s *service) await(stopped <-chan error, sigs *signals.Signals, since time.Time) error {
+	for {
+		select {
+		case err := <-stopped:
+			return err
+		case sig := <-sigs.Reload:
+			s.passOn(sig)
+		case sig := <-sigs.Drain:
+			s.passOn(sig)
+		case sig := <-sigs.Undrain:
+			s.passOn(sig)
+		case sig := <-sigs.Upgrade:
+			s.passOn(sig)
+		case sig := <-sigs.Stop:
+			if since.IsZero() {
+				since = time.Now()
+			}
+			if time.Since(since) < signals.RepeatWindow {
+				s.log.Info("repeated signal ignored", "signal", sig.String())
+				continue
+			}
+			s.log.Warn("second signal, exiting at once", "signal", sig.String(), "sessions", s.proxy.Sessions())
+			s.log.Flush()
+			return exit.CodeError(1)
+		}
+	}
+}
+
+// passOn passes a signal on to the process that has taken the place of this one.
+func (s *service) passOn(sig os.Signal) {
+	if s.upgrades.successor == nil {
+		s.log.Warn("signal ignored while draining", "signal", sig.String())
+		return
+	}
+	s.upgrades.successor.Signal(sig)
+}
+
+// alreadyDone returns a context that has ended, to stop without waiting.
+func alreadyDone() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}
