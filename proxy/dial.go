@@ -11,7 +11,6 @@ import (
 
 	"usher/proxy/decide"
 	"usher/proxy/race"
-	"usher/proxy/relay"
 	"usher/proxy/rules"
 	"usher/proxy/selfaddr"
 	"usher/proxy/sockopt"
@@ -120,14 +119,4 @@ func withPorts(err error, from, to netip.Addr) error {
 		return err
 	}
 	return fmt.Errorf("%w: %w", errLocalPorts, err)
-}
-
-// relayTo returns the relay between the client and its target or peer. The session
-// is open then.
-func (s *session) relayTo(target *net.TCPConn, t rules.Timeouts) func() error {
-	s.sockets.dropContext()
-	s.opening = nil
-	return relay.New(s.client, target, relay.Options{
-		Idle: t.IO, FinWait: t.FinWait, MayWrite: s.valid, Pipes: s.server.pipes, Up: &s.up, Down: &s.down,
-	}).Run
 }

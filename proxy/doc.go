@@ -1,28 +1,50 @@
 // Package proxy serves SOCKS clients: it accepts, decides by the rules, asks
 // the limiter for a slot, dials and relays.
 //
-// The steps of one session, in the order of session.go:
+// listen.go accepts a client. session.go takes it through these steps:
 //
-//	accept        listen.go      the policy in force is taken and kept: a reload never touches a session
-//	PROXY header  header.go      required from trusted balancers, refused from anybody else; LOCAL may be
-//	                             a health check, which the next two steps skip while it sends no more than a greeting
-//	client-rule   decision.go    block: closed without a byte
-//	admit client  slot.go        at the client's first byte, or after a second; a client that closes before is a
-//	                             health check, too. Limit full or store unreachable: closed without a byte
-//	negotiate     negotiate.go   method, user, request; one deadline from accept to the whole request
-//	resolve       package decide the name once, to all its addresses, if a rule could pass it; package resolve has the cache
-//	socks-rule    package decide block: reply 2 (SOCKS 4: 91)
-//	admit request slot.go        a slot of the socks-rule's limit for that of the client-rule; full: reply 2, store unreachable: reply 1
-//	dial          dial.go        only addresses that the rule matched; errors become replies in outcome.go
-//	  or await    bind.go        BIND: one peer, judged by the rules for bindreply
-//	relay         package relay  until both directions have ended; bulk is spliced
-//	end           session.go     sockets closed (sockets.go), slot released, one log line
+//	PROXY header    header.go      required from trusted balancers, refused from anybody else; LOCAL may be
+//	                               a health check, which the next two steps skip while it sends no more than a greeting
+//	client-rule     session.go     block: closed without a byte
+//	admit client    session.go     at the client's first byte, or after a second; a client that closes before is a
+//	                               health check, too. Limit full or store unreachable: closed without a byte
+//	negotiate       negotiate.go   method, user, request; one deadline from accept to the whole request
+//	CONNECT         dial.go
+//	  resolve                      the name once, to all its addresses, if a rule could pass it
+//	  socks-rule                   block: reply 2 (SOCKS 4: 91)
+//	  admit request                a slot of the socks-rule's limit for that of the client-rule; full: reply 2,
+//	                               store unreachable: reply 1
+//	  dial                         only addresses that the rule matched
+//	or BIND         bind.go        the same, but it awaits one peer, which a rule for bindreply must pass
+//	or UDP          udp.go         the same without a target; package udp judges each datagram
+//	reply           reply.go       success, or the one for the error
+//	relay           relay.go       until both directions have ended; bulk is spliced
+//	end             session.go     sockets closed, slot released, one log line
 //
-// Package decide makes the decisions of these steps and knows their order; usher
-// explain asks it too. decision.go gives it what is known of the session.
+// The steps use these files, each of which uses only those after it, but for the
+// pairs that TestFilesRunOneWay allows:
 //
-// If the limit of a rule is full, no later rule is asked. If a client closes its
-// connection, the current step ends and the slot is released (hangup_linux.go).
+//	report.go          log lines
+//	decision.go        asks package decide, which makes all decisions and knows their order; usher explain asks it, too
+//	slot.go            asks the limiter
+//	deadline.go        time limits of the steps
+//	keepalive.go       on the client's connection
+//	hangup_linux.go    ends a step and its session if the client closes its connection
+//	drain.go           ends all sessions
+//	overload.go        closes clients when descriptors or places are short
+//	server.go          what sessions share
+//	rulemetrics.go     series of the rules in force
+//	table.go           sessions and generations
+//	metrics.go         for Prometheus
+//	negotiators.go     sessions before their request
+//	state.go           the fields of a session
+//	generation.go      a policy and its sessions
+//	sockets.go         what is closed when a session ends
+//	clientio.go        reads without waiting, peeks
+//	spare.go           a descriptor in reserve
+//	outcome.go         errors become replies and reasons
+//
+// If the limit of a rule is full, no later rule is asked.
 //
 // The goroutines of a session:
 //   - One waits, relays and finishes.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"time"
 
 	"usher/proxy/decide"
@@ -41,16 +40,6 @@ func (s *session) identify() (local bool, err error) {
 		s.from, s.to = h.From, h.To
 	}
 	return h.Kind == header.Local, nil
-}
-
-// trusted reports whether a is a balancer.
-func (s *Server) trusted(a netip.Addr) bool {
-	for _, p := range s.opts.TrustedProxies {
-		if p.Contains(a) {
-			return true
-		}
-	}
-	return false
 }
 
 // blocked is the error for a client that no client-rule lets in. Behind a balancer

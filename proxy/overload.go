@@ -6,10 +6,6 @@ import (
 	"log/slog"
 	"math"
 	"net"
-	"net/netip"
-	"os"
-	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -21,56 +17,6 @@ import (
 // shedTime is how long shed waits for a client that it can close. The system reports a
 // lack of descriptors even if no client waits.
 const shedTime = 5 * time.Millisecond
-
-// negotiators are the sessions whose clients have not made their request yet.
-type negotiators struct {
-	mu  sync.Mutex
-	all fair.Crowd[*session]
-}
-
-// enter adds s. If there are then more than most, it removes other sessions and returns
-// them. The caller must end them. fair.Crowd.Victim chooses them.
-func (n *negotiators) enter(s *session, source netip.Prefix, most int) (evicted []*session) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	evicted = n.remove(most-1, source)
-	s.negotiating = n.all.Add(source, s)
-	return evicted
-}
-
-// shrink removes sessions until there are at most most, and returns them. The caller must
-// end them.
-func (n *negotiators) shrink(most int) (evicted []*session) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.remove(most, netip.Prefix{})
-}
-
-// remove does what shrink does, before a session of newcomer is added. n.mu is held.
-func (n *negotiators) remove(most int, newcomer netip.Prefix) (evicted []*session) {
-	for n.all.Len() > max(most, 0) {
-		victim := n.all.Victim(newcomer)
-		n.all.Remove(victim)
-		evicted = append(evicted, victim.Value)
-	}
-	return evicted
-}
-
-// identified counts s for the source of its client. Before its PROXY header was read, it
-// counted for the balancer.
-func (n *negotiators) identified(s *session) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.all.SetSource(s.negotiating, fair.SourceOf(s.from.Addr()))
-}
-
-// leave removes s, if it is still there.
-func (n *negotiators) leave(s *session) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.all.Remove(s.negotiating)
-	s.negotiating = nil
-}
 
 // evict ends sessions that negotiate. It closes their sockets at once: the next
 // client may need the descriptor before the session has ended.
@@ -166,69 +112,4 @@ func (s *Server) shed(ln net.Listener) bool {
 	_ = client.Close()
 	s.turnAway("descriptors", "out of descriptors")
 	return true
-}
-
-// spare is a reserved descriptor, for the time when the process has no other. One
-// goroutine may use it at a time.
-type spare struct {
-	mu     sync.Mutex
-	file   *os.File // nil: used, or it could not be had again
-	closed bool
-}
-
-func newSpare() *spare {
-	s := new(spare)
-	s.open()
-	return s
-}
-
-func (s *spare) open() {
-	if file, err := os.Open(os.DevNull); err == nil {
-		s.file = file
-	}
-}
-
-// give frees the descriptor for another use. If it reports true, the caller must call
-// take.
-func (s *spare) give() bool {
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
-		return false
-	}
-	if s.file == nil { // somebody else was quicker; perhaps now
-		s.open()
-	}
-	if s.file == nil {
-		s.mu.Unlock()
-		return false
-	}
-	_ = s.file.Close()
-	s.file = nil
-	return true
-}
-
-// take gets the descriptor back. If this fails, the next give tries again.
-func (s *spare) take() {
-	s.open()
-	s.mu.Unlock()
-}
-
-func (s *spare) close() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.closed = true
-	if s.file != nil {
-		_ = s.file.Close()
-		s.file = nil
-	}
-}
-
-// logEvery limits a log line to one in a minute. The zero value is ready for use.
-type logEvery struct{ last atomic.Int64 }
-
-// due reports whether the line may be logged now.
-func (l *logEvery) due() bool {
-	now, last := time.Now().UnixNano(), l.last.Load()
-	return (last == 0 || now-last >= int64(time.Minute)) && l.last.CompareAndSwap(last, now)
 }

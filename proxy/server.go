@@ -209,6 +209,16 @@ func (s *Server) Places() (taken int) {
 // Counts returns the sessions by rule, generation and command.
 func (s *Server) Counts() []Count { return s.table.counts() }
 
+// trusted reports whether a is a balancer.
+func (s *Server) trusted(a netip.Addr) bool {
+	for _, p := range s.opts.TrustedProxies {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
 // ownAddress reports whether a connection to a would reach a listener of this process or
 // an address of Options.Own.
 func (s *Server) ownAddress(a netip.AddrPort) bool {

@@ -1,0 +1,18 @@
+package proxy
+
+import (
+	"net"
+
+	"usher/proxy/relay"
+	"usher/proxy/rules"
+)
+
+// relayTo returns the relay between the client and its target or peer. The session
+// is open then.
+func (s *session) relayTo(target *net.TCPConn, t rules.Timeouts) func() error {
+	s.sockets.dropContext()
+	s.opening = nil
+	return relay.New(s.client, target, relay.Options{
+		Idle: t.IO, FinWait: t.FinWait, MayWrite: s.valid, Pipes: s.server.pipes, Up: &s.up, Down: &s.down,
+	}).Run
+}
