@@ -89,12 +89,12 @@ func login(t *testing.T, rules []string) string {
 func allNeeded(t *testing.T, addition []string, become func(addition []string), url string) {
 	t.Helper()
 	become(addition)
-	if err := exercise(t.Context(), open(t, url, "default")); err != nil {
+	if err := exercise(patient(t), open(t, url, "default")); err != nil {
 		t.Errorf("with %q: %v", addition, err)
 	}
 	for i, r := range addition {
 		become(slices.Delete(slices.Clone(addition), i, i+1))
-		if err := exercise(t.Context(), open(t, url, "default")); err == nil || !strings.Contains(err.Error(), "NOPERM") {
+		if err := exercise(patient(t), open(t, url, "default")); err == nil || !strings.Contains(err.Error(), "NOPERM") {
 			t.Errorf("without %s: %v, want NOPERM", r, err)
 		}
 	}
@@ -113,7 +113,7 @@ func minimalClusterUser(t *testing.T, cluster *redistest.Cluster) {
 	defer s.Close()
 	// Its rights suffice to count. Each of the three primaries is warned about, as
 	// one more right is needed to check a setting.
-	got, err := s.Check(t.Context())
+	got, err := s.Check(patient(t))
 	foreign := func(warning string) bool {
 		return !strings.Contains(warning, "cluster-require-full-coverage cannot be read (NOPERM")
 	}
@@ -148,10 +148,10 @@ func TestMinimalUser(t *testing.T) {
 	url := address + "/0"
 
 	become(rules)
-	if err := exercise(t.Context(), open(t, url, "default")); err != nil {
+	if err := exercise(patient(t), open(t, url, "default")); err != nil {
 		t.Errorf("with all that is documented: %v", err)
 	}
-	if err := exercise(t.Context(), open(t, url, "other")); err == nil || !strings.Contains(err.Error(), "NOPERM") {
+	if err := exercise(patient(t), open(t, url, "other")); err == nil || !strings.Contains(err.Error(), "NOPERM") {
 		t.Errorf("another cluster's keys: %v, want NOPERM", err)
 	}
 	warns(t, url, "")
@@ -162,7 +162,7 @@ func TestMinimalUser(t *testing.T) {
 		}
 		dropped++
 		become(slices.Delete(slices.Clone(rules), i, i+1))
-		if err := exercise(t.Context(), open(t, url, "default")); err == nil {
+		if err := exercise(patient(t), open(t, url, "default")); err == nil {
 			t.Errorf("%s is not needed", r)
 		}
 	}

@@ -31,7 +31,10 @@ func TestNewestAnswerWins(t *testing.T) {
 		if err := late.Client().ClientPause(t.Context(), 300*time.Millisecond).Err(); err != nil {
 			t.Fatal(err)
 		}
-		addr, epoch, err := newest(t.Context(), peers, func(ctx context.Context, p *peer, c *redis.Conn) (string, uint64, error) {
+		// The late one has half of this time.
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		addr, epoch, err := newest(ctx, peers, func(ctx context.Context, p *peer, c *redis.Conn) (string, uint64, error) {
 			epoch, err := c.Get(ctx, "epoch").Uint64()
 			return p.addr, epoch, err
 		})

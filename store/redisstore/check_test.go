@@ -16,7 +16,7 @@ func warns(t *testing.T, url, want string) {
 	t.Helper()
 	s := open(t, url, "check")
 	defer s.Close()
-	got, err := s.Check(t.Context())
+	got, err := s.Check(patient(t))
 	text := strings.Join(got, "\n")
 	if err != nil || want == "" && text != "" || !strings.Contains(text, want) || len(got) > 1 {
 		t.Errorf("Check: %q, %v; want %q", got, err, want)
@@ -49,7 +49,7 @@ func TestCheckPersistence(t *testing.T) {
 	}
 	counts := func() error {
 		server.Client().Del(t.Context(), "usher:{default:0}:m", "usher:{default:0}:t")
-		return exercise(t.Context(), open(t, server.URL(), "default"))
+		return exercise(patient(t), open(t, server.URL(), "default"))
 	}
 	server.FailToSave()
 	warns(t, server.URL(), "the last snapshot could not be saved")
@@ -122,7 +122,7 @@ func TestCheckWithoutConfig(t *testing.T) {
 	})
 	s := open(t, "redis+sentinel://"+sentinel.Addr().String()+"/counts", "check")
 	defer s.Close()
-	got, err := s.Check(t.Context())
+	got, err := s.Check(patient(t))
 	text := strings.Join(got, "\n")
 	if err != nil || len(got) != 2 || !strings.Contains(text, "maxmemory-policy is allkeys-lru") ||
 		!strings.Contains(text, "min-replicas-max-lag cannot be read (ERR unknown command") {
@@ -151,7 +151,7 @@ func TestCheckOfSomeServers(t *testing.T) {
 	})
 	s := open(t, "redis+cluster://"+node.Addr().String(), "check")
 	defer s.Close()
-	got, err := s.Check(t.Context())
+	got, err := s.Check(patient(t))
 	if err == nil || !strings.Contains(err.Error(), away.Addr().String()) || !strings.Contains(strings.Join(got, "\n"), "allkeys-lru") {
 		t.Errorf("%q, %v", got, err)
 	}

@@ -74,7 +74,7 @@ func TestHostileServer(t *testing.T) {
 // useOnce dials, joins and observes.
 func useOnce(t *testing.T, url string) error {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	s := open(t, url, "hostile")
 	defer s.Close()

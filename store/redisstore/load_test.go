@@ -17,7 +17,8 @@ import (
 )
 
 const (
-	loadTTL   = 5 * time.Second // what is planned takes a fraction of it, also on a busy machine
+	loadTTL   = 5 * time.Second
+	strictTTL = 15 * time.Second // a busy machine may stall for seconds, and no lease may end of that
 	loadWait  = 10 * time.Second
 	loadRules = 6
 	loadMax   = 4
@@ -30,6 +31,7 @@ type load struct {
 	t        *testing.T
 	url      string
 	cluster  string
+	ttl      time.Duration
 	strict   bool
 	limiters []*limiter.Limiter
 	stores   []*redisstore.Store
@@ -46,7 +48,10 @@ type load struct {
 
 func startLoad(t *testing.T, url string, strict bool) *load {
 	t.Helper()
-	l := &load{t: t, url: url, cluster: "load-" + rand.Text(), strict: strict}
+	l := &load{t: t, url: url, cluster: "load-" + rand.Text(), ttl: loadTTL, strict: strict}
+	if strict {
+		l.ttl = strictTTL
+	}
 	l.ctx, l.cancel = context.WithCancel(t.Context())
 	for i := range l.running {
 		l.running[i] = map[*limiter.Grant]bool{}
@@ -67,7 +72,7 @@ func startLoad(t *testing.T, url string, strict bool) *load {
 func (l *load) join() {
 	l.t.Helper()
 	s := open(l.t, l.url, l.cluster)
-	r := limiter.New(limiter.Options{Store: s, TTL: loadTTL, Strict: l.strict, StoreWait: loadWait})
+	r := limiter.New(limiter.Options{Store: s, TTL: l.ttl, Strict: l.strict, StoreWait: loadWait})
 	r.SetSpace("c1aaaa", nil)
 	l.mu.Lock()
 	i := len(l.limiters)

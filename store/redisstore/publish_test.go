@@ -35,7 +35,7 @@ func newPress(t *testing.T, url string) *press {
 
 func (p *press) dial() published.Conn {
 	p.t.Helper()
-	c, err := p.store.Published(p.t.Context())
+	c, err := p.store.Published(patient(p.t))
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -187,7 +187,7 @@ func reports(url string) func(t *testing.T) {
 		} {
 			p.exchange(r, "")
 		}
-		c, err := p.store.Dial(t.Context(), 0)
+		c, err := p.store.Dial(patient(t), 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -238,7 +238,7 @@ func garbledGenerations(url string) func(t *testing.T) {
 // rewrite overwrites a field of what is published.
 func (p *press) rewrite(field, value string) {
 	p.t.Helper()
-	if err := p.store.Command(p.t.Context(), "HSET", "usher:{"+p.cluster+":0}:g", field, value); err != nil {
+	if err := p.store.Command(patient(p.t), "HSET", "usher:{"+p.cluster+":0}:g", field, value); err != nil {
 		p.t.Fatal(err)
 	}
 }

@@ -39,7 +39,7 @@ func reachAll(t *testing.T, url string) {
 	s := open(t, url, "endpoints")
 	defer s.Close()
 	for shard := range s.Shards() {
-		c, err := s.Dial(t.Context(), shard)
+		c, err := s.Dial(patient(t), shard)
 		if err != nil {
 			t.Errorf("%s, shard %d: %v", url, shard, err)
 			continue

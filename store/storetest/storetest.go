@@ -96,7 +96,10 @@ func RunLosses(t *testing.T, open func(t *testing.T) (s store.Store, drop func(k
 
 func newFixture(t *testing.T, s store.Store) *fixture {
 	t.Helper()
-	conn, err := s.Dial(t.Context(), 0)
+	// Without a deadline some stores give each of their servers a second only.
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	conn, err := s.Dial(ctx, 0)
 	if err != nil {
 		t.Fatalf("Dial: %v", err)
 	}
