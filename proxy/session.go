@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -54,6 +55,7 @@ func (s *session) openApart(ctx context.Context) (relay func() error, err error)
 	opened := make(chan struct{})
 	go func() {
 		defer close(opened)
+		growStack()
 		if relay, err = s.open(ctx); err != nil {
 			s.refuse(s.sockets.cause(err))
 		}
@@ -62,9 +64,19 @@ func (s *session) openApart(ctx context.Context) (relay func() error, err error)
 	return relay, err
 }
 
+// growStack makes room for deep calls on the stack of a new goroutine. A stack grows by
+// being copied to one of twice the size. This costs least while few calls are on it.
+//
+//go:noinline
+func growStack() {
+	var room [6 << 10]byte // a stack of 8 KiB has room for it and for the calls until here
+	runtime.KeepAlive(&room)
+}
+
 // finish ends a session, whatever has ended it: its sockets are closed, then its
 // slot is given back, then it is logged, then the server forgets it.
 func (s *session) finish(err error) {
+	growStack()
 	err = s.sockets.cause(err) // why it was cut, not the error of the closed socket
 	s.release(err)
 	s.report(err)
