@@ -3,18 +3,15 @@ package serve
 import (
 	"context"
 	"errors"
-	"net"
-	"os"
-	"runtime"
 	"sync"
-	"time"
 
-	"usher/cmd/usher/internal/agent"
-	"usher/cmd/usher/internal/build"
 	"usher/cmd/usher/internal/exit"
 	"usher/cmd/usher/internal/follow"
 	"usher/cmd/usher/internal/handover"
+	"usher/cmd/usher/internal/inforce"
+	"usher/cmd/usher/internal/listen"
 	"usher/cmd/usher/internal/logging"
+	"usher/cmd/usher/internal/monitor"
 	"usher/cmd/usher/internal/settings"
 	"usher/cmd/usher/internal/signals"
 	"usher/cmd/usher/internal/stores"
@@ -46,7 +43,7 @@ var _ follow.Target = trial{}
 
 // Load implements follow.Target.
 func (t trial) Load(text published.Text) error {
-	_, _, err := loadPublished(t.cfg, text)
+	_, _, err := inforce.LoadPublished(t.cfg, text)
 	return err
 }
 
@@ -77,10 +74,9 @@ func awaitRules(ctx context.Context, cfg settings.Config, sys Streams, sockets *
 		return nil, err
 	}
 	defer log.Close()
-	now := time.Now()
 	w := &waiting{
 		cfg: cfg, log: log, sockets: sockets, parent: parent, store: st.(*redisstore.Store), // the settings demand a Redis
-		ready: admin.NewReadiness(now, cfg.LeaseTTL), started: now, broken: make(chan error, 2),
+		monitor: monitor.New(cfg), loops: listen.NewLoops(),
 	}
 	w.follower = follow.New(follow.Options{
 		Replica: limiter.NewID(), Name: string(cfg.Replica), Cluster: string(cfg.Cluster), TTL: cfg.LeaseTTL, Keys: keys, Cache: cfg.RuleCache,
@@ -103,9 +99,8 @@ type waiting struct {
 	parent   *handover.Parent // serves as long as this process waits; nil: there is none
 	store    *redisstore.Store
 	follower *follow.Follower
-	ready    *admin.Readiness
-	started  time.Time
-	broken   chan error // the failure of a listener
+	monitor  *monitor.Monitor
+	loops    *listen.Loops
 
 	mu  sync.Mutex
 	why string // there are no rules, as logged last
@@ -139,7 +134,7 @@ func (w *waiting) missing(why string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	why = printable.Text(why)
-	w.ready.Missing(why)
+	w.monitor.Ready.Missing(why)
 	w.parent.Say(why)
 	if why != w.why {
 		w.why = why
@@ -164,7 +159,7 @@ func (w *waiting) wait(ctx context.Context, sigs *signals.Signals) (found bool, 
 		select {
 		case found := <-result:
 			return found, nil
-		case err := <-w.broken:
+		case err := <-w.loops.Broken():
 			cancel()
 			return false, errors.Join(err, ended(<-result))
 		case sig := <-sigs.Stop:
@@ -189,34 +184,18 @@ func (w *waiting) listen() (closeAll func() error, err error) {
 	if w.parent != nil {
 		return func() error { return nil }, nil
 	}
-	admins, agents, err := adminListeners(w.cfg, w.sockets)
-	if err != nil {
+	if err := w.monitor.Open(w.sockets); err != nil {
 		return nil, err
 	}
-	reg := admin.NewRegistry(build.This().Version, runtime.Version(), string(w.cfg.Replica))
-	admin.CollectSnapshot(reg, w.snapshot)
-	a := admin.New(admin.Options{Readiness: w.ready, Snapshot: w.snapshot, Gatherer: reg, Names: adminNames(w.cfg), Logger: w.log.Logger})
-	g := agent.New(agent.Options{Unready: a.Unready, Weight: func() int { return 0 }})
-	var serving sync.WaitGroup
-	serve := func(ln net.Listener, serve func(net.Listener) error) {
-		serving.Go(func() {
-			if err := serve(ln); err != nil {
-				w.broken <- err
-			}
-		})
-	}
-	for _, ln := range admins {
-		w.log.Info("admin listener open", "address", ln.Addr().String())
-		serve(ln, a.Serve)
-	}
-	for _, ln := range agents {
-		serve(ln, g.Serve)
-	}
+	w.monitor.Build(monitor.Options{
+		Snapshot: w.snapshot, Registry: monitor.NewRegistry(w.cfg), Weight: func() int { return 0 }, Logger: w.log.Logger,
+	})
+	w.monitor.Serve(w.loops, w.log.Logger)
 	return func() error {
 		leaving, cancel := context.WithTimeout(context.Background(), leaveTimeout)
 		defer cancel()
-		err := errors.Join(g.Close(), a.Shutdown(leaving), w.sockets.Suspend(handover.Admin), w.sockets.Suspend(handover.Agent))
-		serving.Wait()
+		err := errors.Join(w.monitor.Close(leaving), w.sockets.Suspend(handover.Admin), w.sockets.Suspend(handover.Agent))
+		w.loops.Wait()
 		return err
 	}, nil
 }
@@ -226,8 +205,7 @@ func (w *waiting) snapshot() admin.Snapshot {
 	why := w.why
 	w.mu.Unlock()
 	return admin.Snapshot{
-		Version: build.This().Version, Replica: string(w.cfg.Replica), PID: os.Getpid(), Started: w.started,
-		Rules: admin.Rules{File: settings.FromStore, ReloadErr: why, Limits: []admin.RuleLimit{}, Published: showPublished(w.follower)},
+		Rules: admin.Rules{File: settings.FromStore, ReloadErr: why, Limits: []admin.RuleLimit{}, Published: inforce.ShowPublished(w.follower)},
 		Store: admin.Store{Address: w.cfg.Store.String()},
 	}
 }

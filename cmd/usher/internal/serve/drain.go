@@ -1,12 +1,10 @@
 package serve
 
 import (
-	"sync"
 	"time"
 
 	"usher/cmd/usher/internal/handover"
 	"usher/cmd/usher/internal/listen"
-	"usher/proxy/admin"
 )
 
 // drained is the state of usher drain, which the main loop owns.
@@ -24,7 +22,7 @@ func (s *service) startDrain() {
 		return
 	}
 	s.drained.on = true
-	s.ready.Drained(true)
+	s.monitor.Ready.Drained(true)
 	s.drained.grace = time.After(s.cfg.DrainGrace)
 	s.log.Info("draining until undrain", "grace", s.cfg.DrainGrace.String(), "sessions", s.proxy.Sessions())
 }
@@ -53,39 +51,11 @@ func (s *service) endDrain() {
 			return
 		}
 		for _, ln := range lns {
-			s.serve(ln, s.proxy.Serve)
+			s.loops.Run(ln, s.proxy.Serve)
 		}
 	}
 	s.drained.on, s.drained.grace, s.drained.suspended = false, nil, false
-	s.ready.Drained(false)
+	s.monitor.Ready.Drained(false)
 	s.drained.undrain.end(nil)
 	s.log.Info("undrained, new sessions again", "sessions", s.proxy.Sessions())
-}
-
-// request is the outcome of an operator's last request of one kind. It is safe for
-// concurrent use.
-type request struct {
-	mu  sync.Mutex
-	now admin.Request
-}
-
-func (r *request) begin() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.now = admin.Request{Asked: r.now.Asked + 1, Running: true}
-}
-
-func (r *request) end(err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.now.Running = false
-	if err != nil {
-		r.now.Error = err.Error()
-	}
-}
-
-func (r *request) show() admin.Request {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.now
 }

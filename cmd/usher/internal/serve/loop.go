@@ -6,8 +6,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/daemon"
-
 	"usher/cmd/usher/internal/exit"
 	"usher/cmd/usher/internal/signals"
 )
@@ -15,7 +13,7 @@ import (
 // wait does what signals ask for, and drains on SIGTERM, SIGINT or the end of ctx. It
 // returns when the service has stopped.
 func (s *service) wait(ctx context.Context, sigs *signals.Signals) error {
-	alive := s.notify.watchdog()
+	alive := s.notify.Watchdog()
 	defer alive.Stop()
 	for {
 		control := sigs
@@ -23,7 +21,7 @@ func (s *service) wait(ctx context.Context, sigs *signals.Signals) error {
 			control = control.Later()
 		}
 		select {
-		case err := <-s.broken:
+		case err := <-s.loops.Broken():
 			s.abortUpgrade()
 			return errors.Join(err, s.stop(alreadyDone()))
 		case <-ctx.Done():
@@ -31,7 +29,7 @@ func (s *service) wait(ctx context.Context, sigs *signals.Signals) error {
 		case sig := <-sigs.Stop:
 			return s.drain(sig.String(), sigs)
 		case <-alive.C:
-			s.notify.alive()
+			s.notify.Alive()
 		case <-s.drained.grace:
 			s.suspend()
 		case <-control.Reload:
@@ -53,11 +51,19 @@ func (s *service) wait(ctx context.Context, sigs *signals.Signals) error {
 	}
 }
 
+// reload loads the rules again, and reopens log files.
+func (s *service) reload() {
+	s.notify.Reloading()
+	defer s.notify.Ready()
+	s.log.Reopen()
+	s.policy.Reload()
+}
+
 // drain stops gracefully. A second signal after signals.RepeatWindow makes it return at
 // once: the kernel then closes all connections, and slots are freed when the lease
 // ends.
 func (s *service) drain(why string, sigs *signals.Signals) error {
-	s.notify.tell(daemon.SdNotifyStopping)
+	s.notify.Stopping()
 	s.abortUpgrade()
 	s.log.Info("draining", "why", why, "grace", s.cfg.DrainGrace.String(), "timeout", s.cfg.DrainTimeout.String(),
 		"sessions", s.proxy.Sessions())

@@ -48,7 +48,7 @@ func Run(ctx context.Context, environ map[string]string, sys Streams) (err error
 	}
 	s.open()
 	if parent == nil {
-		s.serving.Go(s.notifyReady)
+		s.tasks.run(s.notifyReady)
 	}
 	return s.wait(ctx, sigs)
 }

@@ -8,11 +8,10 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/daemon"
-
 	"usher/cmd/usher/internal/handover"
 	"usher/cmd/usher/internal/settings"
 	"usher/cmd/usher/internal/signals"
+	"usher/cmd/usher/internal/systemd"
 )
 
 // readyPoll is how often a process that starts asks itself whether it is ready.
@@ -38,7 +37,7 @@ func (s *service) takeOver(ctx context.Context, parent *handover.Parent, sigs *s
 	tick := time.NewTicker(readyPoll)
 	defer tick.Stop()
 	for {
-		why := s.admin.Unready()
+		why := s.monitor.Unready()
 		if why == "" {
 			s.log.Info("ready, taking over from the process before", "process_before", os.Getppid())
 			return parent.Ready()
@@ -72,7 +71,7 @@ func (s *service) upgrade() {
 		s.log.Error("upgrade failed, this process goes on", "error", err.Error())
 		return
 	}
-	s.notify.reloading()
+	s.notify.Reloading()
 	bound := s.cfg.UpgradeBound()
 	s.log.Info("upgrading", "new_process", child.PID, "timeout", bound.String())
 	ctx, cancel := context.WithCancelCause(context.Background())
@@ -105,7 +104,7 @@ func (s *service) upgraded(err error) bool {
 	s.upgrades.child, s.upgrades.done = nil, nil
 	if err != nil { // else it is not over as long as this process answers
 		s.upgrades.last.end(err)
-		s.notify.tell(daemon.SdNotifyReady)
+		s.notify.Ready()
 		s.log.Error("upgrade failed, this process goes on", "error", err.Error())
 		return false
 	}
@@ -129,7 +128,7 @@ func (s *service) abortUpgrade() {
 // lets its sessions end as at SIGTERM, and stops. Health checks are answered by the
 // other process, so this one must not say that it drains.
 func (s *service) retire(sigs *signals.Signals) error {
-	s.notify.handedOver(s.upgrades.successor.PID)
+	s.notify.HandedOver(s.upgrades.successor.PID)
 	s.log.Info("handed over to the new process", "new_process", s.upgrades.successor.PID, "sessions", s.proxy.Sessions(),
 		"timeout", s.cfg.DrainTimeout.String())
 	stopped := make(chan error, 1)
@@ -137,9 +136,19 @@ func (s *service) retire(sigs *signals.Signals) error {
 	return s.await(stopped, sigs, time.Time{})
 }
 
-func (s *service) leave() error {
-	closing, cancel := context.WithTimeout(context.Background(), leaveTimeout)
-	defer cancel()
-	err := errors.Join(s.proxy.CloseListeners(), s.agent.Close(), s.admin.Shutdown(closing))
-	return errors.Join(err, s.finish(context.Background()))
+// notifyReady tells systemd once that the process is ready.
+func (s *service) notifyReady() {
+	if !systemd.Listens() {
+		return
+	}
+	tick := time.NewTicker(readyPoll)
+	defer tick.Stop()
+	for s.monitor.Unready() != "" {
+		select {
+		case <-tick.C:
+		case <-s.tasks.ctx.Done():
+			return
+		}
+	}
+	s.notify.Ready()
 }

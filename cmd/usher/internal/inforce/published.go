@@ -1,9 +1,10 @@
-package serve
+package inforce
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"usher/cmd/usher/internal/follow"
@@ -18,26 +19,11 @@ import (
 	"usher/store/redisstore"
 )
 
-// How a service follows the rules that are published for its cluster
+// How a replica follows the rules that are published for its cluster
 // (USHER_CONFIG=store).
 
-// ruleName names where the rules in force come from.
-func (s *service) ruleName() string {
-	if s.follower != nil {
-		return published.Name(s.follower.InForce().Number)
-	}
-	return policyfile.Name(s.cfg.RuleFile)
-}
-
-// loadPolicy reads the rules that are to be in force at the start.
-func (s *service) loadPolicy() (*proxy.Policy, []rules.Diagnostic, error) {
-	if s.follower == nil {
-		return policyfile.Load(s.cfg)
-	}
-	return loadPublished(s.cfg, s.follower.InForce())
-}
-
-func loadPublished(cfg settings.Config, t published.Text) (*proxy.Policy, []rules.Diagnostic, error) {
+// LoadPublished makes a policy of published rules, with the findings about them.
+func LoadPublished(cfg settings.Config, t published.Text) (*proxy.Policy, []rules.Diagnostic, error) {
 	policy, found, err := policyfile.LoadText(cfg, published.Name(t.Number), t.Rules)
 	if err != nil {
 		return nil, found, err
@@ -50,24 +36,32 @@ func loadPublished(cfg settings.Config, t published.Text) (*proxy.Policy, []rule
 	return policy, found, nil
 }
 
-// exchange is limiter.Options.Exchange.
-func (s *service) exchange(ctx context.Context, c store.Conn) error {
+// Exchanges returns the id of this replica, and what takes newer rules from the store:
+// ID and Exchange of limiter.Options. They are zero if the rules come from a file.
+func (p *Policy) Exchanges() (id string, exchange func(context.Context, store.Conn) error) {
+	if p.follower == nil {
+		return "", nil
+	}
+	return p.follower.Replica(), p.exchange
+}
+
+func (p *Policy) exchange(ctx context.Context, c store.Conn) error {
 	select {
-	case <-s.assembled: // the first exchange may come before
+	case <-p.serving: // the first exchange may come before
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	return s.follower.Exchange(ctx, c)
+	return p.follower.Exchange(ctx, c)
 }
 
-// following makes the service what follows.
-type following struct{ *service }
+// following makes the policy what follows.
+type following struct{ *Policy }
 
 var _ follow.Target = following{}
 
 // Load implements follow.Target.
 func (f following) Load(t published.Text) error {
-	policy, found, err := loadPublished(f.cfg, t)
+	policy, found, err := LoadPublished(f.cfg, t)
 	if err != nil {
 		return err
 	}
@@ -81,12 +75,12 @@ func (f following) Refused(number uint64, err error) {
 }
 
 // Hold implements follow.Target.
-func (f following) Hold() (release func()) { return f.proxy.Hold() }
+func (f following) Hold() (release func()) { return f.server.Hold() }
 
 // Sessions implements follow.Target.
 func (f following) Sessions() map[uint64]int {
 	sums := map[uint64]int{}
-	for _, g := range f.proxy.Generations() {
+	for _, g := range f.server.Generations() {
 		if g.Sessions > 0 {
 			sums[g.Number] += g.Sessions
 		}
@@ -94,9 +88,9 @@ func (f following) Sessions() map[uint64]int {
 	return sums
 }
 
-// showPublished returns how this replica stands with what is published; nil without
+// ShowPublished returns how this replica stands with what is published; nil without
 // USHER_CONFIG=store.
-func showPublished(f *follow.Follower) *admin.Published {
+func ShowPublished(f *follow.Follower) *admin.Published {
 	if f == nil {
 		return nil
 	}
@@ -106,38 +100,38 @@ func showPublished(f *follow.Follower) *admin.Published {
 	}
 }
 
-// leavePublished makes the store forget the report of this replica. Without it,
+// LeavePublished makes the store forget the report of this replica. Without it,
 // usher apply would wait for a replica that has ended, for one TTL.
-func (s *service) leavePublished(ctx context.Context) {
-	st, ok := s.store.(*redisstore.Store)
-	if s.follower == nil || !ok {
+func (p *Policy) LeavePublished(ctx context.Context, st store.Store) {
+	shared, ok := st.(*redisstore.Store)
+	if p.follower == nil || !ok {
 		return
 	}
-	s.follower.Wait()
-	conn, err := st.Published(ctx)
+	p.follower.Wait()
+	conn, err := shared.Published(ctx)
 	if err == nil {
-		err = errors.Join(s.follower.Leave(ctx, conn), conn.Close())
+		err = errors.Join(p.follower.Leave(ctx, conn), conn.Close())
 	}
 	if err != nil {
-		s.log.Debug("cannot take back the report to the store", "error", err.Error())
+		p.log.Debug("cannot take back the report to the store", "error", err.Error())
 	}
 }
 
-// warnOfMix warns a replica with a rule file of its own if rules are published for
+// WarnOfMix warns a replica with a rule file of its own if rules are published for
 // its cluster. It asks until the store has answered or ctx ends.
-func (s *service) warnOfMix(ctx context.Context) {
-	st, ok := s.store.(*redisstore.Store)
-	for ok && s.follower == nil && ctx.Err() == nil {
-		list, err := publishedGenerations(ctx, st, s.cfg.LeaseTTL)
+func (p *Policy) WarnOfMix(ctx context.Context, st store.Store, log *slog.Logger) {
+	shared, ok := st.(*redisstore.Store)
+	for ok && p.follower == nil && ctx.Err() == nil {
+		list, err := publishedGenerations(ctx, shared, p.cfg.LeaseTTL)
 		switch {
 		case err == nil && len(list) > 0:
-			s.log.Warn("rules are published for this cluster, and this replica has a rule file of its own",
+			log.Warn("rules are published for this cluster, and this replica has a rule file of its own",
 				"published", list[0].Number, "digest", list[0].Digest, "remedy", "set USHER_CONFIG=store on all replicas")
 			return
 		case err == nil:
 			return
 		}
-		s.log.Debug("cannot ask yet whether rules are published", "error", err.Error())
+		log.Debug("cannot ask yet whether rules are published", "error", err.Error())
 		select {
 		case <-ctx.Done():
 		case <-time.After(checkPublishedPause):
