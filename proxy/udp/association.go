@@ -125,8 +125,11 @@ func (a *Association) Advertised() netip.AddrPort { return a.advertised }
 func (a *Association) Run(ctx context.Context, limit time.Duration) error {
 	a.idle.Start(limit, func() { a.fail(ErrIdle) })
 	defer a.idle.Stop()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	a.running.Go(func() { a.fail(a.readClient(ctx)) })
 	a.fail(a.awaitEnd())
+	cancel() // nobody waits for names any more
 	a.running.Wait()
 	return a.err
 }
