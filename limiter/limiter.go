@@ -180,9 +180,12 @@ func (l *Limiter) shardOf(rule string) *shard {
 // ErrUnavailable, ErrClosed, the error of ctx, or a *LimitError that wraps ErrFull,
 // ErrThrottled or ErrKeys.
 func (l *Limiter) Admit(ctx context.Context, limit Limit) (*Grant, error) {
-	g := &Grant{limiter: l}
+	g := l.NewGrant()
 	return g, g.Move(ctx, limit)
 }
+
+// NewGrant returns a Grant that holds nothing yet. Move gives it a slot.
+func (l *Limiter) NewGrant() *Grant { return &Grant{limiter: l} }
 
 // agree waits until this replica has joined the first shard, and fails if the replicas
 // there have other settings. A replica with another number of shards uses the first

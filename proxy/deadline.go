@@ -15,9 +15,10 @@ func (s *session) setDeadline(t time.Time) {
 	s.client.SetDeadline(t) //nolint:errcheck // it fails on a closed connection only
 }
 
-// negotiateWithin sets the deadline of the negotiation; 0 is none.
+// negotiateWithin sets the deadline of the negotiation; 0 is none. Behind the request
+// there is none any more.
 func (s *session) negotiateWithin(limit time.Duration) {
-	if limit == 0 {
+	if limit == 0 || s.requested {
 		s.setDeadline(time.Time{})
 		return
 	}

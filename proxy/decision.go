@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"time"
 
 	"usher/proxy/decide"
 	"usher/proxy/rules"
@@ -12,12 +13,15 @@ import (
 // decision returns what is known of s so far, in the form that package decide
 // takes.
 func (s *session) decision() decide.Session {
+	groups, user := s.gen.policy.Groups, s.user
+	accepted := s.client.LocalAddr() // of this machine
 	d := decide.Session{
 		Policy: s.gen.decide, Machine: s.server.tcp,
-		From: s.from, To: s.to, Local: s.accepted(),
-		Version: rules.Version(s.request.Version), Method: s.method, User: s.user, InGroup: s.inGroup,
+		From: s.from, To: s.to, Local: addrPort(accepted).Addr(),
+		Version: rules.Version(s.request.Version), Method: s.method, User: user,
+		InGroup: func(group string) bool { return groups.In(group, user) }, // rules ask it only about a user whose password was checked
 	}
-	if local, ok := s.client.LocalAddr().(*net.TCPAddr); ok {
+	if local, ok := accepted.(*net.TCPAddr); ok {
 		d.Zone = local.Zone
 	}
 	return d
@@ -45,7 +49,7 @@ func (n *sessionNames) Addrs(name string) ([]netip.Addr, error) {
 func (n *sessionNames) Missing() error { return context.Cause(n.ctx) }
 
 // clientNames looks names up for the client-rules, within the deadline of the
-// negotiation. Most sessions need none, so the wait begins with the first one.
+// negotiation, or of timeout.connect behind the request. Most sessions need none, so the wait begins with the first one.
 type clientNames struct {
 	sessionNames
 	stop func() // nil: no name was looked up yet
@@ -54,8 +58,13 @@ type clientNames struct {
 // Addrs implements decide.Lookup.
 func (n *clientNames) Addrs(name string) ([]netip.Addr, error) {
 	if n.stop == nil {
-		n.session.negotiateWithin(n.session.gen.policy.Rules.Settings.Timeouts.Negotiate)
+		t := n.session.gen.policy.Rules.Settings.Timeouts
+		n.session.negotiateWithin(t.Negotiate)
 		n.ctx, n.stop = n.session.waiting(n.ctx)
+		if stop := n.stop; n.session.requested { // newer rules are asked
+			ctx, cancel := connecting(n.ctx, time.Now(), t.Connect)
+			n.ctx, n.stop = ctx, func() { cancel(); stop() }
+		}
 	}
 	return n.sessionNames.Addrs(name)
 }
@@ -74,11 +83,3 @@ func (n *clientNames) end() {
 		n.stop()
 	}
 }
-
-// inGroup reports whether the client is in a group. Rules ask it only about a
-// user whose password was checked.
-func (s *session) inGroup(group string) bool { return s.gen.policy.Groups.In(group, s.user) }
-
-// accepted returns the address of this machine that the client's connection
-// came in on.
-func (s *session) accepted() netip.Addr { return addrPort(s.client.LocalAddr()).Addr() }

@@ -9,6 +9,8 @@
 //	admit client    session.go     at the client's first byte, or after a second; a client that closes before is a
 //	                               health check, too. Limit full or store unreachable: closed without a byte
 //	negotiate       negotiate.go   method, user, request; one deadline from accept to the whole request
+//	judge anew      session.go     only if newer rules are in force by now: client-rule and admit client again, by
+//	                               these. So also if they come before the next admission
 //	CONNECT         dial.go
 //	  resolve                      the name once, to all its addresses, if a rule could pass it
 //	  socks-rule                   block: reply 2 (SOCKS 4: 91)

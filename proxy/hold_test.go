@@ -7,7 +7,7 @@ import (
 )
 
 // Nobody begins a session under older rules while newer ones are being loaded: who
-// connects waits, and gets the newer ones. A session that has begun keeps its own.
+// connects waits, and gets the newer ones. An admitted session keeps its own.
 func TestHeldClientsGetTheNewRules(t *testing.T) {
 	t.Parallel()
 	to := echo(t)

@@ -173,11 +173,10 @@ socks pass { from: 0/0 to: 0/0 port = 2
 
 // enter lets a client in as its client-rule says.
 func enter(ctx context.Context, s *session) error {
-	v, err := s.judgeClient(ctx)
-	if err != nil {
+	if err := s.judgeClient(ctx); err != nil {
 		return err
 	}
-	return s.letIn(ctx, v)
+	return s.letIn(ctx)
 }
 
 // With BIND, it is the rule for its peer that says how the peer is watched, and

@@ -20,27 +20,70 @@ import (
 
 // negotiate reads up to and including the request, within the deadline. On
 // return the request's Version says whether the client awaits a reply.
-func (s *session) negotiate(ctx context.Context, v rules.Verdict) error {
-	if err := s.readRequest(ctx, v); err != nil {
+func (s *session) negotiate(ctx context.Context) error {
+	if err := s.readRequest(ctx); err != nil {
 		return s.negotiationError(err)
 	}
 	s.setDeadline(time.Time{})
+	s.requested = true
 	return nil
 }
 
-func (s *session) readRequest(ctx context.Context, v rules.Verdict) error {
-	opening, err := socks.ContinueOpening(s.client, s.begun[:s.nBegun])
-	if errors.Is(err, io.EOF) {
-		return errNoGreeting
+func (s *session) readRequest(ctx context.Context) error {
+	if !s.greeted {
+		if err := s.greet(); err != nil || s.request.Version == socks.V4 {
+			return err
+		}
+	} else if !s.gen.decide.Allows(s.clientRule, s.method) { // letIn has asked newer rules
+		return errOtherMethod
 	}
-	if !s.isClient && (opening.Version == socks.V4 || errors.Is(err, socks.ErrVersion)) { // more than a greeting
-		if err := s.letIn(ctx, v); err != nil {
+	if s.method == rules.Username {
+		if err := s.authenticate(ctx); err != nil {
 			return err
 		}
 	}
-	methods := s.gen.decide.Methods(v.Rule)
-	if opening.Version == socks.V4 {
-		s.request = opening.Request
+	var err error
+	s.request, err = socks.ReadRequest(s.client)
+	return err
+}
+
+// awaitRequest greets a balancer that speaks for itself, and returns when it asks for
+// something. Until then its connection is a health check.
+func (s *session) awaitRequest() error {
+	s.negotiateWithin(s.gen.policy.Rules.Settings.Timeouts.Negotiate)
+	s.readFirst(s.client)
+	if s.first.Version == socks.V4 || errors.Is(s.firstErr, socks.ErrVersion) { // more than a greeting
+		return nil
+	}
+	err := s.greet()
+	if err == nil {
+		err = awaitByte(s.client) // io.EOF: the check is over
+	}
+	if err != nil {
+		return s.negotiationError(err)
+	}
+	return nil
+}
+
+// readFirst reads the client's first message, unless it was read before.
+func (o *opening) readFirst(client io.Reader) {
+	if !o.read {
+		o.first, o.firstErr = socks.ContinueOpening(client, o.begun[:o.nBegun])
+		o.read = true
+	}
+}
+
+// greet reads the client's first message, which is the whole request with SOCKS 4, and
+// answers that of SOCKS 5 with a method.
+func (s *session) greet() error {
+	s.readFirst(s.client)
+	err := s.firstErr
+	if errors.Is(err, io.EOF) {
+		return errNoGreeting
+	}
+	methods := s.gen.decide.Methods(s.clientRule)
+	if s.first.Version == socks.V4 {
+		s.request = s.first.Request
 		s.request.Version = socks.V4 // also if it could not be read, as the reply has its form
 		if err == nil {
 			s.method, err = decide.Choose(methods, func(m rules.Method) bool { return m == rules.None })
@@ -50,41 +93,22 @@ func (s *session) readRequest(ctx context.Context, v rules.Verdict) error {
 	if err != nil {
 		return err
 	}
-	if err := s.chooseMethod(methods, opening.Methods); err != nil {
-		return err
-	}
-	if !s.isClient {
-		if err := awaitByte(s.client); err != nil { // io.EOF: the check is over
-			return err
-		}
-		if err := s.letIn(ctx, v); err != nil {
-			return err
-		}
-	}
-	if s.method == rules.Username {
-		if err := s.authenticate(ctx); err != nil {
-			return err
-		}
-	}
-	s.request, err = socks.ReadRequest(s.client)
-	return err
+	s.greeted = true
+	return s.chooseMethod(methods, s.first.Methods)
 }
 
-// chooseMethod takes the first of our methods that the client offers too.
+// chooseMethod takes the first of our methods that the client offers too, and tells it
+// that one, or that there is none.
 func (s *session) chooseMethod(ours []rules.Method, offered []socks.Method) error {
+	wire := socks.NoAcceptable
 	m, err := decide.Choose(ours, func(m rules.Method) bool { return slices.Contains(offered, methodOnWire(m)) })
-	if err != nil {
-		return errors.Join(err, s.tellMethod(socks.NoAcceptable))
+	if err == nil {
+		s.method, wire = m, methodOnWire(m)
 	}
-	s.method = m
-	return s.tellMethod(methodOnWire(m))
-}
-
-func (s *session) tellMethod(wire socks.Method) error {
-	if err := s.leased(); err != nil {
-		return err
+	if lost := s.leased(); lost != nil {
+		return errors.Join(err, lost)
 	}
-	return socks.WriteMethod(s.client, wire)
+	return errors.Join(err, socks.WriteMethod(s.client, wire))
 }
 
 // authenticate runs RFC 1929. All failures look the same to the client.

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"syscall"
 
@@ -26,11 +27,16 @@ var (
 	errEvicted            = errors.New("too many clients were negotiating")
 	errNegotiationTimeout = errors.New("negotiation timeout (timeout.negotiate)")
 	errCredentials        = errors.New("wrong user name or password")
+	errOtherMethod        = fmt.Errorf("%w: newer rules came into force while the client negotiated", decide.ErrMethod)
+	errLoginChanged       = errors.New("the password was changed, or the user removed, while the client negotiated")
 	errCommand            = errors.New("command not supported")
 	errConnectTime        = errors.New("connect timeout (timeout.connect)")
 	errLocalPorts         = errors.New("no local port is free towards the target")
 	errBindTime           = errors.New("no peer connected within the bind timeout")
 	errUDPAnnounced       = errors.New("a balancer hides the client, and the client announced no complete address for its datagrams")
+
+	// errOutdated makes a session ask newer rules. No session ends with it.
+	errOutdated = errors.New("newer rules are in force")
 
 	errLeaseLost = errors.New("the session has lost its slot, because the lease ended")
 	errDrain     = errors.New("the server is stopping")
@@ -64,6 +70,7 @@ var outcomes = []outcome{
 	{errNegotiationTimeout, silent, "negotiation_timeout", false},
 	{decide.ErrMethod, socks.NotAllowed, "method", false},
 	{errCredentials, silent, "auth", false}, // RFC 1929 has its own answer
+	{errLoginChanged, socks.NotAllowed, "auth", false},
 	{users.ErrThrottled, silent, "auth_throttle", false},
 	{errSessions, socks.GeneralFailure, "sessions", false},
 	{errConnecting, socks.GeneralFailure, "connecting", false},

@@ -96,7 +96,6 @@ type Options struct {
 type Server struct {
 	opts   Options
 	table  *table
-	held   sync.RWMutex // held while no session may begin
 	names  *resolve.Cache
 	guard  *users.Guard
 	hashes *fair.Queue   // password hashes
@@ -157,8 +156,9 @@ func New(o Options, p *Policy) *Server {
 	return s
 }
 
-// SetPolicy puts p in force for sessions that begin from now on. Running sessions keep
-// their policy. Counts belong to the digest of the rules, so they stay if the digest
+// SetPolicy puts p in force for all sessions that are not admitted yet. A client that
+// negotiates, or waits for a slot, is judged anew. Admitted sessions keep their policy,
+// also when BIND judges its peer. Counts belong to the digest of the rules, so they stay if the digest
 // stays. SetPolicy clears the cache of names.
 func (s *Server) SetPolicy(p *Policy) {
 	s.names.Reset(p.Rules.HostNames())
@@ -166,12 +166,13 @@ func (s *Server) SetPolicy(p *Policy) {
 	s.opts.Metrics.follow(s.table)
 }
 
-// Hold makes new clients wait until release is called. Running sessions and those
-// that negotiate are not affected. SetPolicy may be called meanwhile. The wait should be
-// short, because clients wait in the queues of the listeners.
+// Hold makes new clients wait until release is called, and those that negotiate wait
+// before they are admitted. Running sessions are not affected. SetPolicy may be called
+// meanwhile. The wait should be short, because clients wait in the queues of the
+// listeners.
 func (s *Server) Hold() (release func()) {
-	s.held.Lock()
-	return s.held.Unlock
+	s.table.held.Lock()
+	return s.table.held.Unlock
 }
 
 // Generation returns the label of the policy in force, such as g5-9f31c2ab.

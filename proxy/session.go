@@ -15,13 +15,14 @@ import (
 	"usher/proxy/fair"
 	"usher/proxy/rules"
 	"usher/proxy/socks"
+	"usher/proxy/users"
 )
 
 // start begins a session.
 func (s *Server) start(client *net.TCPConn) {
 	sess := &session{server: s, client: client, id: s.ids.Add(1), began: time.Now(), opening: &opening{keptAlive: rules.DefaultKeepAlive}}
 	ctx := sess.sockets.begin(client)
-	if !s.add(sess) {
+	if !s.table.add(sess) {
 		_ = client.Close()
 		return
 	}
@@ -29,18 +30,11 @@ func (s *Server) start(client *net.TCPConn) {
 	go sess.serve(ctx)
 }
 
-// add gives sess the policy in force, after a Hold. It reports false if the server has
-// stopped.
-func (s *Server) add(sess *session) bool {
-	s.held.RLock()
-	defer s.held.RUnlock()
-	return s.table.add(sess)
-}
-
 // serve is a session from accept to close.
 func (s *session) serve(ctx context.Context) {
 	var err error
-	defer func() { s.finish(err) }() // whatever has been opened until then
+	s.grant = s.server.opts.Limiter.NewGrant() // admitClient and admitRequest move it to what counts the session
+	defer func() { s.finish(err) }()           // gives it back, and closes whatever has been opened until then
 	relay, err := s.openApart(ctx)
 	if err == nil {
 		err = relay()
@@ -78,7 +72,11 @@ func growStack() {
 func (s *session) finish(err error) {
 	growStack()
 	err = s.sockets.cause(err) // why it was cut, not the error of the closed socket
-	s.release(err)
+	if err != nil {            // without an error everything was read
+		discardPending(s.client)
+	}
+	s.sockets.close() // before the slot is free: no connection outlives the slot that counts it
+	s.grant.Release()
 	s.report(err)
 	s.server.table.remove(s)
 	s.server.table.running.Done()
@@ -95,6 +93,20 @@ func (s *session) open(ctx context.Context) (relay func() error, err error) {
 		return nil, err
 	}
 	defer connected()
+	for {
+		if err := s.judgeAnew(ctx); err != nil {
+			return nil, err
+		}
+		relay, err := s.fulfil(ctx)
+		if !errors.Is(err, errOutdated) {
+			return relay, err
+		}
+	}
+}
+
+// fulfil does what the client asks for. The error is errOutdated, and nothing was done,
+// if newer rules have come into force before the session was admitted.
+func (s *session) fulfil(ctx context.Context) (relay func() error, err error) {
 	switch s.request.Command {
 	case socks.Connect:
 		return s.connect(ctx)
@@ -115,36 +127,29 @@ func (s *session) receive(ctx context.Context) error {
 		return err
 	}
 	s.server.negotiators.identified(s)
-	verdict, err := s.judgeClient(ctx)
-	if err != nil {
+	if err := s.judgeClient(ctx); err != nil {
 		return err
 	}
 	if local { // the balancer is no client until it asks for something
-		s.negotiateWithin(s.gen.policy.Rules.Settings.Timeouts.Negotiate)
-	} else if err := s.awaitClient(ctx, verdict); err != nil {
+		err = s.awaitRequest()
+	} else {
+		err = s.awaitClient()
+	}
+	if err != nil {
 		return err
 	}
-	if err := s.negotiate(ctx, verdict); err != nil {
+	if err := s.letIn(ctx); err != nil {
+		return err
+	}
+	if err := s.negotiate(ctx); err != nil {
 		return err
 	}
 	return s.leased()
 }
 
-// release closes the sockets and then gives the slot back, so that no connection
-// outlives the slot that counts it. err is nil if both directions have ended.
-func (s *session) release(err error) {
-	if err != nil { // without an error everything was read
-		discardPending(s.client)
-	}
-	s.sockets.close()
-	if s.grant != nil {
-		s.grant.Release()
-	}
-}
-
 // judgeClient asks the client-rules. It has no other effect: it takes no slot and
 // logs nothing.
-func (s *session) judgeClient(ctx context.Context) (rules.Verdict, error) {
+func (s *session) judgeClient(ctx context.Context) error {
 	names := &clientNames{sessionNames: sessionNames{session: s, ctx: ctx}}
 	defer names.end()
 	d := s.decision()
@@ -153,36 +158,68 @@ func (s *session) judgeClient(ctx context.Context) (rules.Verdict, error) {
 	if errors.Is(err, decide.ErrBlocked) {
 		err = nil // letIn says so, unless this is a health check
 	}
-	return v, err
+	return err
 }
 
-// awaitClient lets the client in with its first byte, or when CheckGrace is over. A
-// connection that ends before is a health check. A client that is blocked is closed at
-// once.
-func (s *session) awaitClient(ctx context.Context, v rules.Verdict) error {
-	if v.Pass() {
-		s.setDeadline(s.began.Add(s.server.opts.CheckGrace))
-		n, err := s.client.Read(s.begun[:])
-		s.nBegun = int8(n)
-		switch {
-		case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
-			return errNoGreeting
-		case err != nil && !errors.Is(err, os.ErrDeadlineExceeded):
+// awaitClient waits for the client's first byte, or until CheckGrace is over. A
+// connection that ends before is a health check. For a client that is blocked it does
+// not wait.
+func (s *session) awaitClient() error {
+	if !lets(s.clientRule) {
+		return nil
+	}
+	s.setDeadline(s.began.Add(s.server.opts.CheckGrace))
+	n, err := s.client.Read(s.begun[:])
+	s.nBegun = int8(n)
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
+		return errNoGreeting
+	case err != nil && !errors.Is(err, os.ErrDeadlineExceeded):
+		return err
+	}
+	return nil
+}
+
+// lets reports whether a client-rule lets a client in. nil: none matched.
+func lets(r *rules.Rule) bool { return r != nil && r.Pass }
+
+// letIn makes the connection a client, by the rules in force: it is counted, charged to
+// the client-rule's limit, and logged. If newer rules come into force before it has its
+// slot, they are asked.
+func (s *session) letIn(ctx context.Context) error {
+	s.isClient = true
+	for {
+		if s.server.table.renew(s) {
+			s.socksRule = nil
+			if err := s.judgeClient(ctx); err != nil {
+				return err
+			}
+		}
+		if !lets(s.clientRule) {
+			return s.blocked()
+		}
+		if err := s.admitClient(ctx); !errors.Is(err, errOutdated) {
 			return err
 		}
 	}
-	return s.letIn(ctx, v)
 }
 
-// letIn applies the verdict of the client-rules. From here on the connection is a
-// client: it is counted, charged to the rule's limit, and logged.
-func (s *session) letIn(ctx context.Context, v rules.Verdict) error {
-	s.isClient = true
-	if !v.Pass() {
-		return s.blocked()
+// judgeAnew lets the client in again if newer rules have come into force since: they
+// decide about its request. They must let the client use the method that it has used,
+// and its password must be the same.
+func (s *session) judgeAnew(ctx context.Context) error {
+	if !s.server.table.outdated(s) {
+		return nil
 	}
-	s.server.table.setStage(s, v.Rule, 0)
-	s.negotiateWithin(v.Rule.Timeouts.Negotiate)
-	s.keepClientAlive(v.Rule.KeepAlives.Internal)
-	return s.admitClient(ctx)
+	loggedIn := s.gen.policy.Users
+	if err := s.letIn(ctx); err != nil {
+		return err
+	}
+	if !s.gen.decide.Allows(s.clientRule, s.method) {
+		return errOtherMethod
+	}
+	if s.method == rules.Username && !users.Same(loggedIn, s.gen.policy.Users, s.user) {
+		return errLoginChanged
+	}
+	return s.leased()
 }

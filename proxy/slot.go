@@ -10,36 +10,51 @@ import (
 	"usher/proxy/rules"
 )
 
-// admitClient takes a slot of the client-rule's limit.
+// admitClient takes a slot of the client-rule's limit, and gives back what the session
+// has. The error is errOutdated if newer rules are in force, also if they came while it
+// waited.
 func (s *session) admitClient(ctx context.Context) error {
+	if !s.server.table.setStage(s, s.clientRule, 0) {
+		return errOutdated
+	}
+	s.negotiateWithin(s.clientRule.Timeouts.Negotiate)
+	s.keepClientAlive(s.clientRule.KeepAlives.Internal)
 	limit := s.limit(s.clientRule)
 	if limit != (limiter.Limit{}) {
 		var stop func()
 		ctx, stop = s.waiting(ctx)
 		defer stop()
 	}
-	grant, err := s.server.opts.Limiter.Admit(ctx, limit)
+	err := s.grant.Move(ctx, limit)
+	if limit != (limiter.Limit{}) && s.server.table.outdated(s) {
+		return errOutdated
+	}
 	if err != nil {
 		return causeOf(ctx, nameLimit(s.clientRule, s.limitKey, err))
 	}
-	s.grant = grant
 	s.endOnLostLease()
-	s.server.opts.Metrics.countAdmission(s.clientRule, "negotiate", grant)
+	s.server.opts.Metrics.countAdmission(s.clientRule, "negotiate", s.grant)
 	return nil
 }
 
 // admitRequest takes a slot of the socks-rule's limit and returns the client-rule's.
 // If the socks-rule has no limit of its own, the session keeps the client-rule's slot
-// to its end, unless the client-rule says otherwise.
+// to its end, unless the client-rule says otherwise. The error is errOutdated if newer
+// rules are in force, also if they came while it waited.
 func (s *session) admitRequest(ctx context.Context) error {
 	if !decide.Inherits(s.clientRule, s.socksRule) {
 		if err := s.grant.Move(ctx, s.limit(s.socksRule)); err != nil {
+			if s.server.table.outdated(s) {
+				return errOutdated
+			}
 			return causeOf(ctx, nameLimit(s.socksRule, s.limitKey, err))
 		}
 	}
+	if !s.server.table.setStage(s, s.socksRule, s.request.Command) {
+		return errOutdated
+	}
 	s.endOnLostLease()
 	s.keepClientAliveBy(s.socksRule)
-	s.server.table.setStage(s, s.socksRule, s.request.Command)
 	s.server.opts.Metrics.countAdmission(s.socksRule, commandName(s.request.Command), s.grant)
 	return nil
 }

@@ -19,7 +19,7 @@ import (
 // serves it. Those marked are safe for concurrent use.
 type session struct {
 	server *Server
-	gen    *generation // never changes
+	gen    *generation // guarded by the table's mutex for writing; never changes once the session is admitted
 	id     uint64
 	began  time.Time
 	client *net.TCPConn
@@ -41,7 +41,7 @@ type session struct {
 	dialled    dialled  // CONNECT
 	awaited    *awaited // nil but for BIND
 
-	grant    *limiter.Grant   // nil: nothing was admitted yet
+	grant    *limiter.Grant   // empty until the session is admitted
 	limitKey string           // of the last limit that was asked; "": it has none
 	valid    func() bool      // nil, or asked before every write: see endOnLostLease
 	udp      *udp.Association // nil but for UDP ASSOCIATE
@@ -59,6 +59,11 @@ type opening struct {
 	negotiating *fair.Member[*session] // nil once it has left the negotiators
 	begun       [socks.MinOpening]byte // the first bytes from the client
 	nBegun      int8                   // how many there are: see awaitClient
+	first       socks.Opening          // the client's first message
+	firstErr    error                  // of reading it
+	read        bool                   // first, or firstErr, is there
+	greeted     bool                   // first was answered with a method
+	requested   bool                   // the request was read
 }
 
 // stage is how far a session has come. In the zero stage, no client-rule has passed

@@ -34,6 +34,7 @@ type Count struct {
 type table struct {
 	limiter *limiter.Limiter
 	running sync.WaitGroup // goroutines of sessions; nothing is added after stop
+	held    sync.RWMutex   // held while no session may begin or be admitted; taken before mu
 
 	mu      sync.Mutex
 	live    map[*session]struct{}
@@ -118,9 +119,11 @@ func (t *table) label(g *generation) string {
 	return g.label()
 }
 
-// add adds s and sets its generation, which never changes. It reports false if the
-// server has stopped.
+// add adds s under the policy in force. It reports false if the server has stopped.
+// Like renew, outdated and setStage, it waits while the table is held.
 func (t *table) add(s *session) bool {
+	t.held.RLock()
+	defer t.held.RUnlock()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.cut {
@@ -133,12 +136,48 @@ func (t *table) add(s *session) bool {
 	return true
 }
 
-// setStage counts s under the rule r from now on. r has passed it for a command, or to
-// negotiate if the command is 0.
-func (t *table) setStage(s *session, r *rules.Rule, command socks.Command) {
+// renew puts s under the policy in force, and reports whether that is another one. s is
+// counted under no rule then.
+func (t *table) renew(s *session) bool {
+	t.held.RLock()
+	defer t.held.RUnlock()
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if !t.isOutdated(s) {
+		return false
+	}
+	t.leave(s)
+	s.gen, s.stage = t.current, stage{}
+	s.gen.sessions++
+	return true
+}
+
+// outdated reports whether s is not admitted yet, and the policy in force is another one
+// than that of s.
+func (t *table) outdated(s *session) bool {
+	t.held.RLock()
+	defer t.held.RUnlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.isOutdated(s)
+}
+
+// isOutdated does what outdated does. t.mu is held.
+func (t *table) isOutdated(s *session) bool { return s.gen != t.current && s.stage.command == 0 }
+
+// setStage counts s under the rule r from now on. r has passed it for a command, or to
+// negotiate if the command is 0. It does nothing and reports false if s is outdated: so
+// no session is admitted by older rules than those in force.
+func (t *table) setStage(s *session, r *rules.Rule, command socks.Command) bool {
+	t.held.RLock()
+	defer t.held.RUnlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.isOutdated(s) {
+		return false
+	}
 	s.stage = stage{rule: r, command: command}
+	return true
 }
 
 // remove removes s. It panics if s is not there. The goroutine of s must call
@@ -151,13 +190,18 @@ func (t *table) remove(s *session) {
 	}
 	delete(t.live, s)
 	t.ended.add(s)
-	s.gen.sessions--
-	if s.gen.sessions == 0 && s.gen != t.current {
-		t.forget()
-	}
+	t.leave(s)
 	if len(t.live) == 0 && t.empty != nil {
 		close(t.empty)
 		t.empty = nil
+	}
+}
+
+// leave takes s out of its generation. t.mu is held.
+func (t *table) leave(s *session) {
+	s.gen.sessions--
+	if s.gen.sessions == 0 && s.gen != t.current {
+		t.forget()
 	}
 }
 

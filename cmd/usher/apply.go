@@ -35,7 +35,7 @@ type applyCmd struct {
 	publishFlags
 }
 
-const publishHelp = `The store is that of USHER_STORE and USHER_CLUSTER. Replicas with USHER_CONFIG=store take the rules at their next exchange with it, at most a tenth of USHER_LEASE_TTL later. Clients that connect after that get the new rules. Running sessions keep theirs.
+const publishHelp = `The store is that of USHER_STORE and USHER_CLUSTER. Replicas with USHER_CONFIG=store take the rules at their next exchange with it, at most a tenth of USHER_LEASE_TTL later. Requests that come after that are judged by the new rules. Running sessions keep theirs.
 
 A replica that cannot load the rules keeps the old ones. That is shown here, in its log and in its status. A replica that does not reach the store takes the rules when it reaches the store again.
 

@@ -150,6 +150,11 @@ func (p *Policy) Methods(client *rules.Rule) []rules.Method {
 	return []rules.Method{rules.None}
 }
 
+// Allows reports whether a client that client let in may use the method m.
+func (p *Policy) Allows(client *rules.Rule, m rules.Method) bool {
+	return slices.Contains(p.Methods(client), m)
+}
+
 // Choose returns the first of the methods that the client offers. A SOCKS 4
 // client offers none alone: that must not be a way around passwords. The error
 // is ErrMethod.

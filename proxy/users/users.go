@@ -28,6 +28,7 @@ import (
 // remembers of it. It is safe for concurrent use. The zero Checker knows nobody.
 type Checker struct {
 	hashes map[string]htpasswd.EncodedPasswd
+	lines  map[string]digest // of each user
 	decoys []decoy
 	memory memory
 }
@@ -83,6 +84,7 @@ func Load(path string) (*Checker, error) {
 func parse(file, text string) (*Checker, error) {
 	c := &Checker{
 		hashes: make(map[string]htpasswd.EncodedPasswd),
+		lines:  make(map[string]digest),
 		memory: newMemory(),
 	}
 	lines := make(map[string]int)
@@ -107,7 +109,8 @@ func parse(file, text string) (*Checker, error) {
 		}
 		lines[user] = i + 1
 		c.hashes[user] = hash
-		c.decoys = append(c.decoys, decoy{digestOf(line), hash})
+		c.lines[user] = digestOf(line)
+		c.decoys = append(c.decoys, decoy{c.lines[user], hash})
 	}
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
@@ -117,6 +120,17 @@ func parse(file, text string) (*Checker, error) {
 
 // Len returns the number of users.
 func (c *Checker) Len() int { return len(c.hashes) }
+
+// Same reports whether user has the same password in both files, as far as the hashes
+// tell: one that was made anew is another one. Either may be nil, which knows nobody.
+func Same(a, b *Checker, user string) bool {
+	if a == nil || b == nil {
+		return false
+	}
+	line, known := a.lines[user]
+	other, too := b.lines[user]
+	return known && too && line == other
+}
 
 // Check reports whether password is user's, by computing one hash. The caller
 // bounds how many are computed at a time. It remembers a right password, see
