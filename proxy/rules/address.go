@@ -230,7 +230,7 @@ func (p *parser) ports() ports {
 	if value.text[0] >= '0' && value.text[0] <= '9' {
 		if lo, hi, isRange := strings.Cut(p.joined(value, '-'), "-"); isRange {
 			if isOp {
-				p.fail(value.pos, "a range of ports takes no operator; remove the %s", given)
+				p.rangeCompared(value, given)
 			}
 			return p.portsBetween(value, lo, hi)
 		}
@@ -240,6 +240,19 @@ func (p *parser) ports() ports {
 		return ports{}
 	}
 	return p.compared(value, op, n)
+}
+
+// rangeCompared reports an operator before a range. Without the operator, the rule
+// would match other ports than those that were meant, except after =.
+func (p *parser) rangeCompared(at token, given string) {
+	switch operators[given] {
+	case "=":
+		p.fail(at.pos, "a range of ports takes no operator; remove the %s", given)
+	case "!=":
+		p.fail(at.pos, "%s takes one port; write a rule for the ports below the range and one for those above it", given)
+	default:
+		p.fail(at.pos, "%s takes one port; write the number alone", given)
+	}
 }
 
 // joined returns A-B for A-B, A - B, A- B and A -B, with sep for the hyphen; A

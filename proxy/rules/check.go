@@ -52,7 +52,7 @@ func (p *parser) checkCommands() {
 	r.cond.commands = commands & protocols
 	if p.commands&^protocols != 0 {
 		p.warn(p.firstPos("command", "protocol"), "command: has commands that protocol: excludes, and the rule does not match those; "+
-			"make the two agree")
+			"remove them from command:, or add their protocol")
 	}
 	if k, given := p.seen["udp.portrange"]; given && (!r.Pass || !r.cond.commands.has(UDPAssociate)) {
 		p.warn(k.pos, "udp.portrange: has no effect in a rule that does not pass udpassociate; remove the line")
@@ -112,14 +112,22 @@ func (p *parser) checkVersion() {
 	}
 }
 
+// offerUsername is the remedy where the server offers none alone. After none, username
+// would never be asked for.
+const offerUsername = "set USHER_USERS_FILE and write socksmethod: username none in the server settings"
+
 func (p *parser) checkMethods() {
 	server := p.set.Settings.Methods
 	if server == nil {
 		return // the server chooses when it starts, by whether it has a users file
 	}
 	for _, m := range p.methods {
-		if !slices.Contains(server, Method(m.value)) {
-			p.fail(m.token.pos, "%s is not among the server's methods; add it to socksmethod: in the server settings", m.token.text)
+		switch {
+		case slices.Contains(server, Method(m.value)):
+		case Method(m.value) == None: // if the server offered it, all other rules would pass clients without a login
+			p.fail(m.token.pos, "none is not among the server's methods, so every client must log in; write socksmethod: username here")
+		default:
+			p.fail(m.token.pos, "%s is not among the server's methods; "+offerUsername, m.token.text)
 		}
 	}
 }
@@ -144,9 +152,9 @@ func (p *parser) checkNames() {
 		p.fail(at, "user: and group: need a login, but this rule says socksmethod: none; write socksmethod: username in this rule")
 	case r.OnlySocks4(): // checkVersion has warned
 	case methods != nil && !slices.Contains(methods, Username) && !r.Pass:
-		p.warn(at, "no client can log in, so this rule blocks nobody; add username to socksmethod: in the server settings")
+		p.warn(at, "no client can log in, so this rule blocks nobody; "+offerUsername)
 	case methods != nil && !slices.Contains(methods, Username):
-		p.warn(at, "no client can log in, so this rule never matches; add username to socksmethod: in the server settings")
+		p.warn(at, "no client can log in, so this rule never matches; "+offerUsername)
 	}
 }
 
@@ -215,9 +223,9 @@ func (p *parser) checkFile(start Pos, text []byte) {
 		}
 		p.fail(start, "the file %s; write at least one client-rule and one socks-rule that pass", what)
 	case !slices.ContainsFunc(s.Client, func(r *Rule) bool { return r.Pass }):
-		p.warn(p.peek().pos, "no client-rule passes, so every connection is closed; add a client pass rule")
+		p.warn(p.peek().pos, "no client-rule passes, so every connection is closed; add a client pass rule for the networks of your clients")
 	case !slices.ContainsFunc(s.Socks, func(r *Rule) bool { return r.Pass }):
-		p.warn(p.peek().pos, "no socks-rule passes, so every request is refused; add a socks pass rule")
+		p.warn(p.peek().pos, "no socks-rule passes, so every request is refused; add a socks pass rule for what your clients may reach")
 	}
 }
 

@@ -75,9 +75,9 @@ var (
 		{name: "yes", refuse: noLibwrap},
 	}
 	compatibilityChoices = []choice{
-		{name: "sameport", accept: "the system chooses the ports to connect from; remove it"},
-		{name: "reuseaddr", accept: "it belongs to the bind extension, which Usher does not support; remove it"},
-		{name: "draft-5.05", refuse: "Usher speaks the protocol of RFC 1928 only; remove it"},
+		{name: "sameport", accept: "the system chooses the ports to connect from; " + removeWord},
+		{name: "reuseaddr", accept: "it belongs to the bind extension, which Usher does not support; " + removeWord},
+		{name: "draft-5.05", refuse: "Usher speaks the protocol of RFC 1928 only; " + removeWord},
 	}
 	stateKeyChoices = []choice{
 		{name: "from", value: int(KeyFrom)},
@@ -98,10 +98,11 @@ var (
 )
 
 const (
+	removeWord     = "remove it, and the line if nothing else is in it"
 	noMethod       = "Usher does not support this authentication method; write socksmethod: username and set USHER_USERS_FILE to a file with names and passwords"
 	asUsername     = "Usher asks for a name and a password of USHER_USERS_FILE instead; write username"
 	noClientMethod = "Usher does not support this authentication method; write the permitted addresses in from: and clientmethod: none, or use socksmethod: username"
 	notServed      = "Usher serves SOCKS clients only; remove it, and the whole rule if it names nothing else"
-	noLogDetail    = "Usher logs the start and the end of a session, never what it transfers; remove it"
+	noLogDetail    = "Usher logs the start and the end of a session, never what it transfers; " + removeWord
 	noHostID       = "Usher does not read host ids; write from to count by the client's address"
 )

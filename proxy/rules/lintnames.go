@@ -39,7 +39,7 @@ func (s *Set) lintNames() []Diagnostic {
 		if is(r.cond.from.address) || is(r.cond.to.address) {
 			return []Diagnostic{r.warning(
 				fmt.Sprintf("the rules have %d host names, and a request that reaches their rules waits while Usher looks up one after the other", len(names)),
-				"write .domain where clients ask for names, and addresses otherwise")}
+				"write .domain where clients ask for names, which matches all names below it too, and addresses otherwise")}
 		}
 	}
 	return nil

@@ -55,20 +55,24 @@ func (s *Set) lintAnswers(c coverage) []Diagnostic {
 		if !r.Pass || r.cond.versions&allVersions == 0 {
 			continue
 		}
-		var what, replies []string
+		var what, requests, replies []string
 		if r.cond.commands.has(UDPAssociate) && !s.answered(r, UDPReply, &r.cond.to) {
-			what, replies = append(what, "UDP"), append(replies, UDPReply.String())
+			what, requests, replies = append(what, "UDP"), append(requests, UDPAssociate.String()), append(replies, UDPReply.String())
 		}
 		// Of BIND to: is the address that is bound. A rule that lists targets passes none.
 		if anybody := (endpoint{address: address{kind: anyAddress}}); r.cond.commands.has(Bind) && r.cond.to.isWhole() && !s.answered(r, BindReply, &anybody) {
-			what, replies = append(what, "BIND"), append(replies, BindReply.String())
+			what, requests, replies = append(what, "BIND"), append(requests, Bind.String()), append(replies, BindReply.String())
 		}
 		if len(what) == 0 || c.by(r, r) != nil {
 			continue
 		}
+		without := "write command: connect here"
+		if !r.cond.commands.has(Connect) { // it must not begin to pass connections
+			without = "remove " + strings.Join(requests, " and ") + " here"
+		}
 		return []Diagnostic{r.warning(fmt.Sprintf("this rule passes requests for %s, but no rule passes the answers (%s): in a rule for answers, from: is the peer and to: is the client",
 			strings.Join(what, " and "), strings.Join(replies, ", ")),
-			fmt.Sprintf("add a rule with command: %s for them, or write command: connect here", strings.Join(replies, " ")))}
+			fmt.Sprintf("add a rule with command: %s for them, or %s", strings.Join(replies, " "), without))}
 	}
 	return nil
 }

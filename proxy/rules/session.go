@@ -112,7 +112,7 @@ func (p *parser) checkSession() {
 	r.Session.Inheritable = r.Client && !isOld && p.session.Inheritable
 	if r.cond.commands == 1<<UDPReply {
 		p.warn(first.pos, "%s: has no effect in a rule for udpreply alone, because datagrams are not counted; "+
-			"set the limit in the rule that passes udpassociate", first.text)
+			"move it to the rule that passes udpassociate", first.text)
 	}
 }
 

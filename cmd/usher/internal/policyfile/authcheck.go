@@ -22,7 +22,7 @@ func checkAuth(file string, set *rules.Set, known Accounts) []rules.Diagnostic {
 	case file == BuiltinName: // the log says it, and there is no line to add
 	case usersFile:
 		a.warn(rules.Pos{File: file, Line: 1, Col: 1}, "there is no socksmethod: line and USHER_USERS_FILE is set, so every client must give a name and a password",
-			"write socksmethod: username if that is meant, or name all methods")
+			"write socksmethod: username if that is meant, or socksmethod: username none if clients may do without a login")
 	default:
 		a.warn(rules.Pos{File: file, Line: 1, Col: 1}, "there is no socksmethod: line, so none is assumed and no client is asked for a name",
 			"write socksmethod: none if that is meant")
@@ -125,9 +125,12 @@ func (a *authCheck) demand(r *rules.Rule, can, could []rules.Method, s rules.Set
 	case len(needs) == 0 || oneOf(can):
 	case oneOf(could):
 		a.add(severity, at, named+noUsers+" and this rule "+never, "set USHER_USERS_FILE to a file with names and passwords")
+	case !slices.Contains(needs, rules.Username):
+		// To offer none as well would let clients without a login through all other rules.
+		a.warn(at, named+"every client must log in, so this rule never matches", "write socksmethod: username here, or remove the rule")
 	default:
-		a.warn(at, named+"no client can negotiate what this rule asks for, so it never matches",
-			"correct socksmethod: here, or name the method in the server settings and in the client-rules that have one, too")
+		a.warn(at, named+"no client can negotiate username, which this rule asks for, so it never matches",
+			"write socksmethod: username none in a client-rule that passes its clients, or remove the rule")
 	}
 }
 

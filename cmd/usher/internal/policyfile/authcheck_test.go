@@ -33,7 +33,7 @@ func TestCheckAuth(t *testing.T) {
 		{"client-rule asks for username", "client pass { from: 0/0 to: 0/0\nsocksmethod: username }\n" + all, false,
 			[]string{"f:1:1: ", "f:2:1: socksmethod: there is no users file, so no client can log in and clients of this rule cannot go on"}},
 		{"none where username is assumed", in + strings.Replace(asked, "username", "none", 1), true,
-			[]string{"f:1:1: ", "f:3:1: socksmethod: no client can negotiate what this rule asks for"}},
+			[]string{"f:1:1: ", "f:3:1: socksmethod: every client must log in, so this rule never matches"}},
 		{"a client-rule that offers it", strings.Replace(in, " }", "\nsocksmethod: none }", 1) + strings.Replace(asked, "username", "none", 1), true,
 			[]string{"f:1:1: "}},
 		{"the parser's own warning is enough", "socksmethod: none\n" + in + named, false,
@@ -113,7 +113,7 @@ func TestUsersOfRules(t *testing.T) {
 	const noneInside = "socksmethod: username none\nclient pass { from: 0/0 to: 0/0\nsocksmethod: none }\n"
 	const without4 = "SOCKS 4 has no user names, so this rule blocks nobody"
 	const without = "no client can log in, so this rule blocks nobody"
-	const never = "no client can negotiate what this rule asks for, so it never matches"
+	const never = "no client can negotiate username, which this rule asks for, so it never matches"
 	for _, c := range []struct {
 		what, text string
 		UsersFile  bool

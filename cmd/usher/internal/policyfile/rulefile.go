@@ -41,7 +41,11 @@ func read(name string, known Accounts) (*rules.Set, []rules.Diagnostic, error) {
 // their places, and a nil set if one of them is an error. known decides what
 // rules about users and groups mean.
 func Parse(name string, text []byte, known Accounts) (*rules.Set, []rules.Diagnostic) {
-	set, found := rules.Parse(name, text, rules.Env{Interface: listen.InterfaceAddrs})
+	return parse(name, text, known, rules.Env{Interface: listen.InterfaceAddrs})
+}
+
+func parse(name string, text []byte, known Accounts, machine rules.Env) (*rules.Set, []rules.Diagnostic) {
+	set, found := rules.Parse(name, text, machine)
 	if set != nil {
 		found = append(found, checkAuth(name, set, known)...)
 		found = append(found, known.doubts...)
