@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"usher/deploy/need"
 	"usher/proxy"
 	"usher/proxy/socks"
 )
@@ -314,6 +315,7 @@ socks block { from: slow.test to: 0/0 }
 
 // The time that a name took is gone for the connection.
 func TestConnectTimeoutIsOne(t *testing.T) {
+	need.Seconds(t)
 	t.Parallel()
 	to := echo(t)
 	const text = `

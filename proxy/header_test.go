@@ -10,6 +10,7 @@ import (
 
 	proxyproto "github.com/pires/go-proxyproto"
 
+	"usher/deploy/need"
 	"usher/proxy"
 	"usher/proxy/socks"
 )
@@ -84,7 +85,7 @@ socks pass { from: 127.0.0.1/32 to: 0/0 }
 		first, second := w.client(), w.client()
 		first.send([]byte(head))
 		first.connect(to, socks.Succeeded)
-		second.send([]byte(head))
+		second.send([]byte(head + "\x05")) // a client from its first byte on
 		second.closed()
 		if line := w.log.wait(t, 2*i+1)[2*i]; line["reason"] != "limit" || line["client"] != second.LocalAddr().String() {
 			t.Errorf("%q: log %v, want the limit and the balancer's address", head, line)
@@ -215,6 +216,7 @@ func TestNoSecondHeader(t *testing.T) {
 }
 
 func TestHeaderHasADeadline(t *testing.T) {
+	need.Seconds(t)
 	w := newWorld(t, anybody, trusting)
 	began := time.Now()
 	silent, half, slow := w.client(), w.client(), w.client()

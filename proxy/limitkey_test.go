@@ -40,7 +40,7 @@ func TestLimitByIPv6Network(t *testing.T) {
 					}
 				} else {
 					late := w.client()
-					late.send(fmt.Appendf(nil, "PROXY TCP6 %s 2001:db8:ffff::1 4711 1080\r\n", c.refused))
+					late.send(fmt.Appendf(nil, "PROXY TCP6 %s 2001:db8:ffff::1 4711 1080\r\n\x05", c.refused)) // a client from its first byte on
 					late.closed()
 				}
 				if key := w.reason("limit")["limit_key"]; key != c.key {

@@ -51,7 +51,9 @@ func TestRefusalOfAClientRuleNamesTheLimit(t *testing.T) {
 	first := w.client()
 	first.must(socks.WriteGreeting(first, socks.NoAuth))
 	first.expect([]byte{5, 0})
-	w.client().closed()
+	second := w.client()
+	second.send([]byte{5}) // a client from its first byte on
+	second.closed()
 	if line := w.reason("limit"); line["error"] != "session.state.max: 1 for 127.0.0.1" {
 		t.Errorf("error %q", line["error"])
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"usher/deploy/need"
 	"usher/proxy"
 	"usher/proxy/socks"
 )
@@ -241,6 +242,7 @@ func TestRandomBytesLeaveNothing(t *testing.T) {
 
 // One absolute deadline ends the silent and those that trickle.
 func TestNegotiationDeadline(t *testing.T) {
+	need.Seconds(t)
 	w := newWorld(t, "client pass { from: 0/0 to: 0/0\n session.max: 3\n timeout.negotiate: 3 }\nsocks pass { from: 0/0 to: 0/0 }\n")
 	began := time.Now()
 	silent, half, slow := w.client(), w.client(), w.client()

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"usher/deploy/need"
 	"usher/limiter"
 	"usher/proxy"
 	"usher/proxy/socks"
@@ -111,6 +112,7 @@ func TestResetEndsBothSides(t *testing.T) {
 
 // A session without a byte for timeout.io ends; one that talks does not.
 func TestIdle(t *testing.T) {
+	need.Seconds(t)
 	to := echo(t)
 	w := newWorld(t, "timeout.io: 4\nclient pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0\n session.max: 9 }\n")
 	c := w.client()
@@ -188,6 +190,7 @@ func losable(t *testing.T) (*leased, setup) {
 // In strict mode a limited session whose lease is lost ends, though nothing
 // moves; unlimited ones go on.
 func TestLostLeaseEndsSessions(t *testing.T) {
+	need.Seconds(t)
 	t.Parallel()
 	to := echo(t)
 	st, strict := losable(t)
@@ -213,6 +216,7 @@ socks pass { from: 0/0 to: 0/0 }
 
 // So does a client that negotiates with a slot of its client-rule.
 func TestLostLeaseEndsNegotiations(t *testing.T) {
+	need.Seconds(t)
 	t.Parallel()
 	st, strict := losable(t)
 	w := newWorld(t, "timeout.negotiate: 3600\nclient pass { from: 0/0 to: 0/0\n session.max: 1\n session.inheritable: yes }\n"+
@@ -230,6 +234,7 @@ func TestLostLeaseEndsNegotiations(t *testing.T) {
 // A connected session that says nothing is two goroutines and two descriptors,
 // whatever watches over it.
 func TestIdleSessionIsSmall(t *testing.T) {
+	need.Seconds(t)
 	accepted := make(chan *net.TCPConn, 1)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"usher/deploy/need"
 	"usher/proxy"
 	"usher/proxy/socks"
 )
@@ -41,6 +42,7 @@ func TestAssociationEndsWithItsConnection(t *testing.T) {
 // An association that relays nothing ends after timeout.io.udp; datagrams that
 // are dropped do not keep it alive.
 func TestIdleAssociation(t *testing.T) {
+	need.Seconds(t)
 	t.Parallel()
 	w := newWorld(t, "timeout.io.udp: 3\ntimeout.io.tcp: 0\n"+anybody)
 	a := w.associate(nowhere)
@@ -118,6 +120,7 @@ func TestDrainCutsAssociations(t *testing.T) {
 
 // In strict mode an association ends when its lease is lost.
 func TestLostLeaseEndsAssociations(t *testing.T) {
+	need.Seconds(t)
 	t.Parallel()
 	st, strict := losable(t)
 	w := newWorld(t, "client pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0\n session.max: 1 }\n", strict)

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"usher/deploy/need"
 	"usher/proxy"
 	"usher/proxy/socks"
 )
@@ -85,6 +86,7 @@ func (lateNames) LookupNetIP(ctx context.Context, _, _ string) ([]netip.Addr, er
 
 // A rule that blocks a name is not passed over because the name is slow.
 func TestSlowNamesOfRulesBlock(t *testing.T) {
+	need.Seconds(t)
 	t.Parallel() // it waits for five seconds
 	w := newWorld(t, `
 client pass { from: 0/0 to: 0/0 }

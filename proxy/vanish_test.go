@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"usher/deploy/need"
 	"usher/proxy/socks"
 )
 
@@ -146,6 +147,7 @@ func TestResetIsNoticedWhoeverIsSilent(t *testing.T) {
 // A client that is slow gets what its target sent before it broke off, as far as
 // it had come: the break is met when that is written.
 func TestSlowClientOfATargetThatBreaksOff(t *testing.T) {
+	need.Seconds(t)
 	t.Parallel()
 	gone := make(chan struct{})
 	to := target(t, "tcp4", func(c *net.TCPConn) {

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"testing"
 
+	"usher/deploy/need"
 	"usher/store/redisstore/redistest"
 )
 
@@ -195,6 +196,7 @@ func TestApplyThatAReplicaCannotTake(t *testing.T) {
 
 // A replica starts with its cache while the store is away, and follows when it is back.
 func TestStartFromCache(t *testing.T) {
+	need.Seconds(t)
 	t.Parallel()
 	c := newCluster(t)
 	cache := filepath.Join(c.dir, "cache")
@@ -300,6 +302,7 @@ func TestApplySigned(t *testing.T) {
 
 // Replicas with files of their own and replicas that follow warn of each other.
 func TestMixOfFilesAndPublishedRules(t *testing.T) {
+	need.Seconds(t)
 	t.Parallel()
 	c := newCluster(t)
 	one := c.file("one.conf", rulesFor(10))

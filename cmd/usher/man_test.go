@@ -56,6 +56,7 @@ func formats(t *testing.T, file, width, word string) {
 
 // A release has both manual pages: that of the commands and that of the rule file.
 func TestReleasePages(t *testing.T) {
+	need.Seconds(t)
 	t.Parallel()
 	config, err := os.ReadFile(filepath.Join(top, ".goreleaser.yaml"))
 	if err != nil {

@@ -108,6 +108,7 @@ func nobody(t *testing.T) string {
 // TestRelaydCheckScript holds the check script to relayd's contract: above 0 is up,
 // 0 is down, whatever the shell.
 func TestRelaydCheckScript(t *testing.T) {
+	need.Seconds(t)
 	t.Parallel()
 	program, err := exec.LookPath("usher")
 	if err != nil {

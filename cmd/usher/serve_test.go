@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"usher/deploy/need"
 	"usher/proxy/socks"
 )
 
@@ -267,6 +268,7 @@ func connectAs(t *testing.T, p *process, user, password, target string) byte {
 }
 
 func TestDrainIsSeenBeforeItHurts(t *testing.T) {
+	need.Seconds(t)
 	t.Parallel()
 	p := launch(t, "USHER_DRAIN_GRACE=5s", "USHER_DRAIN_TIMEOUT=1m")
 	target := webServer(t)
@@ -412,6 +414,7 @@ func overlooked() string {
 // Neither clients nor signals wait until the rules have been looked over, and
 // many requests to reload displace none to stop.
 func TestNobodyWaitsForTheLook(t *testing.T) {
+	need.Seconds(t)
 	t.Parallel()
 	file := ruleFile(t, overlooked())
 	people := write(t, filepath.Join(t.TempDir(), "users"),

@@ -10,11 +10,13 @@ import (
 	"syscall"
 	"testing"
 
+	"usher/deploy/need"
 	"usher/store/redisstore/redistest"
 )
 
 // A Redis that does not answer is told of with the time that it was given.
 func TestStoreThatDoesNotAnswer(t *testing.T) {
+	need.Seconds(t)
 	t.Parallel()
 	server := redistest.Start(t)
 	p := launch(t, "USHER_STORE="+server.URL(), "USHER_LEASE_TTL=4s", "USHER_CONFIG="+ruleFile(t, passLoopback))
@@ -30,6 +32,7 @@ func TestStoreThatDoesNotAnswer(t *testing.T) {
 // long because a request may take a tenth of it, and one that is late on a busy
 // machine is a failure of its own.
 func TestStoreThatRefuses(t *testing.T) {
+	need.Seconds(t)
 	t.Parallel()
 	server := redistest.Start(t)
 	p := launch(t, "USHER_STORE="+server.URL(), "USHER_LEASE_TTL=20s", "USHER_CONFIG="+ruleFile(t, passLoopback))
@@ -133,6 +136,7 @@ func TestHostileStore(t *testing.T) {
 // A Redis that is back with a password is another failure than one that is away,
 // and the cause that an operator has to know.
 func TestStoreThatIsBackWithAPassword(t *testing.T) {
+	need.Seconds(t)
 	t.Parallel()
 	server := redistest.Start(t)
 	p := launch(t, "USHER_STORE="+server.URL(), "USHER_LEASE_TTL=10s", "USHER_CONFIG="+ruleFile(t, passLoopback))
@@ -152,6 +156,7 @@ func TestStoreThatIsBackWithAPassword(t *testing.T) {
 // A replica that stops leaves the store, and has not lost it, however slowly the store
 // answers.
 func TestLeavingIsNoLoss(t *testing.T) {
+	need.Seconds(t)
 	t.Parallel()
 	server := redistest.Start(t)
 	p := launch(t, "USHER_STORE="+server.URL(), "USHER_LEASE_TTL=10s", "USHER_DRAIN_GRACE=0s", "USHER_CONFIG="+ruleFile(t, passLoopback))
@@ -171,6 +176,7 @@ func TestLeavingIsNoLoss(t *testing.T) {
 // A replica that was stopped for longer than its lease joins again at once, and
 // what others were given meanwhile is told of all the same.
 func TestReplicaThatWasStoppedTellsOfItsLease(t *testing.T) {
+	need.Seconds(t)
 	t.Parallel()
 	server := redistest.Start(t)
 	env := []string{"USHER_STORE=" + server.URL(), "USHER_LEASE_TTL=2s", "USHER_CONFIG=" + ruleFile(t, passLoopback)}
@@ -246,6 +252,7 @@ func TestAdmitWhileTheStoreIsAway(t *testing.T) {
 // The bound on the users that a rule counts holds over replicas, and frees places
 // when the time of the rate is over.
 func TestThrottleKeysOverReplicas(t *testing.T) {
+	need.Seconds(t)
 	t.Parallel()
 	server := redistest.Start(t)
 	const rules = "client pass { from: 0/0 to: 0/0 }\n" +

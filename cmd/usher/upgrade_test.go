@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 
+	"usher/deploy/need"
 	"usher/store/redisstore/redistest"
 )
 
@@ -140,6 +141,7 @@ func wantOnlyListeners(t *testing.T, old, now []string) {
 // TestUpgradeFails shows why an upgrade did not come about, in the answer of the
 // command and in the log, and that the old process goes on.
 func TestUpgradeFails(t *testing.T) {
+	need.Seconds(t)
 	t.Parallel()
 	store := redistest.Start(t)
 	file := ruleFile(t, passLoopback)

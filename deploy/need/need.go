@@ -51,6 +51,15 @@ func Program(t testing.TB, name string) string {
 	return path
 }
 
+// Seconds skips t with -short. It is for tests that take seconds on any machine, because
+// they wait for time limits, leases or other programs.
+func Seconds(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("takes seconds, so it does not run with -short")
+	}
+}
+
 // Missing skips a test that lacks what, and counts it. In CI it fails.
 func Missing(t testing.TB, what string) {
 	t.Helper()

@@ -19,6 +19,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"usher/deploy/need"
 	"usher/limiter"
 	"usher/proxy/admin"
 )
@@ -240,6 +241,7 @@ func TestOnlyShows(t *testing.T) {
 }
 
 func TestSilentConnectionIsClosed(t *testing.T) {
+	need.Seconds(t)
 	w := serve(t)
 	c, err := net.Dial("tcp", strings.TrimPrefix(w.url, "http://"))
 	if err != nil {

@@ -9,11 +9,14 @@ import (
 	"runtime/debug"
 	"strings"
 	"testing"
+
+	"usher/deploy/need"
 )
 
 // The image has no repository to read the version from, so its Dockerfile hands
 // it to the linker. This builds with the flags of the Dockerfile.
 func TestVersionOfTheImage(t *testing.T) {
+	need.Seconds(t)
 	t.Parallel()
 	file, err := os.ReadFile("../../../../deploy/compose/Dockerfile")
 	if err != nil {
