@@ -38,16 +38,16 @@ func awaitByte(c *net.TCPConn) error {
 	return failed
 }
 
-// maxDiscard is the most that is taken at once.
+// maxDiscard bounds how much discardPending reads, in bytes.
 const maxDiscard = 256 << 10
 
-// discardPending takes what has arrived from c, without waiting for more.
+// discardPending reads and drops what has arrived from c, without waiting for more.
 func discardPending(c *net.TCPConn) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return
 	}
-	// The error says that c is closed.
+	// An error means that c is closed.
 	_ = raw.Control(func(fd uintptr) {
 		var b [4096]byte
 		for range maxDiscard / len(b) {
@@ -59,7 +59,7 @@ func discardPending(c *net.TCPConn) {
 	})
 }
 
-// retry calls again what a signal has interrupted.
+// retry repeats a system call as long as signals interrupt it (EINTR).
 func retry(call func() (int, error)) (int, error) {
 	for {
 		n, err := call()
@@ -69,8 +69,8 @@ func retry(call func() (int, error)) (int, error) {
 	}
 }
 
-// addrPort returns a TCP address in the form in which rules know it: IPv4 as
-// such and no zone.
+// addrPort returns a TCP address in the form that rules use: IPv4 in four bytes, and no
+// zone.
 func addrPort(a net.Addr) netip.AddrPort {
 	tcp, ok := a.(*net.TCPAddr)
 	if !ok {
@@ -80,8 +80,9 @@ func addrPort(a net.Addr) netip.AddrPort {
 	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
 }
 
-// peek returns how what the client has sent begins, of which read was read. It
-// does not wait for more: balancers send their header in one piece.
+// peek returns the first bytes that the client has sent: read, which was read already,
+// and what has arrived since, which stays unread. It does not wait for more, because
+// balancers send their header in one piece.
 func peek(c *net.TCPConn, read []byte) []byte {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -89,7 +90,7 @@ func peek(c *net.TCPConn, read []byte) []byte {
 	}
 	var begins [header.PeekLen]byte
 	n := copy(begins[:], read)
-	_ = raw.Control(func(fd uintptr) { // the error says that c is closed
+	_ = raw.Control(func(fd uintptr) { // an error means that c is closed
 		more, _, err := unix.Recvfrom(int(fd), begins[n:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
 		if err == nil {
 			n += more

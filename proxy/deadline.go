@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// setDeadline sets the absolute deadline of reads and writes on client; the
-// zero time is none.
+// setDeadline sets the absolute deadline of reads and writes on client. The zero time
+// means none.
 func (s *session) setDeadline(t time.Time) {
 	if t == s.deadline {
 		return
@@ -15,8 +15,8 @@ func (s *session) setDeadline(t time.Time) {
 	s.client.SetDeadline(t) //nolint:errcheck // it fails on a closed connection only
 }
 
-// negotiateWithin sets the deadline of the negotiation; 0 is none. Behind the request
-// there is none any more.
+// negotiateWithin sets the deadline of the negotiation. 0 means none. Behind the
+// request there is none any more.
 func (s *session) negotiateWithin(limit time.Duration) {
 	if limit == 0 || s.requested {
 		s.setDeadline(time.Time{})
@@ -37,8 +37,8 @@ func (s *session) waiting(ctx context.Context) (_ context.Context, stop func()) 
 	return ctx, func() { cancel(); unwatch() }
 }
 
-// connecting returns a context that ends with timeout.connect, counted from
-// began; 0 is never.
+// connecting returns a context that ends when timeout.connect is over, counted from
+// began. 0 means never.
 func connecting(ctx context.Context, began time.Time, limit time.Duration) (context.Context, context.CancelFunc) {
 	if limit == 0 {
 		return context.WithCancel(ctx)

@@ -27,7 +27,7 @@ func (s *session) decision() decide.Session {
 	return d
 }
 
-// names returns what looks names up for a decision, until ctx ends.
+// names returns the name lookup of one decision. Its waits end with ctx.
 func (s *session) names(ctx context.Context) *decide.Names {
 	n := &sessionNames{session: s, ctx: ctx}
 	return n.Init(n)
@@ -37,7 +37,7 @@ func (s *session) names(ctx context.Context) *decide.Names {
 type sessionNames struct {
 	decide.Names
 	session *session
-	ctx     context.Context // it lives as long as one decision
+	ctx     context.Context // in a field, because it lives as long as one decision
 }
 
 // Addrs implements decide.Lookup.

@@ -30,9 +30,9 @@ func (s *session) connect(ctx context.Context) (relay func() error, err error) {
 	return s.relayTo(target, s.socksRule.Timeouts), nil
 }
 
-// dialTarget connects to what the client asks for. timeout.connect is counted from
-// here on, for all of it: that of the settings until there is a rule, then that of
-// the rule.
+// dialTarget connects to what the client asks for. timeout.connect covers the whole
+// step. The value of the settings applies until a rule has matched, and then the value
+// of the rule.
 func (s *session) dialTarget(ctx context.Context) (*net.TCPConn, error) {
 	defer s.watch(true)()
 	began := time.Now()
@@ -56,11 +56,11 @@ func (s *session) dialTarget(ctx context.Context) (*net.TCPConn, error) {
 	return s.dial(dialling, &d, v.Addrs, target.Port)
 }
 
-// dial connects to the first of addrs that answers, see race.Dial. If none
-// does, the error is that of a host that refused the connection, or else that of
-// the last one that failed: a refusal says more than an unreachable host.
+// dial connects to the first of addrs that answers, see race.Dial. If none answers,
+// dial returns the error of an address that refused the connection, because a refusal
+// says more than an unreachable host. If none refused, it returns the last error.
 func (s *session) dial(ctx context.Context, d *decide.Session, addrs []netip.Addr, port uint16) (*net.TCPConn, error) {
-	if len(addrs) == 0 { // which the rules see to
+	if len(addrs) == 0 { // the rules pass at least one
 		return nil, decide.ErrUnresolved
 	}
 	target, at, failures := race.Dial(ctx, addrs, func(a netip.Addr) (race.Connect, error) {

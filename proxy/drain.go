@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Cut is what Drain has ended.
+// Cut describes the sessions that Drain has ended.
 type Cut struct {
 	Sessions int
 	Counts   []Count       // of those that a client-rule had let in
@@ -24,10 +24,10 @@ func (c Cut) By() string {
 	return strings.Join(parts, ", ")
 }
 
-// Drain waits for all sessions to end. When ctx is done it ends those that are
-// left, closing them without a reply, and returns which those were. All
-// goroutines of sessions have ended and all their slots are given back when it
-// returns; a connection that is accepted after that is closed at once.
+// Drain waits for all sessions to end. When ctx is done, it closes the remaining ones
+// without a reply, and returns what they were. When Drain returns, all goroutines of
+// sessions have ended and all slots are given back. A connection that is accepted later
+// is closed at once.
 //
 // Call CloseListeners first, or new sessions keep coming until ctx is done.
 func (s *Server) Drain(ctx context.Context) Cut {

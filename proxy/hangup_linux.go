@@ -47,8 +47,8 @@ func (s *session) watch(early bool) (stop func()) {
 	}
 }
 
-// hungUp reports whether the peer of a socket has left for good. With early,
-// one that has sent more and then ended its direction has not.
+// hungUp reports whether the peer of a socket has left for good. With early, a peer
+// that sent more data before it ended its direction has not left.
 func hungUp(fd int, early bool) bool {
 	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
 	for {

@@ -2,6 +2,6 @@
 
 package proxy
 
-// watch does nothing here: a client that hangs up while its session waits for
-// somebody else is noticed at the next read or write.
+// watch does nothing on this system. If a client hangs up while its session waits for
+// somebody else, the next read or write notices it.
 func (s *session) watch(bool) (stop func()) { return func() {} }

@@ -17,13 +17,12 @@ const headerTimeout = 3 * time.Second
 // balancer's PROXY header, else from the connection itself.
 //
 // After LOCAL the balancer speaks for itself, and the receiver must use the real
-// addresses of the connection (PROXY protocol, section 2.2). It is a health check
-// for as long as it asks for nothing, see isCheck, and a client at the balancer's
-// own address from then on. local reports that.
+// addresses of the connection (PROXY protocol, section 2.2). The connection is a health
+// check as long as it requests nothing (see isCheck), and a client at the balancer's
+// own address from then on. local reports such a header.
 //
-// UNKNOWN, of version 1, stands for a client of another family as well (section
-// 2.1). Its connection is a client at the balancer's own address from the
-// beginning.
+// UNKNOWN, of version 1, stands for a client of another family as well (section 2.1).
+// Such a connection is a client at the balancer's own address from the start.
 func (s *session) identify() (local bool, err error) {
 	s.from, s.to = addrPort(s.client.RemoteAddr()), addrPort(s.client.LocalAddr())
 	if !s.server.trusted(s.from.Addr()) {
@@ -42,8 +41,9 @@ func (s *session) identify() (local bool, err error) {
 	return h.Kind == header.Local, nil
 }
 
-// blocked is the error for a client that no client-rule lets in. Behind a balancer
-// that USHER_PROXY_PROTOCOL_FROM does not name, that is all clients.
+// blocked returns the error for a client that no client-rule passes. A client that
+// begins with a PROXY header may be a balancer that USHER_PROXY_PROTOCOL_FROM does not
+// name. The error says so then.
 func (s *session) blocked() error {
 	if s.server.trusted(addrPort(s.client.RemoteAddr()).Addr()) || !header.Begins(peek(s.client, nil)) {
 		return decide.ErrBlocked

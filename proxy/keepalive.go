@@ -29,8 +29,8 @@ func (s *session) keepClientAliveBy(r *rules.Rule) {
 }
 
 // Listen opens a TCP listener for Serve. 0.0.0.0 is every IPv4 address and no IPv6
-// address, :: every IPv6 address and no IPv4 address, as in Dante. No host, as in
-// :1080, is both. Its connections have the default keep-alive.
+// address, :: every IPv6 address and no IPv4 address, as in Dante. Without a host, as
+// in :1080, it is both. Its connections have the default keep-alive.
 func Listen(ctx context.Context, address string) (net.Listener, error) {
 	return sockopt.Listen(ctx, address, keepAliveOf(rules.DefaultKeepAlive))
 }

@@ -12,7 +12,7 @@ import (
 	"usher/proxy/selfaddr"
 )
 
-// Bounds of the pause in accepting after a temporary error.
+// Bounds of the pause after a temporary error of Accept.
 const (
 	minBackOff = 5 * time.Millisecond
 	maxBackOff = time.Second
@@ -40,7 +40,7 @@ func (s *Server) Serve(ln net.Listener) error {
 			return nil
 		case outOfDescriptors(err) && s.shed(ln):
 			continue
-		case passes(err):
+		case isTemporary(err):
 			if backOff == 0 {
 				s.opts.Logger.Warn("cannot accept clients, retrying", slog.String("listen", ln.Addr().String()), slog.Any("error", err))
 			}
@@ -58,8 +58,8 @@ func (s *Server) Serve(ln net.Listener) error {
 	}
 }
 
-// passes reports whether err is temporary, so that accepting may work again.
-func passes(err error) bool {
+// isTemporary reports whether Accept may work again after err.
+func isTemporary(err error) bool {
 	for _, e := range []syscall.Errno{
 		syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, // until a session ends
 		syscall.ECONNABORTED, syscall.EPROTO, syscall.EINTR, syscall.EPERM, // concerns one client only

@@ -15,9 +15,9 @@ import (
 	"usher/proxy/udp"
 )
 
-// Metrics are what a Server counts for Prometheus. Labels take few values:
-// labels of rules, generations with sessions, and words of this package; never
-// users, clients or targets.
+// Metrics are the metrics of a Server for Prometheus. Labels have few values: rules,
+// generations with sessions, and fixed words. Users, clients and targets are never
+// labels.
 type Metrics struct {
 	admitted       *prometheus.CounterVec
 	unconfirmed    prometheus.Counter
@@ -84,7 +84,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		}),
 	}
 	for _, result := range []string{"ok", "failed", "throttled"} {
-		m.authAttempts.WithLabelValues("username", result) // 0 is worth showing
+		m.authAttempts.WithLabelValues("username", result) // the series begins at 0
 	}
 	for _, reason := range []string{"negotiating", "descriptors"} {
 		m.turnedAway.WithLabelValues(reason)
@@ -104,15 +104,15 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	return m
 }
 
-// Describe is prometheus.Collector's.
+// Describe implements prometheus.Collector.
 func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 	ch <- sessionsDesc
 	ch <- ruleDesc
 	ch <- bytesDesc
 }
 
-// Collect reads the table of sessions: what a generation without sessions
-// had is gone by itself.
+// Collect implements prometheus.Collector. It reads the table of sessions, so the
+// series of a generation end with its last session.
 func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	t := m.live.Load()
 	if t == nil {
@@ -151,7 +151,7 @@ func (m *Metrics) auth(result string) {
 	m.authAttempts.WithLabelValues("username", result).Inc()
 }
 
-// nameMetrics is what the cache of names counts.
+// nameMetrics counts what the cache of names does.
 type nameMetrics struct{ *Metrics }
 
 // Answered implements resolve.Observer.
@@ -185,7 +185,8 @@ func (m *Metrics) finish(s *session, o outcome, took time.Duration) {
 	}
 }
 
-// commandName is a command for people; unknown ones share a name.
+// commandName returns the word for a command in log lines and labels. All unknown
+// commands share one.
 func commandName(c socks.Command) string {
 	switch c {
 	case 0:
@@ -208,7 +209,7 @@ func id(r *rules.Rule) string {
 	return r.ID()
 }
 
-// at returns where a rule is written.
+// at returns the file and line of a rule.
 func at(r *rules.Rule) string {
 	if r == nil {
 		return ""

@@ -48,7 +48,7 @@ var (
 // is silent.
 const silent = socks.Succeeded
 
-// outcome is what an error means.
+// outcome says what an error means for the client, the log and the metrics.
 type outcome struct {
 	err    error
 	code   socks.Code // the reply, if the client has sent a request
@@ -143,7 +143,7 @@ var outcomes = []outcome{
 	{os.ErrDeadlineExceeded, socks.TTLExpired, "connect_timeout", true},
 }
 
-// outcomeOf returns what err means; nil is a session that came to its end.
+// outcomeOf returns what err means. nil means that both sides have closed normally.
 func outcomeOf(err error) outcome {
 	if err == nil {
 		return outcome{code: silent, reason: "done"}

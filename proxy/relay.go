@@ -7,8 +7,8 @@ import (
 	"usher/proxy/rules"
 )
 
-// relayTo returns the relay between the client and its target or peer. The session
-// is open then.
+// relayTo returns the relay between the client and its target or peer. It frees what
+// only the opening of the session has needed.
 func (s *session) relayTo(target *net.TCPConn, t rules.Timeouts) func() error {
 	s.sockets.dropContext()
 	s.opening = nil

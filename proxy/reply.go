@@ -8,7 +8,7 @@ import (
 	"usher/proxy/socks"
 )
 
-// reply sends a success reply; addr is BND.ADDR and BND.PORT.
+// reply sends a success reply. addr is BND.ADDR and BND.PORT of RFC 1928.
 func (s *session) reply(addr socks.Addr) error {
 	if err := s.leased(); err != nil {
 		return err

@@ -57,8 +57,8 @@ func (s *session) isCheck(err error) bool {
 	return !s.isClient && (errors.Is(err, errNoGreeting) || errors.Is(err, errClientClosed) || errors.Is(err, decide.ErrMethod))
 }
 
-// reportConnected logs that the client was told that it is connected, if one
-// of its rules has log: connect, with BIND that for its peer as well.
+// reportConnected logs that the session is connected, if one of its rules has log:
+// connect. With BIND, the rule that passed the peer counts as well.
 func (s *session) reportConnected() {
 	log := s.server.opts.Logger
 	wanted := s.clientRule.Log.Connect || s.socksRule.Log.Connect || s.awaited != nil && s.awaited.rule.Log.Connect
@@ -116,7 +116,7 @@ func (s *session) attrs(reason string) []slog.Attr {
 	return attrs
 }
 
-// udpAttrs are what a session's last line says of its association.
+// udpAttrs returns the keys for an association in the last line of its session.
 func udpAttrs(u udp.Stats) []slog.Attr {
 	attrs := []slog.Attr{slog.String("udp_relay", u.Advertised.String())}
 	if u.Client.IsValid() {
@@ -144,10 +144,10 @@ func name(r *rules.Rule) string {
 	return r.Name
 }
 
-// maxDescribed bounds the addresses that a line tells of: a name may have many.
+// maxDescribed bounds the addresses in one line, because a name may have many.
 const maxDescribed = 8
 
-// describe returns the addresses that were tried in vain, each with the reason.
+// describe lists the addresses that failed, each with the reason.
 func describe(failures []race.Failure) string {
 	var b strings.Builder
 	for i, f := range failures {

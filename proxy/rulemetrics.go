@@ -8,10 +8,10 @@ import (
 	"usher/store/limit"
 )
 
-// follow gives the rules in force their series, so that the first admission or
-// refusal is an increase from 0. It deletes the series of rules that are gone: of no
-// generation with sessions, and not in force before this policy either, so that
-// Prometheus has read their last values.
+// follow gives the rules in force their series, so that the first admission or refusal
+// is an increase from 0. It deletes the series of a rule that no generation with
+// sessions has, and that was not in force before this policy either. So Prometheus has
+// had time to read the last values.
 func (m *Metrics) follow(t *table) {
 	s := &m.byRule
 	s.mu.Lock()

@@ -111,13 +111,13 @@ type Server struct {
 	clientSockets selfaddr.Set // of UDP associations: their client-facing addresses, bound and advertised
 	awaiting      selfaddr.Set // where BIND awaits peers, to the end of the session
 
-	tcp, udp decide.Machine // what decisions about connections and datagrams ask
+	tcp, udp decide.Machine // what decisions about connections and datagrams ask the system
 
 	listening struct {
 		sync.Mutex
 		closed    bool
 		listeners map[net.Listener]struct{}
-		own       []netip.AddrPort // of all listeners that ever were
+		own       []netip.AddrPort // of all listeners so far
 	}
 }
 

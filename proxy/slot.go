@@ -59,7 +59,7 @@ func (s *session) admitRequest(ctx context.Context) error {
 	return nil
 }
 
-// limit returns what the session is counted by if r admits it, and notes the key
+// limit returns the limit by which the session counts if r admits it. It keeps the key
 // for the log.
 func (s *session) limit(r *rules.Rule) limiter.Limit {
 	limit := s.gen.limit(r, s.from.Addr(), s.user)
@@ -67,8 +67,9 @@ func (s *session) limit(r *rules.Rule) limiter.Limit {
 	return limit
 }
 
-// limitReachedError is that of a limit that refuses a session. Its text names the
-// limit as the rule file does, and whom it counts: status shows only the total.
+// limitReachedError is the error of a session that a limit refuses. Its text names the
+// limit as the rule file does, and for whom it counts, because status shows only the
+// total.
 type limitReachedError struct {
 	text string
 	error
@@ -77,7 +78,7 @@ type limitReachedError struct {
 func (e limitReachedError) Error() string { return e.text }
 func (e limitReachedError) Unwrap() error { return e.error }
 
-// nameLimit names the limit of r that err is about, if it is about one.
+// nameLimit adds the limit of r to the text of err, if a limit caused it.
 func nameLimit(r *rules.Rule, key string, err error) error {
 	var by *limiter.LimitError
 	if !errors.As(err, &by) {
@@ -94,7 +95,7 @@ func nameLimit(r *rules.Rule, key string, err error) error {
 	return limitReachedError{text, err}
 }
 
-// keyText names what a session is counted by, for people.
+// keyText returns the key of a limit in words.
 func keyText(key string) string {
 	kind, value, _ := strings.Cut(key, "=")
 	switch {

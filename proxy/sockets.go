@@ -6,8 +6,7 @@ import (
 	"sync"
 )
 
-// sockets are what is closed when a session ends or is cut. They are safe for
-// concurrent use.
+// sockets are closed when a session ends or is cut. They are safe for concurrent use.
 type sockets struct {
 	mu     sync.Mutex // held while they are closed, which may wait
 	open   []io.Closer
@@ -26,8 +25,8 @@ func (s *sockets) begin(client io.Closer) context.Context {
 	return ctx
 }
 
-// dropContext ends the context of begin without a cut. What waits from here on
-// waits for sockets, and an idle session does without the memory of a context.
+// dropContext ends the context of begin without a cut. From here on the session waits
+// only for sockets. An idle session then needs no memory for a context.
 func (s *sockets) dropContext() {
 	s.cutting.Lock()
 	defer s.cutting.Unlock()
@@ -35,9 +34,9 @@ func (s *sockets) dropContext() {
 	s.cancel = nil
 }
 
-// cut ends the session from outside, for a reason of which the first one counts.
-// It waits for nothing: the sockets are closed in a goroutine of their own, as a
-// close waits for calls in progress, and one of those may be the caller.
+// cut ends the session from outside. If there are several cuts, the reason of the first
+// one counts. cut does not block: another goroutine closes the sockets, because a close
+// waits for calls in progress, and the caller may be one of them.
 func (s *sockets) cut(reason error) {
 	s.cutting.Lock()
 	defer s.cutting.Unlock()
@@ -61,7 +60,7 @@ func (s *sockets) cause(err error) error {
 	return err
 }
 
-// closeOnEnd adds c. If the sockets are closed already, so is c.
+// closeOnEnd adds c. If the sockets are closed already, it closes c at once.
 func (s *sockets) closeOnEnd(c io.Closer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -72,8 +71,8 @@ func (s *sockets) closeOnEnd(c io.Closer) {
 	s.open = append(s.open, c)
 }
 
-// close closes all, in the order in which they came, and so wakes whatever is
-// blocked on them. Twice is fine.
+// close closes all sockets in the order in which they were added. Calls that are
+// blocked on them return. A second close has no effect.
 func (s *sockets) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -86,7 +85,7 @@ func (s *sockets) close() {
 	}
 }
 
-// closer is something else to be done when the sockets are closed.
+// closer is a function that is called when the sockets are closed.
 type closer func()
 
 // Close never fails.

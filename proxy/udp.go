@@ -71,11 +71,10 @@ func (s *session) judgeAssociation(ctx context.Context, client udp.Client) (err 
 // the port are ignored, because an address translator changes both.
 //
 // A client behind one of Options.UDPRelayFrom is different: its connection has the
-// address of the balancer. The announced address counts if it has a port.
-// Otherwise the first datagram that the rules pass fixes the client's address, but
-// only from Options.UDPRelayClients: whoever sends to all ports finds the
-// association before its client has sent. The error is errUDPAnnounced if there
-// are no such networks.
+// address of the balancer. The announced address counts if it has a port. Otherwise the
+// first datagram that the rules pass fixes the client's address, but only from
+// Options.UDPRelayClients, because a stranger who sends to all ports may be faster than
+// the client. The error is errUDPAnnounced if there are no such networks.
 func (s *session) expectedClient() (udp.Client, error) {
 	asked := s.request.Addr
 	announced := udp.Client{Addr: asked.IP.Unmap(), Port: asked.Port}

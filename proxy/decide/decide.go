@@ -55,8 +55,8 @@ type Policy struct {
 	// External are the addresses to connect from (Dante's external:). Empty:
 	// the system chooses.
 	External []netip.Addr
-	// Logins says that clients can prove a user name; without it the method
-	// username is never offered.
+	// Logins says that clients can log in. Without it, the method username is never
+	// offered.
 	Logins bool
 }
 
@@ -92,13 +92,13 @@ type Session struct {
 	User    string
 	InGroup func(group string) bool
 
-	// Trace, if not nil, is told what became of each rule that was asked, once
-	// for each walk over the rules. Matching is slower with it.
+	// Trace, if not nil, gets the result of each rule that was asked, once for each
+	// walk over the rules. Matching is slower with it.
 	Trace func([]rules.Step)
 }
 
-// Why a session or a datagram is refused. What that means for the client
-// stands in proxy's table of outcomes.
+// Why a session or a datagram is refused. The table in proxy/outcome.go says what the
+// client gets.
 var (
 	ErrBlocked    = errors.New("blocked by the rules")
 	ErrMethod     = errors.New("the client offers no method that the rules allow")
@@ -109,8 +109,8 @@ var (
 	ErrNoRoute    = errors.New("external.rotation gives no external: address")
 	ErrPeer       = errors.New("the peer is not the one that was announced")
 
-	// ErrBlockedName is the ErrBlocked of a name that was looked up. The client is
-	// told the same as of a name that does not resolve: else it could list the
+	// ErrBlockedName is an ErrBlocked for a name that was looked up. The client gets
+	// the same reply as for a name that does not resolve. Otherwise it could list the
 	// names of targets that it may not reach.
 	ErrBlockedName = fmt.Errorf("%w at the addresses of its name", ErrBlocked)
 )
@@ -129,11 +129,11 @@ func TakesOver(request, reply *rules.Rule) bool {
 	return reply != request && reply.Session.Limited
 }
 
-// Methods returns the methods that a client may use after a client-rule has let
-// it in, in the server's order of preference. A health check that no rule lets
-// in (nil, or one that blocks) gets those of the settings. Without a socksmethod
-// line that is none, or username alone if there are users: a users file that
-// nobody is asked about would be an open door.
+// Methods returns the methods that a client may use after a client-rule has let it in,
+// in the server's order of preference. A health check that no rule lets in (nil, or one
+// that blocks) gets those of the settings. Without a socksmethod line, the only method
+// is username if there are users, else none. With none, the proxy would be open in
+// spite of the users file.
 func (p *Policy) Methods(client *rules.Rule) []rules.Method {
 	if client != nil && !client.Pass {
 		client = nil
@@ -155,8 +155,8 @@ func (p *Policy) Allows(client *rules.Rule, m rules.Method) bool {
 	return slices.Contains(p.Methods(client), m)
 }
 
-// Choose returns the first of the methods that the client offers. A SOCKS 4
-// client offers none alone: that must not be a way around passwords. The error
+// Choose returns the first of the methods that the client offers. A SOCKS 4 client
+// offers only none, so it cannot avoid a password that the methods require. The error
 // is ErrMethod.
 func Choose(methods []rules.Method, offers func(rules.Method) bool) (rules.Method, error) {
 	for _, m := range methods {

@@ -12,9 +12,9 @@ import (
 type Lookup interface {
 	// Addrs returns the addresses of a name. An error says why it has none.
 	Addrs(name string) ([]netip.Addr, error)
-	// Missing is asked after each walk over the rules. An error says that some
-	// name may have addresses that Addrs did not tell, such as after a time-out.
-	// Then there is no verdict: a rule that blocks may have been passed over.
+	// Missing is asked after each walk over the rules. An error means that a name may
+	// have addresses that Addrs did not return, such as after a time-out. Then there
+	// is no verdict, because a rule that blocks may have been skipped.
 	Missing() error
 }
 
@@ -61,8 +61,8 @@ func (n *Names) of(t rules.Target) ([]netip.Addr, error) {
 	return addrs, nil
 }
 
-// Target returns what a client asks for as rules know it. An address that is
-// sent as a name is an address, so that nobody is asked for it.
+// Target returns what a client asks for as rules know it. An address that the client
+// sends as a name becomes an address, so that it is not looked up.
 func Target(asked socks.Addr) rules.Target {
 	t := rules.Target{Name: asked.Name, Addr: asked.IP.Unmap(), Port: asked.Port}
 	if asked.Name == "" {

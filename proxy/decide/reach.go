@@ -31,11 +31,11 @@ func (s *Session) Sendable(command rules.Command, to netip.AddrPort) error {
 	return nil
 }
 
-// Source returns the address to connect or send from towards an address, with
-// port 0; the zero AddrPort if the system chooses. It is the first of external:
-// that has the family of to. With external.rotation: same-same it is the one
-// that the client's connection arrived at, with route the one that the system
-// would choose.
+// Source returns the address to connect or send from towards an address, with port 0;
+// the zero AddrPort if the system chooses. It is the first external: address of the
+// family of to. With external.rotation: same-same, it is the address at which the
+// client's connection arrived. With route, it is the address that the system would
+// choose.
 //
 // The error is ErrNoExternal if no address of external: has the family,
 // ErrNoRoute if what the rotation selects is not among them, or that of
@@ -92,8 +92,8 @@ func (s *Session) bindAddress(peer netip.Addr) (netip.Addr, error) {
 }
 
 // zoned returns an address with the zone of the client's connection if it is
-// link-local: else the system could not tell on which interface it is. Neither
-// SOCKS nor the rules know zones.
+// link-local. Otherwise the system could not tell its interface. Neither SOCKS nor the
+// rules know zones.
 func (s *Session) zoned(a netip.Addr) netip.Addr {
 	if a.Is6() && a.IsLinkLocalUnicast() {
 		return a.WithZone(s.Zone)
