@@ -152,9 +152,17 @@ func (l *location) readHosts(text string) error {
 		l.hosts = append(l.hosts, net.JoinHostPort(u.Hostname(), port))
 	}
 	if l.form.kind == oneServer && len(l.hosts) > 1 {
-		return fmt.Errorf("several hosts, but %s:// is one server; write redis+sentinel:// or redis+cluster://", l.scheme)
+		return fmt.Errorf("several hosts, but %s:// is one server; write %s or %s", l.scheme, l.ofKind("cluster").like, l.ofKind("sentinel").like)
 	}
 	return nil
+}
+
+// ofKind returns the form of several servers that keeps TLS if l has it.
+func (l *location) ofKind(kind string) form {
+	if l.form.tls {
+		return forms["rediss+"+kind]
+	}
+	return forms["redis+"+kind]
 }
 
 func (l *location) readPath(path string) error {
@@ -228,7 +236,7 @@ func (l *location) readOptions(options url.Values) error {
 	case (l.files.cert == "") != (l.files.key == ""):
 		return errors.New("options cert and key of the URL go together")
 	case l.form.kind != behindSentinels && l.sentinel != (login{}):
-		return errors.New("options about sentinels, but the URL is not of that kind; write redis+sentinel://")
+		return fmt.Errorf("options about sentinels, but the URL is not of that kind; write %s", l.ofKind("sentinel").like)
 	case l.form.kind == redisCluster && l.db != 0:
 		return errors.New("a Redis Cluster has database 0 only")
 	}

@@ -30,6 +30,9 @@ var notObeyed = map[string]string{
 	"rule file: %w; correct USHER_CONFIG":                                  "there is no file that could be corrected",
 	"give it one, or name an address":                                      "this machine has no interface without an address",
 	"stop the program that listens there, or choose another address":       "about a port of a running service, not about a file",
+	"name, ...": "no remedy: the form of a list of names",
+	"some names did not resolve within %v; use a longer --timeout":       "depends on resolvers",
+	"%q is not an address and a port; write --local like 192.0.2.1:1080": "an option of the command",
 }
 
 // remedyText is a text of the sources that has a remedy.
@@ -40,7 +43,7 @@ type remedyText struct {
 
 // Each text with a remedy has a case in testdata/remedies.
 func TestRemediesAreKnown(t *testing.T) {
-	texts := remedyTexts(t)
+	texts := remedyTexts(t, sources...)
 	if len(texts) < 100 {
 		t.Fatalf("only %d texts with a remedy; have the sources moved?", len(texts))
 	}
@@ -52,12 +55,7 @@ func TestRemediesAreKnown(t *testing.T) {
 			}
 		}
 	}
-	for _, r := range texts {
-		_, excused := notObeyed[r.text]
-		if slices.ContainsFunc(found, r.said.MatchString) == excused {
-			t.Errorf("%s: no case in testdata/remedies obeys %q", r.place, r.text)
-		}
-	}
+	allObeyed(t, texts, found)
 	// A remedy that advice does not find would need no case.
 	files, err := filepath.Glob(golden)
 	if err != nil || len(files) < 10 {
@@ -80,8 +78,19 @@ func TestRemediesAreKnown(t *testing.T) {
 	}
 }
 
+// allObeyed checks that each text, but for those of notObeyed, is among those found.
+func allObeyed(t *testing.T, texts []remedyText, found []string) {
+	t.Helper()
+	for _, r := range texts {
+		_, excused := notObeyed[r.text]
+		if slices.ContainsFunc(found, r.said.MatchString) == excused {
+			t.Errorf("%s: no case obeys %q", r.place, r.text)
+		}
+	}
+}
+
 // remedyTexts returns the texts of the sources that have a remedy.
-func remedyTexts(t *testing.T) (all []remedyText) {
+func remedyTexts(t *testing.T, sources ...string) (all []remedyText) {
 	t.Helper()
 	for _, pattern := range sources {
 		files, err := filepath.Glob(pattern)
@@ -98,6 +107,9 @@ func remedyTexts(t *testing.T) (all []remedyText) {
 				t.Fatal(err)
 			}
 			ast.Inspect(parsed, func(n ast.Node) bool {
+				if _, isType := n.(*ast.StructType); isType { // whose tags have help texts
+					return false
+				}
 				expr, ok := n.(ast.Expr)
 				if !ok {
 					return true
