@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"usher/cmd/usher/internal/exit"
 	"usher/proxy/admin"
 	"usher/proxy/printable"
 )
@@ -27,16 +28,16 @@ type reloadCmd struct{ controlTarget }
 
 // Help is shown under usher reload --help.
 func (reloadCmd) Help() string {
-	return `Sends SIGHUP, waits for the result and reads it from the admin listener. It needs no shell, so it works with docker exec.
+	return `Sends SIGHUP, waits for the result and reads it from the admin listener. It needs no shell, so it works with docker exec. With --pid it sends the signal even if the admin listener cannot tell the result.
 
-Exit codes: 0 the new rules are in force; 1 a file has mistakes, which are printed, or there was no answer; 2 wrong arguments.`
+Exit codes: 0 the new rules are in force; 1 a file has mistakes, which are printed, or nothing was sent; 2 wrong arguments; 4 the signal was sent, the result is in the log.`
 }
 
 // Run reloads a running usher and prints the outcome.
 func (c reloadCmd) Run(ctx context.Context, sys system) error {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
-	before, err := c.status(ctx, sys)
+	before, deaf, err := c.hear(ctx, sys, c.status)
 	if err != nil {
 		return err
 	}
@@ -46,11 +47,14 @@ func (c reloadCmd) Run(ctx context.Context, sys system) error {
 	if err := c.signal(before, syscall.SIGHUP); err != nil {
 		return err
 	}
+	if deaf != nil {
+		return unheardError{deaf}
+	}
 	for {
 		now, err := c.status(ctx, sys)
 		switch {
 		case err != nil:
-			return fmt.Errorf("the signal was sent, the result is unknown: %w", err)
+			return unheardError{err}
 		case now.Rules.Loads == before.Rules.Loads:
 		case !now.Rules.ReloadOK:
 			return fmt.Errorf("reload failed, keeping the old rules:\n%s", now.Rules.ReloadErr)
@@ -59,7 +63,7 @@ func (c reloadCmd) Run(ctx context.Context, sys system) error {
 			return err
 		}
 		if !pause(ctx) {
-			return fmt.Errorf("the signal was sent, the result is unknown after %v; see the log, or wait longer with --timeout", c.Timeout)
+			return c.unheardInTime()
 		}
 	}
 }
@@ -125,6 +129,9 @@ func errNotStatus(code int) error {
 // run the same program as this command, unless --pid names it.
 func (c controlTarget) signal(st admin.Status, sig syscall.Signal) error {
 	pid := c.pid(st)
+	if c.PID < 0 { // for kill, this is a group of processes, or all of them
+		return exit.Usage(fmt.Errorf("--pid %d: not the number of a process", c.PID))
+	}
 	if c.PID == 0 && (pid <= 0 || !sameProgram(pid)) {
 		return fmt.Errorf("process %d, which the admin listener names, is not this usher here; run the command where it runs, or name its process with --pid", pid)
 	}

@@ -22,7 +22,8 @@ func main() { os.Exit(program()) }
 
 // program runs the command with the arguments, environment and streams of this
 // process. It returns the exit code: 0 success, 1 failure, 2 wrong arguments or
-// configuration. explain also returns 3, and probe has further codes for its callers.
+// configuration. explain also returns 3, commands that send a signal return 4 if nobody
+// tells the result, and probe has further codes for its callers.
 func program() int {
 	args := os.Args[1:]
 	verb := func() error {
@@ -34,20 +35,20 @@ func program() int {
 	case asksFor("--nagios", args) && !asksFor("--relayd", args):
 		return forNagios(os.Stdout, verb)
 	case asksFor("--relayd", args):
-		code, err := forRelayd(verb)
-		if err != nil {
-			complain(os.Stderr, err)
-		}
-		return code
+		return forRelayd(verb)
 	}
 	err := verb()
 	var quiet exit.CodeError
 	var usage exit.UsageError
+	var unheard unheardError
 	switch {
 	case err == nil:
 		return 0
 	case errors.As(err, &quiet):
 		return int(quiet)
+	case errors.As(err, &unheard): // why may be a mistake in the environment
+		complain(os.Stderr, err)
+		return unheardCode
 	case errors.As(err, &usage):
 		complain(os.Stderr, err)
 		return 2

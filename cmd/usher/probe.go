@@ -7,10 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os/signal"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"usher/cmd/usher/internal/exit"
@@ -144,10 +142,6 @@ func reasonIn(code int, body []byte) string {
 	return r.Reason
 }
 
-// relaydUp is the exit code with which a relayd check script says that a host is
-// up. Its "down" is 0, the exit code of success elsewhere.
-const relaydUp = 1
-
 // asksFor reports whether the arguments contain a flag without a value. They may be
 // wrong, so that there is nothing better to ask which exit codes the caller expects.
 func asksFor(flag string, args []string) bool {
@@ -155,25 +149,6 @@ func asksFor(flag string, args []string) bool {
 		name, value, _ := strings.Cut(arg, "=")
 		return name == flag && value != "false"
 	})
-}
-
-// forRelayd runs a probe for relayd and returns 0, which is down for relayd,
-// whatever goes wrong.
-func forRelayd(probe func() error) (code int, err error) {
-	signal.Ignore(syscall.SIGPIPE) // relayd may not read what is printed
-	defer func() {
-		if trouble := recover(); trouble != nil {
-			code, err = 0, fmt.Errorf("probe failed: %v", trouble)
-		}
-	}()
-	var exit exit.CodeError
-	switch err = probe(); {
-	case errors.As(err, &exit) && exit == relaydUp:
-		return relaydUp, nil
-	case errors.As(err, &exit):
-		return 0, nil
-	}
-	return 0, err
 }
 
 // forNagios runs a probe for Nagios. It reports as unknown what is neither up nor

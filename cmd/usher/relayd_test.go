@@ -128,7 +128,8 @@ func TestRelaydCheckScript(t *testing.T) {
 		{"grants only", saying(t, 3, "\x05\x00\x05\x00\x00\x01\x7f\x00\x00\x01\x00\x01"), program, "0"},
 		{"cannot forward", cannotForward.socks, program, "0"},
 		{"no usher here", healthy.socks, "/nowhere/usher", "0"},
-		{"usher that crashes", healthy.socks, "/bin/false", "0"},
+		{"usher that fails", healthy.socks, "/bin/false", "0"},
+		{"usher that says nothing", healthy.socks, "/bin/true", "0"},
 	} {
 		limit := "30s"
 		if c.name == "silent" || c.name == "greets only" || c.name == "grants only" {
@@ -141,6 +142,10 @@ func TestRelaydCheckScript(t *testing.T) {
 			}
 			if got, out := asRelayd(t, shell, script); got != "0" {
 				t.Errorf("without a host under %s: %s\n%s", name, got, out)
+			}
+			// So little address space that Go's runtime dies at its start, with exit code 2.
+			if got, out := asRelayd(t, append([]string{"sh", "-c", `ulimit -v 30000; exec "$@"`, "sh"}, shell...), script, "127.0.0.1"); got != "0" {
+				t.Errorf("%s without memory under %s: %s\n%s", c.name, name, got, out)
 			}
 		}
 	}
@@ -177,7 +182,7 @@ func TestRelaydKillsTheCheckScript(t *testing.T) {
 	for name, shell := range shells(t) {
 		cmd := exec.Command(shell[0], append(shell[1:len(shell):len(shell)], script, "127.0.0.1")...)
 		cmd.Dir, cmd.Env = "/", []string{}
-		out, err := cmd.StdoutPipe()
+		out, err := cmd.StderrPipe() // the probe has it from the shell
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -73,6 +74,28 @@ func (m manager) want(fields ...string) {
 	}
 }
 
+// starts waits until the service is ready. Before, each message must say why it is not,
+// and ask for more time: texts are parts of what some of them say.
+func (m manager) starts(texts ...string) {
+	m.t.Helper()
+	for {
+		got, _ := m.next()
+		if got["READY"] == "1" {
+			if got["STATUS"] != "ready" {
+				m.t.Errorf("the service manager heard %v", got)
+			}
+			break
+		}
+		if more, err := strconv.Atoi(got["EXTEND_TIMEOUT_USEC"]); err != nil || more < 1_000_000 || got["STATUS"] == "" || len(got) != 2 {
+			m.t.Errorf("the service manager heard %v, want what it waits for and for how long", got)
+		}
+		texts = slices.DeleteFunc(texts, func(text string) bool { return strings.Contains(got["STATUS"], text) })
+	}
+	if len(texts) > 0 {
+		m.t.Errorf("the service manager never heard %q", texts)
+	}
+}
+
 // alive waits for a message of the watchdog.
 func (m manager) alive() {
 	m.t.Helper()
@@ -93,7 +116,7 @@ func TestSystemdIsNotified(t *testing.T) {
 	file := ruleFile(t, passLoopback)
 	p := launchUpgradable(t, socket, "WATCHDOG_USEC=200000", "USHER_STORE="+redistest.Start(t).URL(),
 		"USHER_CONFIG="+file, "USHER_LEASE_TTL=2s", "USHER_UPGRADE_TIMEOUT=5m")
-	m.want("READY=1")
+	m.starts("waiting for the store")
 	p.eventually("/readyz", `"ready": true`)
 	m.alive()
 	p.signal(syscall.SIGHUP)
@@ -118,6 +141,23 @@ func TestSystemdIsNotified(t *testing.T) {
 	p.exit()
 }
 
+// TestSystemdWaits: a service that waits for published rules, or for its store, asks
+// systemd for time, and says what it waits for.
+func TestSystemdWaits(t *testing.T) {
+	t.Parallel()
+	m, socket := startManager(t)
+	c := newCluster(t)
+	c.replica("web1", socket)
+	got, _ := m.next()
+	for ; !strings.Contains(got["STATUS"], "usher apply"); got, _ = m.next() {
+		if got["EXTEND_TIMEOUT_USEC"] == "" || got["READY"] != "" {
+			t.Fatal("the service manager heard", got)
+		}
+	}
+	c.verb(0, nil, "apply", c.file("sockd.conf", rulesFor(3)))
+	m.starts()
+}
+
 // The watchdog is for the process that it names.
 func TestWatchdogOfAnotherProcess(t *testing.T) {
 	t.Parallel()
@@ -129,7 +169,7 @@ func TestWatchdogOfAnotherProcess(t *testing.T) {
 			t.Errorf("the service manager heard %v, watchdog %v, want %s", got, alive, want)
 		}
 	}
-	hears("READY")
+	m.starts()
 	p.signal(syscall.SIGTERM)
 	hears("STOPPING")
 	p.exit()

@@ -22,9 +22,11 @@ case "${1:-}" in
 *) SERVER="$1:$SOCKSPORT" ;;
 esac
 
-# Only success is up. A program that is missing or crashes has an exit code above 0,
-# which relayd would take for up.
-if "$USHER" probe --quiet --socks "$SERVER" --bind="$BINDIP" --timeout="$PROBETIME"; then
-	exit $UP
+# Only success that says so is up. A program that is missing or crashes has an exit code
+# above 0, which relayd would take for up.
+if SAID=$("$USHER" probe --socks "$SERVER" --bind="$BINDIP" --timeout="$PROBETIME"); then
+	case "$SAID" in
+	"up: "*) exit $UP ;;
+	esac
 fi
 exit $DOWN

@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -15,6 +16,7 @@ import (
 	"usher/cmd/usher/internal/settings"
 	"usher/cmd/usher/internal/signals"
 	"usher/cmd/usher/internal/stores"
+	"usher/cmd/usher/internal/systemd"
 	"usher/limiter"
 	"usher/proxy/admin"
 	"usher/proxy/printable"
@@ -81,6 +83,7 @@ func awaitRules(ctx context.Context, cfg settings.Config, sys Streams, sockets *
 	w.follower = follow.New(follow.Options{
 		Replica: limiter.NewID(), Name: string(cfg.Replica), Cluster: string(cfg.Cluster), TTL: cfg.LeaseTTL, Keys: keys, Cache: cfg.RuleCache,
 	}, trial{cfg}, log.Logger)
+	defer w.notifyStarting()()
 	if w.soon(ctx) {
 		return w.follower, nil
 	}
@@ -127,6 +130,27 @@ func (w *waiting) soon(ctx context.Context) bool {
 	}
 	w.missing(why)
 	return false
+}
+
+// notifyStarting tells systemd why there are no rules, until the returned function is
+// called. Beside another process that serves, it tells nothing.
+func (w *waiting) notifyStarting() (end func()) {
+	if w.parent != nil || !systemd.Listens() {
+		return func() {}
+	}
+	done := make(chan struct{})
+	var telling sync.WaitGroup
+	telling.Go(func() {
+		systemd.New(w.log.Logger).Starting(func() string {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return cmp.Or(w.why, "asking the store for published rules")
+		}, done)
+	})
+	return func() {
+		close(done)
+		telling.Wait()
+	}
 }
 
 // missing shows why there are no rules, and logs it if it is new.

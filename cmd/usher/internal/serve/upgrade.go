@@ -12,6 +12,7 @@ import (
 	"usher/cmd/usher/internal/settings"
 	"usher/cmd/usher/internal/signals"
 	"usher/cmd/usher/internal/systemd"
+	"usher/proxy/printable"
 )
 
 // readyPoll is how often a process that starts asks itself whether it is ready.
@@ -136,19 +137,10 @@ func (s *service) retire(sigs *signals.Signals) error {
 	return s.await(stopped, sigs, time.Time{})
 }
 
-// notifyReady tells systemd once that the process is ready.
+// notifyReady tells systemd once that the process is ready, and before that why not.
 func (s *service) notifyReady() {
-	if !systemd.Listens() {
-		return
+	why := func() string { return printable.Text(s.monitor.Unready()) }
+	if systemd.Listens() && s.notify.Starting(why, s.tasks.ctx.Done()) {
+		s.notify.Started()
 	}
-	tick := time.NewTicker(readyPoll)
-	defer tick.Stop()
-	for s.monitor.Unready() != "" {
-		select {
-		case <-tick.C:
-		case <-s.tasks.ctx.Done():
-			return
-		}
-	}
-	s.notify.Ready()
 }

@@ -50,8 +50,43 @@ func send(socket, message string) error {
 	return err
 }
 
-// Ready says that the service has started, or has finished to reload.
+// Ready says that the service has finished to reload.
 func (n *Notifier) Ready() { n.tell(daemon.SdNotifyReady) }
+
+// A service that waits asks systemd for more time again and again: otherwise
+// TimeoutStartSec= would end it. Systemd ends a service of which it has heard nothing
+// for morePatience.
+const (
+	statePoll    = 20 * time.Millisecond
+	askPatience  = 10 * time.Second
+	morePatience = time.Minute
+)
+
+// Starting says in one line why the service is not ready, and asks systemd to wait, until
+// why returns "" or done is closed. It reports whether why has returned "".
+func (n *Notifier) Starting(why func() string, done <-chan struct{}) (ready bool) {
+	tick := time.NewTicker(statePoll)
+	defer tick.Stop()
+	told, since := "", time.Time{}
+	for {
+		now := why()
+		if now == "" {
+			return true
+		}
+		if now != told || time.Since(since) >= askPatience {
+			told, since = now, time.Now()
+			n.tell("STATUS="+now, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", morePatience.Microseconds()))
+		}
+		select {
+		case <-tick.C:
+		case <-done:
+			return false
+		}
+	}
+}
+
+// Started is Ready after Starting.
+func (n *Notifier) Started() { n.tell("STATUS=ready", daemon.SdNotifyReady) }
 
 // Reloading must be followed by Ready, also if nothing has changed.
 func (n *Notifier) Reloading() {
