@@ -72,7 +72,8 @@ func New(client, target *net.TCPConn, o Options) *Relay {
 
 // Run relays, and returns when both directions have ended. The end of one
 // direction is passed on as the end of that direction alone, a reset as a reset.
-// On an error both connections are closed. It is called once.
+// On an error both connections are closed. Otherwise they may be closed or not. It is
+// called once.
 //
 // To end the relay from outside, close both connections; Run then returns an error
 // about that. Nobody else may read, write or set deadlines meanwhile.
@@ -120,7 +121,7 @@ type flow struct {
 	bytes    *atomic.Int64
 	reader   reader       // of from
 	writer   writer       // of to
-	ended    atomic.Bool  // its end was passed on
+	ended    atomic.Bool  // its end was passed on, or is about to be
 	watch    *sourceWatch // of from; nil: it was not needed yet
 }
 
@@ -134,8 +135,7 @@ func (f *flow) back() *flow {
 
 func (f *flow) isUp() bool { return f == &f.relay.up }
 
-// run moves bytes until the direction's end, which is passed on as the end of
-// that direction alone. A reset is passed on as a reset.
+// run moves bytes until the direction's end. A reset is passed on as a reset.
 func (f *flow) run() error {
 	from, err := f.from.SyscallConn()
 	if err != nil {
@@ -156,36 +156,37 @@ func (f *flow) run() error {
 	if !errors.Is(err, io.EOF) {
 		return err
 	}
-	if !f.back().ended.Load() {
-		broken, err := isBroken(from)
-		switch {
-		case err != nil: // we are closing both sides
-			return nil
-		case broken && !f.back().ended.Load():
-			// The system reports a reset once, here to a write of the other direction.
-			return f.readBroke(syscall.ECONNRESET)
-		}
+	return f.end(from)
+}
+
+// end passes the end of the direction on, and waits until the other direction has
+// ended, too. Until then the peer that ended this direction may reset its connection or
+// vanish. Nobody else would notice while the other side is silent.
+func (f *flow) end(from syscall.RawConn) error {
+	both := f.back().ended.Load
+	err := waitBroken(from, both, func() bool { return true }, f.passOnEnd)
+	if err == nil && !both() {
+		// The system reports a reset once, perhaps to a write of the other direction.
+		return f.readBroke(syscall.ECONNRESET)
 	}
-	f.ended.Store(true) // before the end is passed on: after that, the connection may look broken
+	if !f.ended.Swap(true) {
+		// The other direction has ended, so a close passes the end on just as well. It
+		// also ends the wait of the other direction.
+		_ = f.to.Close()
+	}
+	return nil
+}
+
+// passOnEnd passes the end of the direction on as the end of that direction alone.
+func (f *flow) passOnEnd() {
+	if f.ended.Swap(true) { // first of all: when the end was passed on, the connection may look broken
+		return
+	}
 	// An error means that the peer has reset; the other direction will see it.
 	_ = f.to.CloseWrite()
 	if !f.back().ended.Load() && f.relay.idle.Shorten(f.relay.finWait) {
 		f.relay.halfClosed.Store(true)
 	}
-	return f.awaitBreak(from)
-}
-
-// awaitBreak waits until the other direction has ended, too. Until then the peer
-// that ended this direction may reset its connection or vanish. Nobody else would
-// notice while the other side is silent.
-func (f *flow) awaitBreak(from syscall.RawConn) error {
-	if f.back().ended.Load() {
-		return nil
-	}
-	if err := waitBroken(from, f.back().ended.Load, func() bool { return true }); err != nil || f.back().ended.Load() {
-		return nil // we are closing both sides, or have ended both directions
-	}
-	return f.readBroke(syscall.ECONNRESET)
 }
 
 // copy copies until the flow is bulk. It holds a buffer only while there is

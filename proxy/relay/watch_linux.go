@@ -33,7 +33,7 @@ func (w *sourceWatch) begin() {
 		defer close(done)
 		// If both directions have ended with bytes left to write, nothing is broken.
 		never := func() bool { return false }
-		if waitBroken(w.flow.reader.raw, never, func() bool { return !w.flow.back().ended.Load() }) == nil {
+		if waitBroken(w.flow.reader.raw, never, func() bool { return !w.flow.back().ended.Load() }, func() {}) == nil {
 			w.flow.relay.fail(w.flow.readBroke(syscall.ECONNRESET))
 		}
 	})
@@ -53,23 +53,21 @@ func (w *sourceWatch) end() {
 
 // waitBroken waits until a connection breaks: it was reset, or its peer vanished.
 // The end of both directions counts as well if ends returns true. Before it looks at
-// the connection, it asks whether the wait is over, which saves a system call. An
-// error means that the wait itself was ended. Nobody may read meanwhile.
-func waitBroken(c syscall.RawConn, over, ends func() bool) error {
+// the connection, it asks whether the wait is over, which saves a system call. Before
+// it waits, it calls intact. An error means that the wait itself was ended. Nobody may
+// read meanwhile.
+func waitBroken(c syscall.RawConn, over, ends func() bool, intact func()) error {
 	return c.Read(func(fd uintptr) bool {
 		if over() {
 			return true
 		}
 		state := pollState(fd)
-		return state&unix.POLLERR != 0 || state&unix.POLLHUP != 0 && ends()
+		if state&unix.POLLERR != 0 || state&unix.POLLHUP != 0 && ends() {
+			return true
+		}
+		intact()
+		return false
 	})
-}
-
-// isBroken reports whether a connection was reset, or both its directions have
-// ended. An error means that the relay has closed it.
-func isBroken(c syscall.RawConn) (broken bool, err error) {
-	err = c.Control(func(fd uintptr) { broken = pollState(fd)&(unix.POLLHUP|unix.POLLERR) != 0 })
-	return broken, err
 }
 
 // pollState returns the poll events that are always reported: POLLERR and POLLHUP.

@@ -14,10 +14,12 @@ type sourceWatch struct{ flow *flow }
 func (*sourceWatch) begin() {}
 func (*sourceWatch) end()   {}
 
-// waitBroken does not wait here: who breaks the connection after the end of its
-// direction is noticed at the next write.
-func waitBroken(_ syscall.RawConn, over, ends func() bool) error { return net.ErrClosed }
-
-// isBroken knows nothing here: a reset that a write was told of may look like
-// an end to the other direction.
-func isBroken(syscall.RawConn) (broken bool, err error) { return false, nil }
+// waitBroken does not wait here: a client that breaks the connection after the end of
+// its direction is noticed at the next write. A reset that a write was told of may look
+// like an end to the other direction.
+func waitBroken(_ syscall.RawConn, over, ends func() bool, intact func()) error {
+	if !over() {
+		intact()
+	}
+	return net.ErrClosed
+}
