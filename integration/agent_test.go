@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -258,7 +259,11 @@ backend replicas
 	}
 	held := client{proxy: r.socks}.askInTurn(t, 15, target.endpoint().String())
 	waitState(t, socket, "ready", "UP", func(weight int) bool { return weight == 25 })
-	more := client{proxy: r.socks}.askInTurn(t, 5, target.endpoint().String())
+	var more crowd
+	for i := range 5 { // the last places are for addresses that have few
+		c := client{proxy: r.socks, from: netip.AddrFrom4([4]byte{127, 0, 7, byte(10 + i)})}
+		more = append(more, c.askInTurn(t, 1, target.endpoint().String())...)
+	}
 	waitState(t, socket, "ready", "UP", func(weight int) bool { return weight == 1 })
 	r.signal(syscall.SIGTERM)
 	waitState(t, socket, "ready", "DRAIN", nil)

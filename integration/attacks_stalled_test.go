@@ -57,9 +57,10 @@ func readComposeSettings(t testing.TB) composeSettings {
 	return s
 }
 
-// limitMemory puts a process into a memory cgroup of its own, if this machine lets
-// the test make one. Version 1 does not count what the kernel buffers.
-func limitMemory(t testing.TB, pid int, bytes int64) {
+// limitedMemory returns the file to which a process writes its id to have so much memory,
+// if this machine lets the test make a memory cgroup. Version 1 does not count what the
+// kernel buffers.
+func limitedMemory(t testing.TB, bytes int64) (procs string) {
 	t.Helper()
 	root, limit := "/sys/fs/cgroup/memory", "memory.limit_in_bytes"
 	if _, err := os.Stat(root); err != nil {
@@ -70,11 +71,11 @@ func limitMemory(t testing.TB, pid int, bytes int64) {
 	if err := errors.Join(
 		os.Mkdir(group, 0o755),
 		os.WriteFile(filepath.Join(group, limit), []byte(strconv.FormatInt(bytes, 10)), 0o600),
-		os.WriteFile(filepath.Join(group, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0o600),
 	); err != nil {
-		t.Logf("without a memory cgroup: %v", err)
+		need.Missing(t, fmt.Sprintf("the right to make a memory cgroup (%v)", err))
 	}
 	t.Cleanup(func() { os.Remove(group) }) // once the process has ended
+	return filepath.Join(group, "cgroup.procs")
 }
 
 // flood sends and receives on a connection: it reads so many bytes, so that the
@@ -100,8 +101,9 @@ func (f *flood) begin(c net.Conn, most int64) {
 	})
 }
 
-// stall opens sessions to a target of its own, and lets both ends of each send.
-func (f *flood) stall(t testing.TB, proxy string, sessions int) (held []net.Conn) {
+// stall opens sessions to a target of its own, from one source after the other, and lets
+// both ends of each send.
+func (f *flood) stall(t testing.TB, proxy string, sessions, sources int) (held []net.Conn) {
 	t.Helper()
 	const target, warm = "127.0.1.9:9", 1 << 20
 	ln, err := net.Listen("tcp", target)
@@ -132,8 +134,8 @@ func (f *flood) stall(t testing.TB, proxy string, sessions int) (held []net.Conn
 		}
 		f.running.Wait()
 	})
-	attacker := client{proxy: proxy, from: netip.MustParseAddr(attackerSource)}
-	for range sessions {
+	for i := range sessions {
+		attacker := client{proxy: proxy, from: netip.AddrFrom4([4]byte{127, 1, byte(i % sources >> 8), byte(i % sources)})}
 		a := attacker.connect(target)
 		if a.reply != granted {
 			t.Fatalf("session %d of %d: reply %d, %v", len(held)+1, sessions, a.reply, a.err)
@@ -144,41 +146,93 @@ func (f *flood) stall(t testing.TB, proxy string, sessions int) (held []net.Conn
 	return held
 }
 
-// TestAttackStalledSessions lets as many sessions as may run send in both
-// directions, and then read in none. With the settings of docker-compose.yml, what
-// the kernel buffers for them and what Usher takes fit into the memory limit.
-func TestAttackStalledSessions(t *testing.T) {
-	ss := need.Program(t, "ss")
-	demo := readComposeSettings(t)
+// stalledReplica starts a replica with so much memory, in a network of its own with these
+// settings.
+func stalledReplica(t testing.TB, memory int64, sysctls map[string]string, env ...string) *contender {
+	t.Helper()
 	l := newLaboratory(t)
-	for name, value := range demo.sysctls { // of this network alone
+	for name, value := range sysctls { // of this network alone
 		if err := os.WriteFile("/proc/sys/net/ipv4/"+name, []byte(value), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if len(demo.sysctls) != 2 {
-		t.Fatalf("sysctls %v of docker-compose.yml, want tcp_rmem and tcp_wmem", demo.sysctls)
+	if len(sysctls) != 2 {
+		t.Fatalf("settings %v, want tcp_rmem and tcp_wmem", sysctls)
 	}
 	config := filepath.Join(l.dir, "sockd.conf")
 	writeFile(t, config, "socksmethod: none\nclient pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0 command: connect }\n")
-	proxy := l.start("listening for SOCKS clients", 1, []string{
+	proxy := l.start("listening for SOCKS clients", 1, append([]string{
 		"USHER_LISTEN=127.0.0.1:1080", "USHER_ADMIN_LISTEN=127.0.0.1:9090", "USHER_LOG_FORMAT=json", "USHER_CONFIG=" + config,
-		"USHER_MAX_SESSIONS=" + strconv.Itoa(demo.sessions), "GORACE=halt_on_error=1 exitcode=66",
-	}, usher, "serve")
+		"GORACE=halt_on_error=1 exitcode=66",
+	}, env...), "/bin/sh", "-c", `echo $$ >"$0" && exec "$@"`, limitedMemory(t, memory), usher, "serve")
 	t.Cleanup(func() {
 		proxy.stop(t)
 		if t.Failed() {
 			t.Logf("%.4000s", proxy.said.String())
 		}
 	})
+	if want := fmt.Sprintf(`"memory_mib":%d`, memory>>20); !strings.Contains(proxy.said.String(), want) {
+		t.Fatalf("the log lacks %s", want)
+	}
+	return proxy
+}
+
+// TestAttackStalledSessionsAtDefaults lets one source do that where the kernel may buffer
+// 20 MiB for each session, as by default, and the memory has room for a fifth of them.
+// Usher ends sessions of the source before the memory is full. Others are served.
+func TestAttackStalledSessionsAtDefaults(t *testing.T) {
+	const sessions, memory = 120, 512 << 20
+	ss := need.Program(t, "ss")
+	proxy := stalledReplica(t, memory, map[string]string{"tcp_rmem": "4096 131072 6291456", "tcp_wmem": "4096 16384 4194304"})
 	pid := proxy.cmd.Process.Pid
-	limitMemory(t, pid, demo.memory)
-	if want := fmt.Sprintf(`"stalled_session_kib":%d`, stalledBytes>>10); !strings.Contains(proxy.said.String(), want) {
-		t.Errorf("the log lacks %s", want)
+	honest := client{proxy: "127.0.0.1:1080", from: netip.MustParseAddr(honestSource)}
+	ended := func() int { return strings.Count(proxy.said.String(), `"reason":"buffered"`) }
+
+	var f flood
+	f.stall(t, "127.0.0.1:1080", sessions, 1)
+	most, served := int64(0), 0
+	eventually(t, 12*patience, func() string {
+		sockets := socketMemory(t, ss)
+		most = max(most, sockets)
+		if used := sockets + anonymous(t, pid) + memory/8; used > memory && !raceEnabled {
+			t.Fatalf("%d MiB in use, %d of them in sockets; the limit is %d", used>>20, sockets>>20, memory>>20)
+		}
+		a := honest.connect("127.0.1.1:7")
+		if a.reply != granted {
+			t.Fatalf("an honest client: reply %d, %v", a.reply, a.err)
+		}
+		defer a.Close()
+		if line, err := readLine(within(a)); !strings.HasPrefix(line, "127.0.1.1:7 ") {
+			t.Fatalf("an honest client gets %q, %v", line, err)
+		}
+		served++
+		if ended() == 0 || served < 50 {
+			return fmt.Sprintf("%d sessions are ended, %d MiB in sockets, %d honest clients served", ended(), sockets>>20, served)
+		}
+		return ""
+	})
+	t.Logf("at most %d MiB in sockets; %d of %d sessions were ended; %d honest clients were served", most>>20, ended(), sessions, served)
+	if answer := ask(t, "127.0.0.1:9090", "GET /healthz HTTP/1.0\r\n\r\n"); !strings.Contains(answer, "200 OK") {
+		t.Errorf("/healthz answers %q", answer)
+	}
+}
+
+// TestAttackStalledSessions lets as many sessions as may run send in both
+// directions, and then read in none. With the settings of docker-compose.yml, what
+// the kernel buffers for them and what Usher takes fit into the memory limit.
+func TestAttackStalledSessions(t *testing.T) {
+	ss := need.Program(t, "ss")
+	demo := readComposeSettings(t)
+	proxy := stalledReplica(t, demo.memory, demo.sysctls, "USHER_MAX_SESSIONS="+strconv.Itoa(demo.sessions))
+	pid := proxy.cmd.Process.Pid
+	for _, want := range []string{fmt.Sprintf(`"stalled_session_kib":%d`, stalledBytes>>10), `"max_buffered_mib":0`} {
+		if !strings.Contains(proxy.said.String(), want) {
+			t.Errorf("the log lacks %s", want)
+		}
 	}
 
 	var f flood
-	held := f.stall(t, "127.0.0.1:1080", demo.sessions)
+	held := f.stall(t, "127.0.0.1:1080", demo.sessions, demo.sessions)
 	most := int64(0)
 	eventually(t, 12*patience, func() string {
 		sockets := socketMemory(t, ss)
@@ -245,11 +299,11 @@ func socketMemory(t testing.TB, ss string) (sum int64) {
 	}
 	for _, m := range regexp.MustCompile(`skmem:\(r(\d+),rb\d+,t\d+,tb\d+,f(\d+),w(\d+),`).FindAllStringSubmatch(string(out), -1) {
 		for _, part := range m[1:] {
-			n, err := strconv.ParseInt(part, 10, 64)
+			n, err := strconv.ParseUint(part, 10, 32)
 			if err != nil {
 				t.Fatal(err)
 			}
-			sum += n
+			sum += int64(int32(n)) // f may be negative for a moment
 		}
 	}
 	return sum

@@ -33,6 +33,7 @@
 //	keepalive.go       on the client's connection
 //	hangup_linux.go    ends a step and its session if the client closes its connection
 //	drain.go           ends all sessions
+//	pressure.go        ends sessions when the kernel buffers too much for them
 //	overload.go        closes clients when descriptors or places are short
 //	server.go          what sessions share
 //	rulemetrics.go     series of the rules in force

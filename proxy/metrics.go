@@ -66,7 +66,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		rejected:      counter("usher_sessions_rejected_total", "Sessions that ended before they were connected, by the last rule that matched.", "rule", "reason"),
 		connectErrors: counter("usher_connect_errors_total", "Sessions whose target could not be reached.", "type"),
 		authAttempts:  counter("usher_auth_attempts_total", "Logins, by result.", "method", "result"),
-		turnedAway:    counter("usher_clients_turned_away_total", "Clients closed because too many are negotiating or no descriptors are left.", "reason"),
+		turnedAway:    counter("usher_clients_turned_away_total", "Clients closed because too many are negotiating, no descriptors are left, or memory is short.", "reason"),
 		checks: prometheus.NewCounter(prometheus.CounterOpts{Name: "usher_health_checks_total",
 			Help: "Connections that were closed before they were clients. They are no sessions."}),
 		nameCache: counter("usher_dns_cache_total", "Names that needed no lookup: the answer was cached (hit), or another session was looking it up (joined).", "result"),
@@ -86,7 +86,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	for _, result := range []string{"ok", "failed", "throttled"} {
 		m.authAttempts.WithLabelValues("username", result) // the series begins at 0
 	}
-	for _, reason := range []string{"negotiating", "descriptors"} {
+	for _, reason := range []string{"negotiating", "descriptors", "memory"} {
 		m.turnedAway.WithLabelValues(reason)
 	}
 	for _, result := range []string{"hit", "joined"} {

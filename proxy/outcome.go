@@ -24,6 +24,8 @@ var (
 	errClientClosed       = errors.New("the client closed the connection")
 	errSessions           = errors.New("too many sessions (USHER_MAX_SESSIONS)")
 	errConnecting         = errors.New("too many sessions of this client address are not connected yet (USHER_MAX_SESSIONS)")
+	errSource             = errors.New("too many sessions of this client address while few are free (USHER_MAX_SESSIONS)")
+	errBuffered           = errors.New("the kernel buffered too much for this session, and memory is short")
 	errEvicted            = errors.New("too many clients were negotiating")
 	errNegotiationTimeout = errors.New("negotiation timeout (timeout.negotiate)")
 	errCredentials        = errors.New("wrong user name or password")
@@ -74,6 +76,8 @@ var outcomes = []outcome{
 	{users.ErrThrottled, silent, "auth_throttle", false},
 	{errSessions, socks.GeneralFailure, "sessions", false},
 	{errConnecting, socks.GeneralFailure, "connecting", false},
+	{errSource, socks.GeneralFailure, "source_sessions", false},
+	{errBuffered, silent, "buffered", false},
 	{errCommand, socks.CommandNotSupported, "command", false},
 	{decide.ErrTarget, socks.AddressNotSupported, "target", false},
 	{decide.ErrSelf, socks.NotAllowed, "self", false},

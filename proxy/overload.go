@@ -44,13 +44,15 @@ func (s *Server) mayNegotiate() int {
 
 // takePlaces takes the places of a session that has made its request, until its
 // sockets are closed. connected must be called when it is connected or about to end.
-// The error is errSessions or errConnecting.
+// The error is errSessions, errConnecting or errSource.
 func (s *Server) takePlaces(sess *session) (connected func(), err error) {
 	before, after := placesOf(sess.request)
 	share, err := s.places.Take(fair.SourceOf(sess.from.Addr()), before)
 	switch {
-	case errors.Is(err, fair.ErrShare):
+	case errors.Is(err, fair.ErrWaiting):
 		return nil, errConnecting
+	case errors.Is(err, fair.ErrShare):
+		return nil, errSource
 	case err != nil:
 		return nil, errSessions
 	}

@@ -223,3 +223,34 @@ func TestSessionsMakeNegotiatorsGo(t *testing.T) {
 		t.Errorf("code %d, want %d", code, socks.GeneralFailure)
 	}
 }
+
+// Associations of one client take most places and leave the last ones: others connect
+// meanwhile.
+func TestOneSourceConnectsWithoutEnd(t *testing.T) {
+	to := echo(t)
+	w := newWorld(t, anybody, func(o *proxy.Options, _ *proxy.Policy) { o.MaxSessions = 40 })
+	associate := socks.Request{Command: socks.UDPAssociate, Addr: socks.Addr{IP: netip.IPv4Unspecified()}}
+	granted := 0
+	for w.asks("127.0.0.1", associate).code() == socks.Succeeded {
+		if granted++; granted > 20 {
+			t.Fatal("one client has more places than there are")
+		}
+	}
+	if granted != 17 { // 34 of 40; less than an eighth would be free with one more
+		t.Errorf("one client has %d associations, want 17", granted)
+	}
+	for i := range 3 {
+		served := w.asks(fmt.Sprintf("127.0.1.%d", 1+i), socks.Request{Command: socks.Connect, Addr: to})
+		if code := served.code(); code != socks.Succeeded {
+			t.Errorf("another client: code %d", code)
+		}
+	}
+	if code := w.asks("127.0.0.1", associate).code(); code != socks.GeneralFailure {
+		t.Errorf("the client with many: code %d, want %d", code, socks.GeneralFailure)
+	}
+	for _, line := range w.log.wait(t, 2) {
+		if line["reason"] != "source_sessions" {
+			t.Errorf("log %v, want the reason source_sessions", line)
+		}
+	}
+}

@@ -42,9 +42,13 @@ type Options struct {
 	// MaxSessions is the number of places for sessions that have made their request.
 	// BIND and UDP ASSOCIATE take two places. Without a free place, the Server refuses
 	// a session. It also refuses one if the sessions of its source that are not
-	// connected yet hold as many places as are free. Each place stands for two
+	// connected yet hold as many places as are free, or all sessions of its source do
+	// while less than an eighth of the places is free. Each place stands for two
 	// descriptors, and MinNegotiating descriptors are needed in addition. 0: any number.
 	MaxSessions int
+	// MaxBuffered is how many bytes the kernel may buffer for all sessions while
+	// GuardMemory runs. 0: any number.
+	MaxBuffered int64
 	// MaxPipes is how many directions of sessions may use a pipe at a time. A pipe has
 	// two descriptors. Further directions are copied, which costs more processor time.
 	// 0: any number.

@@ -3,7 +3,11 @@ package proxy
 import (
 	"context"
 	"io"
+	"net"
+	"net/netip"
 	"sync"
+
+	"usher/proxy/fair"
 )
 
 // sockets are closed when a session ends or is cut. They are safe for concurrent use.
@@ -69,6 +73,27 @@ func (s *sockets) closeOnEnd(c io.Closer) {
 		return
 	}
 	s.open = append(s.open, c)
+}
+
+// eachTCP calls f for each TCP connection, and returns the source that holds places for
+// the session; invalid: none does. It does nothing while the sockets are closed.
+func (s *sockets) eachTCP(f func(*net.TCPConn)) (source netip.Prefix) {
+	if !s.mu.TryLock() {
+		return netip.Prefix{}
+	}
+	defer s.mu.Unlock()
+	if s.closed {
+		return netip.Prefix{}
+	}
+	for _, c := range s.open {
+		switch c := c.(type) {
+		case *net.TCPConn:
+			f(c)
+		case *fair.Share:
+			source = c.Source()
+		}
+	}
+	return source
 }
 
 // close closes all sockets in the order in which they were added. Calls that are

@@ -229,6 +229,13 @@ func (t *table) stop() ([]*session, []Count) {
 	return slices.Collect(maps.Keys(t.live)), t.countLive()
 }
 
+// all returns the sessions, from accept to their end.
+func (t *table) all() []*session {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Collect(maps.Keys(t.live))
+}
+
 func (t *table) generations() []Generation {
 	t.mu.Lock()
 	defer t.mu.Unlock()

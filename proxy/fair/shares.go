@@ -8,21 +8,32 @@ import (
 
 // Errors of Take.
 var (
-	ErrFull  = errors.New("all places are taken")
-	ErrShare = errors.New("this source has too many places that wait")
+	ErrFull    = errors.New("all places are taken")
+	ErrWaiting = errors.New("this source has too many places that wait")
+	ErrShare   = errors.New("this source has too many places while few are free")
 )
 
 // Shares gives places to sources. At first, a place waits. Settle ends the wait. A source
 // may have as many waiting places as are free. So one source can take half of the free
-// places, two sources can take a third each, and some are always left for others. Settled
-// places have no such bound. Shares is safe for concurrent use.
+// places, two sources can take a third each, and some are always left for others.
+//
+// Settled places have no such bound until few places are free: less than an eighth. From
+// then on, a source that holds as many places as are free gets no more. So one source can
+// take seven eighths, and the others are left for sources that hold few. Shares is safe
+// for concurrent use.
 type Shares struct {
 	Size int // places; 0: any number. It must not change after the first Take
 
-	mu      sync.Mutex
-	taken   int
-	waiting map[netip.Prefix]int
+	mu    sync.Mutex
+	taken int
+	bySrc map[netip.Prefix]held
 }
+
+// held is how many places a source has.
+type held struct{ all, waiting int }
+
+// few is the part of the places that makes a source's places count: one of so many.
+const few = 8
 
 // Share holds places of one source.
 type Share struct {
@@ -32,25 +43,41 @@ type Share struct {
 	settled bool
 }
 
-// Take takes places. They wait until Settle. It fails with ErrFull or ErrShare.
+// Take takes places. They wait until Settle. It fails with ErrFull, ErrWaiting or
+// ErrShare.
 func (s *Shares) Take(source netip.Prefix, places int) (*Share, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if free := s.Size - s.taken; s.Size > 0 {
+	if free, has := s.Size-s.taken, s.bySrc[source]; s.Size > 0 {
 		switch {
 		case free < places:
 			return nil, ErrFull
-		case s.waiting[source]+places > free:
+		case free-places < s.Size/few && has.all+places > free:
 			return nil, ErrShare
+		case has.waiting+places > free:
+			return nil, ErrWaiting
 		}
 	}
-	if s.waiting == nil {
-		s.waiting = make(map[netip.Prefix]int)
-	}
 	s.taken += places
-	s.waiting[source] += places
+	s.change(source, places, places)
 	return &Share{shares: s, source: source, places: places}, nil
 }
+
+// change adds to what a source holds. The lock is held.
+func (s *Shares) change(source netip.Prefix, all, waiting int) {
+	if s.bySrc == nil {
+		s.bySrc = make(map[netip.Prefix]held)
+	}
+	has := s.bySrc[source]
+	has.all += all
+	has.waiting += waiting
+	if s.bySrc[source] = has; has == (held{}) {
+		delete(s.bySrc, source)
+	}
+}
+
+// Source returns the source that holds the places.
+func (h *Share) Source() netip.Prefix { return h.source }
 
 // Free returns the number of free places. Size must not be 0.
 func (s *Shares) Free() int {
@@ -73,6 +100,7 @@ func (h *Share) Close() error {
 	defer h.shares.mu.Unlock()
 	h.settle(h.places)
 	h.shares.taken -= h.places
+	h.shares.change(h.source, -h.places, 0)
 	h.places = 0
 	return nil
 }
@@ -83,10 +111,7 @@ func (h *Share) settle(keep int) {
 		return
 	}
 	h.settled = true
-	waiting := h.shares.waiting
-	if waiting[h.source] -= h.places; waiting[h.source] == 0 {
-		delete(waiting, h.source)
-	}
+	h.shares.change(h.source, keep-h.places, -h.places)
 	h.shares.taken -= h.places - keep
 	h.places = keep
 }

@@ -96,7 +96,8 @@ func start(name, dir string) (*process, error) {
 			program = before
 		}
 		p.cmd = exec.Command(program, "serve")
-		p.cmd.Env = append(os.Environ(), "USHER_LISTEN="+p.addr, "USHER_CONFIG="+rules, "USHER_USERS_FILE="+filepath.Join(dir, "users"), "USHER_ADMIN_LISTEN=off", "USHER_DRAIN_GRACE=0s", "USHER_DRAIN_TIMEOUT=0s")
+		// One address may hold seven eighths of the places.
+		p.cmd.Env = append(os.Environ(), "USHER_LISTEN="+p.addr, "USHER_CONFIG="+rules, "USHER_USERS_FILE="+filepath.Join(dir, "users"), "USHER_ADMIN_LISTEN=off", "USHER_MAX_SESSIONS="+strconv.Itoa(mostHeld*8/7+8), "USHER_DRAIN_GRACE=0s", "USHER_DRAIN_TIMEOUT=0s")
 	case "danted":
 		text = fmt.Sprintf(dantedRules, addr.Port)
 		// It asks the system who a user is: its own mounts show it our users there.

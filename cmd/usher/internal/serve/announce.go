@@ -19,7 +19,7 @@ func (s *service) announce(policy *proxy.Policy, found []rules.Diagnostic, sourc
 	capacity := s.cfg.Capacity()
 	s.log.Info("usher starts", "version", build.This().Version, "process", os.Getpid(), "commit", build.This().Commit, "go", runtime.Version(),
 		"descriptors", capacity.Descriptors, "memory_mib", capacity.Memory>>20, "max_sessions", capacity.Sessions, "max_negotiating", capacity.Negotiating,
-		"stalled_session_kib", capacity.Stalled>>10)
+		"stalled_session_kib", capacity.Stalled>>10, "max_buffered_mib", capacity.Buffered>>20)
 	if needed := capacity.Needed(); needed > capacity.Descriptors {
 		s.log.Warn("USHER_MAX_SESSIONS needs more descriptors than the process may open",
 			"needed", needed, "descriptors", capacity.Descriptors, "remedy", "raise the limit of open files, or lower USHER_MAX_SESSIONS")

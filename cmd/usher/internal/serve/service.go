@@ -111,6 +111,7 @@ func (s *service) assemble(policy *proxy.Policy) {
 	s.tasks = newTasks()
 	s.startCounting(metrics)
 	s.proxy = proxy.New(s.proxyOptions(capacity, metrics), policy)
+	s.tasks.run(func() { s.proxy.GuardMemory(s.tasks.ctx) })
 	s.policy.Serve(s.proxy, policy, s.log.Logger)
 	s.monitor.Build(monitor.Options{Snapshot: s.snapshot, Registry: metrics, Weight: s.weight(capacity.Sessions), Logger: s.log.Logger})
 	s.monitor.Ready.Listening()
@@ -131,7 +132,7 @@ func (s *service) proxyOptions(capacity settings.Capacity, metrics *prometheus.R
 		UDPRelayFrom:   s.cfg.UDPRelayFrom, UDPRelayClients: s.cfg.UDPRelayClients,
 		UDPFollow: s.cfg.UDPFollow, UDPAdvertise: s.cfg.UDPAdvertise, UDPPorts: rules.PortRange(s.cfg.UDPPorts),
 		Own:         s.monitor.Addresses(),
-		MaxSessions: capacity.Sessions, MaxNegotiating: capacity.Negotiating, MaxLookups: capacity.Lookups, MaxPipes: capacity.Pipes,
+		MaxSessions: capacity.Sessions, MaxBuffered: capacity.Buffered, MaxNegotiating: capacity.Negotiating, MaxLookups: capacity.Lookups, MaxPipes: capacity.Pipes,
 		MaxAuthFailures: s.cfg.AuthFailures,
 		BindTimeout:     s.cfg.BindTimeout,
 	}

@@ -23,6 +23,7 @@ const (
 	sessionMemory      = 64 << 10 // of a place, with the kernel's buffers while it moves data
 	negotiatorMemory   = 8 << 10  // of a client that negotiates
 	pipeMemory         = 1 << 20  // of a spliced direction whose reader has stopped
+	hashMemory         = 64 << 20 // of password hashes, see users.HashQueue
 )
 
 // Capacity is how much the process takes on at a time. It follows from the
@@ -33,16 +34,20 @@ type Capacity struct {
 
 	Sessions int    // proxy.Options.MaxSessions
 	Stalled  uint64 // bytes that a session takes at most, see stalled; 0: not known
+	Buffered int64  // proxy.Options.MaxBuffered
 
 	Negotiating int // proxy.Options.MaxNegotiating
 	Lookups     int // proxy.Options.MaxLookups
 	Pipes       int // proxy.Options.MaxPipes
+
+	sharable uint64 // bytes of Memory that hashes leave
 }
 
 // Capacity returns what this process takes on.
 func (cfg Config) Capacity() Capacity {
 	c := cfg.capacity(descriptors(), memory())
 	c.Stalled = stalled("/proc/sys/net/ipv4/")
+	c.Buffered = c.buffered()
 	return c
 }
 
@@ -59,9 +64,14 @@ func (c Capacity) Needed() int { return sessionDescriptors*c.Sessions + c.Reserv
 
 // capacity is Capacity for a process with so many descriptors and so much memory.
 // Half of the memory is for sessions that have made their request, an eighth for
-// clients that have not, and an eighth for pipes.
+// clients that have not, and an eighth for pipes. With a users file, this is of the
+// memory that hashes leave.
 func (cfg Config) capacity(descriptors int, memory uint64) Capacity {
 	c := Capacity{Descriptors: descriptors, Memory: memory, Lookups: min(max(descriptors/48, 1), 85), Pipes: min(max(descriptors/32, 1), 64)}
+	if cfg.UsersFile != "" {
+		memory -= min(hashMemory, memory/2)
+	}
+	c.sharable = memory
 	byMemory := func(part, each uint64) int {
 		if memory == 0 {
 			return math.MaxInt32
@@ -74,6 +84,16 @@ func (cfg Config) capacity(descriptors int, memory uint64) Capacity {
 	c.Negotiating = cmp.Or(cfg.Negotiating, max(negotiating, 1))
 	c.Pipes = min(c.Pipes, max(byMemory(8, pipeMemory), 1))
 	return c
+}
+
+// buffered returns how much the kernel may buffer for all sessions: half of the memory.
+// It is 0, which is no bound, if the settings of the kernel bound this anyway, or if
+// the memory is not known.
+func (c Capacity) buffered() int64 {
+	if c.Stalled > 0 && uint64(c.Sessions)*c.Stalled <= c.Memory/8*5 {
+		return 0
+	}
+	return int64(min(c.sharable/2, math.MaxInt64))
 }
 
 // stalled returns how much the kernel buffers at most for a session whose client and

@@ -260,6 +260,39 @@ func TestCapacity(t *testing.T) {
 	}
 }
 
+// Hashes of passwords take memory that sessions do not get.
+func TestCapacityBesideHashes(t *testing.T) {
+	for memory, want := range map[uint64]int{0: 408, 512 << 20: 408, 100 << 20: 400, 64 << 20: 256} {
+		got := (Config{UsersFile: "users"}).capacity(1024, memory)
+		used := uint64(sessionMemory*got.Sessions+negotiatorMemory*got.Negotiating+pipeMemory*got.Pipes) + min(hashMemory, memory/2)
+		if got.Sessions > want || memory > 0 && used > memory {
+			t.Errorf("%d MiB: %+v take %d MiB, want at most %d sessions", memory>>20, got, used>>20, want)
+		}
+	}
+}
+
+// The kernel may buffer as much as half of the memory, unless its settings bound it.
+func TestBuffered(t *testing.T) {
+	for _, c := range []struct {
+		memory, stalled uint64
+		sessions        int
+		users           string
+		want            int64
+	}{
+		{512 << 20, 20 << 20, 0, "", 256 << 20},
+		{512 << 20, 20 << 20, 0, "users", 224 << 20},
+		{512 << 20, 1 << 20, 300, "users", 0}, // docker-compose.yml
+		{512 << 20, 0, 300, "", 256 << 20},
+		{512 << 20, 20 << 20, 16, "", 0},
+		{0, 20 << 20, 0, "", 0},
+	} {
+		got := (Config{Sessions: c.sessions, UsersFile: c.users}).capacity(1024, c.memory)
+		if got.Stalled = c.stalled; got.buffered() != c.want {
+			t.Errorf("%+v: %d MiB", c, got.buffered()>>20)
+		}
+	}
+}
+
 // What the kernel buffers for a session follows from its settings.
 func TestStalled(t *testing.T) {
 	dir := t.TempDir() + "/"

@@ -1,0 +1,11 @@
+//go:build !linux
+
+package sockopt
+
+import "net"
+
+// Memory returns ErrMemory.
+func Memory(*net.TCPConn) (bytes int64, err error) { return 0, ErrMemory }
+
+// MachineMemory returns false.
+func MachineMemory() (bytes int64, ok bool) { return 0, false }
