@@ -15,8 +15,8 @@ import (
 type Queue struct {
 	Size int // pieces of work at a time; 1 or more
 	Each int // pieces of work of one source at a time; 1 or more
-	// Rank orders the sources that wait: those with lower ranks go first. nil:
-	// all are alike. It is called with the queue locked, so it must not use it.
+	// Rank orders the sources that wait: those with lower ranks go first. nil: all
+	// are equal. It is called with the queue locked, so it must not use it.
 	Rank func(source netip.Prefix) int
 
 	mu      sync.Mutex
@@ -119,12 +119,11 @@ func (q *Queue) line(source netip.Prefix) *line {
 	return l
 }
 
-// abandon removes a piece of work. It may have begun without the knowledge of its
-// caller.
+// abandon removes a piece of work. It may have begun before its caller knew.
 func (q *Queue) abandon(source netip.Prefix, turn chan struct{}, place *list.Element) {
 	q.mu.Lock()
 	select {
-	case <-turn: // it was this one's turn after all
+	case <-turn: // its turn had come already
 		q.mu.Unlock()
 		q.Release(source)
 		return

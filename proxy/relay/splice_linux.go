@@ -25,9 +25,9 @@ const (
 	pipeIdle = time.Second
 )
 
-// bulk moves bytes through a pipe, without copying them into this
-// process, while there are many of them. It returns nil when copying should go on,
-// else the error, as copy does.
+// bulk moves bytes through a pipe, without copying them into this process, while there
+// are many of them. It returns nil when copying should go on, or the error, as copy
+// does.
 func (f *flow) bulk() error {
 	if noSplice.Load() {
 		return nil

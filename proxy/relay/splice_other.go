@@ -2,5 +2,5 @@
 
 package relay
 
-// bulk does nothing here: copying goes on.
+// bulk does nothing on this system: the flow is copied.
 func (f *flow) bulk() error { return nil }

@@ -11,10 +11,10 @@ import (
 const stuckAfter = time.Second
 
 // sourceWatch ends a relay when the client's connection breaks while a write to the
-// target is blocked. Nobody reads from the client at that time, and the slot must
-// not outlive the connection. Targets are not watched: a slow client still gets
-// everything that a target sent before it broke off. A sourceWatch belongs to the
-// flow's goroutine; the end of nil does nothing.
+// target is blocked. Nobody reads from the client at that time, and the slot must not
+// outlive the connection. Targets are not watched: a slow client still gets everything
+// that a target sent before it broke off. A sourceWatch belongs to the flow's
+// goroutine; end of a nil sourceWatch does nothing.
 type sourceWatch struct {
 	flow  *flow
 	timer *time.Timer // nil: it is off

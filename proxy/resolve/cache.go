@@ -17,20 +17,21 @@ import (
 // Bounds of a Cache. Answers are kept for fixed times because Go's resolver
 // does not tell the TTL of a DNS record.
 const (
-	maxNames  = 4096 // apart from the rules' names; the least recently used go first
-	maxAddrs  = 64   // of a name that is not in the rules; the rest is neither judged nor connected to
+	maxNames  = 4096 // besides the rules' names; the least recently used are removed first
+	maxAddrs  = 64   // of a name that is not in the rules; further ones are ignored
 	keepFound = 30 * time.Second
 	keepFail  = 3 * time.Second // names without an address, and errors of the resolver
 )
 
 // Observer counts what a Cache does. Its methods are called concurrently.
 type Observer interface {
-	// Answered counts a name that needed no lookup of its own: its answer was
-	// known, or joined says that another caller's lookup was under way.
+	// Answered counts a name that needed no lookup of its own. joined is true if
+	// another caller's lookup was under way, and false if the answer was known.
 	Answered(joined bool)
-	// Delayed counts a lookup that must wait, as too many run.
+	// Delayed counts a lookup that must wait because too many run.
 	Delayed()
-	// LookedUp counts a lookup that has ended. took leaves out that wait.
+	// LookedUp counts a lookup that has ended. took does not include the wait of
+	// Delayed.
 	LookedUp(took time.Duration)
 }
 
@@ -100,8 +101,8 @@ func (c *Cache) Lookup(ctx context.Context, client netip.Addr, name string) ([]n
 	}
 }
 
-// Cached returns what Lookup would return without waiting, and no addresses
-// where that is an error. known is false if Lookup would have to wait.
+// Cached returns what Lookup would return without waiting. If that is an error, it
+// returns no addresses. known is false if Lookup would have to wait.
 func (c *Cache) Cached(name string) (addrs []netip.Addr, known bool) {
 	if checkName(name) != nil {
 		return nil, true
@@ -119,9 +120,9 @@ func (c *Cache) Cached(name string) (addrs []netip.Addr, known bool) {
 	return a.addrs, true
 }
 
-// Reset forgets all answers and adds room for the names of new rules, so that
-// a walk over the rules does not push out the names that the next walk begins
-// with. Lookups that are under way reach their callers and nobody else.
+// Reset forgets all answers and adds room for the names of new rules, so that a walk
+// over the rules does not push out the names that the next walk begins with. The
+// answers of lookups that are under way reach their callers, but are not kept.
 func (c *Cache) Reset(ruleNames []string) {
 	ruled := make(map[string]bool, len(ruleNames))
 	for _, name := range ruleNames {

@@ -9,12 +9,12 @@ import (
 	"time"
 )
 
-// Default is Go's own resolver. The C library's would take "0x7f.1" for an
-// address. It knows localhost without /etc/hosts, and does not wait long for IPv6
-// addresses that nobody tells.
+// Default is Go's own resolver. The C library's would take "0x7f.1" for an address. It
+// knows localhost without /etc/hosts, and does not wait long for IPv6 addresses if the
+// server does not answer.
 var Default Resolver = system{all: &net.Resolver{PreferGo: true}, files: &net.Resolver{PreferGo: true, Dial: noServer}}
 
-// noServer lets a resolver do with /etc/hosts.
+// noServer makes a resolver use only /etc/hosts.
 func noServer(context.Context, string, string) (net.Conn, error) {
 	return nil, errors.New("localhost is not looked up in DNS")
 }
@@ -44,8 +44,8 @@ func isLocalhost(host string) bool {
 	return host == "localhost" || strings.HasSuffix(host, ".localhost")
 }
 
-// localhost is loopback unless /etc/hosts says what else it is; it is not asked
-// for in DNS (RFC 6761 section 6.3). Images without any files lack /etc/hosts.
+// localhost returns the loopback addresses, unless /etc/hosts has others. It does not
+// ask DNS (RFC 6761 section 6.3). Images without any files lack /etc/hosts.
 func (r system) localhost(ctx context.Context, network, host string) ([]netip.Addr, error) {
 	if addrs, err := r.files.LookupNetIP(ctx, network, host); err == nil && len(addrs) > 0 {
 		return addrs, nil
@@ -61,15 +61,15 @@ const (
 	resolutionDelay = 50 * time.Millisecond
 )
 
-// impatient is a Resolver that need not wait for both families.
+// impatient is a Resolver that can answer without waiting for both families.
 type impatient interface {
 	lookupTarget(ctx context.Context, host string) ([]netip.Addr, error)
 }
 
-// lookupTarget returns the addresses of a name that somebody connects to. Some
-// servers drop queries for IPv6, and the resolver would wait ten seconds for both
-// families: then those of IPv4 do. That is not for names in rules, where an address
-// that is missing could let somebody pass.
+// lookupTarget returns the addresses of a name that somebody connects to. Some servers
+// drop queries for IPv6, and the resolver would wait ten seconds for both families.
+// Then the IPv4 addresses are enough. Do not use it for names in rules: a missing
+// address could let somebody pass.
 func (r system) lookupTarget(ctx context.Context, host string) ([]netip.Addr, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	both, four := begin(ctx, r, "ip", host), chan found(nil)
@@ -103,13 +103,13 @@ func (r system) lookupTarget(ctx context.Context, host string) ([]netip.Addr, er
 	}
 }
 
-// found is an answer.
+// found is the answer of one lookup.
 type found struct {
 	addrs []netip.Addr
 	err   error
 }
 
-// begin begins a lookup, whose answer is to be received.
+// begin starts a lookup. Its answer comes from the channel.
 func begin(ctx context.Context, r Resolver, network, host string) chan found {
 	answer := make(chan found)
 	go func() {

@@ -16,7 +16,7 @@ type Resolver interface {
 	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
 }
 
-// ErrName says that a text is not a host name, so that nobody is asked for it.
+// ErrName says that a text is not a host name. It is not looked up.
 var ErrName = errors.New("invalid host name")
 
 // usable returns the addresses that a connection can go to, each once and

@@ -12,9 +12,8 @@ type header struct {
 	refuse       string
 }
 
-// headers are the first lines of blocks in both dialects. Dante 1.4 warns
-// about a bare pass or block; here they are the older dialect, which is fully
-// supported, and there is nothing to be warned about.
+// headers are the first lines of blocks in both dialects. Dante 1.4 warns about a bare
+// pass or block. Usher does not, because it supports the older dialect in full.
 var headers = map[string]header{
 	"client pass":  {client: true, pass: true},
 	"client-pass":  {client: true, pass: true},

@@ -186,8 +186,7 @@ func (p *parser) checkNamedAddresses() {
 	}
 }
 
-// first returns the one of names that the settings or this rule have; of
-// several, the one that is named first.
+// first returns the first of names that the settings or this rule have.
 func (p *parser) first(names ...string) (token, bool) {
 	for _, name := range names {
 		if k, ok := p.seen[name]; ok {

@@ -6,7 +6,7 @@ type choice struct {
 	value  int
 	accept string // accepted with this warning: why it does nothing here, and after "; " the remedy
 	refuse string // refused: why, and after "; " the remedy
-	// instead is for a value that means another one here: the warning says which,
+	// instead is the warning for a value that Usher takes for another one: which one,
 	// and after "; " the remedy.
 	instead string
 }

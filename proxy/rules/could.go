@@ -5,14 +5,14 @@ import (
 	"slices"
 )
 
-// CouldPass reports whether MatchSocks could pass a request, whatever addresses
-// its name has. If not, nobody needs to look the name up, and nobody should: the
-// lookup tells the owner of the name, and the reply the client, what the rules
-// keep from them. q is a request by name, or one for Bind, where the rules judge
-// an address of this machine that depends on those of the name: To is not asked.
+// CouldPass reports whether MatchSocks could pass a request, whatever addresses its
+// name has. If not, the name should not be looked up: the DNS query could carry data to
+// the owner of the name, and the reply would tell the client whether the name exists. q
+// is a request by name, or one for Bind, where the rules judge an address of this
+// machine that depends on those of the name: To is not asked.
 //
-// If it could not, blocks is the rule that blocks every address; nil if there is
-// none. It looks up no name of a rule: such a rule may match.
+// If it could not, blocks is the rule that blocks every address; nil if there is none.
+// It looks up no name in a rule: such a rule counts as one that may match.
 func (s *Set) CouldPass(q Query) (blocks *Rule, could bool) {
 	q = q.unresolved()
 	var room [usualLists][]int32
@@ -52,7 +52,7 @@ func (s *Set) ExplainCouldPass(q Query) (blocks *Rule, could bool, steps []Step)
 	return blocks, could, steps
 }
 
-// unresolved returns q without what only a lookup can tell.
+// unresolved returns q without the fields that need a lookup.
 func (q Query) unresolved() Query {
 	q = q.plain()
 	q.To.Addr, q.Addrs, q.Lookup = netip.Addr{}, nil, nil
@@ -79,7 +79,7 @@ func (r *Rule) chance(q *Query) chance {
 	return min(from, r.cond.to.chance(q))
 }
 
-// chanceFrom is chance but for to:.
+// chanceFrom does what chance does, without to:.
 func (r *Rule) chanceFrom(q *Query) chance {
 	c := &r.cond
 	switch {
@@ -93,7 +93,8 @@ func (r *Rule) chanceFrom(q *Query) chance {
 	return always
 }
 
-// chance is that of to:. Of Bind it is an address with a port of this machine.
+// chance does what the method of Rule does, for to: alone. For Bind, to: is an address
+// and a port of this machine.
 func (e *endpoint) chance(q *Query) chance {
 	switch {
 	case e.kind == interfaceAddress && len(e.addrs) == 0:

@@ -35,13 +35,14 @@ type Diagnostic struct {
 // String returns file:line:col: what, and what to do.
 func (d Diagnostic) String() string { return d.Pos.String() + ": " + d.Message + "; " + d.Remedy }
 
-// maxMistakes bounds the Errors that are reported. A file of another kind, named
-// by accident, has a mistake in each line or byte, and each becomes a log line and
+// maxMistakes bounds the Errors that are reported. A file of another kind, named by
+// accident, has a mistake in each line or byte, and each mistake becomes a log line and
 // a part of the status.
 const maxMistakes = 100
 
-// firstMistakes cuts findings, in the order of their positions, after as many
-// Errors as are reported. A last one then says that there are more.
+// firstMistakes returns the findings up to the last Error that is reported. If there
+// are more, it adds an Error that says so. The findings must be in the order of their
+// positions.
 func firstMistakes(found []Diagnostic) []Diagnostic {
 	mistakes := 0
 	for i, d := range found {
@@ -57,9 +58,9 @@ func firstMistakes(found []Diagnostic) []Diagnostic {
 	return found
 }
 
-// Sort puts findings in the order in which people should read them: dangers
-// first, and each kind by its place. Errors and warnings are of one kind, as one
-// often explains the other.
+// Sort puts findings in the order in which people should read them: dangers first, and
+// each kind in the order of the file. Errors and warnings are of one kind, as one often
+// explains the other.
 func Sort(found []Diagnostic) {
 	rank := func(d Diagnostic) int {
 		switch d.Severity {
@@ -75,9 +76,9 @@ func Sort(found []Diagnostic) {
 	})
 }
 
-// Fold returns findings for people: all notes become one, at the place of the
-// first. Files of real servers have a dozen lines without effect, between which
-// what matters is not seen.
+// Fold returns findings for people: all notes become one, at the position of the first.
+// Files of real servers have a dozen lines without effect, which would hide what
+// matters.
 func Fold(found []Diagnostic) []Diagnostic {
 	isNote := func(d Diagnostic) bool { return d.Severity == Note }
 	var names []string

@@ -50,9 +50,8 @@ func (s *Set) ExplainSocks(q Query) (v Verdict, steps []Step) {
 	return Verdict{}, steps
 }
 
-// Splits reports whether another address of the family of a in place of a, in
-// To of the query, could have made another step: the rule's to: holds some of
-// them and not others, and was asked.
+// Splits reports whether the step depends on the address a in To of the query: the
+// rule's to: was asked, and it holds some addresses of the family of a, but not all.
 func (s Step) Splits(a netip.Addr) bool {
 	if s.Mismatch != NoMismatch && s.Mismatch != NotTo {
 		return false
@@ -114,7 +113,7 @@ func outside(e *endpoint, m Mismatch, addr string, port uint16) string {
 	return fmt.Sprintf("%s is not in %s: %s", addr, m, e.address)
 }
 
-// words writes a target and what it resolved to.
+// words returns a target and its addresses, for people.
 func (t Target) words(addrs []netip.Addr) string {
 	if t.Name == "" {
 		return t.Addr.String()

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// What Linux takes, tcp(7).
+// The largest values that Linux accepts, see tcp(7).
 const (
 	maxKeepTime  = 32767 // seconds
 	maxKeepCount = 127
@@ -21,8 +21,8 @@ const (
 	keepCount
 )
 
-// keepAlive returns a reader of one number for the settings or a rule, towards
-// clients or targets as the keyword says. Nothing but being on may be 0.
+// keepAlive returns a reader of one number for the settings or a rule, towards clients
+// or targets as the keyword says. Only so_keepalive may be 0.
 func keepAlive(most int64, set func(*KeepAlive, int64)) func(*parser, token) {
 	return func(p *parser, k token) {
 		least := int64(1)
@@ -54,8 +54,8 @@ func (k *KeepAlive) setInterval(n int64) {
 }
 func (k *KeepAlive) setCount(n int64) { k.Count, k.given = int(n), k.given|keepCount }
 
-// Over returns base, with the options that the text of k gives in place of its
-// own. Options that k inherited do not count.
+// Over returns base, with the options that the rule file gives for k. Options that k
+// has inherited do not count.
 func (k KeepAlive) Over(base KeepAlive) KeepAlive {
 	if k.given&keepOn != 0 {
 		base.On = k.On

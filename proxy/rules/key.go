@@ -5,13 +5,13 @@ import (
 	"strings"
 )
 
-// defaultKeyIPv6 is the length of the network that one customer gets at least
-// (RFC 6177): by single addresses, one client has 2^64 keys.
+// defaultKeyIPv6 is the prefix length of the smallest network that a customer gets (RFC
+// 6177). If single addresses counted, one client would have 2^64 keys.
 const defaultKeyIPv6 = 64
 
-// Key returns what r counts a session by, apart from others: "from=" and the
-// client's address or network, or "user=" and the name; "" if r counts by no
-// key. Replicas with the same digest make the same keys.
+// Key returns the key under which r counts a session: "from=" and the client's address
+// or network, or "user=" and the name; "" if r counts by no key. Replicas with the same
+// digest make the same keys.
 func (s *Set) Key(r *Rule, client netip.Addr, user string) string {
 	switch r.Session.Key {
 	case KeyFrom:

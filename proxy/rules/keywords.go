@@ -38,7 +38,7 @@ type keyword struct {
 	accept string               // accepted with this warning: why it does nothing here
 	refuse string               // refused: why, and after the last "; " the remedy
 	repeat bool                 // may be given again, and then adds to the values before
-	is     string               // the keyword that it is another spelling of; together they may be given once
+	is     string               // the keyword of which it is another spelling; only one of them may be given
 }
 
 // keywords is the whole language, of Dante 1.4 and the older one. Each entry decides

@@ -160,8 +160,8 @@ func (l *lexer) skip(n int) {
 	l.off += n
 }
 
-// continuation returns the length of a backslash and the line end after it.
-// At the end of the text there is nothing to go on with.
+// continuation returns the length of a backslash and the line end after it. At the end
+// of the text, a backslash continues nothing.
 func continuation(s string) int {
 	switch {
 	case s == `\`:

@@ -11,8 +11,8 @@ import (
 )
 
 // Lint returns dangers and warnings about rules that are correct one by one, but
-// together mean something else than they seem to. They are in no order, and not
-// complete if ctx ends.
+// together probably mean something else than intended. They are in no order, and
+// incomplete if ctx ends.
 func (s *Set) Lint(ctx context.Context) []Diagnostic { return s.lint(ctx, mostComparisons) }
 
 // lint is Lint with a bound on comparisons: once for lintReach, which matters most,
@@ -87,7 +87,8 @@ func (r *Rule) requested() bool {
 
 // lintInheritance warns of client-rules whose limit counts the sessions of some
 // socks-rules to their end, and not those of others. It does not warn of a rate,
-// which counts only beginnings, and where every socks-rule inherits the limit.
+// because a rate counts only beginnings. Nor does it warn if every socks-rule inherits
+// the limit.
 func (s *Set) lintInheritance(c coverage) (found []Diagnostic) {
 	live := only(s.Socks, func(r *Rule) bool { return r.Pass && c.by(r, r) == nil })
 	inheriting := only(live, func(r *Rule) bool { return r.requested() && !r.Session.Limited })

@@ -46,10 +46,10 @@ func (e *endpoint) mayHoldListener(l Endpoint) bool {
 // they are not special.
 var elsewhere = []netip.Addr{netip.MustParseAddr("223.255.255.7"), netip.MustParseAddr("2fff:ffff::7")}
 
-// lintAnswers warns, once, of a rule that passes UDP associations or BIND where
-// no rule passes the answers: a rule without command: looks as if it did, but of
-// an answer from: is the peer and to: the client. It asks for one client and one
-// peer of the rule.
+// lintAnswers warns, once, of a rule that passes UDP associations or BIND where no rule
+// passes the answers: a rule without command: seems to pass them, but for an answer,
+// from: is the peer and to: is the client. It asks for one client and one peer of the
+// rule.
 func (s *Set) lintAnswers(c coverage) []Diagnostic {
 	for _, r := range s.Socks {
 		if !r.Pass || r.cond.versions&allVersions == 0 {
@@ -59,7 +59,8 @@ func (s *Set) lintAnswers(c coverage) []Diagnostic {
 		if r.cond.commands.has(UDPAssociate) && !s.answered(r, UDPReply, &r.cond.to) {
 			what, requests, replies = append(what, "UDP"), append(requests, UDPAssociate.String()), append(replies, UDPReply.String())
 		}
-		// Of BIND to: is the address that is bound. A rule that lists targets passes none.
+		// For BIND, to: is the address that is bound. A rule that lists targets
+		// passes none.
 		if anybody := (endpoint{address: address{kind: anyAddress}}); r.cond.commands.has(Bind) && r.cond.to.isWhole() && !s.answered(r, BindReply, &anybody) {
 			what, requests, replies = append(what, "BIND"), append(requests, Bind.String()), append(replies, BindReply.String())
 		}

@@ -9,12 +9,12 @@ import (
 	"strings"
 )
 
-// nameShape is what rule.name takes. A colon is not among it, so that no name
-// equals a derived label.
+// nameShape matches the values of rule.name. They have no colon, so that no name equals
+// a derived label.
 var nameShape = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
-// positionShape is that of an ID, which belongs to another rule as soon as a rule
-// is inserted.
+// positionShape matches IDs. An ID is no name, because it belongs to another rule when
+// a rule is inserted.
 var positionShape = regexp.MustCompile(`^[cs][0-9]+$`)
 
 // labelDigits is the number of hexadecimal digits in a derived label.

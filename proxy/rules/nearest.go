@@ -10,7 +10,7 @@ import (
 func nearest(word string, candidates []string) string {
 	best, bestDistance := "", 1+len(word)/6
 	if len(word) > 40 {
-		return "" // no slip of the finger, and the cost is quadratic
+		return "" // too long for a misspelling, and the cost is quadratic
 	}
 	for _, c := range candidates {
 		if d := editDistance(word, c); d <= bestDistance && c != word {

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Env answers questions of the text about the machine.
+// Env describes the machine, as far as rule files refer to it.
 type Env struct {
 	// Interface returns the addresses of a network interface and whether there
 	// is one of that name. nil means that there are no interfaces: every such
@@ -22,7 +22,7 @@ type Env struct {
 // dead session gives its slot back, also if it is half closed.
 var DefaultKeepAlive = KeepAlive{On: true, Idle: 60 * time.Second, Interval: 15 * time.Second, Count: 4}
 
-// defaultTimeouts are Dante's.
+// defaultTimeouts are those of Dante, but for FinWait.
 var defaultTimeouts = Timeouts{
 	Negotiate: 30 * time.Second,
 	Connect:   30 * time.Second,
@@ -63,8 +63,8 @@ func Parse(file string, text []byte, env Env) (*Set, []Diagnostic) {
 	return p.set, p.diags
 }
 
-// parser walks over the tokens of one file. After a mistake it goes on with
-// the next value, keyword or rule, whichever is the nearest.
+// parser walks over the tokens of one file. After a mistake, it continues with the next
+// value, keyword or rule, whichever comes first.
 type parser struct {
 	tokens []token
 	next   int

@@ -12,7 +12,7 @@ import (
 	"usher/store/limit"
 )
 
-// Pos is a place in the rule file. Line and Col count from 1.
+// Pos is a location in the rule file. Line and Col count from 1.
 type Pos struct {
 	File      string
 	Line, Col int
@@ -20,7 +20,7 @@ type Pos struct {
 
 func (p Pos) String() string { return fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.Col) }
 
-// compare orders the places of one file.
+// compare orders the locations in one file.
 func (p Pos) compare(q Pos) int {
 	return cmp.Or(cmp.Compare(p.Line, q.Line), cmp.Compare(p.Col, q.Col))
 }
@@ -99,7 +99,7 @@ type Session struct {
 	Inheritable bool       // client-rule: the slot may stay for the session's life
 }
 
-// Key is what a rule counts one by one.
+// Key says what a rule counts separately.
 type Key uint8
 
 const (
@@ -114,14 +114,16 @@ const (
 // effect, and a warning says so.
 type Log struct{ Connect, Disconnect, Data, Error, IOOp, TCPInfo bool }
 
-// Timeouts of a rule, inherited from the server settings where it says nothing. 0 is never.
+// Timeouts of a rule. What the rule does not set, it inherits from the server settings.
+// 0 means no time limit.
 type Timeouts struct {
 	Negotiate, Connect, IO time.Duration // IO is that for TCP
 	IOUDP                  time.Duration
 	FinWait                time.Duration // that for TCP once one direction has ended
 }
 
-// PortRange is the ports from Lo to Hi, both inclusive. The zero value is not a range.
+// PortRange is a range of ports from Lo to Hi, both inclusive. The zero value is no
+// range.
 type PortRange struct{ Lo, Hi uint16 }
 
 // KeepAlive is how TCP notices that a peer has vanished: {internal,external}.
@@ -133,8 +135,8 @@ type KeepAlive struct {
 	given          keepOptions   // which of these the text gives, even if with the default
 }
 
-// KeepAlives are those towards clients and towards targets. A rule inherits
-// the server's where it says nothing.
+// KeepAlives are the keep-alive options towards clients and towards targets. What a
+// rule does not set, it inherits from the server settings.
 type KeepAlives struct{ Internal, External KeepAlive }
 
 // Rule is one block of the file. It is not changed after Parse.
@@ -189,15 +191,15 @@ func (r *Rule) NamesPorts() bool { return r.cond.to.restricted && !r.cond.to.not
 // Groups returns the names in group:, sorted. Do not change them.
 func (r *Rule) Groups() []string { return r.cond.groups }
 
-// Rotation is how the address to connect from is chosen among those of external:.
+// Rotation says how Usher chooses among the external: addresses.
 type Rotation uint8
 
 const (
-	// RotationNone takes the first of the target's family.
+	// RotationNone takes the first address of the target's family.
 	RotationNone Rotation = iota
-	// RotationSameSame takes the address that the client was accepted on.
+	// RotationSameSame takes the address at which the client was accepted.
 	RotationSameSame
-	// RotationRoute takes the one at which the system's route to the target begins.
+	// RotationRoute takes the source address of the system's route to the target.
 	RotationRoute
 )
 
@@ -239,8 +241,8 @@ type Settings struct {
 	// KeyIPv6 is how many leading bits of a client's IPv6 address
 	// session.state.key: from counts by (session.state.key.ipv6; 1 to 128).
 	KeyIPv6 int
-	// ConnectDst says that datagrams to a client are taken only from the peers that
-	// it has sent to (udp.connectdst; yes if not given).
+	// ConnectDst says that a client gets datagrams only from peers to which it has
+	// sent (udp.connectdst; yes if not given).
 	ConnectDst bool
 }
 

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// defaultPort is that of socks in the service names (RFC 1928 section 3).
+// defaultPort is the port of the service socks (RFC 1928 section 3).
 const defaultPort = 1080
 
 func (p *parser) readInternal(k token) {
@@ -44,8 +44,8 @@ func (p *parser) readExternalProtocol(k token) {
 	p.external = p.families(k, len(p.set.Settings.External))
 }
 
-// families reads internal.protocol or external.protocol, which speak of the
-// addresses below them; before is how many stand above.
+// families reads internal.protocol or external.protocol. They apply to the addresses
+// below them. before is the number of addresses above.
 func (p *parser) families(k token, before int) (f Families) {
 	if before > 0 {
 		side, _, _ := strings.Cut(k.text, ".")
@@ -129,9 +129,9 @@ func (p *parser) isInterface(name string) bool {
 	return ok
 }
 
-// Interfaces returns the names of the network interfaces that the rules and
-// the settings refer to, sorted. Their addresses are those that Env gave when
-// the file was read; a caller that sees them change reads the file again.
+// Interfaces returns the names of the network interfaces that the rules and the
+// settings refer to, sorted. Their addresses are those that Env returned when the file
+// was read. If they change, the caller has to read the file again.
 func (s *Set) Interfaces() []string {
 	var names []string
 	for _, e := range slices.Concat(s.Settings.Internal, s.Settings.External) {

@@ -8,7 +8,7 @@ import (
 // sources finds, in a list of rules, one whose from: may share a client with a
 // given address.
 type sources struct {
-	any      *Rule // whichever; nil if there is no rule
+	any      *Rule // any of the rules; nil if there is none
 	open     *Rule // one whose from: is no network, and so may be any address
 	networks prefixes
 	rules    []*Rule

@@ -5,20 +5,20 @@ import (
 	"strings"
 )
 
-// builtinMark begins the names of networks that Usher knows. It can be neither in
-// a host name nor in an address, so no name of an older file means another thing.
+// builtinMark begins the names of networks that Usher knows. No host name and no
+// address has it, so the names in older files keep their meaning.
 const builtinMark = "@"
 
 // specialName is the built-in that holds specialNetworks.
 const specialName = builtinMark + "special"
 
-// specialNetworks are those that are no place of a public service: all of the IANA
-// IPv4 and IPv6 Special-Purpose Address Registries (RFC 6890), as of 2025-10-09,
-// multicast, and those that translate into them. IPv4 addresses in IPv6 form
-// (::ffff:0:0/96) are asked as IPv4.
+// specialNetworks are the networks without public services: all of the IANA IPv4 and
+// IPv6 Special-Purpose Address Registries (RFC 6890) as of 2025-10-09, multicast, and
+// networks that translate into these. Addresses of IPv4 in IPv6 form (::ffff:0:0/96)
+// are looked up as IPv4.
 //
-// The list may grow: the digest has the name alone, so replicas of two versions
-// share their counters.
+// The list may grow. The digest has only the name, so replicas of two versions share
+// their counters.
 var specialNetworks = prefixesOf(`
 	0.0.0.0/8          this network (RFC 791)
 	10.0.0.0/8         private (RFC 1918)
@@ -77,8 +77,8 @@ func builtin(word string) (a address, message string) {
 	return address{kind: builtinAddress, name: specialName, networks: specialNetworks}, ""
 }
 
-// checkSource reports a rule that passes clients of @special: other than its name
-// suggests, it holds addresses that everybody can have.
+// checkSource reports a rule that passes clients of @special: @special contains
+// addresses that everybody can have, although its name suggests otherwise.
 func (p *parser) checkSource(at Pos) {
 	if p.rule.Pass && p.rule.cond.from.kind == builtinAddress {
 		p.report(Danger, at, "from: "+specialName+" passes clients of the Internet too, by 6to4, Teredo and NAT64; write the networks of your clients")

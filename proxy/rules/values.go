@@ -98,7 +98,7 @@ func (p *parser) number(k token, least, most int64) (n int64, ok bool) {
 	return n, ok
 }
 
-// parseNumber returns math.MaxInt64 for a number that is larger still.
+// parseNumber returns math.MaxInt64 for a number that is larger.
 func parseNumber(s string) (n int64, ok bool) {
 	digits := strings.TrimPrefix(strings.TrimPrefix(s, "0x"), "0X")
 	if s == "" || strings.Trim(digits, "0123456789abcdefABCDEF") != "" {
@@ -232,9 +232,8 @@ func (p *parser) readResolve(k token)       { p.one(k, resolveChoices) }
 func (p *parser) readHostsAccess(k token)   { p.one(k, hostsAccessChoices) }
 func (p *parser) readCompatibility(k token) { p.list(k, compatibilityChoices) }
 
-// Values of keywords without effect are read as well. A word that does not belong
-// to them is left and reported: it may be the keyword of a line whose colon was
-// forgotten.
+// Values of keywords without effect are checked, too. A word that is no value is
+// reported: it may be the keyword of a line whose colon was forgotten.
 
 func (p *parser) readIdleNumber(k token) { p.number(k, 0, math.MaxInt32) }
 func (p *parser) readExtension(k token)  { p.list(k, extensionChoices) }
@@ -274,7 +273,8 @@ func (p *parser) readSchedule(k token) {
 	}
 }
 
-// timeout returns a reader of seconds, 0 for never, for the settings or a rule.
+// timeout returns a reader of seconds for the settings or a rule. 0 means no time
+// limit.
 func timeout(set func(*Timeouts, time.Duration)) func(*parser, token) {
 	return func(p *parser, k token) {
 		seconds, ok := p.number(k, 0, math.MaxInt32)

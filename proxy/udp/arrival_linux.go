@@ -8,8 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// askArrival lets a UDP socket that is bound to own say with each datagram
-// where it arrived, and returns how many bytes that takes.
+// askArrival makes the system report the local address of each datagram that arrives at
+// a UDP socket. own is the address of the socket. size is the number of bytes that a
+// report takes.
 func askArrival(c syscall.RawConn, own netip.Addr) (size int, err error) {
 	if own.Is4() {
 		return unix.CmsgSpace(unix.SizeofInet4Pktinfo), setInt(c, unix.IPPROTO_IP, unix.IP_PKTINFO)
@@ -17,10 +18,11 @@ func askArrival(c syscall.RawConn, own netip.Addr) (size int, err error) {
 	return unix.CmsgSpace(unix.SizeofInet6Pktinfo), setInt(c, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO)
 }
 
-// arrival returns the address in what came with a datagram (ip(7), RFC 3542
-// section 6), or the zero Addr. A link-local one is none without its zone.
+// arrival returns the local address from the control message of a datagram (ip(7), RFC
+// 3542 section 6), or the zero Addr. A link-local address does not count, because it
+// has no zone.
 func arrival(control []byte) netip.Addr {
-	if len(control) == 0 { // it came before it was asked for
+	if len(control) == 0 { // it arrived before askArrival
 		return netip.Addr{}
 	}
 	h, data, _, err := unix.ParseOneSocketControlMessage(control)
@@ -36,8 +38,8 @@ func arrival(control []byte) netip.Addr {
 	return netip.Addr{}
 }
 
-// sendFrom returns what to send with a datagram so that it leaves from an
-// address of ours; nothing for the zero Addr.
+// sendFrom returns the control message with which a datagram leaves from one of our
+// addresses. It returns nil for the zero Addr.
 func sendFrom(source netip.Addr) []byte {
 	switch {
 	case !source.IsValid():
@@ -48,7 +50,7 @@ func sendFrom(source netip.Addr) []byte {
 	return unix.PktInfo6(&unix.Inet6Pktinfo{Addr: source.As16()})
 }
 
-// setInt switches an option of a socket on.
+// setInt sets an option of a socket to 1.
 func setInt(c syscall.RawConn, level, name int) error {
 	var failed error
 	err := c.Control(func(fd uintptr) { failed = unix.SetsockoptInt(int(fd), level, name, 1) })

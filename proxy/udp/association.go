@@ -51,15 +51,15 @@ type Options struct {
 	Judge   decide.Session // decides about each datagram
 	Names   *resolve.Cache // looks up the names of targets and rules
 	Metrics *Metrics
-	// Control is the TCP connection of the client. Its end ends the association,
-	// whose end closes it.
+	// Control is the TCP connection of the client. When it ends, the association
+	// ends, and the other way round.
 	Control   net.Conn
-	Client    Client          // where datagrams are taken from
+	Client    Client          // whose datagrams are accepted
 	Follow    time.Duration   // how long the client's port must be silent before another port of its address may take its place; 0: never
 	Advertise []netip.Addr    // addresses to tell clients instead of Judge.Local, at most one of each family; may be empty
 	Ports     rules.PortRange // ports to tell clients; zero: any
-	// Heard has the addresses at which all associations of the server hear their
-	// clients. No other association may send there.
+	// Heard has the client-facing addresses of all associations of the server. No
+	// association may send there.
 	Heard    *selfaddr.Set
 	MayWrite func() bool   // asked before every system call that sends; nil: always
 	Up, Down *atomic.Int64 // count the bytes relayed to and from targets
@@ -75,7 +75,7 @@ type Options struct {
 type Association struct {
 	o          Options
 	front      *socket
-	advertised netip.AddrPort // where the client sends to, as it was told
+	advertised netip.AddrPort // where the client is told to send
 	client     sender
 	peers      peers
 	waiting    chan struct{} // has a token for each datagram that waits for a name
@@ -84,7 +84,7 @@ type Association struct {
 	drops    [dropKinds]atomic.Int64 // by reason
 
 	idle    idle.Timer
-	running sync.WaitGroup // those who read sockets, and datagrams that wait for names
+	running sync.WaitGroup // readers of sockets, and datagrams that wait for names
 	failed  sync.Once
 	err     error // the first one; to be read when all have ended
 
@@ -118,10 +118,10 @@ func newAssociation(o Options, front *socket, advertised netip.AddrPort) *Associ
 // Advertised returns the address that the client is to send its datagrams to.
 func (a *Association) Advertised() netip.AddrPort { return a.advertised }
 
-// Run relays until the client's connection ends or breaks, or no datagram has
-// passed for limit; 0 is no limit. ErrEnded is the client's own end. To end it
-// from outside, close the control connection and the association. It is called
-// once.
+// Run relays until the client's connection ends or breaks, or until no datagram has
+// passed for limit. If limit is 0, there is none. It returns ErrEnded if the client has
+// ended the connection. To end the association from outside, close the control
+// connection and the association. Run may be called once.
 func (a *Association) Run(ctx context.Context, limit time.Duration) error {
 	a.idle.Start(limit, func() { a.fail(ErrIdle) })
 	defer a.idle.Stop()
@@ -129,7 +129,7 @@ func (a *Association) Run(ctx context.Context, limit time.Duration) error {
 	defer cancel()
 	a.running.Go(func() { a.fail(a.readClient(ctx)) })
 	a.fail(a.awaitEnd())
-	cancel() // nobody waits for names any more
+	cancel() // datagrams stop waiting for names
 	a.running.Wait()
 	return a.err
 }
@@ -156,8 +156,8 @@ func (a *Association) fail(err error) {
 	})
 }
 
-// Close closes the sockets. It never fails, and waits for datagrams in progress:
-// those who read sockets must not call it.
+// Close closes the sockets and never fails. It waits for datagrams in progress, so a
+// goroutine that reads a socket must not call it.
 func (a *Association) Close() error {
 	a.mu.Lock()
 	if a.closed {
@@ -171,7 +171,7 @@ func (a *Association) Close() error {
 	}
 	a.mu.Unlock() // a datagram in progress may need it
 	a.o.Heard.Remove(a.front.local, a.advertised)
-	for _, s := range sockets { // first all: the reader of one may wait for room in another one
+	for _, s := range sockets { // all of them first, because the reader of one may wait for room in another
 		s.interrupt()
 	}
 	for _, s := range sockets {
@@ -187,7 +187,7 @@ func (a *Association) write(socket *socket, data []byte, to netip.AddrPort, sour
 	case err == nil:
 		a.idle.Touch()
 	case errors.Is(err, ErrMayWrite):
-		a.running.Go(func() { a.fail(err) }) // which waits for who reads a socket: perhaps we do
+		a.running.Go(func() { a.fail(err) }) // in a goroutine, because it waits for the readers, and this may be one
 	}
 	return outcomeOf(err)
 }

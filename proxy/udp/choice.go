@@ -10,12 +10,12 @@ import (
 	"usher/proxy/race"
 )
 
-// A name may have several addresses, and over UDP nobody says that one of them
-// leads nowhere. So a datagram goes to one address at a time: to the one that has
-// answered, or to one that is tried. An attempt lasts a second. The next datagram
-// after it begins an attempt at the address that was tried least. Each further
-// attempt at an address lasts twice as long, so that datagrams which nobody
-// answers, such as those to a log server, change their way ever more rarely.
+// A name may have several addresses, and UDP does not report that one of them is dead.
+// So a datagram goes to one address at a time: to the one that has answered, or to one
+// that is being tried. An attempt lasts a second. The next datagram after it begins an
+// attempt at the address that was tried least. Each further attempt at an address lasts
+// twice as long. So datagrams that get no answer, such as those to a log server, change
+// their address less and less often.
 const (
 	firstAttempt = time.Second
 	lastAttempt  = 64 * time.Second
@@ -38,8 +38,8 @@ func (p *peers) inOrder(addrs []netip.Addr, port uint16, now time.Duration) []ne
 	return order
 }
 
-// rank is lower for a peer that is preferred. Who answered first stays in use, even
-// if a better one answers late: its datagrams may belong together.
+// rank is lower for a peer that is preferred. The first address that answered stays in
+// use, even if a better one answers later, because the datagrams may belong together.
 func (p peer) rank(now time.Duration) int64 {
 	switch {
 	case p.answered > 0:

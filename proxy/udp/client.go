@@ -7,11 +7,11 @@ import (
 	"time"
 )
 
-// Client is where an association takes datagrams from.
+// Client says whose datagrams an association accepts.
 type Client struct {
 	Addr netip.Addr // the zero Addr: anywhere in Within
 	Port uint16     // 0: any
-	// Within are the networks of which one holds the client, if Addr does not say it.
+	// Within are networks. The client is in one of them, if Addr is not given.
 	Within []netip.Prefix
 }
 
@@ -28,9 +28,9 @@ func (c Client) allows(from netip.AddrPort) bool {
 	return slices.ContainsFunc(c.Within, func(n netip.Prefix) bool { return n.Contains(from.Addr()) })
 }
 
-// sender is the client's socket: any that is expected, until the rules have passed
-// a datagram of one, and that one from then on. If a NAT gives the client another
-// port, the sender follows, see mayHaveMoved. It is safe for concurrent use.
+// sender is the client's socket. Until the rules have passed a datagram, it may be any
+// expected one. From then on, it is the one that sent this datagram. If a NAT gives the
+// client another port, sender changes, see mayHaveMoved. It is safe for concurrent use.
 type sender struct {
 	expected Client
 	follow   time.Duration         // how long the port must have been silent; 0: it never follows
@@ -60,8 +60,8 @@ func (s *sender) mayBe(from netip.AddrPort) bool {
 
 // mayHaveMoved reports whether a client may have another port now. It has the address
 // of the client's connection, the client announced no port, and the old port has been
-// silent. A client whose connection does not show its address stays where it is:
-// there, only its datagrams say who it is, and their source can be forged.
+// silent. A client whose connection does not show its address never changes its port:
+// only the source of its datagrams shows who it is, and a source can be forged.
 func (s *sender) mayHaveMoved(from netip.AddrPort, client *known) bool {
 	return s.follow != 0 && s.expected.Addr == from.Addr() && s.expected.Port == 0 &&
 		clock()-time.Duration(client.heard.Load()) >= s.follow

@@ -2,9 +2,9 @@ package udp
 
 import "time"
 
-// began is what clock counts from.
+// began is the zero time of clock.
 var began = time.Now()
 
-// clock returns a time that only grows. It is smaller than a time.Time, of which
-// an association would have one for each peer.
+// clock returns a time that never steps back. It takes less memory than a time.Time. An
+// association has one for each peer.
 func clock() time.Duration { return time.Since(began) }

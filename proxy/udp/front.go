@@ -6,8 +6,7 @@ import (
 	"usher/proxy/selfaddr"
 )
 
-// openFront opens the socket that faces the client, and returns the address that
-// the client is told.
+// openFront opens the socket that faces the client, and returns the advertised address.
 func openFront(o Options) (front *socket, told netip.AddrPort, err error) {
 	bound, advertised := frontAddress(o.Advertise, o.Judge.From.Addr(), o.Judge.Local)
 	at := bound
@@ -27,12 +26,12 @@ func openFront(o Options) (front *socket, told netip.AddrPort, err error) {
 	return front, netip.AddrPortFrom(advertised, front.local.Port()), nil
 }
 
-// frontAddress returns the address of the socket that faces a client, and the
-// one that the client is told: the first advertised one of the client's family,
-// else local, on which its connection came in, as in Dante. An advertised
-// address that is not this machine's is translated on its way here, to which of
-// ours we cannot know. Loopback is every machine's: it is ours if the client
-// came over it, and else perhaps that of a container's host.
+// frontAddress returns the address of the socket that faces a client, and the address
+// that the client is told. This is the first of addresses that has the client's family,
+// or else local, where its connection arrived, as in Dante. If it is not an address of
+// this machine, somebody translates it, and we cannot know to which of ours. So the
+// socket is bound to all. Every machine has the loopback address: it is ours only if
+// the client connected over loopback. Otherwise it may be that of a container's host.
 func frontAddress(addresses []netip.Addr, from, local netip.Addr) (bound, advertised netip.Addr) {
 	for _, a := range addresses {
 		switch {

@@ -2,7 +2,7 @@ package udp
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// Metrics are what associations count for Prometheus.
+// Metrics are the metrics of associations for Prometheus.
 type Metrics struct {
 	up, down prometheus.Counter
 	dropped  [dropKinds]prometheus.Counter

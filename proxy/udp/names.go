@@ -10,20 +10,19 @@ import (
 	"usher/proxy/resolve"
 )
 
-// maxWaiting is how many datagrams of one association may wait for a name at
-// a time; more are dropped.
+// maxWaiting is how many datagrams of one association may wait for names at a time.
+// More are dropped.
 const maxWaiting = 16
 
-// nameWait is how long a datagram waits for names at most, its target's and
-// those of rules together. After that time its answer is not wanted any more.
+// nameWait is how long a datagram waits for names at most, including the names in
+// rules. After that time, its sender does not want the answer any more.
 const nameWait = 5 * time.Second
 
 // errUnknownName says that a name must be looked up before a datagram can be
 // judged.
 var errUnknownName = errors.New("a name is not known yet")
 
-// nameLookup gets the addresses that the judgement of datagrams needs. It
-// belongs to one goroutine.
+// nameLookup looks up names for decisions about datagrams. It belongs to one goroutine.
 type nameLookup struct {
 	decide.Names
 	get     func(name string) (addrs []netip.Addr, known bool)
@@ -45,8 +44,8 @@ func blocking(ctx context.Context, names *resolve.Cache, client netip.Addr) (l *
 	return newNameLookup(func(name string) ([]netip.Addr, bool) {
 		addrs, err := names.Lookup(ctx, client, name)
 		if err != nil {
-			// A lookup that was cut off says nothing about the name: a rule that
-			// blocks must not be passed over.
+			// A lookup that was cut off says nothing about the name. A rule that
+			// blocks must not be skipped.
 			return nil, ctx.Err() == nil
 		}
 		return addrs, true
@@ -70,8 +69,8 @@ func (l *nameLookup) Missing() error {
 	return nil
 }
 
-// whenNamed goes on with a datagram in a goroutine of its own, which waits for the
-// names that it needs, unless too many wait.
+// whenNamed starts a goroutine that waits for the names that a datagram needs, and then
+// relays it. If too many datagrams wait, it drops the datagram.
 func (a *Association) whenNamed(ctx context.Context, relay func(*nameLookup) outcome) outcome {
 	select {
 	case a.waiting <- struct{}{}:

@@ -7,7 +7,7 @@ import (
 	"usher/proxy/decide"
 )
 
-// outcome is what became of a datagram: it was relayed, or dropped for a reason.
+// outcome is the result for a datagram: relayed, or dropped for a reason.
 type outcome int
 
 const (
@@ -28,8 +28,8 @@ const (
 	dropSystem
 	dropKinds
 
-	needsName // its judgement needs a name that is not known yet
-	deferred  // a goroutine of its own waits for that name, and counts what becomes of it
+	needsName // the decision needs a name that is not known yet
+	deferred  // a goroutine waits for that name, and counts the outcome
 )
 
 // dropReasons are the words for reasons in metrics and log lines.
@@ -40,7 +40,7 @@ var dropReasons = [dropKinds]string{
 	dropLease: "lease_lost", dropSystem: "system",
 }
 
-// outcomeOf returns what an error of a decision or of a socket means; nil is
+// outcomeOf returns what an error of a decision or of a socket means. nil means
 // relayed.
 func outcomeOf(err error) outcome {
 	switch {

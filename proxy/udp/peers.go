@@ -6,23 +6,23 @@ import (
 	"time"
 )
 
-// maxPeers is how many of the peers that it contacted last an association
-// remembers at least; it is twice that at most.
+// maxPeers is how many of the last peers an association remembers at least. It
+// remembers at most twice as many.
 const maxPeers = 512
 
-// peers are those that a UDP association has sent to, who therefore may
-// answer. The ones contacted longest ago are forgotten first: new peers fill
-// recent, which then becomes older and pushes out what was older before.
+// peers are the addresses to which an association has sent, and which may therefore
+// answer. Those that were contacted longest ago are forgotten first: when recent is
+// full of new peers, it replaces older.
 type peers struct {
 	mu            sync.Mutex
 	recent, older map[netip.AddrPort]peer
 	answers       uint32 // how many peers have answered
 }
 
-// peer is what an association knows of an address that it has sent to. Most of it
-// serves the choice among the addresses of a name.
+// peer is what an association knows about an address to which it has sent. Most of it
+// is for the choice among the addresses of a name.
 type peer struct {
-	answered uint32        // its place among those who have answered; 0: it has not
+	answered uint32        // it was the nth peer to answer; 0: it has not answered
 	attempts uint32        // how often it was tried as an address of a name
 	until    time.Duration // when the last attempt is over, by clock
 }
@@ -44,7 +44,7 @@ func (p *peers) has(a netip.AddrPort) bool {
 	return ok
 }
 
-// heard notes that a peer has answered. What somebody else sends is not noted.
+// heard notes that a peer has answered. It ignores other addresses.
 func (p *peers) heard(a netip.AddrPort) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxDatagram is what one read may take, with the header before it.
+// maxDatagram is the size of a buffer for one datagram and its SOCKS header.
 const maxDatagram = 64 << 10
 
 // origin is where a datagram came from.
@@ -16,12 +16,12 @@ type origin struct {
 	at   netip.Addr // to which address of ours; the zero Addr unless noteArrival was called
 }
 
-// handler is given each datagram that arrives at a socket. It begins at the
-// headroom of b, which belongs to the handler until it returns. A handler must not
-// close the socket: that waits for the handler.
+// handler is called for each datagram that arrives at a socket. In b, the datagram
+// begins after the headroom. b belongs to the handler until it returns. A handler must
+// not close the socket, because the close waits for the handler.
 type handler func(b []byte, o origin)
 
-// datagrams are buffers that all associations share: a socket that waits holds none.
+// datagrams are buffers that all associations share. A socket that waits holds none.
 var datagrams = sync.Pool{New: func() any { return new([maxDatagram]byte) }}
 
 // oneByOne calls handle for each datagram that arrives, until the socket is closed
@@ -37,7 +37,7 @@ func (u *socket) oneByOne(headroom int, handle handler) error {
 	}
 }
 
-// one reads a datagram.
+// one reads one datagram.
 func (u *socket) one(headroom int, handle handler) error {
 	buffer := datagrams.Get().(*[maxDatagram]byte)
 	defer datagrams.Put(buffer)
@@ -54,5 +54,5 @@ func (u *socket) one(headroom int, handle handler) error {
 func readable(fd uintptr) bool {
 	poll := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 	n, err := unix.Poll(poll[:], 0)
-	return n > 0 || err != nil // an error is the read's to meet
+	return n > 0 || err != nil // the read will return the error
 }

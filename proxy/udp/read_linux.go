@@ -28,9 +28,10 @@ func (u *socket) each(headroom int, handle handler) error {
 	return u.oneByOne(headroom, handle)
 }
 
-// refused reports whether err is of the system call: then it does not read in
-// batches, as some seccomp filters and emulators do not. Which error that is is
-// their choice. A shortage of memory passes, so it is not remembered.
+// refused reports whether err means that the system cannot read in batches, such as
+// some seccomp filters and emulators. They return different errors, so every error
+// counts that does not come from the socket. A shortage of memory passes, so it does
+// not count.
 func refused(err error) bool {
 	var number syscall.Errno
 	if !errors.As(err, &number) {
@@ -42,10 +43,11 @@ func refused(err error) bool {
 	return true
 }
 
-// inBatches reads as many datagrams with each system call as have come.
+// inBatches reads with each system call as many datagrams as have arrived, up to
+// batchSize.
 //
-// All happens inside one call of Read. Each call of Read forgets what it knew about
-// the socket, and so would need a system call that finds nothing before it may wait.
+// It does so within one call of Read. A new call of Read would first need a system call
+// that finds nothing before it may wait.
 func (u *socket) inBatches(headroom int, handle handler) error {
 	var failed error
 	err := u.raw.Read(func(fd uintptr) (broken bool) {
@@ -80,7 +82,7 @@ func (u *socket) drain(fd, headroom int, handle handler) error {
 type batch struct {
 	headers [batchSize]header
 	parts   [batchSize]unix.Iovec
-	names   [batchSize]unix.RawSockaddrInet6 // which has room for that of IPv4
+	names   [batchSize]unix.RawSockaddrInet6 // has room for an IPv4 address, too
 	infos   [batchSize][64]byte              // of where a datagram arrived
 	buffers [batchSize][maxDatagram]byte
 }
@@ -126,7 +128,7 @@ func (b *batch) origin(i int) origin {
 	if name.Family == unix.AF_INET {
 		addr = netip.AddrFrom4((*unix.RawSockaddrInet4)(unsafe.Pointer(name)).Addr)
 	}
-	port := (*[2]byte)(unsafe.Pointer(&name.Port)) // in the order of the network
+	port := (*[2]byte)(unsafe.Pointer(&name.Port)) // in network byte order
 	return origin{
 		netip.AddrPortFrom(addr, uint16(port[0])<<8|uint16(port[1])),
 		arrival(b.infos[i][:b.headers[i].Controllen]),

@@ -17,11 +17,10 @@ import (
 	"usher/proxy/selfaddr"
 )
 
-// socket is a socket of a UDP association, of one address family. It is
-// not connected, so that the kernel reports no ICMP error to it: a port that
-// nobody listens at is the sender's trouble and ends no association.
+// socket is a socket of a UDP association, of one address family. It is not connected,
+// so the kernel reports no ICMP errors to it: a closed port ends no association.
 //
-// One goroutine may read; any may write.
+// One goroutine may read. Any number may write.
 type socket struct {
 	conn  *net.UDPConn
 	raw   syscall.RawConn
@@ -39,9 +38,8 @@ type socket struct {
 	try     func(fd uintptr) (done bool) // attempt, made once and not for every datagram
 }
 
-// listen opens a socket at an address whose port may be 0. It neither asks
-// nor answers about more than one host: broadcasts are switched off, which
-// net switches on.
+// listen opens a socket at an address whose port may be 0. It switches broadcasts off,
+// which package net switches on.
 func listen(at netip.AddrPort, valid func() bool) (*socket, error) {
 	network := "udp6"
 	if at.Addr().Is4() {
@@ -67,10 +65,10 @@ func listen(at netip.AddrPort, valid func() bool) (*socket, error) {
 	return u, nil
 }
 
-// listenIn opens a socket at one of the ports that is free. The system is
-// asked for those that are not ours already: if all of many are, it takes long
-// to say so. Trying begins at a random one: a port that was just given up may
-// still get datagrams of its last client.
+// listenIn opens a socket at one of the ports that is free. It skips ports that are
+// ours already, because the system is slow if all ports of a large range are taken. It
+// begins at a random port, because a port that was just closed may still get datagrams
+// of its last client.
 func listenIn(ip netip.Addr, ports rules.PortRange, ours *selfaddr.Set, valid func() bool) (*socket, error) {
 	if ports == (rules.PortRange{}) {
 		return listen(netip.AddrPortFrom(ip, 0), valid)
@@ -90,8 +88,8 @@ func listenIn(ip netip.Addr, ports rules.PortRange, ours *selfaddr.Set, valid fu
 	return nil, fmt.Errorf("%w: %d to %d at %v", ErrPorts, ports.Lo, ports.Hi, ip)
 }
 
-// noteArrival lets each say at which address of ours a datagram arrived, for a
-// socket that is bound to all. Systems that do not tell leave it out.
+// noteArrival makes each report the local address at which a datagram arrived. It is
+// for sockets that are bound to all addresses. Some systems do not report it.
 func (u *socket) noteArrival() error {
 	size, err := askArrival(u.raw, u.local.Addr())
 	if size > 0 {
@@ -100,9 +98,9 @@ func (u *socket) noteArrival() error {
 	return err
 }
 
-// write sends one datagram, from an address of ours if source is one. It waits
-// while the system takes no more, and asks again after that whether it still
-// may. The error is ErrMayWrite, or the system's.
+// write sends one datagram, from source if that is one of our addresses. If the system
+// takes no more, it waits, and then asks again whether it may still write. The error is
+// ErrMayWrite, or the system's.
 func (u *socket) write(data []byte, to netip.AddrPort, source netip.Addr) error {
 	u.writing.Lock()
 	defer u.writing.Unlock()
@@ -149,10 +147,10 @@ func (u *socket) sendTo(fd int) error {
 	return unix.Sendmsg(fd, u.data, u.control, to, 0)
 }
 
-// interrupt ends all calls that wait, and those that come.
+// interrupt ends all calls that wait, and all later ones.
 func (u *socket) interrupt() {
 	u.conn.SetDeadline(time.Unix(1, 0)) //nolint:errcheck // it fails on a closed socket only
 }
 
-// close waits for calls in progress. Twice is fine.
+// close waits for calls in progress. A second close has no effect.
 func (u *socket) close() { _ = u.conn.Close() }

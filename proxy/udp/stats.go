@@ -21,8 +21,8 @@ func (t *traffic) add(n int) {
 	t.total.Inc()
 }
 
-// count counts a datagram that was dropped. One that was relayed is counted
-// already, and one that waits for a name will be.
+// count counts a datagram that was dropped. Relayed datagrams are counted elsewhere,
+// and a datagram that waits for a name is counted later.
 func (a *Association) count(o outcome) {
 	if o != relayed && o != deferred {
 		a.drops[o].Add(1)
@@ -30,7 +30,7 @@ func (a *Association) count(o outcome) {
 	}
 }
 
-// Stats are what an association has done so far.
+// Stats are the counts of an association so far.
 type Stats struct {
 	Client     netip.AddrPort // the zero AddrPort: no datagram was passed yet
 	Moves      int64          // how often the client's port has changed
@@ -39,13 +39,13 @@ type Stats struct {
 	Dropped    []Dropped
 }
 
-// Dropped is how many datagrams were dropped for one reason.
+// Dropped is the number of datagrams that were dropped for one reason.
 type Dropped struct {
 	Reason string
 	N      int64
 }
 
-// Stats returns what a has done so far.
+// Stats returns the counts so far. It is safe for concurrent use.
 func (a *Association) Stats() Stats {
 	s := Stats{Advertised: a.advertised, Moves: a.client.moves.Load(), Up: a.up.datagrams.Load(), Down: a.down.datagrams.Load()}
 	if client := a.client.known.Load(); client != nil {

@@ -20,8 +20,8 @@ func (a *Association) readTargets(ctx context.Context, upstream *socket) error {
 	return fmt.Errorf("%w: %w", ErrTarget, err)
 }
 
-// fromTarget takes a datagram from an upstream socket to the client. b has room
-// for the header before the datagram.
+// fromTarget relays a datagram from an upstream socket to the client. b has room for
+// the header before the datagram.
 func (a *Association) fromTarget(ctx context.Context, names *nameLookup, b []byte, from netip.AddrPort) outcome {
 	if a.o.Judge.Policy.Rules.Settings.ConnectDst && !a.peers.has(from) {
 		return dropUnsolicited
@@ -36,7 +36,7 @@ func (a *Association) fromTarget(ctx context.Context, names *nameLookup, b []byt
 
 // toClient judges a datagram of a peer and sends it to the client.
 func (a *Association) toClient(names *nameLookup, b []byte, from netip.AddrPort) outcome {
-	client := a.client.known.Load() // it is known: its first datagram opened the socket
+	client := a.client.known.Load() // not nil: the client's first datagram has opened the socket
 	names.unknown = false
 	_, err := a.o.Judge.UDPReply(from, client.from, &names.Names)
 	switch {

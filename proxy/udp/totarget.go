@@ -18,7 +18,7 @@ func (a *Association) readClient(ctx context.Context) error {
 	return fmt.Errorf("%w: %w", ErrClient, err)
 }
 
-// fromClient takes a datagram from the front socket to its target.
+// fromClient relays a datagram from the front socket to its target.
 func (a *Association) fromClient(ctx context.Context, names *nameLookup, b []byte, o origin) outcome {
 	if !a.client.mayBe(o.from) {
 		return dropForeign
@@ -27,7 +27,7 @@ func (a *Association) fromClient(ctx context.Context, names *nameLookup, b []byt
 	if err != nil {
 		return dropMalformed
 	}
-	if d.Frag != 0 { // RFC 1928: who does not reassemble must drop them
+	if d.Frag != 0 { // RFC 1928: fragments that are not reassembled must be dropped
 		return dropFragment
 	}
 	target := decide.Target(d.Addr)
@@ -56,8 +56,8 @@ func (a *Association) toTarget(ctx context.Context, names *nameLookup, o origin,
 	return a.sendToOne(ctx, verdict.Addrs, target.Port, data)
 }
 
-// sendToOne sends a datagram to the address of a name that is in use or tried now,
-// see inOrder. If the system cannot send there, it is the next one's turn.
+// sendToOne sends a datagram to the address of a name that is in use or tried now, see
+// inOrder. If the system cannot send there, it tries the next one.
 func (a *Association) sendToOne(ctx context.Context, addrs []netip.Addr, port uint16, data []byte) outcome {
 	now, result := clock(), dropUnresolved
 	for _, addr := range a.peers.inOrder(addrs, port, now) {

@@ -6,8 +6,8 @@ import (
 	"net/netip"
 )
 
-// upstreamFor returns the socket towards targets of the family of to. The first
-// target of a family decides from which address all of it are reached.
+// upstreamFor returns the socket towards targets of the family of to. The first target
+// of a family decides from which address all targets of that family are reached.
 func (a *Association) upstreamFor(ctx context.Context, to netip.Addr) (*socket, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
