@@ -28,10 +28,10 @@ func (u *socket) each(headroom int, handle handler) error {
 	return u.oneByOne(headroom, handle)
 }
 
-// refused reports whether err means that the system cannot read in batches, such as
-// some seccomp filters and emulators. They return different errors, so every error
-// counts that does not come from the socket. A shortage of memory passes, so it does
-// not count.
+// refused reports whether the system call itself failed, as it does where a seccomp
+// filter or an emulator does not allow it. Then the socket is read one by one. Systems
+// return different errors, so refused remembers every error for all sockets, but for a
+// shortage of memory, which passes.
 func refused(err error) bool {
 	var number syscall.Errno
 	if !errors.As(err, &number) {
