@@ -1,8 +1,9 @@
 // Package need finds the programs that tests run beside Usher: Redis, HAProxy,
 // danted, SOCKS clients. If a program is not installed, the test is skipped. With
 // CI=true it fails, unless CI cannot install the program. go test hides the output of
-// packages that pass, so Summary prints a line that go test does not hide: how many
-// tests were skipped, and which programs they need.
+// packages that pass, so Summary prints lines that go test does not hide: how many
+// tests were skipped, and which programs they need, in this package and in all packages
+// of the run so far.
 package need
 
 import (
@@ -94,7 +95,7 @@ func skip(t testing.TB, what string) {
 // Tests are the tests of a package, such as *testing.M.
 type Tests interface{ Run() int }
 
-// Summary runs tests and then writes the line about those that were skipped to
+// Summary runs tests and then writes the lines about those that were skipped to
 // the standard error of go test. Tests that were skipped for a missing program
 // run again next time, and are not answered from the cache.
 func Summary(tests Tests) Tests { return summary{tests} }
@@ -107,6 +108,7 @@ func (s summary) Run() int {
 		NotCached()
 		out := Stderr()
 		fmt.Fprintln(out, line)
+		fmt.Fprintln(out, totalLine())
 	}
 	return code
 }
@@ -118,6 +120,18 @@ func Line() string {
 	if len(skipped) == 0 {
 		return ""
 	}
+	return packageName() + ": " + counted(skipped)
+}
+
+// totalLine says the same of all packages of the run that have ended. That of the last
+// package is the summary of the run.
+func totalLine() string {
+	mu.Lock()
+	defer mu.Unlock()
+	return "all packages so far: " + counted(addUp(skipped))
+}
+
+func counted(skipped map[string]int) string {
 	var what []string
 	total := 0
 	for _, name := range slices.SortedFunc(maps.Keys(skipped), func(a, b string) int {
@@ -126,7 +140,7 @@ func Line() string {
 		total += skipped[name]
 		what = append(what, fmt.Sprintf("%s (%d)", name, skipped[name]))
 	}
-	return fmt.Sprintf("%s: tests SKIPPED: %d, not here: %s", packageName(), total, strings.Join(what, ", "))
+	return fmt.Sprintf("tests SKIPPED: %d, not here: %s", total, strings.Join(what, ", "))
 }
 
 func packageName() string {

@@ -1,8 +1,11 @@
 package need
 
 import (
+	"fmt"
 	"net"
 	"os"
+	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -38,6 +41,14 @@ func TestMissing(t *testing.T) {
 	}
 	if line := Line(); !strings.HasSuffix(line, "deploy/need: tests SKIPPED: 2, not here: "+nothing+" (2)") {
 		t.Errorf("summary %q", line)
+	}
+	// The packages of a run add up.
+	t.Setenv("USHER_TEST_SKIPPED", filepath.Join(t.TempDir(), "total"))
+	for _, want := range []int{2, 4} {
+		line := totalLine()
+		if line != fmt.Sprintf("all packages so far: tests SKIPPED: %d, not here: %s (%[1]d)", want, nothing) && runtime.GOOS == "linux" {
+			t.Errorf("total %q, want %d", line, want)
+		}
 	}
 	t.Setenv("CI", "true")
 	if got := ended(t, func(r *recorded) { Program(r, nothing) }); got.skipped || !got.failed {

@@ -32,6 +32,7 @@ func TestIntegration(t *testing.T) {
 	cmd := exec.Command("go", append([]string{"test", "-json", "-count=1"}, arguments(t)...)...)
 	cmd.Dir = module
 	cmd.Stderr = need.Stderr() // where that go test names what was not here
+	cmd.Env = append(cmd.Environ(), need.TotalFile())
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
