@@ -251,7 +251,7 @@ func (a *applyTraffic) judge() {
 }
 
 // TestApplyToACutOffReplica: a replica that does not reach the store keeps its rules,
-// and apply does not wait for it for ever. When it is back, it takes the new rules
+// and apply says so and does not wait for it for ever. When it is back, it takes the new rules
 // before it admits anybody who waited for the store.
 func TestApplyToACutOffReplica(t *testing.T) {
 	redis := redistest.Start(t)
@@ -278,7 +278,7 @@ func TestApplyToACutOffReplica(t *testing.T) {
 	way.set(partition)
 	way.cutAll()
 	code, said := verb(t, redis.URL(), "apply", "--wait", "60s", next)
-	if code != 0 || !strings.Contains(said, "generation 2 is in force on 1 replicas") {
+	if code != 1 || !strings.Contains(said, "generation 2: in force on 1 of 2 replicas, gone: web2") {
 		t.Fatalf("exit code %d\n%s", code, said)
 	}
 	near.ask(t, 1, limited.endpoint().String()).want(t, 0, notAllowed)

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"testing"
 
+	"usher/cmd/usher/internal/publish"
 	"usher/deploy/need"
 	"usher/store/redisstore/redistest"
 )
@@ -127,7 +128,7 @@ func TestApply(t *testing.T) {
 	requirePart(t, out, "+    session.max: 10", "generation 3 is in force on 3 replicas")
 	redistest.Eventually(t, patience, "the list has the session of generation 2", func() bool {
 		out, _ := c.verb(0, nil, "generations", "--json")
-		var list generationList
+		var list publish.List
 		if err := json.Unmarshal([]byte(out), &list); err != nil || len(list.Generations) != 3 || len(list.Replicas) != 3 || len(list.Silent) != 0 {
 			t.Fatalf("%v\n%s", err, out)
 		}
@@ -216,7 +217,7 @@ func TestStartFromCache(t *testing.T) {
 		t.Errorf("restored: %q", out)
 	}
 	out, _ = c.verb(0, nil, "apply", c.file("three.conf", rulesFor(30)))
-	requirePart(t, out, "generation 3 is in force on 1 replicas")
+	requirePart(t, out, "generation 3 is in force on 1 replica")
 	p.eventually("/status", `"max": 30`)
 }
 
@@ -238,7 +239,7 @@ func TestApplyAtTheSameTime(t *testing.T) {
 			var out, complaints bytes.Buffer
 			cmd.Stdout, cmd.Stderr = &out, &complaints
 			err := cmd.Run()
-			var result publishResult
+			var result publish.Result
 			if out.Len() > 0 {
 				if err := json.Unmarshal(out.Bytes(), &result); err != nil {
 					t.Error(err)
@@ -259,7 +260,7 @@ func TestApplyAtTheSameTime(t *testing.T) {
 	}
 	wg.Wait()
 	out, _ := c.verb(0, nil, "generations", "--json")
-	var list generationList
+	var list publish.List
 	if err := json.Unmarshal([]byte(out), &list); err != nil || won == 0 || len(list.Generations) != 1+won {
 		t.Errorf("%d have published, and there are %d generations: %v", won, len(list.Generations), err)
 	}
@@ -295,7 +296,7 @@ func TestApplySigned(t *testing.T) {
 	_, status := p.get("/status")
 	requirePart(t, status, `"file": "generation 3"`)
 	out, _ := c.verb(0, nil, "rollback", "--key", key, "1") // signed anew
-	requirePart(t, out, "generation 5 is in force on 1 replicas")
+	requirePart(t, out, "generation 5 is in force on 1 replica")
 	_, complaint = c.verb(2, []string{"USHER_CONFIG=store", "USHER_CONFIG_KEY=" + key}, "serve")
 	requirePart(t, complaint, "private key")
 }
@@ -319,4 +320,76 @@ func TestMixOfFilesAndPublishedRules(t *testing.T) {
 	}
 	own.signal(syscall.SIGHUP)
 	own.eventually("/status", `"max": 30`)
+}
+
+// A replica that was there when apply began, and reports no more, may serve the old
+// rules: apply names it and fails. When it is back, it takes the new rules.
+func TestApplyNamesAReplicaThatVanished(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	c.verb(0, nil, "apply", c.file("one.conf", rulesFor(10)))
+	c.replica("stays").serving(1)
+	paused := c.replica("paused").serving(1)
+	paused.signal(syscall.SIGSTOP)
+	defer paused.signal(syscall.SIGCONT)
+	out, complaint := c.verb(1, nil, "apply", "--wait", "60s", "--json", c.file("two.conf", rulesFor(20)))
+	requirePart(t, complaint, "generation 2: in force on 1 of 2 replicas, waiting for paused", "generation 2: in force on 1 of 2 replicas, gone: paused",
+		"paused is gone: its lease ended before it took generation 2. If it still runs, it uses generation 1 for rules without a limit")
+	var result publish.Result
+	if err := json.Unmarshal([]byte(out), &result); err != nil || result.Done || !result.Published || len(result.On) != 1 || len(result.Gone) != 1 || result.Gone[0].Name != "paused" {
+		t.Errorf("%+v, %v", result, err)
+	}
+	out, _ = c.verb(0, nil, "apply", c.file("two.conf", rulesFor(20))) // of those that reach the store
+	requirePart(t, out, "nothing changes", "generation 2 is in force on 1 replica\n")
+	paused.signal(syscall.SIGCONT)
+	paused.eventually("/status", `"file": "generation 2"`)
+	out, _ = c.verb(0, nil, "apply", c.file("two.conf", rulesFor(20)))
+	requirePart(t, out, "generation 2 is in force on 2 replicas\n")
+}
+
+// A generation that cannot be read hides no other one, and newer rules can be
+// published, be it an older one or the newest.
+func TestUnreadableGeneration(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	files := []string{c.file("one.conf", rulesFor(10)), c.file("two.conf", rulesFor(20)), c.file("three.conf", rulesFor(30))}
+	for _, file := range files {
+		c.verb(0, nil, "apply", file)
+	}
+	overwrite := func(key, field, value string) {
+		t.Helper()
+		if err := c.server.Client().HSet(t.Context(), "usher:{default:0}:"+key, field, value).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := c.replica("web").serving(1)
+	overwrite("g", "2", "x")
+	overwrite("x", "1", rulesFor(11))
+	out, _ := c.verb(0, nil, "generations")
+	requirePart(t, out, "unreadable: invalid character 'x'", "web")
+	_, complaint := c.verb(1, nil, "rollback")
+	requirePart(t, complaint, "generation 2 cannot be published again", "usher generations lists the others")
+	_, complaint = c.verb(1, nil, "rollback", "1")
+	requirePart(t, complaint, "generation 1 cannot be published again: its text is not the one that was published")
+	out, _ = c.verb(0, nil, "apply", files[0])
+	requirePart(t, out, "-    session.max: 30", "+    session.max: 10", "generation 4 is in force on 1 replica\n")
+
+	overwrite("g", "4", "{")
+	out, _ = c.verb(0, nil, "apply", files[1])
+	requirePart(t, out, "generation 4, which cannot be read", "+    session.max: 20", "generation 5 is in force on 1 replica\n")
+	p.eventually("/status", `"max": 20`)
+	out, _ = c.verb(0, nil, "rollback", "3")
+	requirePart(t, out, "generation 6 is in force on 1 replica\n")
+
+	overwrite("g", "n", "x") // a replica publishes its generation again
+	redistest.Eventually(t, patience, "the newest number is there again", func() bool {
+		n, err := c.server.Client().HGet(t.Context(), "usher:{default:0}:g", "n").Result()
+		return err == nil && n == "6"
+	})
+	c.verb(0, nil, "rollback", "5")
+	p.signal(syscall.SIGTERM)
+	p.exit()
+	overwrite("g", "n", "x")
+	_, complaint = c.verb(1, nil, "generations")
+	requirePart(t, complaint, `the newest number is "x"`)
 }

@@ -2,9 +2,8 @@ package main
 
 import (
 	"fmt"
-	"os"
 
-	"usher/store/published"
+	"usher/cmd/usher/internal/publish"
 )
 
 type keygenCmd struct {
@@ -22,29 +21,9 @@ Exit codes: 0 success, 1 a file exists or cannot be written, 2 wrong arguments.`
 
 // Run makes a key pair.
 func (k keygenCmd) Run(sys system) error {
-	private, public, err := published.NewKey()
-	if err != nil {
+	if err := publish.WriteKeys(k.File); err != nil {
 		return err
 	}
-	if err := writeNew(k.File, private, 0o600); err != nil {
-		return err
-	}
-	if err := writeNew(k.File+".pub", public, 0o644); err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(sys.stdout, "private key: %s\npublic key: %s.pub\n", k.File, k.File)
+	_, err := fmt.Fprintf(sys.stdout, "private key: %s\npublic key: %s.pub\n", k.File, k.File)
 	return err
-}
-
-// writeNew writes a file that does not exist yet.
-func writeNew(name string, content []byte, mode os.FileMode) error {
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
-	if err != nil {
-		return err
-	}
-	if _, err := f.Write(content); err != nil {
-		f.Close()
-		return err
-	}
-	return f.Close()
 }

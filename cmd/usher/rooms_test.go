@@ -19,6 +19,7 @@ var rooms = map[string][]string{
 	"inforce":    {"follow", "listen", "logging", "policyfile"},
 	"monitor":    {"agent", "handover", "listen"},
 	"policyfile": {"listen"}, // interfaces that rules name
+	"publish":    {"policyfile", "rollout", "validate"},
 	"validate":   {"policyfile"},
 	// The running service puts its parts together.
 	"serve": {"agent", "counting", "follow", "handover", "inforce", "listen", "logging", "monitor", "signals", "stores", "systemd"},

@@ -9,6 +9,7 @@
 package published
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -68,6 +69,12 @@ func New(number uint64, cluster, digest, message, rules string, when time.Time) 
 	}}
 }
 
+// Kept is a generation that a store keeps.
+type Kept struct {
+	Generation
+	Unreadable string `json:"unreadable,omitempty"` // why nothing but its number is known
+}
+
 // HashOf returns the SHA-256 of a text, in hexadecimal.
 func HashOf(rules string) string {
 	sum := sha256.Sum256([]byte(rules))
@@ -98,7 +105,13 @@ type Report struct {
 	Number   uint64         `json:"number"`  // of the generation in force, 0 if there is none
 	Refused  uint64         `json:"refused,omitempty"`
 	Reason   string         `json:"reason,omitempty"`   // why it refused that number
-	Sessions map[uint64]int `json:"sessions,omitempty"` // by the number that they began with
+	Sessions map[uint64]int `json:"sessions,omitempty"` // by the number that has admitted them
+	Left     bool           `json:"left,omitempty"`     // it has stopped in good order
+}
+
+// ByName orders reports by Name, and by Replica if names are alike.
+func ByName(a, b Report) int {
+	return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Replica, b.Replica))
 }
 
 // Exchange is what a replica sends.
@@ -118,6 +131,7 @@ type News struct {
 // Replicas is what a store knows of replicas.
 type Replicas struct {
 	Reports []Report // of replicas that have reported within the TTL, ordered by Name
+	Left    []string // ids of replicas that have stopped in good order within the TTL
 	Silent  []string // ids of the other members of the cluster, which have rule files
 }
 
@@ -133,8 +147,9 @@ type Conn interface {
 	// Restore publishes t again if the newest number is lower than that of t. It
 	// returns the newest number.
 	Restore(ctx context.Context, t Text) (latest uint64, err error)
-	// Generations returns the generations that are kept, the newest first.
-	Generations(context.Context) ([]Generation, error)
+	// Generations returns the generations that are kept, the newest first, also those
+	// that cannot be read.
+	Generations(context.Context) ([]Kept, error)
 	// Text returns the generation with that number, or nil if the store does not
 	// keep it.
 	Text(ctx context.Context, number uint64) (*Text, error)

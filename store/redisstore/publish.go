@@ -1,7 +1,6 @@
 package redisstore
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -70,16 +69,24 @@ func garbled(err error) error {
 	return fmt.Errorf("%w: %w", published.ErrUnreadable, err)
 }
 
-// textOf puts a generation together from what describes it and its text.
+// textOf puts a generation together from its description and its text.
 func textOf(number, about, rules string) (*published.Text, error) {
-	t := &published.Text{Rules: rules}
-	if err := json.Unmarshal([]byte(about), &t.Generation); err != nil {
+	g, err := describedBy(number, about)
+	if err != nil {
 		return nil, garbled(fmt.Errorf("generation %s: %w", number, err))
 	}
-	if strconv.FormatUint(t.Number, 10) != number {
-		return nil, garbled(fmt.Errorf("generation %s says that it is %d", number, t.Number))
+	return &published.Text{Generation: g, Rules: rules}, nil
+}
+
+// describedBy reads the description of a generation.
+func describedBy(number, about string) (g published.Generation, err error) {
+	if err := json.Unmarshal([]byte(about), &g); err != nil {
+		return g, err
 	}
-	return t, nil
+	if strconv.FormatUint(g.Number, 10) != number {
+		return g, fmt.Errorf("its description is that of generation %d", g.Number)
+	}
+	return g, nil
 }
 
 // Publish implements published.Conn.
@@ -110,7 +117,7 @@ func (c *conn) publish(ctx context.Context, t published.Text, after string) (lat
 }
 
 // Generations implements published.Conn.
-func (c *conn) Generations(ctx context.Context) (list []published.Generation, err error) {
+func (c *conn) Generations(ctx context.Context) (list []published.Kept, err error) {
 	defer show(&err)
 	if err := c.checkPrimary(); err != nil {
 		return nil, err
@@ -119,20 +126,29 @@ func (c *conn) Generations(ctx context.Context) (list []published.Generation, er
 	if err != nil {
 		return nil, unreadableReply(classify(err))
 	}
-	latest := parseUint(fields["n"])
-	for field, about := range fields {
-		if field == "n" || field == "id" {
-			continue
-		}
-		t, err := textOf(field, about, "")
-		if err != nil {
-			return nil, err
-		}
-		if t.Number <= latest {
-			list = append(list, t.Generation)
+	if fields["n"] == "" {
+		return nil, nil
+	}
+	latest, err := strconv.ParseUint(fields["n"], 10, 64)
+	if err != nil {
+		return nil, garbled(fmt.Errorf("the newest number is %q", fields["n"]))
+	}
+	numbers := []uint64{latest} // also if its description is missing
+	for field := range fields {
+		if number, err := strconv.ParseUint(field, 10, 64); err == nil && number < latest {
+			numbers = append(numbers, number)
 		}
 	}
-	slices.SortFunc(list, func(a, b published.Generation) int { return cmp.Compare(b.Number, a.Number) })
+	slices.Sort(numbers)
+	for _, number := range slices.Backward(numbers) {
+		field := strconv.FormatUint(number, 10)
+		g, err := describedBy(field, fields[field])
+		if err != nil {
+			list = append(list, published.Kept{Generation: published.Generation{Number: number}, Unreadable: err.Error()})
+			continue
+		}
+		list = append(list, published.Kept{Generation: g})
+	}
 	return list, nil
 }
 
@@ -178,11 +194,13 @@ func (c *conn) Replicas(ctx context.Context) (_ published.Replicas, err error) {
 		if err := json.Unmarshal([]byte(reports[replica]), &r); err != nil || r.Replica != replica {
 			return published.Replicas{}, garbled(errors.New("a replica's report is none of Usher's"))
 		}
-		out.Reports = append(out.Reports, r)
+		if r.Left {
+			out.Left = append(out.Left, replica)
+		} else {
+			out.Reports = append(out.Reports, r)
+		}
 	}
-	slices.SortFunc(out.Reports, func(a, b published.Report) int {
-		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Replica, b.Replica))
-	})
+	slices.SortFunc(out.Reports, published.ByName)
 	for _, m := range members.Members {
 		if !alive[m.Replica] {
 			out.Silent = append(out.Silent, m.Replica)

@@ -169,10 +169,10 @@ func (f *Follower) follow(ctx context.Context, conn published.Conn) error {
 	return f.lookForMix(ctx, conn)
 }
 
-// Leave makes the store forget the report of a replica that ends.
+// Leave reports that this replica ends. The store forgets it after a TTL.
 func (f *Follower) Leave(ctx context.Context, conn published.Conn) error {
 	e := f.report()
-	e.TTL = time.Millisecond
+	e.Report.Left = true
 	_, err := conn.Exchange(ctx, e)
 	return err
 }

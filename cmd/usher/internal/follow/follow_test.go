@@ -210,9 +210,13 @@ func TestFollow(t *testing.T) {
 	if err := f.Leave(t.Context(), f.conn); err != nil {
 		t.Fatal(err)
 	}
-	redistest.Eventually(t, time.Minute, "its report is gone", func() bool {
+	all, err := s.conn.Replicas(t.Context())
+	if err != nil || len(all.Reports) > 0 || !slices.Equal(all.Left, []string{f.Replica()}) {
+		t.Errorf("%+v, %v", all, err)
+	}
+	redistest.Eventually(t, time.Minute, "the store has forgotten it", func() bool {
 		all, err := s.conn.Replicas(t.Context())
-		return err == nil && len(all.Reports) == 0
+		return err == nil && len(all.Left) == 0
 	})
 }
 

@@ -141,7 +141,7 @@ func (p *Policy) WarnOfMix(ctx context.Context, st store.Store, log *slog.Logger
 
 const checkPublishedPause = 5 * time.Second
 
-func publishedGenerations(ctx context.Context, st *redisstore.Store, ttl time.Duration) ([]published.Generation, error) {
+func publishedGenerations(ctx context.Context, st *redisstore.Store, ttl time.Duration) ([]published.Kept, error) {
 	ctx, cancel := context.WithTimeout(ctx, ttl)
 	defer cancel()
 	conn, err := st.Published(ctx)
