@@ -11,10 +11,13 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/crypto/bcrypt"
+
+	"usher/deploy/need"
 )
 
 // The tests of this file flood a replica with more than it can take on, and
@@ -190,8 +193,29 @@ func (c client) slowly(target string, wait time.Duration) (served bool) {
 // two thousand in a second, and holds more than may negotiate. Honest clients with a round
 // trip of 200 ms get through: at least 99 of 100.
 func TestAttackConnectFlood(t *testing.T) {
-	const clients, attempts, flooders, held = 40, 5, 2, 200 // the flood holds 400, and 256 may negotiate
-	a := newAttack(t, options{env: map[string]string{descriptorLimit: fmt.Sprint(fewDescriptors)}})
+	for _, c := range []struct{ descriptors, held int }{
+		{fewDescriptors, 400}, // and 256 may negotiate
+		{20000, 5400},         // and 5000 may
+	} {
+		t.Run(fmt.Sprint(c.descriptors), func(t *testing.T) {
+			if testing.Short() && c.descriptors > fewDescriptors {
+				t.Skip("takes long")
+			}
+			var own syscall.Rlimit
+			if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &own); err != nil || own.Max < uint64(c.descriptors) {
+				need.Missing(t, fmt.Sprintf("a limit of %d open files", c.descriptors))
+			}
+			connectFlood(t, c.descriptors, c.held)
+		})
+	}
+}
+
+// connectFlood is TestAttackConnectFlood with a replica that may open so many descriptors,
+// and a flood that holds so many connections.
+func connectFlood(t *testing.T, descriptors, connections int) {
+	const clients, attempts, flooders = 40, 5, 2
+	held := connections / flooders
+	a := newAttack(t, options{env: map[string]string{descriptorLimit: fmt.Sprint(descriptors)}})
 	stop := make(chan struct{})
 	var flood sync.WaitGroup
 	var opened atomic.Int64
@@ -223,7 +247,7 @@ func TestAttackConnectFlood(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, patience, func() string {
+	eventually(t, 4*patience, func() string {
 		if a.r.metrics(t).sum("usher_clients_turned_away_total", `reason="negotiating"`) == 0 {
 			return "nobody is turned away"
 		}

@@ -163,3 +163,30 @@ func TestQueueUnderLoad(t *testing.T) {
 		t.Errorf("something is left: %+v", q)
 	}
 }
+
+// A source that comes last waits for the piece of work that runs, however much 30 others
+// with higher ranks have to do. Where all ranks are alike, it waits for one piece of each.
+func TestLastSourceWaitsForOnePieceOfEach(t *testing.T) {
+	const flooding, each, honest = 30, 8, 31
+	var work []int
+	for i := range flooding * each {
+		work = append(work, 1+i%flooding)
+	}
+	work = append(work, honest)
+	for name, c := range map[string]struct {
+		rank func(netip.Prefix) int
+		most int
+	}{
+		"all alike":    {nil, flooding},
+		"higher ranks": {func(s netip.Prefix) int { return map[bool]int{true: 0, false: 1}[s == source(honest)] }, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				got := order(t, &Queue{Size: 1, Each: 1, Rank: c.rank}, work...)
+				if before := slices.Index(got, honest); before > c.most || before < 0 {
+					t.Errorf("%d pieces of work were done before, want at most %d: %v", before, c.most, got)
+				}
+			})
+		})
+	}
+}
