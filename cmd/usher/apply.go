@@ -11,6 +11,7 @@ import (
 	"usher/cmd/usher/internal/publish"
 	"usher/cmd/usher/internal/settings"
 	"usher/cmd/usher/internal/stores"
+	"usher/proxy/printable"
 	"usher/store/published"
 	"usher/store/redisstore"
 )
@@ -95,7 +96,7 @@ func (f publishFlags) publish(ctx context.Context, sys system, do func(*publish.
 	defer p.Close()
 	result, err := do(p)
 	if f.JSON && result != nil {
-		return errors.Join(printJSON(sys.stdout, result), err)
+		return errors.Join(printable.WriteJSON(sys.stdout, result), err)
 	}
 	return err
 }

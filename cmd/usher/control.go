@@ -2,29 +2,62 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
-	"os"
-	"strconv"
-	"strings"
-	"syscall"
 	"time"
 
+	"usher/cmd/usher/internal/control"
 	"usher/cmd/usher/internal/exit"
-	"usher/proxy/admin"
 	"usher/proxy/printable"
 )
 
-// controlTarget says which running usher a command is for.
-type controlTarget struct {
+// The verbs that speak to a running usher.
+
+// controlFlags say which running usher a command is for.
+type controlFlags struct {
 	Admin   string        `help:"Address of the admin listener. Default: USHER_ADMIN_LISTEN." placeholder:"HOST:PORT"`
 	PID     int           `name:"pid" help:"Process to signal. Default: the one that the admin listener names." placeholder:"PID"`
 	Timeout time.Duration `help:"How long to wait for the result." default:"1m"`
 }
 
-type reloadCmd struct{ controlTarget }
+// target returns the usher with this admin listener; "" means USHER_ADMIN_LISTEN.
+func (s system) target(where string, pid int, timeout time.Duration) control.Target {
+	t := control.Target{Admin: where, PID: pid, Timeout: timeout}
+	if where != "" {
+		return t
+	}
+	cfg, err := s.config()
+	if err == nil && cfg.AdminListen == "" {
+		err = exit.Usage(errors.New("USHER_ADMIN_LISTEN is off; give an address with --admin"))
+	}
+	t.Admin, t.NoAdmin = string(cfg.AdminListen), err
+	return t
+}
+
+func (c controlFlags) target(sys system) control.Target {
+	return sys.target(c.Admin, c.PID, c.Timeout)
+}
+
+type statusCmd struct {
+	Admin   string        `help:"Address of the admin listener. Default: USHER_ADMIN_LISTEN." placeholder:"HOST:PORT"`
+	Timeout time.Duration `help:"How long to wait for the answer." default:"2s"`
+	JSON    bool          `name:"json" help:"Print the raw JSON answer."`
+}
+
+// Run requests /status and prints it as text or JSON.
+func (s statusCmd) Run(ctx context.Context, sys system) error {
+	st, text, err := sys.target(s.Admin, 0, s.Timeout).Status(ctx)
+	if err != nil {
+		return err
+	}
+	if s.JSON {
+		_, err = sys.stdout.Write(text)
+		return err
+	}
+	return control.Print(sys.stdout, st)
+}
+
+type reloadCmd struct{ controlFlags }
 
 // Help is shown under usher reload --help.
 func (reloadCmd) Help() string {
@@ -35,40 +68,73 @@ Exit codes: 0 the new rules are in force; 1 a file has mistakes, which are print
 
 // Run reloads a running usher and prints the outcome.
 func (c reloadCmd) Run(ctx context.Context, sys system) error {
-	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
-	defer cancel()
-	before, deaf, err := c.hear(ctx, sys, c.status)
+	now, err := c.target(sys).Reload(ctx)
 	if err != nil {
 		return err
 	}
-	if before.Reason == admin.Draining {
-		return errors.New("usher is draining and does not reload")
-	}
-	if err := c.signal(before, syscall.SIGHUP); err != nil {
-		return err
-	}
-	if deaf != nil {
-		return unheardError{deaf}
-	}
-	for {
-		now, err := c.status(ctx, sys)
-		switch {
-		case err != nil:
-			return unheardError{err}
-		case now.Rules.Loads == before.Rules.Loads:
-		case !now.Rules.ReloadOK:
-			return fmt.Errorf("reload failed, keeping the old rules:\n%s", now.Rules.ReloadErr)
-		default:
-			_, err := fmt.Fprintf(sys.stdout, "reloaded: %s, generation %s\n", printable.Text(now.Rules.File), printable.Text(now.Rules.Generation))
-			return err
-		}
-		if !pause(ctx) {
-			return c.unheardInTime()
-		}
-	}
+	_, err = fmt.Fprintf(sys.stdout, "reloaded: %s, generation %s\n", printable.Text(now.Rules.File), printable.Text(now.Rules.Generation))
+	return err
 }
 
-type stopCmd struct{ controlTarget }
+type upgradeCmd struct{ controlFlags }
+
+// Help is shown under usher upgrade --help.
+func (upgradeCmd) Help() string {
+	return `Install the new program first, under the path of the old one. Sends SIGUSR2, which starts a new process with the same arguments and environment. When it is ready, it takes over the listeners, and the old process lets its sessions end as after SIGTERM. If it is not ready in time (USHER_UPGRADE_TIMEOUT), it is ended and the old one goes on.
+
+Exit codes: 0 the new process serves, 1 it does not (the reason is printed), 2 wrong arguments, 4 the signal was sent, the result is in the log.`
+}
+
+// Run upgrades a running usher and prints the outcome.
+func (c upgradeCmd) Run(ctx context.Context, sys system) error {
+	before, now, err := c.target(sys).Upgrade(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(sys.stdout, "upgraded: process %d has version %s; process %d lets its %d sessions end\n",
+		now.PID, printable.Text(now.Version), before.PID, before.Sessions)
+	return err
+}
+
+type drainCmd struct {
+	controlFlags
+	Wait bool `help:"Wait until no session is left, for --timeout at most."`
+}
+
+// Help is shown under usher drain --help.
+func (drainCmd) Help() string {
+	return `The process is not ready from now on, and closes its SOCKS listeners after USHER_DRAIN_GRACE. Its sessions continue, and it runs on. usher undrain takes it back.
+
+Exit codes: 0 it is drained (with --wait: and has no sessions), 1 it is not, 2 wrong arguments, 4 the signal was sent, the result is in the log.`
+}
+
+// Run drains a running usher.
+func (c drainCmd) Run(ctx context.Context, sys system) error {
+	now, err := c.target(sys).Drain(ctx, c.Wait)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(sys.stdout, "drained: %d sessions\n", now.Sessions)
+	return err
+}
+
+type undrainCmd struct{ controlFlags }
+
+// Help is shown under usher undrain --help.
+func (undrainCmd) Help() string {
+	return `Exit codes: 0 it takes new sessions, 1 it does not (the reason is printed), 2 wrong arguments, 4 the signal was sent, the result is in the log.`
+}
+
+// Run takes a drained usher back.
+func (c undrainCmd) Run(ctx context.Context, sys system) error {
+	if err := c.target(sys).Undrain(ctx); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(sys.stdout, "undrained")
+	return err
+}
+
+type stopCmd struct{ controlFlags }
 
 // Help is shown under usher stop --help.
 func (stopCmd) Help() string {
@@ -79,96 +145,9 @@ Exit codes: 0 the process has ended; 1 it has not; 2 wrong arguments.`
 
 // Run stops a running usher.
 func (c stopCmd) Run(ctx context.Context, sys system) error {
-	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
-	defer cancel()
-	now := admin.Status{}
-	if c.PID == 0 {
-		var err error
-		if now, err = c.status(ctx, sys); err != nil {
-			return err
-		}
-	}
-	if err := c.signal(now, syscall.SIGTERM); err != nil {
+	if err := c.target(sys).Stop(ctx, func() { fmt.Fprintln(sys.stdout, "draining") }); err != nil {
 		return err
-	}
-	fmt.Fprintln(sys.stdout, "draining")
-	for pid := c.pid(now); running(pid); {
-		if !pause(ctx) {
-			return fmt.Errorf("process %d still runs after %v; its sessions may last as long as USHER_DRAIN_TIMEOUT", pid, c.Timeout)
-		}
 	}
 	_, err := fmt.Fprintln(sys.stdout, "stopped")
 	return err
-}
-
-func (c controlTarget) pid(st admin.Status) int {
-	if c.PID != 0 {
-		return c.PID
-	}
-	return st.PID
-}
-
-// status asks the admin listener.
-func (c controlTarget) status(ctx context.Context, sys system) (st admin.Status, err error) {
-	code, body, err := adminGet(ctx, sys, c.Admin, "/status", c.Timeout)
-	if err != nil {
-		return st, err
-	}
-	if err := json.Unmarshal(body, &st); err != nil || code != http.StatusOK {
-		return st, errNotStatus(code)
-	}
-	return st, nil
-}
-
-func errNotStatus(code int) error {
-	return fmt.Errorf("the admin listener answered with HTTP status %d and a body that is not usher's status; check its address", code)
-}
-
-// signal signals the process. An admin listener may be that of another machine or
-// container, where the number belongs to another process: the one to signal must
-// run the same program as this command, unless --pid names it.
-func (c controlTarget) signal(st admin.Status, sig syscall.Signal) error {
-	pid := c.pid(st)
-	if c.PID < 0 { // for kill, this is a group of processes, or all of them
-		return exit.Usage(fmt.Errorf("--pid %d: not the number of a process", c.PID))
-	}
-	if c.PID == 0 && (pid <= 0 || !sameProgram(pid)) {
-		return fmt.Errorf("process %d, which the admin listener names, is not this usher here; run the command where it runs, or name its process with --pid", pid)
-	}
-	if err := syscall.Kill(pid, sig); err != nil {
-		return fmt.Errorf("cannot signal process %d: %w; run the command as the same user", pid, err)
-	}
-	return nil
-}
-
-func executable(pid string) string { return "/proc/" + pid + "/exe" }
-
-// sameProgram reports whether a process runs the program of this one, or what was at
-// its place before the file was replaced.
-func sameProgram(pid int) bool {
-	ours, err := os.Stat(executable("self"))
-	theirs, err2 := os.Stat(executable(strconv.Itoa(pid)))
-	if err == nil && err2 == nil && os.SameFile(ours, theirs) {
-		return true
-	}
-	here, err := os.Readlink(executable("self"))
-	there, err2 := os.Readlink(executable(strconv.Itoa(pid)))
-	return err == nil && err2 == nil && strings.TrimSuffix(there, " (deleted)") == strings.TrimSuffix(here, " (deleted)")
-}
-
-// running reports whether a process exists and is no zombie: those have no
-// program.
-func running(pid int) bool {
-	_, err := os.Readlink(executable(strconv.Itoa(pid)))
-	return err == nil || errors.Is(err, os.ErrPermission)
-}
-
-// pause waits a moment; it reports false if ctx ends.
-func pause(ctx context.Context) bool {
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(20 * time.Millisecond):
-		return true
-	}
 }

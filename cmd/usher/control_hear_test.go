@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"slices"
-	"strconv"
 	"strings"
 	"testing"
 )
@@ -88,11 +86,5 @@ func TestNoSignalToManyProcesses(t *testing.T) {
 		if out, code := askDeaf(t, nil, -p.cmd.Process.Pid, verb); code != "2" || !strings.Contains(out, "not the number of a process") {
 			t.Errorf("%s: exit code %s: %s", verb, code, out)
 		}
-	}
-}
-
-func TestInnerPIDs(t *testing.T) {
-	if got := innerPIDs(os.Getpid()); !slices.Contains(got, os.Getpid()) {
-		t.Errorf("the numbers of process %s are %v", strconv.Itoa(os.Getpid()), got)
 	}
 }

@@ -1,12 +1,9 @@
 package main
 
 import (
-	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
-
-	"usher/proxy/admin"
 )
 
 // reload tells what became of it, without a look at the log.
@@ -44,31 +41,6 @@ func TestStopCommand(t *testing.T) {
 	}
 	if out, code := ask(t, p, "stop"); code != "1" || !strings.Contains(out, "cannot reach the admin listener") {
 		t.Error(code, out)
-	}
-}
-
-// The number in an answer of the admin listener may belong to any process here.
-func TestControlSignalsOnlyUsher(t *testing.T) {
-	t.Parallel()
-	sleep := exec.CommandContext(t.Context(), "sleep", "600")
-	if err := sleep.Start(); err != nil {
-		t.Fatal(err)
-	}
-	var c controlTarget
-	var st admin.Status
-	st.PID = sleep.Process.Pid
-	if err := c.signal(st, syscall.SIGTERM); err == nil || !strings.Contains(err.Error(), "is not this usher here") {
-		t.Error(err)
-	}
-	if !running(sleep.Process.Pid) {
-		t.Error("another program was ended")
-	}
-	c.PID = sleep.Process.Pid // whoever names it means it
-	if err := c.signal(st, syscall.SIGTERM); err != nil {
-		t.Error(err)
-	}
-	if err := sleep.Wait(); err == nil {
-		t.Error("the process that was named was not ended")
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"usher/cmd/usher/internal/listen"
 	"usher/cmd/usher/internal/policyfile"
 	"usher/proxy/decide"
+	"usher/proxy/printable"
 	"usher/proxy/resolve"
 	"usher/proxy/rules"
 	"usher/proxy/selfaddr"
@@ -85,7 +86,7 @@ func (e explainCmd) Run(ctx context.Context, sys system) error {
 	}
 	answer.File = policyfile.Name(cfg.RuleFile)
 	if e.JSON {
-		err = printJSON(sys.stdout, answer)
+		err = printable.WriteJSON(sys.stdout, answer)
 	} else {
 		err = answer.Print(sys.stdout, e.All)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"usher/cmd/usher/internal/exit"
 	"usher/cmd/usher/internal/publish"
+	"usher/proxy/printable"
 )
 
 type generationsCmd struct {
@@ -48,7 +49,7 @@ func (g generationsCmd) Run(ctx context.Context, sys system) error {
 		return err
 	}
 	if g.JSON {
-		return printJSON(sys.stdout, list)
+		return printable.WriteJSON(sys.stdout, list)
 	}
 	return list.Print(sys.stdout)
 }

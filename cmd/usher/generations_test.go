@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"unicode"
+
+	"usher/proxy/printable"
 )
 
 // Whoever can write to the store, or is asked by probe, writes nothing into JSON that a
@@ -12,7 +14,7 @@ import (
 func TestJSONIsShownSafely(t *testing.T) {
 	const evil = "\x1b]0;t\x07\x7f\u009b31m\u202e\u2066\u200b\ufeff"
 	var out strings.Builder
-	if err := printJSON(&out, map[string]string{"message": evil}); err != nil {
+	if err := printable.WriteJSON(&out, map[string]string{"message": evil}); err != nil {
 		t.Fatal(err)
 	}
 	var back map[string]string

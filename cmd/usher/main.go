@@ -13,12 +13,17 @@ import (
 	"github.com/alecthomas/kong"
 
 	"usher/cmd/usher/internal/build"
+	"usher/cmd/usher/internal/control"
 	"usher/cmd/usher/internal/exit"
 	"usher/cmd/usher/internal/settings"
 	"usher/proxy/printable"
 )
 
 func main() { os.Exit(program()) }
+
+// unheardCode is the exit code of a command that has sent its signal and cannot tell
+// what became of it.
+const unheardCode = 4
 
 // program runs the command with the arguments, environment and streams of this
 // process. It returns the exit code: 0 success, 1 failure, 2 wrong arguments or
@@ -40,7 +45,7 @@ func program() int {
 	err := verb()
 	var quiet exit.CodeError
 	var usage exit.UsageError
-	var unheard unheardError
+	var unheard control.UnheardError
 	switch {
 	case err == nil:
 		return 0

@@ -2,19 +2,14 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
 
 	"usher/cmd/usher/internal/exit"
 	"usher/cmd/usher/internal/probe"
-	"usher/proxy/admin"
-	"usher/proxy/printable"
 )
 
 type probeCmd struct {
@@ -30,20 +25,26 @@ type probeCmd struct {
 	Relayd bool `help:"Exit codes for relayd check scripts. 1: up, 0: down, wrong arguments or any other failure."`
 }
 
+// socksProbe has the flags of usher probe that go with --socks. They are the fields of
+// probe.Question.
+type socksProbe struct {
+	Socks        string `help:"Prove that this SOCKS server forwards." placeholder:"HOST:PORT"`
+	SocksVersion string `help:"SOCKS version: 4, 4a or 5." enum:"4,4a,5" default:"5"`
+	Command      string `help:"SOCKS command to test: connect, or bind (a peer of the probe connects to the server)." enum:"connect,bind" default:"connect"`
+	UDP          bool   `help:"Test a UDP association with a datagram in each direction." name:"udp"`
+	User         string `help:"Log in as this user. SOCKS 4: the user id." placeholder:"NAME"`
+	PasswordFile string `help:"File with the user's password." placeholder:"FILE"`
+	Bind         string `help:"Address on which the probe listens, at a port that the system chooses. Default: the local address of the connection to the server." placeholder:"ADDR"`
+	Target       string `help:"Connect to this instead of a listener of the probe. A connection is enough, unless --expect is given." placeholder:"HOST:PORT"`
+	Expect       string `help:"Text that must be in the first 64 KiB that the target sends." placeholder:"TEXT"`
+	Count        int    `help:"Number of sessions that are open at the same time." default:"1" placeholder:"N"`
+}
+
 // Help adds what the two probes are to usher probe --help.
 func (probeCmd) Help() string {
 	return "Without --socks it asks /readyz of the admin listener.\n\n" +
 		"With --socks it proves that a SOCKS server forwards, Usher or another one: it opens sessions through that server to a listener of its own, sends random bytes each way and compares them.\n\n" +
 		"Exit code 0: up, 1: down, 2: wrong arguments."
-}
-
-// verdict is what a probe found.
-type verdict struct {
-	up     bool
-	text   string // one line for people
-	what   string // the same without the verdict
-	figure string // performance data for Nagios
-	data   any    // for --json
 }
 
 // Run probes once.
@@ -52,13 +53,13 @@ func (p probeCmd) Run(ctx context.Context, sys system) error {
 	if err != nil {
 		return err
 	}
-	if err := p.print(sys, v); err != nil {
+	if err := p.print(sys.stdout, v); err != nil {
 		return err
 	}
 	switch {
-	case v.up && p.Relayd:
+	case v.Up && p.Relayd:
 		return exit.CodeError(relaydUp)
-	case v.up || p.Relayd:
+	case v.Up || p.Relayd:
 		return nil
 	case p.Nagios:
 		return exit.CodeError(2)
@@ -66,14 +67,23 @@ func (p probeCmd) Run(ctx context.Context, sys system) error {
 	return exit.CodeError(1)
 }
 
-func (p probeCmd) ask(ctx context.Context, sys system) (verdict, error) {
+func (p probeCmd) ask(ctx context.Context, sys system) (v probe.Verdict, err error) {
 	if err := p.check(); err != nil {
-		return verdict{}, exit.Usage(err)
+		return v, exit.Usage(err)
 	}
-	if p.Socks.Socks != "" {
-		return p.Socks.ask(ctx, p.Timeout)
+	if p.Socks.Socks == "" {
+		return p.askReady(ctx, sys), nil
 	}
-	return p.askReady(ctx, sys), nil
+	options, err := probe.Question(p.Socks).Options()
+	if err != nil {
+		return v, exit.Usage(err)
+	}
+	options.Timeout = p.Timeout
+	result, err := probe.Run(ctx, options)
+	if err != nil {
+		return v, exit.Usage(err)
+	}
+	return probe.Judge(result), nil
 }
 
 // check refuses flags that contradict each other.
@@ -86,60 +96,31 @@ func (p probeCmd) check() error {
 	case p.Socks.Socks != "" && (p.Admin != "" || p.Strict):
 		return errors.New("--admin and --strict ask the admin listener; they do not go with --socks")
 	}
-	return p.Socks.check()
+	return probe.Question(p.Socks).Check()
 }
 
-func (p probeCmd) print(sys system, v verdict) error {
+func (p probeCmd) print(w io.Writer, v probe.Verdict) error {
 	switch {
 	case p.Quiet:
 	case p.JSON:
-		return printJSON(sys.stdout, v.data)
+		return v.PrintJSON(w)
 	case p.Nagios:
-		state := "CRITICAL"
-		if v.up {
-			state = "OK"
-		}
-		fmt.Fprintf(sys.stdout, "USHER %s - %s | %s\n", state, nagiosText(v.what), v.figure)
+		v.PrintNagios(w)
 	default:
-		fmt.Fprintln(sys.stdout, printable.Text(v.text))
+		v.Print(w)
 	}
 	return nil
 }
 
-// nagiosText returns text for a line of a Nagios plugin, where a bar begins the
-// performance data.
-func nagiosText(text string) string {
-	return strings.ReplaceAll(printable.Text(text), "|", "/")
-}
-
-// askReady requests /readyz. A process that does not answer is not ready.
-func (p probeCmd) askReady(ctx context.Context, sys system) verdict {
+// askReady requests /readyz.
+func (p probeCmd) askReady(ctx context.Context, sys system) probe.Verdict {
 	path := "/readyz"
 	if p.Strict {
 		path += "?strict=1"
 	}
 	began := time.Now()
-	code, body, err := adminGet(ctx, sys, p.Admin, path, p.Timeout)
-	took := time.Since(began).Seconds()
-	v := verdict{up: err == nil && code == http.StatusOK, text: "ready", what: "ready", figure: fmt.Sprintf("total=%.3fs", took)}
-	reason := ""
-	if !v.up {
-		if reason = reasonIn(code, body); err != nil {
-			reason = err.Error()
-		}
-		v.what, v.text = reason, "not ready: "+reason
-	}
-	v.data = probe.Result{Up: v.up, Reason: reason, Seconds: took}
-	return v
-}
-
-// reasonIn returns the reason in the body of /readyz, else the HTTP status.
-func reasonIn(code int, body []byte) string {
-	var r admin.Ready
-	if err := json.Unmarshal(body, &r); err != nil || r.Reason == "" {
-		return fmt.Sprintf("HTTP status %d", code)
-	}
-	return r.Reason
+	code, body, err := sys.target(p.Admin, 0, p.Timeout).Get(ctx, path)
+	return probe.JudgeReady(code, body, err, time.Since(began))
 }
 
 // asksFor reports whether the arguments contain a flag without a value. They may be
@@ -153,15 +134,15 @@ func asksFor(flag string, args []string) bool {
 
 // forNagios runs a probe for Nagios. It reports as unknown what is neither up nor
 // down, such as wrong arguments.
-func forNagios(stdout io.Writer, probe func() error) int {
-	err := probe()
-	var exit exit.CodeError
+func forNagios(stdout io.Writer, verb func() error) int {
+	err := verb()
+	var quiet exit.CodeError
 	switch {
 	case err == nil:
 		return 0
-	case errors.As(err, &exit):
-		return int(exit)
+	case errors.As(err, &quiet):
+		return int(quiet)
 	}
-	fmt.Fprintf(stdout, "USHER UNKNOWN - %s\n", nagiosText(err.Error()))
+	probe.PrintUnknown(stdout, err)
 	return 3
 }

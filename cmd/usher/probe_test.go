@@ -52,14 +52,3 @@ func TestProbeAndStatus(t *testing.T) {
 		t.Error(code, out)
 	}
 }
-
-func TestReachable(t *testing.T) {
-	for where, want := range map[string]string{
-		"0.0.0.0:9090": "127.0.0.1:9090", ":9090": "127.0.0.1:9090", "[::]:9090": "[::1]:9090",
-		"10.1.2.3:9": "10.1.2.3:9", "admin.test:80": "admin.test:80",
-	} {
-		if got := reachable(where); got != want {
-			t.Errorf("%s: %s, want %s", where, got, want)
-		}
-	}
-}

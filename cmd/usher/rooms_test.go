@@ -15,6 +15,7 @@ const below = "usher/cmd/usher/internal/"
 // that is not named knows none. What all of them may know: settings, the values that
 // the environment gives; exit and build, which are leaves.
 var rooms = map[string][]string{
+	"control":    {"signals"},
 	"counting":   {"stores", "storewatch"},
 	"inforce":    {"follow", "listen", "logging", "policyfile"},
 	"monitor":    {"agent", "handover", "listen"},
@@ -58,7 +59,7 @@ func TestRoomsKnowOnlyThese(t *testing.T) {
 
 // mostLines is how many lines of code package main may have. What a verb does belongs
 // to a room. The verb itself is flags, a call and printing.
-const mostLines = 1600
+const mostLines = 1200
 
 // TestMainStaysSmall counts the lines that are neither empty nor a comment.
 func TestMainStaysSmall(t *testing.T) {

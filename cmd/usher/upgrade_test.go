@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 
+	"usher/cmd/usher/internal/control"
 	"usher/deploy/need"
 	"usher/store/redisstore/redistest"
 )
@@ -64,7 +65,7 @@ func relays(c net.Conn) bool {
 
 func gone(t *testing.T, pid int) {
 	t.Helper()
-	redistest.Eventually(t, patience, "the old process ends", func() bool { return !running(pid) })
+	redistest.Eventually(t, patience, "the old process ends", func() bool { return !control.Running(pid) })
 }
 
 // TestUpgrade replaces a process twice while it has sessions. The limit of three holds

@@ -1,9 +1,7 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -52,7 +50,7 @@ func (v validateCmd) Run(ctx context.Context, sys system) error {
 	known, machine := v.machine(cfg)
 	report := validate.Text(ctx, name, text, cfg, known, machine)
 	if v.JSON {
-		err = printJSON(sys.stdout, report)
+		err = printable.WriteJSON(sys.stdout, report)
 	} else {
 		report.PrintFindings(sys.stderr)
 		err = report.Print(sys.stdout, v.Print)
@@ -81,20 +79,6 @@ func (v validateCmd) machine(cfg settings.Config) (policyfile.Accounts, func(*ru
 		found = append(found, listen.Check(cfg, set.Settings)...)
 		return append(found, logging.Check(set.Settings)...)
 	}
-}
-
-// printJSON writes v for programs, and so that people can read it: its texts may come
-// from a store or a server, and a terminal may show them.
-func printJSON(w io.Writer, v any) error {
-	var text bytes.Buffer
-	out := json.NewEncoder(&text)
-	out.SetEscapeHTML(false)
-	out.SetIndent("", "  ")
-	if err := out.Encode(v); err != nil {
-		return err
-	}
-	_, err := w.Write(printable.JSON(text.Bytes()))
-	return err
 }
 
 func (v validateCmd) read(sys system) (name string, text []byte, err error) {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"usher/cmd/usher/internal/build"
+	"usher/proxy/printable"
 )
 
 type versionCmd struct {
@@ -13,7 +14,7 @@ type versionCmd struct {
 // Run prints the same line as usher --version, or JSON.
 func (v versionCmd) Run(sys system) error {
 	if v.JSON {
-		return printJSON(sys.stdout, build.This())
+		return printable.WriteJSON(sys.stdout, build.This())
 	}
 	_, err := fmt.Fprintln(sys.stdout, build.This())
 	return err

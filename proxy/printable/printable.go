@@ -6,7 +6,9 @@ package printable
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"unicode"
@@ -45,6 +47,10 @@ func Lines(s string) string {
 	return strings.Join(lines, "\n")
 }
 
+// Cells is Lines for a cell in the second column of a text/tabwriter table: further
+// lines begin in the same column.
+func Cells(s string) string { return strings.ReplaceAll(Lines(s), "\n", "\n\t") }
+
 func needsEscape(s string) bool {
 	return !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
 }
@@ -71,6 +77,20 @@ func JSON(text []byte) []byte {
 		i += size
 	}
 	return out
+}
+
+// WriteJSON writes v as JSON, for programs and so that people can read it. Everything
+// that is not printable is escaped.
+func WriteJSON(w io.Writer, v any) error {
+	var text bytes.Buffer
+	out := json.NewEncoder(&text)
+	out.SetEscapeHTML(false)
+	out.SetIndent("", "  ")
+	if err := out.Encode(v); err != nil {
+		return err
+	}
+	_, err := w.Write(JSON(text.Bytes()))
+	return err
 }
 
 // escapedInJSON reports whether JSON escapes r. Encoders have escaped C0 in

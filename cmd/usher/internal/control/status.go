@@ -1,11 +1,8 @@
-package main
+package control
 
 import (
-	"context"
-	"encoding/json"
 	"fmt"
 	"io"
-	"net/http"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -14,31 +11,8 @@ import (
 	"usher/proxy/printable"
 )
 
-type statusCmd struct {
-	Admin   string        `help:"Address of the admin listener. Default: USHER_ADMIN_LISTEN." placeholder:"HOST:PORT"`
-	Timeout time.Duration `help:"How long to wait for the answer." default:"2s"`
-	JSON    bool          `name:"json" help:"Print the raw JSON answer."`
-}
-
-// Run requests /status and prints it as text or JSON. The text is escaped, as parts
-// of it may come from Redis.
-func (s statusCmd) Run(ctx context.Context, sys system) error {
-	code, body, err := adminGet(ctx, sys, s.Admin, "/status", s.Timeout)
-	if err != nil {
-		return err
-	}
-	var st admin.Status
-	if err := json.Unmarshal(body, &st); err != nil || code != http.StatusOK {
-		return fmt.Errorf("the admin listener answered with HTTP status %d and a body that is not usher's status; check the address and the version of that usher", code)
-	}
-	if s.JSON {
-		_, err = sys.stdout.Write(body)
-		return err
-	}
-	return printStatus(sys.stdout, st)
-}
-
-func printStatus(w io.Writer, st admin.Status) error {
+// Print writes a status for people. It is escaped, as parts of it may come from Redis.
+func Print(w io.Writer, st admin.Status) error {
 	ready := "yes"
 	if !st.Ready {
 		ready = "no, " + st.Reason
@@ -61,7 +35,7 @@ func printStatus(w io.Writer, st admin.Status) error {
 		{"rules", rules},
 		{"store", storeLine(st.Store)},
 	} {
-		fmt.Fprintf(t, "%s\t%s\n", row[0], cells(row[1]))
+		fmt.Fprintf(t, "%s\t%s\n", row[0], printable.Cells(row[1]))
 	}
 	if len(st.Rules.Limits) > 0 {
 		fmt.Fprintln(t, "\nRULE\tNAME\tGENERATION\tSESSIONS\tLIMIT\tPLACE")
@@ -71,7 +45,7 @@ func printStatus(w io.Writer, st admin.Status) error {
 		if l.Max >= 0 {
 			limit = fmt.Sprint(l.Max)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\t%s\n", cells(l.Rule), cells(l.Name), cells(l.Generation), l.Sessions, limit, cells(l.Place))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\t%s\n", printable.Cells(l.Rule), printable.Cells(l.Name), printable.Cells(l.Generation), l.Sessions, limit, printable.Cells(l.Place))
 	}
 	return t.Flush()
 }
@@ -88,12 +62,6 @@ func publishedLine(p *admin.Published) string {
 		line += "\nnot following: " + strings.Join(p.Silent, ", ")
 	}
 	return line
-}
-
-// cells makes a text safe for a terminal and indents further lines as cells of the
-// second column.
-func cells(text string) string {
-	return strings.ReplaceAll(printable.Lines(text), "\n", "\n\t")
 }
 
 func storeLine(s admin.Store) string {

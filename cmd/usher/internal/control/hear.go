@@ -1,4 +1,4 @@
-package main
+package control
 
 import (
 	"context"
@@ -13,21 +13,18 @@ import (
 	"usher/proxy/admin"
 )
 
-// unheardCode is the exit code of a command that has sent its signal and cannot tell
-// what became of it.
-const unheardCode = 4
+// UnheardError says why nobody tells what became of a signal that was sent.
+type UnheardError struct{ why error }
 
-// unheardError says why nobody tells what became of a signal that was sent.
-type unheardError struct{ why error }
-
-func (e unheardError) Error() string {
+func (e UnheardError) Error() string {
 	return fmt.Sprintf("the signal was sent, the result is in the log of the process: %v", e.why)
 }
 
-func (e unheardError) Unwrap() error { return e.why }
+// Unwrap returns why nobody tells.
+func (e UnheardError) Unwrap() error { return e.why }
 
-func (c controlTarget) unheardInTime() error {
-	return unheardError{fmt.Errorf("no result after %v; --timeout waits longer", c.Timeout)}
+func (t Target) unheardInTime() error {
+	return UnheardError{fmt.Errorf("no result after %v; --timeout waits longer", t.Timeout)}
 }
 
 // hearTimeout bounds the first question to an admin listener without which a command
@@ -36,22 +33,22 @@ const hearTimeout = 5 * time.Second
 
 // hear asks a process for its state before a signal. With --pid the signal needs no
 // answer: deaf says then why there is none, and that nobody will tell the result.
-func (c controlTarget) hear(ctx context.Context, sys system, ask func(context.Context, system) (admin.Status, error)) (st admin.Status, deaf, err error) {
-	if c.PID == 0 {
-		st, err = ask(ctx, sys)
+func (t Target) hear(ctx context.Context, ask func(context.Context) (admin.Status, error)) (st admin.Status, deaf, err error) {
+	if t.PID == 0 {
+		st, err = ask(ctx)
 		return st, nil, err
 	}
-	if c.PID > 0 && !running(c.PID) {
-		return st, nil, fmt.Errorf("there is no process %d", c.PID)
+	if t.PID > 0 && !Running(t.PID) {
+		return st, nil, fmt.Errorf("there is no process %d", t.PID)
 	}
 	bounded, cancel := context.WithTimeout(ctx, hearTimeout)
 	defer cancel()
-	switch st, err = ask(bounded, sys); {
+	switch st, err = ask(bounded); {
 	case errors.As(err, new(refusalError)):
 		return st, nil, err
 	case err != nil:
 		return admin.Status{}, err, nil
-	case st.PID != c.PID && !slices.Contains(innerPIDs(c.PID), st.PID):
+	case st.PID != t.PID && !slices.Contains(innerPIDs(t.PID), st.PID):
 		return admin.Status{}, fmt.Errorf("the admin listener belongs to process %d", st.PID), nil
 	}
 	return st, nil, nil

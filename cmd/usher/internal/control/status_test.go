@@ -1,4 +1,4 @@
-package main
+package control
 
 import (
 	"strings"
@@ -17,7 +17,7 @@ func TestStatusOfLimits(t *testing.T) {
 		{Rule: "s1", Name: "web", Generation: "g1", Max: 0, Sessions: 2, Place: "f:2:1"},
 	}
 	var b strings.Builder
-	if err := printStatus(&b, st); err != nil {
+	if err := Print(&b, st); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"c1 c:1f0c9a2e g1 0 - f:1:1", "s1 web g1 2 0 f:2:1"} {
@@ -48,7 +48,7 @@ func TestStatusIsPrintable(t *testing.T) {
 	st.Store.Failure, st.Store.FailingSince = evil, time.Unix(1e9, 0)
 	st.Rules.Limits = []admin.RuleLimit{{Rule: evil, Name: evil, Generation: evil, Place: evil}}
 	var b strings.Builder
-	if err := printStatus(&b, st); err != nil {
+	if err := Print(&b, st); err != nil {
 		t.Fatal(err)
 	}
 	if i := strings.IndexFunc(b.String(), func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }); i >= 0 {

@@ -1,0 +1,55 @@
+package control
+
+import (
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"usher/proxy/admin"
+)
+
+// The number in an answer of the admin listener may belong to any process here.
+func TestControlSignalsOnlyUsher(t *testing.T) {
+	t.Parallel()
+	sleep := exec.CommandContext(t.Context(), "sleep", "600")
+	if err := sleep.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var c Target
+	var st admin.Status
+	st.PID = sleep.Process.Pid
+	if err := c.signal(st, syscall.SIGTERM); err == nil || !strings.Contains(err.Error(), "is not this usher here") {
+		t.Error(err)
+	}
+	if !Running(sleep.Process.Pid) {
+		t.Error("another program was ended")
+	}
+	c.PID = sleep.Process.Pid // whoever names it means it
+	if err := c.signal(st, syscall.SIGTERM); err != nil {
+		t.Error(err)
+	}
+	if err := sleep.Wait(); err == nil {
+		t.Error("the process that was named was not ended")
+	}
+}
+
+func TestReachable(t *testing.T) {
+	for where, want := range map[string]string{
+		"0.0.0.0:9090": "127.0.0.1:9090", ":9090": "127.0.0.1:9090", "[::]:9090": "[::1]:9090",
+		"10.1.2.3:9": "10.1.2.3:9", "admin.test:80": "admin.test:80",
+	} {
+		if got := reachable(where); got != want {
+			t.Errorf("%s: %s, want %s", where, got, want)
+		}
+	}
+}
+
+func TestInnerPIDs(t *testing.T) {
+	if got := innerPIDs(os.Getpid()); !slices.Contains(got, os.Getpid()) {
+		t.Errorf("the numbers of process %s are %v", strconv.Itoa(os.Getpid()), got)
+	}
+}
