@@ -47,10 +47,6 @@ func Lines(s string) string {
 	return strings.Join(lines, "\n")
 }
 
-// Cells is Lines for a cell in the second column of a text/tabwriter table: further
-// lines begin in the same column.
-func Cells(s string) string { return strings.ReplaceAll(Lines(s), "\n", "\n\t") }
-
 func needsEscape(s string) bool {
 	return !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
 }

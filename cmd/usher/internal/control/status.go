@@ -35,7 +35,7 @@ func Print(w io.Writer, st admin.Status) error {
 		{"rules", rules},
 		{"store", storeLine(st.Store)},
 	} {
-		fmt.Fprintf(t, "%s\t%s\n", row[0], printable.Cells(row[1]))
+		fmt.Fprintf(t, "%s\t%s\n", row[0], cells(row[1]))
 	}
 	if len(st.Rules.Limits) > 0 {
 		fmt.Fprintln(t, "\nRULE\tNAME\tGENERATION\tSESSIONS\tLIMIT\tPLACE")
@@ -45,7 +45,7 @@ func Print(w io.Writer, st admin.Status) error {
 		if l.Max >= 0 {
 			limit = fmt.Sprint(l.Max)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\t%s\n", printable.Cells(l.Rule), printable.Cells(l.Name), printable.Cells(l.Generation), l.Sessions, limit, printable.Cells(l.Place))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\t%s\n", cells(l.Rule), cells(l.Name), cells(l.Generation), l.Sessions, limit, cells(l.Place))
 	}
 	return t.Flush()
 }
@@ -62,6 +62,12 @@ func publishedLine(p *admin.Published) string {
 		line += "\nnot following: " + strings.Join(p.Silent, ", ")
 	}
 	return line
+}
+
+// cells makes a text safe for a terminal and indents further lines as cells of the
+// second column.
+func cells(text string) string {
+	return strings.ReplaceAll(printable.Lines(text), "\n", "\n\t")
 }
 
 func storeLine(s admin.Store) string {

@@ -64,57 +64,79 @@ type Limit struct {
 // Print writes the answer for people. Of the rules that were asked it names those
 // that decide, with all also the others.
 func (a *Answer) Print(w io.Writer, all bool) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	row := func(name, format string, args ...any) { fmt.Fprintf(t, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
-	row("rules", "%s, digest %s", a.File, a.Digest)
-	if a.Local == "" {
-		row("peer", "%s", a.From)
-	} else {
-		row("client", "%s, connected to %s", a.From, a.Local)
-	}
+	t := table{tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)}
+	a.printClient(t)
 	others := printSteps(t, a.ClientRules, all)
+	a.printRequest(t)
+	others += printSteps(t, a.RequestRules, all)
+	if a.RequestRules != nil {
+		t.row("datagram", "to %s", a.Target)
+	}
+	others += printSteps(t, a.SocksRules, all)
+	if others > 0 {
+		t.row("others", "%s, --all shows why", notMatching(others))
+	}
+	a.printAddresses(t)
+	a.printLimits(t)
+	verdict := map[bool]string{true: "pass", false: "refused"}[a.Pass]
+	t.row("verdict", "%s: %s", verdict, a.Reason)
+	return t.Flush()
+}
+
+// table has rows of a name and a text.
+type table struct{ *tabwriter.Writer }
+
+func (t table) row(name, format string, args ...any) {
+	fmt.Fprintf(t, "%s\t%s\n", name, fmt.Sprintf(format, args...))
+}
+
+func (a *Answer) printClient(t table) {
+	t.row("rules", "%s, digest %s", a.File, a.Digest)
+	if a.Local == "" {
+		t.row("peer", "%s", a.From)
+	} else {
+		t.row("client", "%s, connected to %s", a.From, a.Local)
+	}
+}
+
+func (a *Answer) printRequest(t table) {
 	if a.Methods != nil {
-		row("methods", "%s", strings.Join(a.Methods, " "))
+		t.row("methods", "%s", strings.Join(a.Methods, " "))
 	}
 	if a.Note != "" {
-		row("", "%s", a.Note)
+		t.row("", "%s", a.Note)
 	}
 	as := ""
 	if a.User != "" {
 		as = " as " + a.User
 	}
-	row("request", "%s %s%s", a.Command, a.Target, as)
+	t.row("request", "%s %s%s", a.Command, a.Target, as)
 	if a.Bound != "" {
-		row("bound", "%s", a.Bound)
+		t.row("bound", "%s", a.Bound)
 	}
-	others += printSteps(t, a.RequestRules, all)
-	if a.RequestRules != nil {
-		row("datagram", "to %s", a.Target)
-	}
-	others += printSteps(t, a.SocksRules, all)
-	if others > 0 {
-		row("others", "%s, --all shows why", notMatching(others))
-	}
+}
+
+func (a *Answer) printAddresses(t table) {
 	for _, n := range a.Names {
 		if len(n.Addresses) == 0 {
-			row("name", "%s has no address", n.Name)
+			t.row("name", "%s has no address", n.Name)
 		} else {
-			row("name", "%s is %s", n.Name, strings.Join(n.Addresses, " "))
+			t.row("name", "%s is %s", n.Name, strings.Join(n.Addresses, " "))
 		}
 	}
 	if len(a.Addresses) > 0 {
-		row("dialled", "%s", strings.Join(a.Addresses, " "))
+		t.row("dialled", "%s", strings.Join(a.Addresses, " "))
 	}
+}
+
+func (a *Answer) printLimits(t table) {
 	for _, l := range a.Limits {
 		by := ""
 		if l.Key != "" {
 			by = ", counted by " + l.Key
 		}
-		row("limit", "%s, %s%s: held %s", named(l.Rule, l.Name), strings.Join(l.Keywords, ", "), by, l.Held)
+		t.row("limit", "%s, %s%s: held %s", named(l.Rule, l.Name), strings.Join(l.Keywords, ", "), by, l.Held)
 	}
-	verdict := map[bool]string{true: "pass", false: "refused"}[a.Pass]
-	row("verdict", "%s: %s", verdict, a.Reason)
-	return t.Flush()
 }
 
 // printSteps writes the step that decides, or all of them, and returns how many are
