@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // truth is what clients and targets of the tests saw of all sessions, on one
@@ -151,6 +153,7 @@ type witness struct {
 
 	mu    sync.Mutex
 	conns map[net.Conn]struct{}
+	peak  int // connections at a time
 }
 
 func startWitness(t testing.TB, truth *truth, host string) *witness {
@@ -170,6 +173,7 @@ func startWitness(t testing.TB, truth *truth, host string) *witness {
 			}
 			w.mu.Lock()
 			w.conns[c] = struct{}{}
+			w.peak = max(w.peak, established(w.conns))
 			w.mu.Unlock()
 			running.Go(func() { w.serve(c) })
 		}
@@ -203,6 +207,33 @@ func (w *witness) serve(c net.Conn) {
 			return
 		}
 	}
+}
+
+// established returns how many connections neither side has closed, as the kernel of
+// the target knows it. They are open at the same time: each was open before the first
+// question and is when it is asked about.
+func established(conns map[net.Conn]struct{}) (n int) {
+	for c := range conns {
+		raw, err := c.(*net.TCPConn).SyscallConn()
+		if err != nil {
+			continue
+		}
+		raw.Control(func(fd uintptr) { //nolint:errcheck // the test closes it just now
+			if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil && info.State == unix.BPF_TCP_ESTABLISHED {
+				n++
+			}
+		})
+	}
+	return n
+}
+
+// most returns the most connections at a time that the target has counted, and begins
+// anew.
+func (w *witness) most() (n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n, w.peak = w.peak, 0
+	return n
 }
 
 // open returns how many connections the target has.
