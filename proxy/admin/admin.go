@@ -34,9 +34,9 @@ type Options struct {
 	Logger *slog.Logger // for errors of the HTTP server
 }
 
-// MaxConnections is how many connections a Server keeps. For one more, it closes the
-// oldest one of the source (an address, of IPv6 a /64) that has the most: idle
-// connections keep no health check out.
+// MaxConnections is how many connections a Server keeps. If there is one more, it
+// closes the oldest connection of the source (an IPv4 address or an IPv6 /64) that has
+// the most. So idle connections keep no health check out.
 const MaxConnections = 32
 
 // Server answers GET and HEAD of /healthz, /readyz, /metrics and /status.
@@ -64,7 +64,7 @@ func New(o Options) *Server {
 	return s
 }
 
-// count keeps to MaxConnections. It is called when the state of a connection changes.
+// count enforces MaxConnections. It is called when the state of a connection changes.
 func (s *Server) count(c net.Conn, state http.ConnState) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -210,7 +210,7 @@ func writeJSON(w http.ResponseWriter, code int, body any) {
 	w.WriteHeader(code)
 	text, err := json.MarshalIndent(body, "", "  ")
 	if err != nil {
-		text = fmt.Appendf(nil, "%q", err) // no value of ours does this
+		text = fmt.Appendf(nil, "%q", err) // no value of ours fails
 	}
 	_, _ = w.Write(append(printable.JSON(text), '\n')) // it fails only if the client is gone
 }

@@ -11,10 +11,9 @@ import (
 	"usher/proxy/printable"
 )
 
-// onlyFor answers requests for hosts that are this listener's: IP addresses,
-// localhost and these names. It refuses all others. A web page can make its visitor's
-// browser ask for a name of its own, and let that name point here (DNS rebinding); the
-// page could then read the answer.
+// onlyFor answers requests for IP addresses, localhost and names, and refuses all
+// others. Otherwise a web page could let its own name point to this listener (DNS
+// rebinding), and read the answer in its visitor's browser.
 //
 // A request without a host passes: browsers always send one, and health checks of
 // HTTP/1.0 do not.

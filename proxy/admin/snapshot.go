@@ -21,7 +21,7 @@ type Snapshot struct {
 	Undrain  Request   `json:"undrain"`
 }
 
-// Request is what became of the last request of an operator.
+// Request is the result of the last request of an operator.
 type Request struct {
 	Asked   uint64 `json:"asked"` // how many there were since the start
 	Running bool   `json:"running"`
@@ -42,8 +42,7 @@ type Rules struct {
 	Limits     []RuleLimit `json:"limits"`              // current generation first, then older ones with sessions
 }
 
-// Published is how this replica stands with the rules that are published for its
-// cluster (USHER_CONFIG=store).
+// Published says which of the published rules this replica has (USHER_CONFIG=store).
 type Published struct {
 	Number  uint64 `json:"number"`            // in force here, 0 if none
 	Newest  uint64 `json:"newest"`            // in the store, when it was last asked
@@ -94,7 +93,7 @@ type Store struct {
 	FailingSince time.Time `json:"failing_since,omitzero"`
 }
 
-// StoreOf returns the state that st holds about the store at address.
+// StoreOf returns the state of the store at address, from the status of the limiter.
 func StoreOf(address string, st limiter.Status) Store {
 	distinct := map[string]bool{}
 	for _, digest := range st.Replicas {

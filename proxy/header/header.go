@@ -27,14 +27,14 @@ const (
 // PeekLen is how many bytes Begins needs to be sure.
 const PeekLen = minV1
 
-// ErrFamily is returned for a header about anything but TCP over IPv4 or IPv6.
+// ErrFamily means that a header describes something other than TCP over IPv4 or IPv6.
 var ErrFamily = errors.New("the header is not about TCP over IPv4 or IPv6")
 
 // nginx behind a balancer of version 2 writes TCP6 if either address is IPv6, and
 // the other one as IPv4.
 func init() { proxyproto.V1AcceptIPv4InTCP6 = true }
 
-// Kind is what a header says.
+// Kind is the kind of a header.
 type Kind int
 
 const (
@@ -43,20 +43,21 @@ const (
 	Unknown             // version 1, UNKNOWN: a client that the balancer cannot describe (section 2.1)
 )
 
-// Header is what a balancer says of a connection.
+// Header is what a balancer says about a connection.
 type Header struct {
 	Kind     Kind
 	From, To netip.AddrPort // of a Client: its address and the one that it connected to; IPv4 unmapped, no zones
 }
 
-// Read reads a header from r, and nothing after it. An end before the first
-// byte is io.EOF, also if it is a reset; one within the header io.ErrUnexpectedEOF.
+// Read reads a header from r, and nothing after it. If the connection ends or is reset
+// before the first byte, the error is io.EOF. If it ends within the header, it is
+// io.ErrUnexpectedEOF.
 func Read(r io.Reader) (Header, error) {
 	h, err := read(r)
 	if err != nil {
 		return Header{}, err
 	}
-	if h.Command.IsLocal() { // the library calls UNKNOWN so, too
+	if h.Command.IsLocal() { // true for UNKNOWN as well
 		if h.Version == 2 {
 			return Header{Kind: Local}, nil
 		}
@@ -77,14 +78,13 @@ func addrPort(a *net.TCPAddr) netip.AddrPort {
 // mayBegin reports whether a header can begin with b.
 func mayBegin(b byte) bool { return b == proxyproto.SIGV1[0] || b == proxyproto.SIGV2[0] }
 
-// Begins reports whether b, of which PeekLen bytes suffice, is how a header
-// begins.
+// Begins reports whether b begins like a header. PeekLen bytes are enough.
 func Begins(b []byte) bool {
 	return bytes.HasPrefix(b, []byte("PROXY ")) || bytes.HasPrefix(b, proxyproto.SIGV2)
 }
 
-// read cuts the header out of r for the library to parse, which would read
-// ahead.
+// read reads exactly the header from r, and lets the library parse it. The library
+// alone would read ahead.
 func read(r io.Reader) (*proxyproto.Header, error) {
 	head := make([]byte, minV1, 256)
 	n, err := io.ReadAtLeast(r, head, 1)
@@ -111,8 +111,8 @@ func read(r io.Reader) (*proxyproto.Header, error) {
 	return proxyproto.Read(bufio.NewReader(bytes.NewReader(head)))
 }
 
-// restV1 reads up to the line's end, byte by byte, as nothing else tells
-// where it is.
+// restV1 reads to the end of the line, byte by byte, because only the line end shows
+// where the header ends.
 func restV1(r io.Reader, head []byte) ([]byte, error) {
 	for head[len(head)-1] != '\n' {
 		if len(head) == maxV1 {
@@ -126,7 +126,7 @@ func restV1(r io.Reader, head []byte) ([]byte, error) {
 	return head, nil
 }
 
-// restV2 reads as much as the header says it is long.
+// restV2 reads the length that the header states.
 func restV2(r io.Reader, head []byte) ([]byte, error) {
 	head = head[:minV2]
 	if _, err := io.ReadFull(r, head[minV1:]); err != nil {
@@ -144,7 +144,7 @@ func restV2(r io.Reader, head []byte) ([]byte, error) {
 	return head, err
 }
 
-// noEOF makes an end within a header unlike one before it.
+// noEOF turns io.EOF within a header into io.ErrUnexpectedEOF.
 func noEOF(err error) error {
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF

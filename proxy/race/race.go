@@ -16,11 +16,11 @@ const (
 	// delay is how long an attempt has before the next one begins beside it
 	// (RFC 8305 section 5).
 	delay = 250 * time.Millisecond
-	// MaxAttempts is how many attempts of one session may be under way: each
-	// has a goroutine and a descriptor.
+	// MaxAttempts is how many attempts of one session may be under way at a time.
+	// Each has a goroutine and a descriptor.
 	MaxAttempts = 4
-	// minAttempt is the least time that an attempt gets, so that the first ones
-	// of a long list have a chance.
+	// minAttempt is the least time for an attempt, so that the first addresses of a
+	// long list have a chance.
 	minAttempt = 2 * time.Second
 )
 
@@ -47,7 +47,7 @@ type Connect func(ctx context.Context) (*net.TCPConn, error)
 // Dial returns the connection and its address, and the failures of the other addresses
 // that it tried. The connection is nil if no address answered before ctx ended.
 func Dial(ctx context.Context, addrs []netip.Addr, prepare func(netip.Addr) (Connect, error)) (*net.TCPConn, netip.Addr, []Failure) {
-	if len(addrs) == 1 { // most are: no other goroutine
+	if len(addrs) == 1 { // the usual case needs no goroutine
 		connect, err := prepare(addrs[0])
 		if err == nil {
 			var c *net.TCPConn

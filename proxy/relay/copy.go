@@ -7,8 +7,8 @@ import (
 	"syscall"
 )
 
-// bufferSize is what one read may take. Buffers are shared by all relays:
-// one that waits holds none.
+// bufferSize is the most that one read takes, in bytes. All relays share buffers. A
+// relay that waits holds none.
 const bufferSize = 64 << 10
 
 var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
@@ -46,9 +46,9 @@ func (r *reader) attempt(fd uintptr) (done bool) {
 	return !errors.Is(r.err, syscall.EAGAIN)
 }
 
-// writer writes to a socket, and asks before every system call whether it still
-// may. net's Write would go on with the rest of a buffer after it was blocked, or
-// after the process was stopped, for any time. Call init before use.
+// writer writes to a socket. Before every system call it asks whether it still may.
+// Write of package net would continue with the rest of a buffer after any pause,
+// without asking. Call init before use.
 type writer struct {
 	raw   syscall.RawConn
 	try   func(fd uintptr) (done bool)
@@ -63,7 +63,7 @@ func (w *writer) init(raw syscall.RawConn, valid func() bool) {
 	w.raw, w.valid, w.try = raw, valid, w.attempt
 }
 
-// write writes all of b, or returns how much it wrote and why no more.
+// write writes all of b. If it cannot, it returns how much it wrote, and the error.
 func (w *writer) write(b []byte) (n int, err error) {
 	w.rest, w.err = b, nil
 	err = w.raw.Write(w.try)

@@ -29,13 +29,13 @@ var (
 	ErrMayWrite = errors.New("the session may no longer write")
 )
 
-// Options are what a Relay needs beside its connections.
+// Options configure a Relay.
 type Options struct {
-	Idle     time.Duration // ends the relay when no byte has moved for so long; 0: never
-	FinWait  time.Duration // the same once one direction has ended, if that is shorter; 0: Idle alone
+	Idle     time.Duration // ends the relay when no byte has moved for this time; 0: never
+	FinWait  time.Duration // the same after one direction has ended, if it is shorter than Idle; 0: only Idle applies
 	MayWrite func() bool   // asked before every system call that writes; nil: always
-	// Pipes bounds by its capacity how many pipes relays have at a time: it has a
-	// token for each. Bulk above that is copied. nil: any number.
+	// Pipes bounds how many pipes the relays have at a time: it has a token for each.
+	// If it is full, bulk data is copied. nil: any number.
 	Pipes chan struct{}
 	// Up and Down count the bytes that were written to the target and to the
 	// client, while they move. Both are required.
@@ -57,9 +57,9 @@ type Relay struct {
 	err    error // the first one; to be read when both directions have ended
 }
 
-// New returns a relay between client and target; call Run. The two are apart to
-// keep the stack of Run small: a goroutine keeps a stack that has grown, and an idle
-// relay fits into the smallest one.
+// New returns a relay between client and target; call Run. New and Run are separate to
+// keep the stack of Run small, because a goroutine keeps a stack that has grown. An
+// idle relay fits into the smallest stack.
 func New(client, target *net.TCPConn, o Options) *Relay {
 	r := &Relay{mayWrite: o.MayWrite, pipes: o.Pipes}
 	r.up = flow{relay: r, from: client, to: target, bytes: o.Up}
@@ -102,7 +102,7 @@ func (r *Relay) fail(err error) {
 	})
 }
 
-// expire ends both directions, as nothing has moved for too long.
+// expire ends both directions, because nothing has moved for too long.
 func (r *Relay) expire() {
 	if r.halfClosed.Load() {
 		r.fail(ErrFinWait)
@@ -233,14 +233,14 @@ func (f *flow) stuck() {
 	f.watch.begin()
 }
 
-// readBroke resets the connection that f writes to, because reading broke: the
-// other side must not take that for a normal end.
+// readBroke resets the connection to which f writes, because reading failed. The other
+// side must not take that for a normal end.
 func (f *flow) readBroke(err error) error {
 	reset(f.to, err)
 	return fmt.Errorf("%w: %w", side(f.isUp()), err)
 }
 
-// writeBroke resets the connection that f reads from, because writing broke.
+// writeBroke resets the connection from which f reads, because writing failed.
 func (f *flow) writeBroke(err error) error {
 	reset(f.from, err)
 	return fmt.Errorf("%w: %w", side(!f.isUp()), err)
@@ -254,8 +254,8 @@ func side(client bool) error {
 	return ErrTarget
 }
 
-// reset makes the close of c a reset. It does nothing if err says that the relay
-// itself has closed.
+// reset makes the close of c a reset. It does nothing if err says that the relay itself
+// has closed c.
 func reset(c *net.TCPConn, err error) {
 	if !errors.Is(err, net.ErrClosed) {
 		_ = c.SetLinger(0) // fails if c was closed meanwhile

@@ -13,15 +13,15 @@ import (
 )
 
 const (
-	// pipeSize is asked for each pipe, and bounds what one call moves. An
-	// unprivileged user has 64 MiB of pipes before the system makes them
-	// useless (fs.pipe-user-pages-soft): flows beyond that are copied.
+	// pipeSize is the size of a pipe in bytes, and bounds what one call moves. If all
+	// pipes of an unprivileged user have more than 64 MiB (fs.pipe-user-pages-soft),
+	// the system makes new pipes too small. Further flows are copied.
 	pipeSize = 1 << 20
 	// After so many moves in a row of less than this, a flow is no longer bulk.
 	smallMove  = bufferSize / 4
 	smallMoves = 16
-	// pipeIdle is how long a pipe waits for bytes, at most, before it is given
-	// up; half of it at least.
+	// pipeIdle is how long a pipe waits for bytes at most before the flow gives it
+	// up. It waits at least half as long.
 	pipeIdle = time.Second
 )
 
@@ -72,22 +72,21 @@ func (f *flow) bulk() error {
 	return nil
 }
 
-// noSplice says that the system has refused to splice. Flows are copied from
-// then on, as asking again would cost each of them a pipe.
+// noSplice says that the system has refused to splice. From then on, flows are copied,
+// because another try would cost each of them a pipe.
 var noSplice atomic.Bool
 
-// connectionErrors are what splice returns when a TCP connection has broken.
+// connectionErrors are the errors of splice that mean a broken TCP connection.
 var connectionErrors = []error{
 	syscall.ECONNRESET, syscall.EPIPE, syscall.ETIMEDOUT, syscall.ECONNABORTED, syscall.ENOTCONN,
 	syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.EHOSTDOWN, syscall.ENETUNREACH, syscall.ENETDOWN,
 	syscall.EPROTO, syscall.ENOPROTOOPT,
 }
 
-// refused reports whether err means that the system does not splice: seccomp
-// filters, gVisor and emulators refuse it, some of them only after the process
-// has begun to splice. Which error they return is their choice, so everything
-// counts that does not come from the connection. A shortage of memory passes, so
-// it is not remembered.
+// refused reports whether err means that the system does not splice: seccomp filters,
+// gVisor and emulators refuse it, some of them only after the process has begun to
+// splice. They return different errors, so every error counts that does not come from
+// the connection. A shortage of memory passes, so it is not remembered.
 func refused(err error) bool {
 	var number syscall.Errno
 	if !errors.As(err, &number) || slices.Contains(connectionErrors, error(number)) {
@@ -117,7 +116,7 @@ func newPipe(f *flow) (*pipe, error) {
 	}
 	p := &pipe{flow: f, r: fds[0], w: fds[1]}
 	p.tryFill, p.tryDrain = p.fillOnce, p.drainOnce
-	// Refused: it stays as it was made, which is asked for next.
+	// If this is refused, the pipe keeps its size, which is read next.
 	_, _ = unix.FcntlInt(uintptr(p.w), unix.F_SETPIPE_SZ, pipeSize)
 	size, err := unix.FcntlInt(uintptr(p.w), unix.F_GETPIPE_SZ, 0)
 	if err == nil && size < bufferSize {
@@ -135,7 +134,7 @@ func (p *pipe) close() {
 	_ = unix.Close(p.w)
 }
 
-// fill waits for bytes and takes them into the pipe; n is 0 where splice goes no
+// fill waits for bytes and moves them into the pipe. n is 0 if splice can go no
 // further. It fails with os.ErrDeadlineExceeded if nothing comes for a while.
 func (p *pipe) fill(from syscall.RawConn) (n int, err error) {
 	if now := time.Now(); now.Sub(p.waits) > pipeIdle/2 { // not each time: setting it costs more than reading the clock
@@ -153,8 +152,8 @@ func (p *pipe) fillOnce(fd uintptr) (done bool) {
 	return !errors.Is(p.err, syscall.EAGAIN)
 }
 
-// drain writes what is in the pipe, and asks before every system call whether
-// it still may.
+// drain writes what is in the pipe. Before every system call, it asks whether it still
+// may.
 func (p *pipe) drain(to syscall.RawConn) error {
 	if err := to.Write(p.tryDrain); err != nil {
 		return err
@@ -196,7 +195,7 @@ func (p *pipe) copyOut(w *writer) error {
 		switch {
 		case err != nil:
 			return err
-		case n == 0: // it cannot be: we hold the other end
+		case n == 0: // impossible: we hold the other end
 			return io.ErrUnexpectedEOF
 		}
 		if _, err := w.write(buffer[:n]); err != nil {

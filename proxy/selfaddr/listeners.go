@@ -24,9 +24,8 @@ func OfListener(ln net.Listener) []netip.AddrPort {
 	return []netip.AddrPort{at}
 }
 
-// OfAddresses returns what OfListener will return for listeners at these
-// addresses, without opening them. It leaves out addresses whose port the system
-// chooses.
+// OfAddresses returns what OfListener would return for listeners at these addresses,
+// without opening them. It leaves out addresses whose port the system chooses.
 func OfAddresses(addrs []string) (found []netip.AddrPort) {
 	for _, a := range addrs {
 		tcp, err := net.ResolveTCPAddr("tcp", a)

@@ -8,27 +8,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// isRoutedHere reports whether the system keeps what is sent to a. That may be
-// more than the addresses of its interfaces: whole networks can be routed to
-// the machine itself, as 127.0.0.0/8 is.
+// isRoutedHere reports whether packets to a stay on this machine. This is true for more
+// than the addresses of its interfaces: whole networks can be routed to the machine
+// itself, such as 127.0.0.0/8.
 func isRoutedHere(a netip.Addr) bool {
 	answer, err := askRoute(a)
 	if err != nil {
-		return true // rather refuse than loop
+		return true // refusing is better than a loop
 	}
-	isRoute := answer.Header.Type == unix.RTM_NEWROUTE // else an error: there is no way to a
+	isRoute := answer.Header.Type == unix.RTM_NEWROUTE // otherwise there is no route to a
 	return isRoute && (answer.Route.Type == unix.RTN_LOCAL || answer.Route.Type == unix.RTN_ANYCAST)
 }
 
-// routeMessage is how a message about a route begins (rtnetlink(7)); its
+// routeMessage is the beginning of a message about a route (rtnetlink(7)). Its
 // attributes follow.
 type routeMessage struct {
 	Header unix.NlMsghdr
 	Route  unix.RtMsg
 }
 
-// askRoute asks the system for the route to an address. It sends nothing, and
-// the answer is there at once.
+// askRoute asks the system for the route to an address. It sends no packet, and the
+// answer arrives at once.
 func askRoute(to netip.Addr) (answer routeMessage, err error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {
@@ -61,7 +61,7 @@ func routeQuestion(to netip.Addr) []byte {
 		},
 		Route: unix.RtMsg{Family: family, Dst_len: uint8(to.BitLen())},
 	}
-	// Values of a fixed size, so that there is no error.
+	// It does not fail, because all values have a fixed size.
 	b, _ := binary.Append(nil, binary.NativeEndian, question)
 	b, _ = binary.Append(b, binary.NativeEndian, attribute)
 	return append(b, address...)

@@ -16,16 +16,16 @@ func Reaches(own []netip.AddrPort, to netip.AddrPort) bool {
 	return slices.ContainsFunc(own, func(o netip.AddrPort) bool { return o.Port() == to.Port() && reaches(to.Addr(), o.Addr()) })
 }
 
-// reaches compares addresses alone. It asks the system each time, which
-// happens only for ports that are ours.
+// reaches compares addresses without ports. It asks the system each time. It is called
+// only for ports that are ours.
 func reaches(to, own netip.Addr) bool {
 	to, own = to.Unmap().WithZone(""), own.Unmap()
 	return own == to || own.IsUnspecified() && own.Is4() == to.Is4() && (IsLocal(to) || isRoutedHere(to))
 }
 
-// IsLocal reports whether an address is one of this machine's interfaces, or
-// one that every machine has (loopback, unspecified). It is true if the system
-// does not tell: refusing is better than a loop.
+// IsLocal reports whether an address is one of this machine's interfaces, or one that
+// every machine has (loopback, unspecified). It reports true if the system does not
+// tell, because refusing is better than a loop.
 func IsLocal(a netip.Addr) bool {
 	if a.IsLoopback() || a.IsUnspecified() {
 		return true

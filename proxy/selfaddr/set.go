@@ -6,14 +6,14 @@ import (
 	"sync"
 )
 
-// Set holds the addresses of sockets that nobody may reach through this
-// server. The zero value is empty. It is safe for concurrent use.
+// Set holds the addresses of sockets that clients may not reach through this server.
+// The zero value is empty. It is safe for concurrent use.
 type Set struct {
 	mu     sync.RWMutex
 	byPort map[uint16][]netip.Addr
 }
 
-// Add adds addresses; one that is added twice is there twice.
+// Add adds addresses. An address that was added twice must be removed twice.
 func (o *Set) Add(addrs ...netip.AddrPort) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -42,8 +42,8 @@ func (o *Set) Remove(addrs ...netip.AddrPort) {
 	}
 }
 
-// Reached reports whether a connection or a datagram to an address arrives at
-// one of the set's.
+// Reached reports whether a connection or a datagram to an address arrives at a socket
+// of the set.
 func (o *Set) Reached(a netip.AddrPort) bool {
 	o.mu.RLock()
 	defer o.mu.RUnlock()

@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Bind returns a TCP socket that is bound to a but does not listen yet, as net
-// would, and the port that it has: that of a, or one that the system chose if
-// that is 0. The caller closes the file.
+// Bind returns a TCP socket that is bound to a and does not listen yet, with the
+// options that package net sets. port is the port of a, or the one that the system
+// chose if that is 0. The caller closes the file.
 func Bind(a netip.AddrPort) (file *os.File, port uint16, err error) {
 	family, name := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Port: int(a.Port())})
 	if a.Addr().Is4() {
@@ -19,7 +19,7 @@ func Bind(a netip.AddrPort) (file *os.File, port uint16, err error) {
 	} else {
 		family, name = unix.AF_INET6, &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16(), ZoneId: zoneID(a.Addr())}
 	}
-	syscall.ForkLock.RLock() // no process is started before the descriptor is closed there
+	syscall.ForkLock.RLock() // no child process may start before the descriptor is close-on-exec
 	fd, err := unix.Socket(family, unix.SOCK_STREAM, 0)
 	if err == nil {
 		unix.CloseOnExec(fd)
@@ -64,7 +64,7 @@ func zoneID(a netip.Addr) uint32 {
 }
 
 // ListenOne makes a bound socket listen for one connection. The listener has a
-// descriptor of its own: both are to be closed.
+// descriptor of its own. The caller closes both.
 func ListenOne(bound *os.File) (*net.TCPListener, error) {
 	if err := unix.Listen(int(bound.Fd()), 1); err != nil {
 		return nil, os.NewSyscallError("listen", err)

@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// listenConfig sets keep-alive on the listener, from which connections inherit
-// it: net would make four calls for each. Urgent data stay where they are in the
-// stream, so they are relayed like any other instead of being lost.
+// listenConfig sets keep-alive on the listener. Connections inherit it. Package net
+// would make four system calls for each connection. Urgent data stays in the stream, so
+// it is relayed like other data and not lost.
 func listenConfig(k net.KeepAliveConfig) net.ListenConfig {
 	on := 0
 	if k.Enable {
@@ -32,10 +32,10 @@ func urgentInline(_, _ string, c syscall.RawConn) error {
 	return setInts(c, []option{{unix.SOL_SOCKET, unix.SO_OOBINLINE, 1}})
 }
 
-// choosePortLate does the same, and leaves the port of a socket that is bound
-// to an address to connect, which may share a port among targets. bind would
-// need a port of its own. It gets one where the system does not know the option,
-// as gVisor and old kernels do not.
+// choosePortLate does what urgentInline does. It also lets connect choose the port of a
+// socket that is bound to an address, because connect may share a port among targets,
+// and bind may not. Where the system does not know the option, as on gVisor and old
+// kernels, bind chooses the port.
 func choosePortLate(network, address string, c syscall.RawConn) error {
 	if err := urgentInline(network, address, c); err != nil {
 		return err

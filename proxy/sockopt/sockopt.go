@@ -13,9 +13,9 @@ import (
 	"os"
 )
 
-// Listen opens a TCP listener whose connections have the keep-alive k and keep
-// urgent data in their stream. 0.0.0.0 is every IPv4 address and no IPv6 address,
-// :: every IPv6 address and no IPv4 address. No host, as in :1080, is both.
+// Listen opens a TCP listener whose connections have the keep-alive k and keep urgent
+// data in their stream. 0.0.0.0 is every IPv4 address and no IPv6 address, :: every
+// IPv6 address and no IPv4 address. Without a host, as in :1080, it is both.
 func Listen(ctx context.Context, address string, k net.KeepAliveConfig) (net.Listener, error) {
 	config := listenConfig(k)
 	return config.Listen(ctx, networkOf(address), address)
@@ -47,8 +47,8 @@ func Adopt(socket *os.File, k net.KeepAliveConfig) (*Adopted, error) {
 	return &Adopted{tcp, k}, nil
 }
 
-// Accept is that of the listener. Package net gives connections of a listener that it
-// did not open a keep-alive of its own choice, which is replaced here.
+// Accept returns the next connection, with the keep-alive of Adopt. On a listener that
+// it did not open, package net would set its own.
 func (a *Adopted) Accept() (net.Conn, error) {
 	conn, err := a.AcceptTCP()
 	if err != nil {
@@ -58,8 +58,8 @@ func (a *Adopted) Accept() (net.Conn, error) {
 	return conn, nil
 }
 
-// networkOf returns the network for an address to listen at. With "tcp" for
-// all, 0.0.0.0 and :: would mean the same.
+// networkOf returns the network for a listener's address. With "tcp" for all, 0.0.0.0
+// and :: would mean the same.
 func networkOf(address string) string {
 	literal, err := netip.ParseAddrPort(address)
 	switch {
@@ -74,9 +74,10 @@ func networkOf(address string) string {
 // Dialer returns a dialer that connects from an address, whose port is 0, and
 // with the keep-alive k. The zero AddrPort leaves the address to the system.
 func Dialer(from netip.AddrPort, k net.KeepAliveConfig) net.Dialer {
-	// KeepAlive is what a configuration that is off leaves to the dialer.
+	// Without this, the dialer would switch keep-alive on if the configuration is
+	// off.
 	d := net.Dialer{KeepAlive: -1, KeepAliveConfig: k, Control: urgentInline}
-	if from.IsValid() { // never bind without need: each such socket has a port of its own, and there are few
+	if from.IsValid() { // bind only if needed: each bound socket takes a port, and there are few
 		d.LocalAddr, d.Control = net.TCPAddrFromAddrPort(from), choosePortLate
 	}
 	return d

@@ -8,8 +8,8 @@ import (
 // authVersion is the version of RFC 1929's negotiation, not of SOCKS.
 const authVersion Version = 1
 
-// Credentials are a user name and a password (RFC 1929 section 2). Both may
-// be empty here: whether that can be right is the server's decision.
+// Credentials are a user name and a password (RFC 1929 section 2). Both may be empty.
+// The server decides whether that is right.
 type Credentials struct {
 	User, Password string // 0 to MaxName bytes, any value
 }
@@ -48,7 +48,7 @@ func WriteCredentials(w io.Writer, c Credentials) error {
 	return write(w, b)
 }
 
-// WriteAuth writes the server's verdict on credentials. After a failure the
+// WriteAuth writes whether the server accepts the credentials. After a failure the
 // server closes the connection.
 func WriteAuth(w io.Writer, ok bool) error {
 	status := byte(1)
@@ -58,7 +58,7 @@ func WriteAuth(w io.Writer, ok bool) error {
 	return write(w, []byte{byte(authVersion), status})
 }
 
-// ReadAuth reads the server's verdict.
+// ReadAuth reads whether the server accepts the credentials.
 func ReadAuth(r io.Reader) (ok bool, err error) {
 	var b [2]byte
 	if err := readVersion(r, b[:], authVersion); err != nil {

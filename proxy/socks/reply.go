@@ -7,13 +7,13 @@ import (
 	"net/netip"
 )
 
-// Code is a reply's answer, with the values of RFC 1928 section 6. In SOCKS 4
-// Succeeded is written as 90 and everything else as 91.
+// Code is the reply code, with the values of RFC 1928 section 6. In SOCKS 4 Succeeded
+// is written as 90 and everything else as 91.
 type Code byte
 
 const (
 	Succeeded           Code = 0
-	GeneralFailure      Code = 1 // the server's own trouble
+	GeneralFailure      Code = 1 // a problem of the server
 	NotAllowed          Code = 2 // by the rule set
 	NetworkUnreachable  Code = 3
 	HostUnreachable     Code = 4 // also: the name does not resolve
@@ -29,8 +29,8 @@ const (
 	rejected4 = 91
 )
 
-// Reply answers a request. Addr is BND: what the server listens on or
-// connects from; the zero Addr will do for failures.
+// Reply answers a request. Addr is BND.ADDR and BND.PORT: where the server listens, or
+// from where it connects. The zero Addr is enough for failures.
 type Reply struct {
 	Version Version
 	Code    Code
@@ -55,8 +55,8 @@ func WriteReply(w io.Writer, p Reply) error {
 	return write(w, append(b, ip[:]...))
 }
 
-// ReadReply reads a server's answer to a request of version v. What SOCKS 4
-// answers instead of 90 is GeneralFailure.
+// ReadReply reads a server's answer to a request of version v. Every answer of SOCKS 4
+// but 90 becomes GeneralFailure.
 func ReadReply(r io.Reader, v Version) (Reply, error) {
 	if v != V4 {
 		code, addr, err := readMessage5(r)

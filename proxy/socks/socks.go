@@ -16,8 +16,8 @@ const (
 	V5 Version = 5
 )
 
-// Command is what a request asks for (RFC 1928 section 4). Readers pass
-// unknown values on, since answering them is the server's business.
+// Command is what a request asks for (RFC 1928 section 4). Readers return unknown
+// values as well, because the server answers them.
 type Command byte
 
 const (
@@ -29,8 +29,7 @@ const (
 // MaxName is the longest name, user id, user name and password, in bytes.
 const MaxName = 255
 
-// VersionError is an ErrVersion: what came instead of the version, one byte at
-// least, as far as it was read.
+// VersionError is an ErrVersion. Got has the bytes that were read, one at least.
 type VersionError struct{ Got []byte }
 
 func (e *VersionError) Error() string   { return fmt.Sprintf("%v: %#02x", ErrVersion, e.Got[0]) }
@@ -54,8 +53,8 @@ type Addr struct {
 // AddrOf returns the Addr of an IP address and port.
 func AddrOf(a netip.AddrPort) Addr { return Addr{IP: a.Addr(), Port: a.Port()} }
 
-// String returns host:port, as in URLs. A name is returned as it came:
-// whoever prints it escapes it.
+// String returns host:port, as in URLs. A name is returned unchanged. The caller
+// escapes it before printing.
 func (a Addr) String() string {
 	if a.Name != "" {
 		return fmt.Sprintf("%s:%d", a.Name, a.Port)
@@ -68,11 +67,11 @@ type Request struct {
 	Version Version
 	Command Command
 	Addr    Addr
-	UserID  string // SOCKS 4: who the client says it is, not proven by anything
+	UserID  string // SOCKS 4: a name that the client claims without proof
 }
 
-// checkName refuses what no resolver could mean. A NUL would end the name for
-// C libraries and loggers, and so would hide what follows from a rule.
+// checkName refuses names that cannot exist. For C libraries and loggers, a NUL would
+// end the name, and would so hide the rest from a rule.
 func checkName(name string) error {
 	if name == "" || strings.IndexByte(name, 0) >= 0 {
 		return ErrName
@@ -90,9 +89,8 @@ func readFull(r io.Reader, b []byte) error {
 	return err
 }
 
-// readVersion fills b, the shortest beginning of any message, and checks its
-// first byte as soon as it is there: a client of another protocol is not
-// waited for.
+// readVersion fills b, the shortest beginning of any message, and checks its first byte
+// as soon as it is there: it does not wait for a client of another protocol.
 func readVersion(r io.Reader, b []byte, allowed ...Version) error {
 	return continueVersion(r, b, 0, allowed...)
 }

@@ -19,9 +19,9 @@ const (
 //	VER CMD RSV ATYP ADDR      PORT
 //	 1   1   1   1   4|1+n|16   2
 //
-// The reserved byte is not looked at. On ErrName and ErrAddressType the
-// returned request has its command; after ErrAddressType the length of the
-// message is unknown, so the connection cannot be read any further.
+// The reserved byte is ignored. On ErrName and ErrAddressType the returned request has
+// its command; after ErrAddressType the length of the message is unknown, so the
+// connection cannot be read any further.
 func ReadRequest(r io.Reader) (Request, error) {
 	code, addr, err := readMessage5(r)
 	return Request{Version: V5, Command: Command(code), Addr: addr}, err
@@ -35,8 +35,8 @@ func WriteRequest(w io.Writer, q Request) error {
 	return writeMessage5(w, byte(q.Command), q.Addr)
 }
 
-// readMessage5 reads a request or a reply. Five bytes tell its length and are
-// fewer than its shortest form has.
+// readMessage5 reads a request or a reply. The first five bytes determine its length.
+// The shortest form has more.
 func readMessage5(r io.Reader) (code byte, addr Addr, err error) {
 	var b [4 + 1 + MaxName + 2]byte
 	if err := readVersion(r, b[:5], V5); err != nil {

@@ -14,8 +14,7 @@ const (
 	MaxUDPHeaderIP = 4 + 16 + 2
 )
 
-// Datagram is what a SOCKS 5 client and its server send each other over UDP
-// (RFC 1928 section 7).
+// Datagram is a datagram between a SOCKS 5 client and its server (RFC 1928 section 7).
 type Datagram struct {
 	// Frag is 0 for a datagram that stands alone, and a position otherwise,
 	// with the high bit set in the last fragment.
@@ -26,13 +25,13 @@ type Datagram struct {
 	Data []byte
 }
 
-// ParseDatagram takes a datagram apart:
+// ParseDatagram parses a datagram:
 //
 //	RSV FRAG ATYP ADDR      PORT DATA
 //	 2   1    1   4|1+n|16   2    0-
 //
-// The reserved bytes are not looked at. Data is a part of b. The error is
-// io.ErrUnexpectedEOF for a header that is cut short, ErrAddressType or ErrName.
+// The reserved bytes are ignored. Data is a part of b. The error is io.ErrUnexpectedEOF
+// for a header that is cut short, ErrAddressType or ErrName.
 func ParseDatagram(b []byte) (Datagram, error) {
 	if len(b) < 5 {
 		return Datagram{}, io.ErrUnexpectedEOF

@@ -46,7 +46,8 @@ func LoadGroups(path string) (*Groups, error) {
 	return g, nil
 }
 
-// add takes one line in, or says what is wrong with it and the remedy.
+// add adds one line. If it cannot, it returns what is wrong with the line, and the
+// remedy.
 func (g *Groups) add(line string) (what, remedy string) {
 	const form = `write it as "group: user user"`
 	group, rest, ok := strings.Cut(line, ":")
@@ -72,7 +73,7 @@ func (g *Groups) add(line string) (what, remedy string) {
 	return "", ""
 }
 
-// Has reports whether the file has a group, be it empty.
+// Has reports whether the file has a group, even an empty one.
 func (g *Groups) Has(group string) bool {
 	if g == nil {
 		return false

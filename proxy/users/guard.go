@@ -19,7 +19,7 @@ const (
 	// refused after too many.
 	failureWindow = time.Minute
 	// maxFailed bounds the sources whose failures are remembered, and the pairs of
-	// source and user. Those that failed longest ago go first.
+	// source and user. Those that failed longest ago are forgotten first.
 	maxFailed = 16384
 	// usersOfSource is how many times more failures a source has than each of its
 	// users: many clients may share an address, and one that fails must not lock out
@@ -33,9 +33,9 @@ var ErrThrottled = errors.New("too many wrong passwords from this source")
 
 var errThrottledUser = fmt.Errorf("%w for this user", ErrThrottled)
 
-// Guard checks passwords at a bounded cost: a number at a time, one of a source,
-// and none for sources that have failed too often. It outlives users files, and is
-// safe for concurrent use.
+// Guard checks passwords at a bounded cost: a few at a time, one for each source, and
+// none for sources that have failed too often. A reload of the users file does not
+// reset it. It is safe for concurrent use.
 type Guard struct {
 	max    int // failures of a user of a source within the window; 0: any number
 	hashes *fair.Queue
@@ -98,9 +98,9 @@ func HashQueue() *fair.Queue {
 	return &fair.Queue{Size: max(runtime.GOMAXPROCS(0)-1, 1), Each: 1}
 }
 
-// NewGuard returns a guard that refuses a user from a source (an address, of IPv6 a
+// NewGuard returns a guard that refuses a user from a source (an address, or an IPv6
 // /64) for a minute after maxFailures wrong passwords in a minute, and all users from
-// there after ten times as many; 0 is any number. Hashes wait for their turn in the
+// there after ten times as many. 0 means any number. Hashes wait for their turn in the
 // queue, which must be new. Sources with fewer wrong passwords go first.
 func NewGuard(maxFailures int, hashes *fair.Queue) *Guard {
 	g := &Guard{max: maxFailures, hashes: hashes, sources: newFailures[netip.Prefix](), logins: newFailures[login]()}
@@ -124,7 +124,7 @@ func (g *Guard) Check(ctx context.Context, known *Checker, client netip.Addr, us
 		return false, err
 	}
 	defer g.releaseAfterRest(source, time.Now())
-	if err := g.throttled(who); err != nil { // by those that were ahead
+	if err := g.throttled(who); err != nil { // others may have failed meanwhile
 		return false, err
 	}
 	if !known.Check(user, password) {

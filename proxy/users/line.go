@@ -46,7 +46,7 @@ var schemes = []scheme{
 		regexp.MustCompile(`^\$(?:apr1|1)\$[^$:\s]{1,8}\$[./A-Za-z0-9]{22}$`), htpasswd.AcceptMd5},
 }
 
-// parseLine reads user:hash, or says what is wrong with it and the remedy.
+// parseLine reads user:hash. If it cannot, it returns what is wrong, and the remedy.
 func parseLine(line string) (user string, hash htpasswd.EncodedPasswd, what, remedy string) {
 	user, encoded, ok := strings.Cut(line, ":")
 	switch {
@@ -63,8 +63,7 @@ func parseLine(line string) (user string, hash htpasswd.EncodedPasswd, what, rem
 	return user, hash, what, remedy
 }
 
-// parseHash makes sure that the library can compute with a hash before it
-// gets it.
+// parseHash checks a hash before the library gets it.
 func parseHash(encoded string) (hash htpasswd.EncodedPasswd, what, remedy string) {
 	s, ok := schemeOf(encoded)
 	if !ok {
@@ -87,7 +86,8 @@ func parseHash(encoded string) (hash htpasswd.EncodedPasswd, what, remedy string
 
 const accepted = "bcrypt, yescrypt, SHA-crypt and MD5-crypt"
 
-// foreignForms are what a file of a system may hold instead of a hash of ours.
+// foreignForms are forms of passwords in files of other programs that Usher does not
+// accept.
 var foreignForms = []struct{ prefix, name string }{
 	{"$gy$", "a gost-yescrypt hash"},
 	{"$7$", "an scrypt hash"},
@@ -96,7 +96,7 @@ var foreignForms = []struct{ prefix, name string }{
 	{"{SSHA}", "a SHA-1 hash"},
 }
 
-// foreign says what a password is that is in no accepted form, and the remedy.
+// foreign returns what form a password has that is not accepted, and the remedy.
 func foreign(encoded string) (what, remedy string) {
 	if strings.HasPrefix(encoded, "!") || strings.HasPrefix(encoded, "*") {
 		return "the account is locked, so nobody can log in by it", "remove the line, or " + newHash
@@ -120,7 +120,7 @@ func schemeOf(encoded string) (scheme, bool) {
 	return scheme{}, false
 }
 
-// cost says what is wrong with the price of checking a hash, or "".
+// cost returns why a hash is too expensive to check, or "".
 func cost(s scheme, parts []string, encoded string) string {
 	if s.name == "bcrypt" {
 		switch c, err := bcrypt.Cost([]byte(encoded)); {

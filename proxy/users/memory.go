@@ -15,12 +15,12 @@ const (
 	// remember is how long a right password needs no slow hash: long enough
 	// for the many connections of one browser or program.
 	remember      = time.Minute
-	maxRemembered = 4096 // pairs; the least recently used go first
+	maxRemembered = 4096 // pairs; the least recently used are removed first
 )
 
-// memory remembers which pairs of name and password were right. It does not hold
-// them, but a keyed hash of each pair; the key exists nowhere else. The zero memory
-// is empty, and nothing may be added to it.
+// memory remembers which pairs of name and password were right. It holds a keyed hash
+// of each pair. The key exists nowhere else. The zero memory is empty, and nothing may
+// be added to it.
 type memory struct {
 	key [sha256.Size]byte
 
@@ -40,7 +40,7 @@ func newMemory() memory {
 	return m
 }
 
-// mark hashes a pair so that no other pair gives the same text.
+// mark hashes a pair. Different pairs have different inputs to the hash.
 func (m *memory) mark(user, password string) mark {
 	h := hmac.New(sha256.New, m.key[:])
 	h.Write(binary.AppendUvarint(nil, uint64(len(user))))
