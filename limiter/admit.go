@@ -8,7 +8,7 @@ import (
 	"usher/limiter/replica"
 )
 
-// A grant gets its slot here, asks whether it is valid, and gives it back.
+// How a grant gets a slot, checks it and returns it.
 
 // takeSlot returns the slot that g holds in this shard, if any, and takes one of limit
 // for it. It waits for the store for Options.StoreWait at most, counted from asked.
@@ -17,8 +17,8 @@ func (s *shard) takeSlot(ctx context.Context, g *Grant, limit Limit, asked time.
 	if w == nil {
 		return s.orLocally(g, limit, err)
 	}
-	// A batch carries everybody's questions, so ctx does not end it. Its sender
-	// may have to wait for its time limit, a tenth of the TTL.
+	// A batch contains the requests of several sessions, so ctx does not end it. Its
+	// sender may have to wait for its time limit, a tenth of the TTL.
 	s.send(context.WithoutCancel(ctx), true) //mutate:a-client-that-leaves-takes-the-request-along
 	err, answered := s.await(ctx, g, w, deadline)
 	g.answered = nil // a session keeps its grant for long
@@ -39,8 +39,8 @@ func (s *shard) ask(g *Grant, limit Limit, asked time.Duration) (w *replica.Wait
 	defer s.mu.Unlock()
 	wait := s.limiter.options.StoreWait
 	if s.machine.Live() && s.machine.Connected() {
-		// As far as we know the store answers. Then nobody is refused for a wait
-		// that is shorter than one round trip.
+		// As far as we know, the store answers. Then no session is refused because
+		// its wait is shorter than one round trip.
 		wait = max(wait, s.machine.RequestTimeout())
 	}
 	if s.away { //mutate:each-session-of-an-outage-waits
@@ -66,7 +66,8 @@ func (s *shard) begins(g *Grant) (old *replica.Slot) {
 	return old
 }
 
-// await waits for the answer until the deadline, or takes the question back.
+// await waits for the answer until the deadline. Without an answer, it withdraws the
+// request.
 func (s *shard) await(ctx context.Context, g *Grant, w *replica.Waiter, deadline time.Duration) (err error, answered bool) {
 	if left := deadline - s.limiter.now(); left > 0 {
 		timer := time.NewTimer(left)
@@ -87,7 +88,7 @@ func (s *shard) await(ctx context.Context, g *Grant, w *replica.Waiter, deadline
 }
 
 // orLocally decides about an admission that failed with err. If the store did not
-// answer, this replica may admit the session alone.
+// answer, this replica may admit the session by its own count.
 func (s *shard) orLocally(g *Grant, limit Limit, err error) error {
 	o := s.limiter.options
 	if !o.AdmitLocally ||

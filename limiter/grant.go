@@ -71,11 +71,11 @@ func (g *Grant) Valid() bool {
 }
 
 // Confirmed reports whether the store has admitted the session. It is false if this
-// replica admitted it alone (Options.AdmitLocally).
+// replica admitted it by its own count (Options.AdmitLocally).
 func (g *Grant) Confirmed() bool { return g.slot == nil || !g.slot.Local() }
 
 // WhenLost calls f when the slot is taken away, or at once if it was taken away before.
-// f is to wake blocked calls of the session, which then ask Valid. f must not block and
+// f must wake blocked calls of the session, which then ask Valid. f must not block and
 // must not call the limiter, because a lock of the limiter is held. Move and Release
 // forget f.
 func (g *Grant) WhenLost(f func()) {

@@ -23,7 +23,7 @@ type shard struct {
 	machine    *replica.Machine
 	agreed     bool          // the first shard: limiter.agreed is closed
 	sleepUntil time.Duration // run sleeps until then, or until wake; 0: it does not sleep
-	away       bool          // a question got no answer, and the store has answered none since
+	away       bool          // a request got no answer, and the store has answered none since
 
 	// deadline is machine.NextDeadline, for readers without mu.
 	deadline atomic.Int64
@@ -173,7 +173,7 @@ func (s *shard) send(ctx context.Context, batchOnly bool) bool {
 	defer s.mu.Unlock()
 	s.machine.Handle(s.limiter.now(), r, o)
 	if o.Err == nil && (r.Op == replica.Join || r.Op == replica.Batch) {
-		// It may have answered other requests all the time, and refused these.
+		// It may have answered other requests meanwhile, and refused these.
 		s.away = false //mutate:an-outage-never-ends-for-those-who-wait
 	}
 	s.passOn()
@@ -199,7 +199,7 @@ func (s *shard) next(batchOnly bool) *replica.Request {
 	if !batchOnly {
 		s.sleepUntil = 0
 	} else if !s.machine.BatchNext(now) {
-		s.wakeIfDue() // what comes first is not for a caller to send
+		s.wakeIfDue() // run must send what comes first
 		return nil
 	}
 	r := s.machine.Next(now)

@@ -63,8 +63,8 @@ func (m *Machine) canHandOver(now time.Duration, c *counter) bool {
 		(!c.inFlight || c.live < c.sentLive) //mutate:hand-over-beyond-what-a-batch-in-flight-states
 }
 
-// handOver gives surplus slots to waiters here, the oldest first, as long as that
-// needs no request to the store.
+// handOver gives surplus slots to the waiters of this replica, the oldest first, as far
+// as that needs no request to the store.
 func (m *Machine) handOver(now time.Duration, c *counter) {
 	for len(c.waiters) > 0 && m.canHandOver(now, c) {
 		m.grant(c)
@@ -109,14 +109,14 @@ func (m *Machine) Release(now time.Duration, s *Slot) {
 	m.drop(c)
 }
 
-// Valid reports whether a strict session may write now: its slot was not taken
-// away, and the lease that it stands on has not ended.
+// Valid reports whether a strict session may write now: its slot was not taken away,
+// and the lease of its slot has not ended.
 func (m *Machine) Valid(now time.Duration, s *Slot) bool {
 	return s.counter == nil || !s.ended && !s.counter.lease.passed(now)
 }
 
-// Withdraw takes a waiter back that nobody answered. It reports false if
-// somebody did.
+// Withdraw removes a waiter that has no answer yet. It reports false if the waiter has
+// been answered.
 func (m *Machine) Withdraw(w *Waiter) bool {
 	i := slices.Index(w.counter.waiters, w)
 	if i < 0 {
@@ -198,7 +198,7 @@ func (m *Machine) enqueueSurplus(now time.Duration, c *counter) {
 	switch {
 	case c.granted <= c.live || c.inFlight || c.queue == sendQueue:
 	case m.others.recovering && !c.overLimit && m.phase == live:
-		// Nobody else could be given it now, but a session here may take it.
+		// No other replica could get it now, but a session here may take it.
 		m.queues.enqueueForHeartbeat(c)
 	case c.nearlyFull || c.overLimit || c.contended || m.phase != live:
 		m.queues.enqueue(c)

@@ -7,14 +7,14 @@ import (
 	"usher/store"
 )
 
-// stated is what an entry was made of when it was sent.
+// stated has the numbers of an entry when it was sent.
 type stated struct {
 	counter *counter
 	live    int64
 	upTo    uint64 // the last waiter that it counts, by order of arrival
 }
 
-// makeJoin states who we are and claims the first of our sessions.
+// makeJoin makes a join, with the first claims of our sessions.
 func (m *Machine) makeJoin(now time.Duration) *Request {
 	m.phase = detached
 	m.stream.number++ //mutate:a-join-of-the-same-stream-again
@@ -61,8 +61,8 @@ func (m *Machine) state(r *Request, c *counter, need int64) store.Entry {
 	return e
 }
 
-// batchDue reports whether there is something to say: a change, a claim, another
-// space, or that we live.
+// batchDue reports whether a batch is due: for a change, a claim, another space, or a
+// heartbeat.
 func (m *Machine) batchDue(now time.Duration) bool {
 	return len(m.queues.send) > 0 || m.queues.releaseDue(now) || m.phase == claiming ||
 		m.space.current != m.space.acked || m.leased && now >= m.stream.beatAt
@@ -99,7 +99,7 @@ func (m *Machine) makeBatch(now time.Duration) *Request {
 	return r
 }
 
-// handleJoin takes the answer to a join.
+// handleJoin handles the answer to a join.
 func (m *Machine) handleJoin(now time.Duration, r *Request, reply store.JoinReply) {
 	o := &m.others
 	switch reply.Status {
@@ -141,7 +141,7 @@ func (m *Machine) handleJoin(now time.Duration, r *Request, reply store.JoinRepl
 	}
 }
 
-// handleBatch takes the answer to a batch, or to its resend.
+// handleBatch handles the answer to a batch or to its resend.
 func (m *Machine) handleBatch(now time.Duration, r *Request, reply store.BatchReply) {
 	m.stream.resend = nil
 	m.stream.acked = r.Batch.New
@@ -179,9 +179,9 @@ func (m *Machine) settle(now time.Duration, s stated, n store.Count) {
 	if m.settings.Strict && c.live > c.granted {
 		m.takeAway(c, c.live-c.granted) // a claim that was cut //mutate:a-cut-claim-ends-no-session
 	}
-	// Waiters get what was granted beyond the sessions that were stated, not
-	// beyond those that live now: over the limit, a session that ended meanwhile
-	// must not be replaced.
+	// Waiters get the slots beyond the sessions that were stated, not beyond the
+	// sessions that live now. Over the limit, a session that ended meanwhile must not
+	// be replaced.
 	slots := n.Granted - s.live //mutate:waiters-get-granted-less-what-lives-now
 	if c.throttled {
 		slots = n.Admitted // as many as used up the rate, neither more nor fewer //mutate:a-rate-alone-gets-what-is-granted
@@ -201,7 +201,7 @@ func (m *Machine) settle(now time.Duration, s stated, n store.Count) {
 }
 
 // refuse answers the waiters of a batch that got nothing, if this reply says for
-// certain why. The others are asked for again.
+// certain why. The next batch asks again for the others.
 func (m *Machine) refuse(c *counter, upTo uint64, n store.Count) {
 	for len(c.waiters) > 0 && c.waiters[0].order <= upTo {
 		err := reason(n, c) //mutate:refused-as-full-without-the-total-of-this-reply

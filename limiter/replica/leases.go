@@ -42,8 +42,8 @@ func (m *Machine) CheckDeadlines(now time.Duration) {
 			i--
 		}
 	}
-	// While detached as well: what the store granted last holds until the
-	// deadline and no longer, however soon we are back.
+	// This also applies while detached: what the store granted last is valid until
+	// the deadline and no longer, however soon we are back.
 	if !l.current.ended && l.current.passed(now) { //mutate:no-deadline-while-detached
 		m.deadlinePassed(l.current)
 		l.current.ended = true
@@ -53,9 +53,9 @@ func (m *Machine) CheckDeadlines(now time.Duration) {
 	}
 }
 
-// deadlinePassed ends a lease: from now on others may be given its slots. In
-// strict mode its sessions end. Otherwise they live on, and no slot is reused before the store
-// says that the total is not over the limit.
+// deadlinePassed ends a lease: from now on, other replicas may get its slots. In strict
+// mode, its sessions end. Otherwise they continue, and no slot is reused until the
+// store says that the total is not over the limit.
 func (m *Machine) deadlinePassed(l *lease) {
 	relied := false
 	for _, c := range m.table.counters {
@@ -84,8 +84,8 @@ func (m *Machine) NextDeadline() time.Duration {
 	return at
 }
 
-// newLease begins with nothing confirmed: sessions stay on the lease before, and
-// its deadline, until the store has confirmed their counter.
+// newLease starts a lease under which nothing is confirmed. A session stays on the
+// lease before, with its deadline, until the store has confirmed its counter.
 func (m *Machine) newLease() {
 	if m.leases.current.deadline > 0 {
 		m.leases.older = append(m.leases.older, m.leases.current) //mutate:lost-leases-have-no-deadline

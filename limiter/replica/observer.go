@@ -89,7 +89,7 @@ func (o *observer) lookAtTombstones(now time.Duration, v store.Membership, t tim
 	o.tombs = seen
 }
 
-// others is what this replica knows of the store and of the other replicas.
+// others is what this replica knows about the store and the other replicas.
 type others struct {
 	observer   observer
 	members    store.Membership // as last seen
@@ -102,14 +102,14 @@ type others struct {
 	retryAt  time.Duration // mismatched: when to try to join again
 }
 
-// untidy reports whether the observer has found something to do about other
-// replicas or the data.
+// untidy reports whether the observer has found something to clean up: a dead replica,
+// a recovery that is over, or tombstones.
 func (o *others) untidy() bool {
 	return o.observer.hasDead() || o.observer.ready || len(o.observer.gone) > 0
 }
 
-// tookTurn lets batches and tidying take turns, because either may have work
-// without end: there may always be a batch due, and tidying may always fail.
+// tookTurn lets batches and cleaning up take turns, because each of them may keep the
+// connection busy for ever.
 func (o *others) tookTurn(op Operation) {
 	switch op {
 	case Expire, EndRecovery:
@@ -124,7 +124,7 @@ func (o *others) tookTurn(op Operation) {
 // two could not be told apart.
 func (m *Machine) mayLook() bool { return !m.leased || m.stream.acked.Seq > 0 } //mutate:an-epoch-is-proved-by-its-join
 
-// handleObserve takes a view of the members.
+// handleObserve handles a view of the members.
 func (m *Machine) handleObserve(now time.Duration, r *Request, v store.Membership) {
 	o := &m.others
 	o.lookAt = now + m.timing.look
@@ -155,7 +155,7 @@ func showsSelf(v store.Membership, self string, acked store.Token) bool {
 	return false
 }
 
-// handleExpire takes the answer to expiring another replica, or ourselves.
+// handleExpire handles the answer to expiring another replica, or ourselves.
 func (m *Machine) handleExpire(r *Request, reply store.ExpireReply) {
 	if r.Expire.Target == m.id {
 		switch {
@@ -176,7 +176,7 @@ func (m *Machine) handleExpire(r *Request, reply store.ExpireReply) {
 	}
 }
 
-// handleEndRecovery takes the answer to a request to end the recovery.
+// handleEndRecovery handles the answer to a request to end the recovery.
 func (m *Machine) handleEndRecovery(recovering bool, gone []string) {
 	m.setRecovering(recovering)
 	o := &m.others.observer

@@ -25,9 +25,9 @@ type queues struct {
 	releaseAt time.Duration
 }
 
-// releaseDelay is how long the slot of a session that ended may be kept while
-// nobody is short of it: the next session here takes it without a question, and
-// many sessions that end together cost one batch.
+// releaseDelay is how long a replica may keep the slot of a session that ended, if no
+// other replica waits for it. The next session here then takes it without a request,
+// and many sessions that end together cost one batch.
 const releaseDelay = 2 * time.Millisecond
 
 // enqueue puts c into the next batch.
@@ -72,8 +72,8 @@ func (q *queues) intoSendQueue(list []*counter, from queue) []*counter {
 	return list[:0]
 }
 
-// take returns at most n counters for a batch, oldest first. When they are
-// stated, taken must be called.
+// take returns at most n counters for a batch, the oldest first. When they are in the
+// batch, taken must be called.
 func (q *queues) take(n int) []*counter {
 	q.send = stillQueued(q.send, sendQueue)
 	next := q.send[:min(len(q.send), n)]
@@ -86,10 +86,9 @@ func (q *queues) take(n int) []*counter {
 // taken removes the first n counters, which take returned.
 func (q *queues) taken(n int) { q.send = append(q.send[:0], q.send[n:]...) }
 
-// push puts c at the end of list. Before the list grows, entries that no longer
-// count are removed, and it gets room for as many again: it is never more than
-// twice as long as it needs to be, however many clients come and go while
-// nothing is sent.
+// push puts c at the end of list. Before the list grows, push removes entries that no
+// longer count, and then doubles the room. So the list is never more than twice as long
+// as necessary, however many clients come and go while nothing is sent.
 func push(list []*counter, c *counter, at queue) []*counter {
 	if len(list) == cap(list) {
 		list = stillQueued(list, at)

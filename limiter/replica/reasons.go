@@ -7,7 +7,7 @@ import (
 	"usher/store/limit"
 )
 
-// Reasons for which an admission is refused, told apart by errors.Is.
+// Why an admission is refused, for errors.Is.
 var (
 	// ErrFull says that the limit is reached: the store counted at least as
 	// many sessions as the maximum when it was asked.
@@ -15,15 +15,15 @@ var (
 	// ErrThrottled says that as many sessions have begun in the current window
 	// as the rate allows.
 	ErrThrottled = errors.New("the rate is reached")
-	// ErrKeys says that the store keeps no window for another key of the rule:
-	// as many keys have one as may, or the store has no memory for more.
+	// ErrKeys says that no further key of the rule may begin a window: there are as
+	// many as allowed, or the store has no memory left.
 	ErrKeys = errors.New("too many other addresses or users are counted")
 	// ErrUnavailable says that the store gave no answer in time.
 	ErrUnavailable = errors.New("the store cannot be reached")
 	// ErrRecovering says that the store's data is new, because it lost its data
 	// or starts for the first time, and that it admits no new sessions yet.
 	ErrRecovering = errors.New("the store is recovering and admits no new sessions yet")
-	// ErrMismatch says that live replicas run with other lease settings.
+	// ErrMismatch says that live replicas have other lease settings.
 	ErrMismatch = errors.New("other replicas run with other lease settings")
 	// ErrClosed says that the replica has left or is leaving.
 	ErrClosed = errors.New("this replica stops")

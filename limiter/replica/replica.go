@@ -83,8 +83,8 @@ type space struct {
 	watch   []string // counters whose totals are wanted
 }
 
-// timing is all that follows from the TTL: a replica stops relying on its lease
-// after 0.7 TTL, and others take it for dead after 0.75 TTL.
+// timing has the durations that follow from the TTL. A replica stops relying on its
+// lease after 0.7 TTL, and others declare it dead after 0.75 TTL.
 type timing struct {
 	beat, look, gap, lease, witness, tombstone, request time.Duration
 }
@@ -112,7 +112,7 @@ func New(id string, s store.Settings, leased bool, newID func() string) *Machine
 	}
 }
 
-// Effect tells the owner of an admission what became of it.
+// Effect tells the owner of an admission its result.
 type Effect struct {
 	Owner any   // as given to Ask or AdmitLocally
 	Slot  *Slot // granted to an admission that waited; with Lost, taken away
@@ -120,8 +120,8 @@ type Effect struct {
 	Lost  bool
 }
 
-// Effects returns what was decided since the last call, in order. The slice is
-// valid until the next event.
+// Effects returns the decisions since the last call, in order. The slice is valid until
+// the next event.
 func (m *Machine) Effects() []Effect {
 	out := m.effects
 	if m.effects = nil; cap(out) <= 256 { // do not keep what a lost lease needed
@@ -130,13 +130,14 @@ func (m *Machine) Effects() []Effect {
 	return out
 }
 
-// SetSpace puts a counter space in force, and says which counters' totals
-// Status is to report.
+// SetSpace puts a counter space in force. watch are the counters whose totals Status
+// reports.
 func (m *Machine) SetSpace(name string, watch []string) {
 	m.space.current, m.space.watch = name, watch
 }
 
-// Leave begins the end: nobody is admitted any more, and everything is given back.
+// Leave starts to leave the store: no session is admitted any more, and all slots are
+// given back.
 func (m *Machine) Leave() {
 	if m.phase == left || m.phase == leaving {
 		return
@@ -150,14 +151,14 @@ func (m *Machine) Leave() {
 	}
 	m.link.notBefore = 0
 	if !joined {
-		m.phase = left // whatever the store has of us, others expire
+		m.phase = left // other replicas will expire us
 	}
 }
 
-// Abandon ends without telling the store: others will expire what is there.
+// Abandon ends without a request to the store. Other replicas will expire this one.
 func (m *Machine) Abandon() { m.phase = left }
 
-// Left reports whether it has ended. A request may still be under way.
+// Left reports whether the machine has ended. A request may still be under way.
 func (m *Machine) Left() bool { return m.phase == left }
 
 // Busy reports whether a request is under way.
@@ -180,15 +181,15 @@ func (m *Machine) RequestTimeout() time.Duration { return m.timing.request }
 // renewed it.
 func (m *Machine) LeaseTime() time.Duration { return m.timing.lease }
 
-// joined reports whether the store counts with this replica.
+// joined reports whether this replica is a member of the store.
 func (m *Machine) joined() bool { return m.phase == live || m.phase == claiming }
 
-// ending reports whether nobody is admitted any more.
+// ending reports whether the replica admits no more sessions.
 func (m *Machine) ending() bool { return m.phase == leaving || m.phase == left }
 
 // Status is a snapshot for readiness, metrics and the status page.
 type Status struct {
-	Joined     bool              // the store counts with this replica
+	Joined     bool              // the replica is a member of the store
 	WasReady   bool              // it was joined, and the store ready, at least once
 	Recovering bool              // the store's data is new: it admits no new sessions yet
 	Mismatch   string            // the settings of conflicting replicas, "" if there are none

@@ -7,7 +7,7 @@ import (
 	"usher/store"
 )
 
-// Operation is what a request asks of the store.
+// Operation is the kind of a request to the store.
 type Operation string
 
 // The operations. Dial opens the connection, the others go over it.
@@ -35,8 +35,8 @@ type Request struct {
 	stated     []stated      // join and batch: what each entry was made of
 }
 
-// Outcome is what became of a request. Err is an error of package store, or any
-// other if it is unknown whether the store has executed the request.
+// Outcome is the outcome of a request. Err is an error of package store. Any other
+// error means that it is unknown whether the store has executed the request.
 type Outcome struct {
 	Err        error
 	Join       store.JoinReply
@@ -117,8 +117,8 @@ func (m *Machine) tidy() *Request {
 	}}
 }
 
-// nextMismatched keeps observing, so that dead replicas with other settings do
-// not keep this one out for ever. It never ends a recovery.
+// nextMismatched continues to observe, so that dead replicas with other settings do not
+// keep this one out for ever. It never ends a recovery.
 func (m *Machine) nextMismatched(now time.Duration) *Request {
 	o := &m.others
 	switch {
@@ -145,7 +145,7 @@ func (m *Machine) makeExpire(e store.Expire) *Request {
 	return &Request{Op: Expire, Expire: e}
 }
 
-// Handle takes the outcome of the request under way.
+// Handle applies the outcome of the request under way.
 func (m *Machine) Handle(now time.Duration, r *Request, o Outcome) {
 	m.link.busy = false
 	m.CheckDeadlines(now)
@@ -168,8 +168,8 @@ func (m *Machine) Handle(now time.Duration, r *Request, o Outcome) {
 	}
 }
 
-// failed sorts errors by what is known of the outcome, and reports whether
-// there was one.
+// failed handles an error by what it says about the outcome. It reports whether there
+// was an error.
 func (m *Machine) failed(now time.Duration, r *Request, err error) bool {
 	current := r.attachment == m.link.attachment
 	switch {
@@ -206,8 +206,8 @@ func (m *Machine) lostTheStore(r *Request, current bool) {
 	}
 }
 
-// keepForResend keeps a batch to be sent again byte for byte. Nothing else is:
-// after a join whose outcome is unknown comes one with a new stream.
+// keepForResend keeps a batch, to send it again byte for byte. Only batches are sent
+// again: after a join whose outcome is unknown, the next join has a new stream.
 func (m *Machine) keepForResend(r *Request, current bool) {
 	if r.Op == Batch && current {
 		m.stream.resend = r

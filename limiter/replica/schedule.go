@@ -27,7 +27,7 @@ func (m *Machine) wakeAt() time.Duration {
 	return at
 }
 
-// hasNews reports whether there is something to tell the store at once.
+// hasNews reports whether something must be sent to the store at once.
 func (m *Machine) hasNews() bool {
 	return len(m.queues.send) > 0 ||
 		m.stream.resend != nil || //mutate:a-resend-awaits-a-heartbeat
@@ -35,8 +35,9 @@ func (m *Machine) hasNews() bool {
 		m.others.untidy()
 }
 
-// SleepUntil returns how long the driver may sleep unless somebody wakes it.
-// Whoever ends a request wakes it if something waited for that: see NeedsWake.
+// SleepUntil returns how long the driver may sleep unless somebody wakes it. The
+// goroutine that ends a request wakes the driver if something waited for that, see
+// NeedsWake.
 func (m *Machine) SleepUntil(now time.Duration) time.Duration {
 	at := m.wakeAt()
 	if m.link.busy && at <= now { //mutate:what-must-wait-keeps-the-driver-awake
@@ -45,9 +46,9 @@ func (m *Machine) SleepUntil(now time.Duration) time.Duration {
 	return at
 }
 
-// NeedsWake reports whether a driver that sleeps until then must wake up
-// earlier. While a request is under way it need not: whoever ends that request
-// asks again.
+// NeedsWake reports whether a driver that sleeps until then must wake up earlier. While
+// a request is under way it need not, because the goroutine that ends the request asks
+// again.
 func (m *Machine) NeedsWake(sleepUntil time.Duration) bool {
 	return !m.link.busy && m.wakeAt() < sleepUntil //mutate:nobody-sends-what-had-to-wait
 }

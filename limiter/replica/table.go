@@ -9,7 +9,8 @@ import (
 	"usher/store/limit"
 )
 
-// table is the truth about this replica's live sessions.
+// table has the live sessions of this replica. The store is made to agree with it,
+// never the other way round.
 type table struct {
 	counters   map[string]*counter
 	ruleLive   map[string]int64 // live sessions of each rule that counts by key
@@ -19,15 +20,15 @@ type table struct {
 	opened     limit.Windows // how many keys of each rule have opened one of them
 }
 
-// counter is a row of the table: its live sessions, and what the store last
-// said about it.
+// counter is a row of the table: live sessions, and the last answer of the store about
+// them.
 type counter struct {
 	name           string
 	rule           string // whose key it counts, "" if it counts no key
 	max, ruleMax   int64
 	rate, ruleRate limit.Rate
 	maxKeys        int64 // of the rule: how many keys may have windows, 0 for any number
-	throttled      bool  // there is a rate: no session begins without the store's word
+	throttled      bool  // there is a rate: no session begins without an answer of the store
 	counted        bool  // the store keeps the number of sessions; else live and granted stay 0
 
 	live    int64              // sessions that exist here
@@ -43,11 +44,11 @@ type counter struct {
 	queue          queue // in which it waits
 	inFlight       bool  // in a batch whose outcome is not known
 	sentLive       int64 // live as stated in that batch
-	outcomeUnknown bool  // such a batch was given up: the store may count more than granted
+	outcomeUnknown bool  // a batch was given up in this state: the store may count more than granted
 }
 
-// Slot is one session's unit of a counter, or of none if only its beginning was
-// counted.
+// Slot is the right of one session to run under a counter. It has no counter if only
+// the beginning of the session was counted.
 type Slot struct {
 	owner   any
 	counter *counter // nil: only that the session began was counted
@@ -112,9 +113,9 @@ func (t *table) count(c *counter, n int64) {
 	}
 }
 
-// drop takes c off the table when neither side knows anything of it. It may be
-// queued: counters whose clients came and went while the store was away must
-// not be remembered until it is back.
+// drop removes c from the table if neither the replica nor the store counts anything
+// there. c may be queued: counters of clients that came and went during an outage must
+// not be kept until its end.
 func (m *Machine) drop(c *counter) {
 	if c.live == 0 && c.granted == 0 && len(c.waiters) == 0 &&
 		!c.inFlight && //mutate:a-counter-in-flight-is-dropped

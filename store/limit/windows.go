@@ -49,7 +49,7 @@ func (w *Windows) sweep(now time.Duration) {
 	w.sweepAt = 64 + 2*len(w.open)
 }
 
-// Open returns how much of each open window is used, by name.
+// Open returns the sessions in each open window, by name.
 func (w *Windows) Open(now time.Duration) map[string]int64 {
 	out := map[string]int64{}
 	for name, o := range w.open {

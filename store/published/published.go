@@ -33,8 +33,8 @@ const MaxMessage = 500
 // maxNumber is the highest number that the scripts of a store count exactly.
 const maxNumber = 1 << 53
 
-// ErrUnreadable says that the store refused the question, or that its answer is
-// nothing that Usher writes. The connection remains usable.
+// ErrUnreadable says that the store refused a request, or that its data is not in
+// Usher's form. The connection remains usable.
 var ErrUnreadable = errors.New("the published rules cannot be read")
 
 // Generation describes a text of rules that was published.
@@ -128,7 +128,7 @@ type News struct {
 	Text   *Text  // nil if the replica has it already, see Exchange.Have
 }
 
-// Replicas is what a store knows of replicas.
+// Replicas is what a store knows about replicas.
 type Replicas struct {
 	Reports []Report // of replicas that have reported within the TTL, ordered by Name
 	Left    []string // ids of replicas that have stopped in good order within the TTL

@@ -47,8 +47,8 @@ func newPeer(addr string, open func(context.Context, string) (*link, error)) *pe
 	return p
 }
 
-// ask puts a question that may be put twice: a connection that was kept may be
-// long broken, and then a new one is tried.
+// ask asks a question. It may ask twice, because a kept connection may have broken
+// meanwhile. Then it opens a new one.
 func (p *peer) ask(ctx context.Context, question func(context.Context, *redis.Conn) error) error {
 	select {
 	case <-p.turn:
@@ -86,10 +86,10 @@ func (p *peer) close() {
 	}
 }
 
-// newest asks all peers at once and returns the answer with the highest epoch,
-// because a peer that is cut off from the others answers what was true before. It
-// waits for silent peers for half of the time until ctx ends, so that the other
-// half is left to use the answer.
+// newest asks all peers at once and returns the answer with the highest epoch, because
+// a peer that is cut off from the others gives an outdated answer. It waits for silent
+// peers for half of the time until ctx ends, so that the other half is left to use the
+// answer.
 func newest[A any](ctx context.Context, peers []*peer, question func(context.Context, *peer, *redis.Conn) (A, uint64, error)) (A, uint64, error) {
 	patience := time.Second
 	if deadline, ok := ctx.Deadline(); ok {

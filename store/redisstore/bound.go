@@ -7,10 +7,10 @@ import (
 	"strconv"
 )
 
-// Bounds of what a server may say. The client library allocates by the lengths
-// that a reply announces, before it has seen the data: an announced length of
-// 2^62 is a panic, one of 100 GB the end of the process. A legitimate reply
-// stays far below: the largest is the list of members, less than 200 bytes each.
+// Bounds on the replies of a server. The client library allocates by the lengths that a
+// reply announces, before it has seen the data: an announced length of 2^62 is a panic,
+// one of 100 GB the end of the process. A legitimate reply stays far below: the largest
+// is the list of members, less than 200 bytes each.
 const (
 	maxReply   = 1 << 20 // bytes of one reply, with all that it announces
 	maxLine    = 64 << 10
@@ -19,7 +19,7 @@ const (
 	leastElement = 3 // bytes: a type and CR LF
 )
 
-// replyError says how a server's reply breaks the protocol or its bounds.
+// replyError says how a reply violates the protocol or its bounds.
 type replyError string
 
 func (e replyError) Error() string { return "protocol: " + string(e) }
@@ -31,8 +31,8 @@ var (
 	errReplyForm = replyError("reply is malformed; the store must be a Redis or Valkey server")
 )
 
-// boundedConn passes on what a server sends, byte for byte, up to the first
-// reply that breaks a bound. Nothing of the chunk that shows it is passed on.
+// boundedConn passes on the bytes of a server, up to the first reply that exceeds a
+// bound. It passes on nothing of the chunk in which it notices that.
 type boundedConn struct {
 	net.Conn
 	replies replyScanner
@@ -50,10 +50,10 @@ func (c *boundedConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// replyScanner follows the framing of RESP2 and RESP3 in a stream of replies
-// (the Redis serialization protocol specification). It keeps no data. Whatever
-// the library takes for a header must have been a header here; where the
-// library is lenient, as in "$+5", the scanner refuses.
+// replyScanner follows the framing of RESP2 and RESP3 in a stream of replies (the Redis
+// serialization protocol specification). It keeps no data. It must recognise each
+// header that the library recognises. Where the library is lenient, as with "$+5", the
+// scanner refuses.
 type replyScanner struct {
 	data int // bytes of a string still to come, with its CR LF
 
@@ -85,7 +85,7 @@ func (s *replyScanner) scan(p []byte) error {
 	return nil
 }
 
-// header takes one byte of a header line.
+// header handles one byte of a header line.
 func (s *replyScanner) header(b byte) error {
 	if s.line < len(s.head) {
 		s.head[s.line] = b
@@ -107,7 +107,7 @@ func (s *replyScanner) header(b byte) error {
 	return s.begin(length)
 }
 
-// begin takes a header line of that length, which is complete.
+// begin handles a complete header line of that length.
 func (s *replyScanner) begin(length int) error {
 	s.size += length
 	if s.depth > 0 {

@@ -12,9 +12,9 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Check looks at the settings of the servers that count now, and returns what
-// a person should know of them, one sentence each. It connects. If a server
-// cannot be asked, it fails, and returns what it found elsewhere.
+// Check reads the settings of the current servers, and returns warnings, one sentence
+// each. It connects to the servers. If it cannot ask a server, it fails, and returns
+// the warnings about the others.
 func (s *Store) Check(ctx context.Context) (warnings []string, err error) {
 	defer show(&err)
 	var asked []string
@@ -45,7 +45,7 @@ func (s *Store) checkServer(ctx context.Context, addr string) (warnings []string
 		return nil, err
 	}
 	defer l.Close()
-	// INFO, unlike CONFIG, is what any user of the store must be allowed anyway.
+	// Every user of the store needs the right to INFO, but not to CONFIG.
 	info, err := l.redis.Info(ctx).Result()
 	if err != nil {
 		return nil, err
@@ -68,9 +68,8 @@ func (s *Store) checkServer(ctx context.Context, addr string) (warnings []string
 	return append(warnings, more...), err
 }
 
-// unreadable reports whether a server refuses a question for good: the user
-// lacks the right (NOPERM), or the command was renamed or left out, as in managed
-// services (ERR, with words of their own).
+// unreadable reports whether a server will always refuse a command: the user lacks the
+// right (NOPERM), or the command was renamed or removed, as in managed services (ERR).
 func unreadable(err error) bool {
 	var reply redis.Error
 	if !errors.As(err, &reply) {
@@ -80,7 +79,7 @@ func unreadable(err error) bool {
 	return code == "NOPERM" || code == "ERR"
 }
 
-// checkCoverage checks that nodes of a Redis Cluster go on without the others.
+// checkCoverage checks that the nodes of a Redis Cluster continue without the others.
 func checkCoverage(ctx context.Context, c *redis.Conn) ([]string, error) {
 	const setting = "cluster-require-full-coverage"
 	const consequence = "while any slot of the cluster has no primary, this node refuses to count, and limited rules admit nobody"
@@ -112,8 +111,8 @@ func checkPersistence(info string) (warnings []string) {
 
 const minReplicasRemedy = "a primary that is cut off from its replicas goes on counting while another one is promoted, and limits may be exceeded"
 
-// checkReplication checks what keeps two primaries from acknowledging at once:
-// the old one must stop before the new one is promoted.
+// checkReplication checks the settings that prevent two primaries at a time: the old
+// one must stop before the new one is promoted.
 func checkReplication(ctx context.Context, c *redis.Conn, s *sentinels) ([]string, error) {
 	about, _, err := s.primary(ctx)
 	if err != nil {

@@ -44,8 +44,8 @@ func (f tlsFiles) config() (*tls.Config, error) {
 	return c, nil
 }
 
-// link is one connection to one server, logged in. When it breaks it stays
-// broken: the client has nothing to dial again with.
+// link is one connection to one server, logged in. A broken link stays broken, because
+// its client cannot dial again.
 type link struct {
 	net    net.Conn
 	client *redis.Client
@@ -54,7 +54,7 @@ type link struct {
 
 var errBroken = errors.New("the connection is broken")
 
-// connect dials a server within ctx. What is said first logs in.
+// connect dials a server and logs in. ctx bounds both.
 func (l *location) connect(ctx context.Context, addr string, who login, db int) (*link, error) {
 	user, password, err := who.read()
 	if err != nil {
@@ -67,7 +67,7 @@ func (l *location) connect(ctx context.Context, addr string, who login, db int) 
 	return l.over(raw, addr, user, password, db), nil
 }
 
-// over puts the client onto a connection, with the bounds in between.
+// over returns a client on a connection, with bounds on what it reads.
 func (l *location) over(raw net.Conn, addr, user, password string, db int) *link {
 	var taken atomic.Bool
 	client := redis.NewClient(&redis.Options{

@@ -2,8 +2,8 @@ package redisstore
 
 import "fmt"
 
-// keys names what a shard keeps in Redis. All of it carries one hash tag, so
-// that a shard lives in one slot of a Redis Cluster.
+// keys has the names of a shard's keys in Redis. All of them have one hash tag, so a
+// shard is in one slot of a Redis Cluster.
 type keys struct{ prefix string }
 
 func keysOf(cluster string, shard int) keys {
@@ -30,7 +30,7 @@ func (k keys) all(replica string) []string {
 	return []string{k.membership(), k.totals(), k.ledger(replica)}
 }
 
-// What is published is in the first shard, so that one connection does for both.
+// Published rules are in the first shard, so that one connection is enough for both.
 
 // generations is g: n = the newest number; id of that generation; by number, what
 // describes it.

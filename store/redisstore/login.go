@@ -18,7 +18,7 @@ type Secrets struct {
 	SentinelUser, SentinelPassword string
 }
 
-// login is empty if none is asked for.
+// login has a name and a password. It is empty if the server needs none.
 type login struct {
 	user, password         string
 	userFile, passwordFile string
@@ -56,7 +56,7 @@ func secret(value, file string) (string, error) {
 	}
 }
 
-// use takes the files over, each of which must be readable now.
+// use sets the files. Each of them must be readable now.
 func (l *location) use(files Secrets) error {
 	servers, sentinels := login{userFile: files.User, passwordFile: files.Password},
 		login{userFile: files.SentinelUser, passwordFile: files.SentinelPassword}
@@ -114,8 +114,9 @@ func (s *Store) Warnings() (warnings []string) {
 	return warnings
 }
 
-// exposed says that every user of the machine may write a file, or read one that holds
-// a secret; "" if none may. Reading a file that cannot be asked fails elsewhere.
+// exposed returns a warning if every user of the machine may write a file, or read one
+// that holds a secret. Otherwise it returns "". If the file cannot be read, that fails
+// elsewhere.
 func exposed(file, kind string, secret bool) string {
 	info, err := os.Stat(file)
 	if err != nil {

@@ -183,8 +183,8 @@ func parseRoster(fields map[string]string) (store.Membership, error) {
 	return out, nil
 }
 
-// isName reports whether a replica or a counter space can be called so. They
-// are shown to people.
+// isName reports whether s is valid as the name of a replica or a counter space. These
+// names are shown to people.
 func isName(s string) bool {
 	return len(s) <= 128 && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
 }

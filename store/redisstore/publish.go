@@ -14,11 +14,11 @@ import (
 	"usher/store/published"
 )
 
-// Connections to the first shard also lead to what is published. They take no part
-// in counting.
+// Connections to the first shard also serve published rules. These operations do not
+// count sessions.
 var _ published.Conn = (*conn)(nil)
 
-// Published opens a connection to what is published for the cluster.
+// Published opens a connection to the published rules of the cluster.
 func (s *Store) Published(ctx context.Context) (published.Conn, error) {
 	c, err := s.Dial(ctx, 0)
 	if err != nil {
@@ -51,9 +51,8 @@ func (c *conn) Exchange(ctx context.Context, e published.Exchange) (_ published.
 	return news, garbled(r.err)
 }
 
-// unreadableReply marks an error that is a server's answer to the question itself,
-// such as one about a key of another type. It leaves alone what the caller of a
-// store can act on.
+// unreadableReply marks an error about the data itself, such as a key of another type.
+// It leaves other errors unchanged, because the caller can react to them.
 func unreadableReply(err error) error {
 	var reply redis.Error
 	if !errors.As(err, &reply) || errors.Is(err, store.ErrMoved) || errors.Is(err, store.ErrBusy) {

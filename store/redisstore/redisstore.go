@@ -1,10 +1,9 @@
 // Package redisstore is the store contract on Redis, shared by all replicas.
 //
-// Each operation is one Lua script over declared keys under one hash tag (see
-// keys.go and the .lua files), sent over one connection of its own. Nothing is
-// retried behind the caller's back: an error after which the script may or may
-// not have run comes back as it is, and the caller resends the same bytes over
-// a new connection. The store keeps no clock and no TTL on what it counts.
+// Each operation is one Lua script over declared keys under one hash tag (see keys.go
+// and the .lua files), sent over one connection of its own. The package retries nothing
+// silently. After an error, the script may or may not have run. The caller then sends
+// the same bytes again over a new connection. Counts have no TTL, and need no clock.
 package redisstore
 
 import (
@@ -38,14 +37,14 @@ var _ store.Store = (*Store)(nil)
 //	redis+sentinel://[user:password@]host[:port],.../name[/db]  the primary that sentinels know by that name
 //	redis+cluster://[user:password@]host[:port],...             a Redis Cluster, by some of its nodes
 //
-// With rediss instead of redis connections are encrypted; the options ca,
-// cert and key name PEM files, skip_verify=true trusts anybody. Other options:
-// shards (default 1, on a Redis Cluster 16; the same on all replicas), db,
-// protocol (2 or 3), client_name, sentinel_username, sentinel_password.
+// With rediss instead of redis, connections use TLS. The options ca, cert and key name
+// PEM files. skip_verify=true accepts any certificate. Other options: shards (default
+// 1, on a Redis Cluster 16; the same on all replicas), db, protocol (2 or 3),
+// client_name, sentinel_username, sentinel_password.
 //
-// No reply of a server may exceed 1 MiB, its lines 64 KiB, its nesting 8
-// levels: what goes beyond is an error of its request like any other. The
-// errors of all methods are one line of printable text, cut after 500 bytes.
+// No reply of a server may exceed 1 MiB, its lines 64 KiB, its nesting 8 levels: a
+// larger one is an error of its request. The errors of all methods are one line of
+// printable text, cut after 500 bytes.
 func Open(rawURL, cluster string, secrets Secrets) (*Store, error) {
 	if err := CheckCluster(cluster); err != nil {
 		return nil, err
@@ -125,7 +124,8 @@ type conn struct {
 	scripts *scripts
 }
 
-// identify reads what the server is, before anything else is said to it.
+// identify reads the version of the server and checks its kind. It is called before any
+// other request.
 func (c *conn) identify(ctx context.Context) error {
 	var server, replication *redis.StringCmd
 	_, err := c.redis.Pipelined(ctx, func(p redis.Pipeliner) error {

@@ -10,7 +10,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// One file a script: its keys, arguments, returns, and why it may be repeated.
+// Each script has its own file, which begins with its keys, arguments and results, and
+// says why it may be repeated.
 var (
 	//go:embed history.lua
 	historyLua string
@@ -37,14 +38,13 @@ var (
 // scripts are the operations in the form that a server version takes.
 type scripts struct{ join, batch, expire, endRecovery, exchange *redis.Script }
 
-// publishScript is refused when Redis is out of memory, as any text is: nothing
-// depends on it.
+// publishScript may fail when Redis is out of memory, because no session depends on it.
 var publishScript = sync.OnceValue(func() *redis.Script { return redis.NewScript(publishLua) })
 
 var (
 	plainScripts = sync.OnceValue(func() *scripts { return newScripts("") })
-	// Scripts that count must run when Redis is out of memory: they are what
-	// gives sessions back.
+	// Scripts that count must also run when Redis is out of memory, because they give
+	// slots back.
 	oomScripts = sync.OnceValue(func() *scripts { return newScripts("#!lua flags=allow-oom\n") })
 )
 

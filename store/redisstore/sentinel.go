@@ -19,8 +19,8 @@ import (
 // one admits nothing for 0.75 TTL, and all replicas must have moved well before that.
 const lookEvery = 200 * time.Millisecond
 
-// sentinels locate the primary of one name. A goroutine of theirs goes on
-// looking, from the first question to close.
+// sentinels locate the primary of one name. After the first question, a goroutine
+// continues to ask until close.
 type sentinels struct {
 	master string
 	peers  []*peer
@@ -41,7 +41,7 @@ func newSentinels(l *location) *sentinels {
 	return s
 }
 
-// primary is what a sentinel says of one.
+// primary is what a sentinel says about a primary.
 type primary struct {
 	addr      string
 	downAfter time.Duration // how long it must be silent before it is replaced

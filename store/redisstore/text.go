@@ -6,13 +6,12 @@ import (
 	"unicode"
 )
 
-// maxText bounds what is shown of a server's words, in bytes.
+// maxText bounds how much of a server's text is shown, in bytes.
 const maxText = 500
 
-// OneLine makes a text that a server had a part in fit to be shown to people:
-// one line, cut after 500 bytes, with escapes in Go's form for what is not
-// printable, such as control characters and marks that turn the direction of
-// writing.
+// OneLine makes a text from a server safe to show: one line, cut after 500 bytes, with
+// Go escapes for characters that are not printable, such as control characters and
+// bidirectional marks.
 func OneLine(text string) string {
 	var b strings.Builder
 	for _, r := range text {

@@ -9,9 +9,8 @@ import (
 	"strings"
 )
 
-// location is what a store's URL says. Errors about it never quote a part of
-// the text that may be a password: one with a special character in it that is
-// not written as %XX ends up anywhere.
+// location is the content of a store's URL. Errors about it never quote the text. Any
+// part could be from a password, if special characters in it are not written as %XX.
 type location struct {
 	scheme   string
 	form     form
@@ -27,7 +26,7 @@ type location struct {
 	sentinel login
 }
 
-// form is what a scheme stands for.
+// form describes a scheme.
 type form struct {
 	kind kind
 	tls  bool
@@ -59,7 +58,7 @@ var forms = map[string]form{
 // the lease TTL.
 const clusterShards = 16
 
-// maxShards keeps a slip of the finger from opening a million connections.
+// maxShards prevents a typing error from opening a million connections.
 const maxShards = 1024
 
 var (
@@ -192,8 +191,7 @@ func (l *location) readPath(path string) error {
 	return nil
 }
 
-// readOptions reads the part after the question mark. An option that is not
-// known is an error: it was meant to do something.
+// readOptions reads the part after the question mark. An unknown option is an error.
 func (l *location) readOptions(options url.Values) error {
 	if l.form.kind == redisCluster {
 		l.shards = clusterShards

@@ -9,7 +9,7 @@ import (
 	"usher/store/limit"
 )
 
-// bit is a flag as scripts take it.
+// bit returns a flag in the form that scripts use.
 func bit(on bool) string {
 	if on {
 		return "1"
@@ -59,8 +59,8 @@ func (k keys) appendWindows(keys []string, args []any, entries []store.Entry) ([
 	return keys, append(args, string(held))
 }
 
-// reader takes a script's reply apart, in order. The first thing that is not
-// as the script documents it is the error of the whole reply.
+// reader reads a script's reply, value by value. The first value that is not as
+// documented is the error of the whole reply.
 type reader struct {
 	rest []any
 	err  error
