@@ -57,7 +57,7 @@ type opening struct {
 	deadline    time.Time              // in force on client
 	keptAlive   rules.KeepAlive        // the same
 	negotiating *fair.Member[*session] // nil once it has left the negotiators
-	begun       [socks.MinOpening]byte // the first bytes from the client
+	begun       [socks.MaxBegun]byte   // the first bytes from the client
 	nBegun      int8                   // how many there are: see awaitClient
 	first       socks.Opening          // the client's first message
 	firstErr    error                  // of reading it

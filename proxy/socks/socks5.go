@@ -38,8 +38,8 @@ func WriteRequest(w io.Writer, q Request) error {
 // readMessage5 reads a request or a reply. The first five bytes determine its length.
 // The shortest form has more.
 func readMessage5(r io.Reader) (code byte, addr Addr, err error) {
-	var b [4 + 1 + MaxName + 2]byte
-	if err := readVersion(r, b[:5], V5); err != nil {
+	b := make([]byte, 5, 4+16+2)
+	if err := readVersion(r, b, V5); err != nil {
 		return 0, Addr{}, err
 	}
 	code = b[1]
@@ -54,7 +54,8 @@ func readMessage5(r io.Reader) (code byte, addr Addr, err error) {
 	default:
 		return code, Addr{}, fmt.Errorf("%w %#02x", ErrAddressType, b[3])
 	}
-	if err := readFull(r, b[5:end+2]); err != nil {
+	b = append(b, make([]byte, end+2-len(b))...)
+	if err := readFull(r, b[5:]); err != nil {
 		return code, Addr{}, err
 	}
 	addr.Port = binary.BigEndian.Uint16(b[end:])
@@ -68,7 +69,7 @@ func readMessage5(r io.Reader) (code byte, addr Addr, err error) {
 
 // writeMessage5 writes a request or a reply.
 func writeMessage5(w io.Writer, code byte, addr Addr) error {
-	b := append(make([]byte, 0, 4+1+MaxName+2), byte(V5), code, 0)
+	b := append(make([]byte, 0, 4+16+2), byte(V5), code, 0) // a name needs more
 	b, err := appendAddr(b, addr)
 	if err != nil {
 		return err
