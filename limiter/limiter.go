@@ -55,7 +55,8 @@ type LimitError = replica.LimitError
 // A Limit with rates and without a maximum does not count running sessions. Its grants
 // are always valid, and the store does not learn of their release.
 type Limit struct {
-	// Rule is the counter of the rule, <space>/<rule>. "" means no limit.
+	// Rule is the counter of the rule, <space>/<rule>, or of a pool, see Pool. "" means
+	// no limit.
 	Rule string
 	// Max is how many sessions the rule admits at a time, over all keys.
 	// limit.None means any number, 0 means none.
@@ -70,6 +71,11 @@ type Limit struct {
 	KeyMax      int64
 	KeyThrottle limit.Rate
 }
+
+// Pool returns the counter of a pool, for Limit.Rule. Sessions of all spaces share it.
+// Each is admitted by the bounds that it asks with, against all sessions of the pool. A
+// session that moves within a counter of a pool keeps its slot.
+func Pool(name string) string { return store.PoolSpace + "/" + name }
 
 // entry returns the limit as the store needs it. maxKeys bounds the keys that a rate
 // counts.

@@ -22,6 +22,7 @@ type mutation struct {
 
 const (
 	sim     = "limiter/replica TestSimulation/"
+	pools   = "limiter/replica TestPools/"
 	table   = "limiter/replica "
 	driver  = "limiter "
 	clauses = "store/memstore TestContract"
@@ -127,6 +128,15 @@ var mutations = []mutation{
 	{"a-key-with-a-window-uses-up-a-place-for-keys", "e.Opens()", sim + "bounded_keys/keep", ""},
 	{"a-window-that-every-use-prolongs", "o.used, o.end = o.used+n, now+per", sim + "rates_and_everything/keep", ""},
 	{"what-is-freed-is-not-held", "", sim + "moves/keep", ""},
+
+	{"hand-over-in-a-pool", "", pools + "calm/keep", ""},
+	{"an-entry-for-waiters-with-different-numbers", "other := func(*Waiter) bool { return false }", pools + "messages/keep", ""},
+	{"a-pool-keeps-the-numbers-that-it-began-with", "case false:", pools + "calm/keep", ""},
+	{"refused-by-the-number-of-another", `err := reason(n, c.bounds, c.rule != "")`, pools + "messages/keep", ""},
+	{"a-session-that-stays-in-its-pool-asks-again", "false", pools + "calm/keep", ""},
+	{"claims-of-a-pool-state-a-maximum", "e.RuleMax = s.bounds.ruleMax + 0*limit.None", pools + "restarts/strict", ""},
+	{"a-batch-with-two-rates-of-a-pool", "waiting < 0 && !pools.agree(c)", pools + "messages/keep", ""},
+	{"a-window-lasts-as-long-as-the-rate-that-opened-it", "", pools + "calm/keep", ""},
 }
 
 var withMutations = flag.Bool("mutations", false, "take the protocol's mechanisms out one by one, and see that a test fails")
@@ -183,7 +193,7 @@ func (m mutation) run(t *testing.T, root string, marked map[string]marker) (surv
 	if !ok {
 		return false, errors.New("no source has its marker")
 	}
-	if simulated := strings.HasPrefix(m.by, sim) || m.by == table+"TestFairness"; simulated != (m.why == "") {
+	if simulated := strings.HasPrefix(m.by, sim) || strings.HasPrefix(m.by, pools) || m.by == table+"TestFairness"; simulated != (m.why == "") {
 		return false, errors.New("a test beside the simulation needs a reason, and the simulation needs none")
 	}
 	u, err := newMutant(root, t.TempDir(), at, m.with)

@@ -38,8 +38,13 @@ func (p *Policy) Decide() *decide.Policy {
 }
 
 // Counter returns the name that a rule's sessions are counted by in the
-// limiter, in all generations with this digest.
-func Counter(digest string, r *rules.Rule) string { return digest + "/" + r.ID() }
+// limiter, in all generations with this digest; in a pool, in all generations.
+func Counter(digest string, r *rules.Rule) string {
+	if r.Session.Pool != "" {
+		return limiter.Pool(r.Session.Pool)
+	}
+	return digest + "/" + r.ID()
+}
 
 // generation is a policy that is in force, or under which running sessions began.
 type generation struct {

@@ -72,7 +72,7 @@ func (s *session) reportConnected() {
 // those that do not apply are left out. Strings that the client chose are
 // bounded by the protocol (255 bytes); escaping them is the log handler's part.
 func (s *session) attrs(reason string) []slog.Attr {
-	attrs := make([]slog.Attr, 0, 22)
+	attrs := make([]slog.Attr, 0, 23)
 	text := func(key, value string) {
 		if value != "" {
 			attrs = append(attrs, slog.String(key, value))
@@ -88,6 +88,7 @@ func (s *session) attrs(reason string) []slog.Attr {
 	text("rule", id(s.socksRule))
 	text("rule_name", name(s.socksRule))
 	text("rule_at", at(s.socksRule))
+	text("pool", poolOf(s.clientRule, s.socksRule))
 	text("limit_key", s.limitKey)
 	text("user", s.user)
 	if s.request.Version != 0 {
@@ -114,6 +115,18 @@ func (s *session) attrs(reason string) []slog.Attr {
 	}
 	text("failed_addresses", describe(s.dialled.failures))
 	return attrs
+}
+
+// poolOf returns the pool of the limit that a session asked last, "" if there is none.
+// Each rule is nil if none matched yet.
+func poolOf(client, request *rules.Rule) string {
+	switch {
+	case request != nil && (client == nil || !decide.Inherits(client, request)):
+		return request.Session.Pool
+	case client != nil:
+		return client.Session.Pool
+	}
+	return ""
 }
 
 // udpAttrs returns the keys for an association in the last line of its session.

@@ -154,17 +154,28 @@ func ParseSettings(text string) (Settings, error) {
 	return s, nil
 }
 
+// PoolSpace is the space of pools, which no digest is called. A pool outlives the rules
+// that name it, so Entries for one counter may differ in their maxima and rates, also at
+// the same time: each session is admitted by the numbers in the Entry that asks for it.
+const PoolSpace = "pool"
+
+// InPool reports whether a counter is that of a pool, or of a key of a pool.
+func InPool(counter string) bool { return strings.HasPrefix(counter, PoolSpace+"/") }
+
 // Entry states what a replica has and wants of one counter.
 type Entry struct {
-	// Counter is <space>/<rule> or <space>/<rule>/<key>. The count of a rule
-	// with keys is the sum over its keys.
+	// Counter is <space>/<rule> or <space>/<rule>/<key>, in a pool pool/<name> or
+	// pool/<name>/<key>. The count of a rule or a pool is its own and the sum over
+	// its keys: rules have either, and a pool may have both, of two generations.
 	Counter string
 	// Max is the counter's own maximum. RuleMax, for a counter with a key, is its
 	// rule's. limit.None is no maximum.
 	Max, RuleMax int64
 	// Rate is the counter's own rate. RuleRate, for a counter with a key, is its
 	// rule's. They matter only where Need is above Live, because nothing else
-	// uses up a rate. A Join has none.
+	// uses up a rate. A Join has none. All Entries of a rule in one Batch that have a
+	// RuleRate have the same, because they share its window. A window that is used up
+	// ends after one length of the rate that finds it so, at the latest.
 	Rate, RuleRate limit.Rate
 	// MaxKeys bounds for how many keys the rule keeps windows of Rate. 0 is no
 	// bound. When as many keys have opened a window in one window of the rule,

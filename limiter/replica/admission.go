@@ -13,9 +13,13 @@ import (
 // counter. want is the counter with its maxima and rates. The answer is a slot
 // or an error, if it can be given at once, else a waiter: then an Effect for
 // owner follows, unless Withdraw comes first. Both counters are then in the same
-// batch. deadline is when the wait ends.
+// batch. deadline is when the wait ends. In a pool, a session that asks for the counter
+// that it is in keeps its slot, whatever the numbers are.
 func (m *Machine) Ask(now time.Duration, owner any, old *Slot, want store.Entry, deadline time.Duration) (*Slot, *Waiter, error) {
 	if old != nil {
+		if m.stays(now, old, want.Counter) { //mutate:a-session-that-stays-in-its-pool-asks-again
+			return old, nil, nil
+		}
 		m.Release(now, old)
 	}
 	got, w, err := m.ask(now, owner, want, deadline)
@@ -26,6 +30,15 @@ func (m *Machine) Ask(now time.Duration, owner any, old *Slot, want store.Entry,
 		m.queues.enqueue(c)
 	}
 	return got, w, err
+}
+
+// stays reports whether a slot is of that counter, which is a pool's, and still good.
+func (m *Machine) stays(now time.Duration, s *Slot, counter string) bool {
+	if s.counter == nil || !s.counter.pool || s.counter.name != counter {
+		return false
+	}
+	m.CheckDeadlines(now)
+	return !s.ended
 }
 
 func (m *Machine) ask(now time.Duration, owner any, want store.Entry, deadline time.Duration) (*Slot, *Waiter, error) {
@@ -45,7 +58,7 @@ func (m *Machine) ask(now time.Duration, owner any, want store.Entry, deadline t
 		return nil, nil, ErrRecovering
 	}
 	m.table.arrivals++
-	w := &Waiter{owner: owner, counter: c, order: m.table.arrivals, deadline: deadline}
+	w := &Waiter{owner: owner, counter: c, bounds: c.bounds, order: m.table.arrivals, deadline: deadline}
 	c.waiters = append(c.waiters, w)
 	m.enqueueWaiting(c)
 	return nil, w, nil
@@ -53,12 +66,14 @@ func (m *Machine) ask(now time.Duration, owner any, want store.Entry, deadline t
 
 // canHandOver reports whether a session here may take a surplus slot without asking
 // the store. If the limit has a rate it may not, because the store would not count
-// that the session began.
+// that the session began. In a pool it may not, because other replicas may have
+// admitted more sessions than this one's number allows.
 func (m *Machine) canHandOver(now time.Duration, c *counter) bool {
 	return m.phase == live && !m.leases.current.passed(now) && c.lease == m.leases.current &&
 		!c.overLimit && //mutate:reused-although-over-the-limit
 		!c.contended && //mutate:hand-over-although-contended
-		!c.throttled && //mutate:hand-over-of-a-throttled-counter
+		!c.bounds.throttled() && //mutate:hand-over-of-a-throttled-counter
+		!c.pool && //mutate:hand-over-in-a-pool
 		c.live < c.granted &&
 		(!c.inFlight || c.live < c.sentLive) //mutate:hand-over-beyond-what-a-batch-in-flight-states
 }
@@ -143,25 +158,30 @@ func (m *Machine) AdmitLocally(now time.Duration, owner any, want store.Entry) (
 	}
 	c := m.counterOf(want)
 	defer m.drop(c)
-	t := &m.table
+	t, b := &m.table, c.bounds
+	t.windows.Shorten(now, c.name, b.rate)
+	t.windows.Shorten(now, c.rule, b.ruleRate)
 	n := store.Count{
 		Total: c.live, RuleTotal: t.ruleLive[c.rule],
-		Throttled:     c.rate.N > 0 && t.windows.Used(now, c.name) >= c.rate.N,
-		RuleThrottled: c.ruleRate.N > 0 && t.windows.Used(now, c.rule) >= c.ruleRate.N,
+		Throttled:     b.rate.N > 0 && t.windows.Used(now, c.name) >= b.rate.N,
+		RuleThrottled: b.ruleRate.N > 0 && t.windows.Used(now, c.rule) >= b.ruleRate.N,
+	}
+	if c.pool && c.rule == "" {
+		n.Total = t.ruleLive[c.name]
 	}
 	opens := want.Opens() && t.windows.Used(now, c.name) == 0
-	n.NoWindow = opens && t.opened.Used(now, c.rule) >= c.maxKeys
-	if err := reason(n, c); err != nil {
+	n.NoWindow = opens && t.opened.Used(now, c.rule) >= b.maxKeys
+	if err := reason(n, b, c.rule != ""); err != nil {
 		return nil, err
 	}
 	if opens {
-		t.opened.Use(now, c.rule, c.rate.Per, 1)
+		t.opened.Use(now, c.rule, b.rate.Per, 1)
 	}
-	if c.rate.N > 0 {
-		t.windows.Use(now, c.name, c.rate.Per, 1)
+	if b.rate.N > 0 {
+		t.windows.Use(now, c.name, b.rate.Per, 1)
 	}
-	if c.ruleRate.N > 0 {
-		t.windows.Use(now, c.rule, c.ruleRate.Per, 1)
+	if b.ruleRate.N > 0 {
+		t.windows.Use(now, c.rule, b.ruleRate.Per, 1)
 	}
 	s := m.occupy(c, owner)
 	s.local = true

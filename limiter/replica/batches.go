@@ -5,11 +5,13 @@ import (
 	"time"
 
 	"usher/store"
+	"usher/store/limit"
 )
 
 // stated has the numbers of an entry when it was sent.
 type stated struct {
 	counter *counter
+	bounds  *bounds // of the waiters that it counts
 	live    int64
 	upTo    uint64 // the last waiter that it counts, by order of arrival
 }
@@ -37,26 +39,48 @@ func (m *Machine) stateClaims(r *Request) []store.Entry {
 	for ; len(m.claims) > 0 && len(entries) < m.chunk; m.claims = m.claims[1:] {
 		c := m.claims[0]
 		if m.table.counters[c.name] == c { // else its waiters have left since the join //mutate:claims-of-counters-that-are-gone
-			entries = append(entries, m.state(r, c, c.live))
+			entries = append(entries, m.state(r, c, 0))
 		}
 	}
 	return entries
 }
 
-// state makes the entry of one counter.
-func (m *Machine) state(r *Request, c *counter, need int64) store.Entry {
-	s := stated{counter: c, live: c.live}
-	if n := len(c.waiters); n > 0 {
-		s.upTo = c.waiters[n-1].order
+// poolBounds are the bounds that a batch states for each pool. It states the same for
+// all keys of a pool, because they share the window of the pool.
+type poolBounds map[string]*bounds
+
+// agree reports whether the first waiter of c asks with the bounds of its pool in this
+// batch. The first one of a pool decides.
+func (p *poolBounds) agree(c *counter) bool {
+	b, pool := c.waiters[0].bounds, c.whole()
+	if of, ok := (*p)[pool]; ok {
+		return *of == *b
+	}
+	if *p == nil {
+		*p = poolBounds{}
+	}
+	(*p)[pool] = b
+	return true
+}
+
+// state makes the entry of one counter, which asks for slots for the first waiters.
+func (m *Machine) state(r *Request, c *counter, waiting int) store.Entry {
+	s := stated{counter: c, bounds: c.bounds, live: c.live}
+	if n := c.alike(); n > 0 {
+		s.bounds, s.upTo = c.waiters[0].bounds, c.waiters[n-1].order
 	}
 	r.stated = append(r.stated, s)
 	c.inFlight, c.sentLive = true, c.live
+	need := c.live + int64(waiting)
 	e := store.Entry{
-		Counter: c.name, Max: c.max, RuleMax: c.ruleMax, Need: need,
+		Counter: c.name, Max: s.bounds.max, RuleMax: s.bounds.ruleMax, Need: need,
 		Live: c.live, //mutate:waiting-sessions-are-stated-as-live
 	}
-	if need > c.live {
-		e.Rate, e.RuleRate, e.MaxKeys = c.rate, c.ruleRate, c.maxKeys
+	switch {
+	case need > c.live:
+		e.Rate, e.RuleRate, e.MaxKeys = s.bounds.rate, s.bounds.ruleRate, s.bounds.maxKeys
+	case c.pool: // Its sessions began with other numbers, and no number ends them.
+		e.Max, e.RuleMax = limit.None, limit.None //mutate:claims-of-a-pool-state-a-maximum
 	}
 	return e
 }
@@ -88,14 +112,21 @@ func (m *Machine) makeBatch(now time.Duration) *Request {
 	next := m.queues.take(m.chunk)
 	r.Batch.Entries = make([]store.Entry, 0, len(next))
 	r.stated = make([]stated, 0, len(next))
+	var later []*counter
+	var pools poolBounds
 	for _, c := range next {
-		need := c.live
+		waiting := 0
 		if !c.overLimit && !m.others.recovering || !c.counted {
-			need += int64(len(c.waiters))
+			waiting = c.alike()
 		}
-		r.Batch.Entries = append(r.Batch.Entries, m.state(r, c, need))
+		if waiting > 0 && c.pool && !pools.agree(c) { //mutate:a-batch-with-two-rates-of-a-pool
+			later = append(later, c)
+			continue
+		}
+		r.Batch.Entries = append(r.Batch.Entries, m.state(r, c, waiting))
 	}
 	m.queues.taken(len(next))
+	m.queues.putBack(later)
 	return r
 }
 
@@ -169,9 +200,9 @@ func (m *Machine) acknowledge(now time.Duration, r *Request, recovering bool, co
 func (m *Machine) settle(now time.Duration, s stated, n store.Count) {
 	c := s.counter
 	c.inFlight, c.outcomeUnknown = false, false
-	c.granted, c.contended, c.nearlyFull = n.Granted, n.Contended, nearlyFull(n, c)
+	c.granted, c.contended, c.nearlyFull = n.Granted, n.Contended, nearlyFull(n, s.bounds)
 	c.lease = m.leases.current
-	if overLimit(n, c) {
+	if overLimit(n, s.bounds) {
 		c.overLimit = true
 	} else if !m.others.recovering { // else the total is incomplete //mutate:over-limit-cleared-by-a-total-in-recovery
 		c.overLimit = false
@@ -183,13 +214,13 @@ func (m *Machine) settle(now time.Duration, s stated, n store.Count) {
 	// sessions that live now. Over the limit, a session that ended meanwhile must not
 	// be replaced.
 	slots := n.Granted - s.live //mutate:waiters-get-granted-less-what-lives-now
-	if c.throttled {
+	if s.bounds.throttled() {
 		slots = n.Admitted // as many as used up the rate, neither more nor fewer //mutate:a-rate-alone-gets-what-is-granted
 	}
 	for ; slots > 0 && len(c.waiters) > 0 && c.waiters[0].order <= s.upTo; slots-- {
 		m.grant(c)
 	}
-	m.refuse(c, s.upTo, n)
+	m.refuse(c, s, n)
 	if m.phase == live {
 		m.handOver(now, c)
 	}
@@ -202,9 +233,9 @@ func (m *Machine) settle(now time.Duration, s stated, n store.Count) {
 
 // refuse answers the waiters of a batch that got nothing, if this reply says for
 // certain why. The next batch asks again for the others.
-func (m *Machine) refuse(c *counter, upTo uint64, n store.Count) {
-	for len(c.waiters) > 0 && c.waiters[0].order <= upTo {
-		err := reason(n, c) //mutate:refused-as-full-without-the-total-of-this-reply
+func (m *Machine) refuse(c *counter, s stated, n store.Count) {
+	for len(c.waiters) > 0 && c.waiters[0].order <= s.upTo {
+		err := reason(n, s.bounds, c.rule != "") //mutate:refused-as-full-without-the-total-of-this-reply //mutate:refused-by-the-number-of-another
 		switch {
 		case err != nil && (!m.others.recovering || !errors.Is(err, ErrFull)):
 			m.answer(c, nil, err)

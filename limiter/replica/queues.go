@@ -86,6 +86,14 @@ func (q *queues) take(n int) []*counter {
 // taken removes the first n counters, which take returned.
 func (q *queues) taken(n int) { q.send = append(q.send[:0], q.send[n:]...) }
 
+// putBack puts counters that take returned, and that were not stated, in front again.
+func (q *queues) putBack(list []*counter) {
+	for _, c := range list {
+		c.queue = sendQueue
+	}
+	q.send = slices.Insert(q.send, 0, list...)
+}
+
 // push puts c at the end of list. Before the list grows, push removes entries that no
 // longer count, and then doubles the room. So the list is never more than twice as long
 // as necessary, however many clients come and go while nothing is sent.

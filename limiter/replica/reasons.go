@@ -43,14 +43,13 @@ func (e *LimitError) Unwrap() error { return e.Reason }
 // reason says which limit refuses another session, nil if none does. If several
 // do, it is the first in Dante's order: the rule's rate, the rule's maximum, the
 // key's maximum, the key's rate. A key that may have no window comes last.
-func reason(n store.Count, c *counter) error {
-	keyed := c.rule != ""
+func reason(n store.Count, b *bounds, keyed bool) error {
 	switch {
 	case n.RuleThrottled, !keyed && n.Throttled:
 		return &LimitError{Reason: ErrThrottled}
-	case c.ruleMax != limit.None && n.RuleTotal >= c.ruleMax:
+	case b.ruleMax != limit.None && n.RuleTotal >= b.ruleMax:
 		return &LimitError{Reason: ErrFull}
-	case c.max != limit.None && n.Total >= c.max:
+	case b.max != limit.None && n.Total >= b.max:
 		return &LimitError{Reason: ErrFull, ByKey: keyed}
 	case n.Throttled:
 		return &LimitError{Reason: ErrThrottled, ByKey: true}
@@ -61,11 +60,11 @@ func reason(n store.Count, c *counter) error {
 }
 
 // overLimit reports whether more sessions exist than the maximum.
-func overLimit(n store.Count, c *counter) bool {
-	return c.max != limit.None && n.Total > c.max || c.ruleMax != limit.None && n.RuleTotal > c.ruleMax
+func overLimit(n store.Count, b *bounds) bool {
+	return b.max != limit.None && n.Total > b.max || b.ruleMax != limit.None && n.RuleTotal > b.ruleMax
 }
 
 // nearlyFull reports whether nine tenths of the maximum are in use.
-func nearlyFull(n store.Count, c *counter) bool {
-	return c.max != limit.None && 10*n.Total >= 9*c.max || c.ruleMax != limit.None && 10*n.RuleTotal >= 9*c.ruleMax
+func nearlyFull(n store.Count, b *bounds) bool {
+	return b.max != limit.None && 10*n.Total >= 9*b.max || b.ruleMax != limit.None && 10*n.RuleTotal >= 9*b.ruleMax
 }

@@ -11,11 +11,11 @@ import (
 // TestReasonOrder: where several limits refuse a session, the reason is the first
 // in Dante's order: the rule's rate, the maxima, the key's rate. Too many keys come last.
 func TestReasonOrder(t *testing.T) {
-	rule := &counter{name: "c1a/s1", max: 2, ruleMax: limit.None}
-	key := &counter{name: "c1a/s1/x", rule: "c1a/s1", max: 2, ruleMax: 5}
+	rule := &bounds{max: 2, ruleMax: limit.None}
+	key := &bounds{max: 2, ruleMax: 5}
 	for _, c := range []struct {
 		what string
-		on   *counter
+		on   *bounds
 		n    store.Count
 		want error
 		key  bool // the limit is the key's
@@ -33,7 +33,7 @@ func TestReasonOrder(t *testing.T) {
 		{"key: no window, and full", key, store.Count{Total: 2, RuleTotal: 4, NoWindow: true}, ErrFull, true},
 		{"key: full, the rule throttled", key, store.Count{Total: 2, RuleTotal: 4, RuleThrottled: true}, ErrThrottled, false},
 	} {
-		if got := reason(c.n, c.on); !errors.Is(got, c.want) {
+		if got := reason(c.n, c.on, c.on == key); !errors.Is(got, c.want) {
 			t.Errorf("%s: %v, want %v", c.what, got, c.want)
 		} else if by := new(LimitError); errors.As(got, &by) && by.ByKey != c.key {
 			t.Errorf("%s: by the key: %v, want %v", c.what, by.ByKey, c.key)

@@ -30,6 +30,7 @@ type mix struct {
 	rates                        bool // clients ask for limits with rates as well
 	bounded                      bool // and for those whose keys are bounded
 	keys                         bool // clients ask only for the keys of one rule
+	pools                        bool // clients ask only for pools, see inPools
 	move                         bool // some sessions end by a move to another limit
 	stop, space                  float64
 	settings                     bool // some replicas that replace crashed ones have another TTL
@@ -89,7 +90,8 @@ type world struct {
 	length  time.Duration // of sessions, twice the mean
 	dark    time.Duration // when the last blackout ends
 	closing bool          // no more clients come
-	limits  int           // how many of simLimits clients ask for
+	first   int           // of simLimits, that clients ask for
+	limits  int           // how many from there
 	names   int
 	admits  int
 	begun   [len(simLimits)]int // of admits, by limit
@@ -124,8 +126,10 @@ func (e *events) Pop() any {
 func newWorld(seed uint64, m mix, strict bool) *world {
 	w := &world{random: rand.New(rand.NewPCG(seed, 1)), mix: m, strict: strict, limits: withoutRates, rates: newRatesTruth(), length: 2 * simTTL, latency: simTTL / 50, applied: map[appliedToken]bool{}}
 	switch {
+	case m.pools:
+		w.first, w.limits = withoutPools, len(simLimits)-withoutPools
 	case m.bounded:
-		w.limits = len(simLimits)
+		w.limits = withoutPools
 	case m.rates:
 		w.limits = withoutBounds
 	}

@@ -18,7 +18,29 @@ type appliedToken struct {
 // keep mode the sessions of a replica that was cut off are excused, unless all
 // replicas were, and the others had no time since to witness its silence.
 func (w *world) check() {
-	var count, ofRule [len(simLimits)]int64
+	now := w.count()
+	letters := "K"
+	if w.strict {
+		letters = "L"
+	}
+	for i, name := range simNames {
+		if i == name.counter && !within(now.counter[i], simMaxima[i].Max) {
+			w.fail(letters, "%d sessions of %s, limit %d", now.counter[i], simLimits[i].Counter, simMaxima[i].Max)
+		}
+		if i == name.whole && !within(now.whole[i], simMaxima[i].RuleMax) {
+			w.fail(letters, "%d sessions of the rule of %s, limit %d", now.whole[i], simLimits[i].Counter, simMaxima[i].RuleMax)
+		}
+	}
+}
+
+// within reports whether n sessions are within a maximum.
+func within(n, most int64) bool { return most == limit.None || n <= most }
+
+// simCount is how many sessions there are, by simName.
+type simCount struct{ counter, whole [len(simLimits)]int64 }
+
+// count counts the sessions that L, K and G are about.
+func (w *world) count() (out simCount) {
 	for _, n := range w.nodes {
 		if !w.strict && w.mix.blackout == 0 && (w.now < n.paused || w.now < n.cut) {
 			continue // cut off, or about to find out that it was
@@ -28,23 +50,12 @@ func (w *world) check() {
 				w.fail("L", "a session of %s relays again after its lease ended", n.m.id)
 			}
 			if n.mayRelay(s) && (w.strict || !s.excused || w.now < s.witnessed) {
-				count[s.limit]++
-				ofRule[simRule[s.limit]]++
+				out.counter[simNames[s.limit].counter]++
+				out.whole[simNames[s.limit].whole]++
 			}
 		}
 	}
-	letters := "K"
-	if w.strict {
-		letters = "L"
-	}
-	for i, e := range simLimits {
-		if e.Max != limit.None && count[i] > e.Max {
-			w.fail(letters, "%d sessions of %s, limit %d", count[i], e.Counter, e.Max)
-		}
-		if n := ofRule[simRule[i]]; e.RuleMax != limit.None && n > e.RuleMax {
-			w.fail(letters, "%d sessions of %s, limit %d", n, store.RuleOf(e.Counter), e.RuleMax)
-		}
-	}
+	return out
 }
 
 // checkSums: T, unless a part of the data is missing. Then T waits for the next epoch.
@@ -168,7 +179,7 @@ func (w *world) quiet() {
 	}
 	d := w.data.Dump()
 	for c, k := range d["t"] {
-		if strings.HasPrefix(c, "c1") {
+		if strings.HasPrefix(c, "c1") || store.InPool(c) {
 			w.fail("F", "%s is still %s after all have ended", c, k)
 		}
 	}

@@ -30,20 +30,69 @@ var simLimits = [...]store.Entry{
 	{Counter: "c1aaaa/s5/x", Max: limit.None, RuleMax: 2, Rate: simRate(2)},
 	{Counter: "c1aaaa/s6/x", Max: limit.None, RuleMax: limit.None, Rate: simRate(2), MaxKeys: 1},
 	{Counter: "c1aaaa/s6/y", Max: 3, RuleMax: limit.None, Rate: simRate(2), MaxKeys: 1},
+
+	{Counter: "pool/a", Max: 4, RuleMax: limit.None},
+	{Counter: "pool/a", Max: 2, RuleMax: limit.None},
+	{Counter: "pool/a/x", Max: 2, RuleMax: 3},
+	{Counter: "pool/b/x", Max: 2, RuleMax: 3},
+	{Counter: "pool/b/x", Max: 1, RuleMax: 4},
+	{Counter: "pool/b/y", Max: 2, RuleMax: 2},
+	{Counter: "pool/c", Max: 4, RuleMax: limit.None, Rate: simRate(4)},
+	{Counter: "pool/c", Max: 3, RuleMax: limit.None},
+	{Counter: "pool/c", Max: 4, RuleMax: limit.None, Rate: limit.Rate{N: 2, Per: simTTL / 5}},
+	{Counter: "pool/d/x", Max: 2, RuleMax: limit.None, Rate: simRate(3), RuleRate: simRate(5)},
+	{Counter: "pool/d/y", Max: 3, RuleMax: 4, RuleRate: limit.Rate{N: 3, Per: simTTL / 4}},
 }
 
-// simRule numbers the rule of each.
-var simRule = [len(simLimits)]int{0, 1, 1, 2, 3, 3, 4, 5, 5}
-
-// withoutRates is how many of the first have no rate, and withoutBounds how many have no
-// bound on their keys.
-const withoutRates, withoutBounds = 3, 7
+// withoutRates is how many of the first have no rate, withoutBounds how many have no
+// bound on their keys, and withoutPools how many are not in a pool.
+const withoutRates, withoutBounds, withoutPools = 3, 7, 9
 
 func simRate(n int64) limit.Rate { return limit.Rate{N: n, Per: simTTL / 2} }
 
+// simName says which of simLimits count together: the first with the same counter, and
+// the first of the same rule or pool.
+type simName struct{ counter, whole int }
+
+// simNames are those of simLimits. simMaxima are the largest maxima that a session of
+// them asks with: that of the counter, and that of the rule or pool, by simName.
+var simNames, simMaxima = nameLimits()
+
+func nameLimits() (names [len(simLimits)]simName, maxima [len(simLimits)]store.Entry) {
+	counters, wholes := map[string]int{}, map[string]int{}
+	index := func(of map[string]int, name string, i int) int {
+		if _, ok := of[name]; !ok {
+			of[name] = i
+		}
+		return of[name]
+	}
+	for i, e := range simLimits {
+		whole, most := store.RuleOf(e.Counter), e.RuleMax
+		if whole == "" {
+			whole, most = e.Counter, e.Max
+		}
+		n := simName{index(counters, e.Counter, i), index(wholes, whole, i)}
+		names[i] = n
+		maxima[n.counter].Counter, maxima[n.counter].Max = e.Counter, larger(i == n.counter, maxima[n.counter].Max, e.Max)
+		maxima[n.whole].RuleMax = larger(i == n.whole, maxima[n.whole].RuleMax, most)
+	}
+	return names, maxima
+}
+
+// larger returns the larger of two maxima, b alone if it is the first.
+func larger(first bool, a, b int64) int64 {
+	switch {
+	case first:
+		return b
+	case a == limit.None || b == limit.None:
+		return limit.None
+	}
+	return max(a, b)
+}
+
 // ask is a client, or one whose session was of another limit until now.
 func (n *node) ask(old *simSession) {
-	which := n.w.random.IntN(n.w.limits)
+	which := n.w.first + n.w.random.IntN(n.w.limits)
 	if n.w.mix.keys {
 		which = 1 + n.w.random.IntN(2)
 	}
@@ -54,8 +103,16 @@ func (n *node) ask(old *simSession) {
 		held = old.slot
 	}
 	c := &simWaiter{limit: which}
+	mustStay := n.mustStay(held, simLimits[which])
 	got, waiter, err := n.m.Ask(n.clock(), c, held, simLimits[which], n.clock()+wait)
+	if mustStay && got != held {
+		n.w.fail("G", "a session of %s that stays in its pool loses its slot", n.m.id)
+	}
 	switch {
+	case got != nil && got == held:
+		n.does("keeps the slot of a session of", simLimits[which].Counter)
+		old.limit = which
+		n.w.after(n.w.upTo(n.w.length), func() { n.finish(old) })
 	case got != nil:
 		n.does("admits without a question", simLimits[which].Counter)
 		n.begin(got, which)
@@ -117,6 +174,7 @@ func (n *node) begin(s *Slot, which int) {
 	n.w.begun[which]++
 	n.admitted++
 	n.w.checkBegun(simLimits[which])
+	n.checkBegunInPool(simLimits[which])
 	n.does("begins a session of", simLimits[which].Counter)
 	sess := &simSession{slot: s, limit: which}
 	n.sessions = append(n.sessions, sess)

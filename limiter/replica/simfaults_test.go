@@ -2,6 +2,7 @@ package replica
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -172,11 +173,12 @@ func (w *world) restart(from storetest.Snapshot) {
 // primary again at once. No connection breaks, and what it had acknowledged
 // meanwhile is gone.
 func (w *world) failBack() {
-	lagging := w.data.Snapshot()
+	lagging, windows := w.data.Snapshot(), maps.Clone(w.rates.windows)
 	w.after(w.upTo(simTTL/5), func() {
 		if !w.calm {
 			w.happens("the store goes back without a broken connection", nil)
 			w.data.Restart(lagging)
+			w.rates.windows = windows
 			w.corrupt = true
 		}
 	})

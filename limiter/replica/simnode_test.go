@@ -22,9 +22,10 @@ type node struct {
 	stopping bool
 	sessions []*simSession
 	waiting  []*simWaiter
-	sleepsTo time.Duration // the driver sleeps until then, by the node's clock; 0: it does not sleep
-	sleep    int           // number of that sleep
-	every    time.Duration // between clients, twice the mean
+	mayBegin map[string]int64 // sessions of pools, by the reply that is being handled
+	sleepsTo time.Duration    // the driver sleeps until then, by the node's clock; 0: it does not sleep
+	sleep    int              // number of that sleep
+	every    time.Duration    // between clients, twice the mean
 	asked    int
 	admitted int
 }
@@ -189,10 +190,12 @@ func (n *node) handle(r *Request, o *Outcome, called bool) {
 	}
 	n.settleSessions()
 	wasJoined := n.m.joined()
+	n.mayBegin = admittedToPools(r, o)
 	n.m.Handle(n.clock(), r, *o)
 	n.w.note(traced{who: n.m.id, phase: n.m.phase, what: "handles", request: r, outcome: o})
 	n.checkRefusals(o)
 	n.settleSessions()
+	n.mayBegin = nil
 	if wasJoined && n.m.phase == detached {
 		n.w.lapses++
 	}
@@ -213,10 +216,14 @@ func (w *world) execute(n *node, r *Request) *Outcome {
 	switch r.Op {
 	case Join:
 		o.Join, o.Err = c.Join(ctx, r.Join)
+		w.checkClaims(r.Join.Entries, o.Join.Counts)
 	case Batch:
 		before, had := w.data.Ledger(n.m.id)
 		totals := w.totals()
 		o.Batch, o.Err = c.Batch(ctx, r.Batch)
+		if o.Err == nil {
+			w.shortenWindows(r.Batch)
+		}
 		if o.Err == nil && before != r.Batch.New {
 			if w.applied[appliedToken{n.m.id, r.Batch.New}] {
 				w.fail("S", "batch %s of %s took effect twice", r.Batch.New, n.m.id)
@@ -225,6 +232,7 @@ func (w *world) execute(n *node, r *Request) *Outcome {
 			w.checkRecovering(r, o, had)
 			w.checkShares(r.Batch, o.Batch, had, totals)
 			w.countRates(r.Batch, o.Batch)
+			w.checkPools(r, o)
 		}
 		w.checkWindows()
 	case Observe:

@@ -53,62 +53,91 @@ func TestFairness(t *testing.T) {
 // it, -sim.trace prints all events.
 func TestSimulation(t *testing.T) {
 	var failed atomic.Bool
-	seeds := *simSeeds
-	switch {
-	case seeds > 0:
-	case testing.Short():
-		seeds = 2
-	default:
-		seeds = defaultSeeds
-	}
 	for _, m := range mixes {
-		seeds := seeds
+		seeds := schedules(defaultSeeds)
 		if m.rare {
 			seeds *= 3
 		}
-		for _, strict := range []bool{true, false} {
-			mode := "keep"
-			if strict {
-				mode = "strict"
-			}
-			t.Run(m.name+"/"+mode, func(t *testing.T) {
-				t.Parallel()
-				var admits, fulls, slowed, crowded, lapses int
-				var begun [len(simLimits)]int
-				for i := range seeds {
-					if failed.Load() {
-						t.Skip("another mix has failed")
-					}
-					seed := *simFirst + uint64(i)
-					w := newWorld(seed, m, strict)
-					w.runFor(simLength)
-					w.quiet()
-					if w.broken != "" {
-						failed.Store(true)
-						t.Fatalf("seed %d: %s\n%s", seed, w.broken, w.report())
-					}
-					for i, k := range w.begun {
-						begun[i] += k
-					}
-					admits, fulls, slowed, lapses = admits+w.admits, fulls+w.fulls, slowed+w.slowed, lapses+w.lapses
-					crowded += w.crowded
-				}
-				if m.rates && slowed == 0 || m.bounded && crowded == 0 {
-					t.Errorf("%d refused as throttled, %d for too many keys", slowed, crowded)
-				}
-				asked := begun[:withoutBounds]
-				if m.bounded {
-					asked = begun[:]
-				}
-				if m.rates && slices.Contains(asked, 0) {
-					t.Errorf("nothing was admitted of some limit: %v", begun)
-				}
-				if admits == 0 || fulls == 0 {
-					t.Errorf("nothing was tried: %d admitted, %d refused", admits, fulls)
-				}
-				t.Logf("%d schedules of %v: %d admitted, %d refused as full, %d as throttled, %d leases lost",
-					seeds, simLength, admits, fulls, slowed, lapses)
-			})
+		simulate(t, m, seeds, simLength, &failed)
+	}
+}
+
+// TestPools is TestSimulation with clients that ask for pools, with different numbers
+// at the same time.
+func TestPools(t *testing.T) {
+	var failed atomic.Bool
+	for _, m := range mixes {
+		simulate(t, m.inPools(), schedules(5*defaultSeeds), simLength/2, &failed)
+	}
+}
+
+// schedules returns how many schedules each mix and mode has.
+func schedules(normally int) int {
+	switch {
+	case *simSeeds > 0:
+		return *simSeeds
+	case testing.Short():
+		return 2
+	}
+	return normally
+}
+
+// simulate runs schedules of a mix, strict and keep, until one has failed.
+func simulate(t *testing.T, m mix, seeds int, length time.Duration, failed *atomic.Bool) {
+	for _, strict := range []bool{true, false} {
+		mode := "keep"
+		if strict {
+			mode = "strict"
 		}
+		t.Run(m.name+"/"+mode, func(t *testing.T) {
+			t.Parallel()
+			var sum tried
+			for i := range seeds {
+				if failed.Load() {
+					t.Skip("another mix has failed")
+				}
+				seed := *simFirst + uint64(i)
+				w := newWorld(seed, m, strict)
+				w.runFor(length)
+				w.quiet()
+				if w.broken != "" {
+					failed.Store(true)
+					t.Fatalf("seed %d: %s\n%s", seed, w.broken, w.report())
+				}
+				sum.add(w)
+			}
+			sum.check(t, m)
+			t.Logf("%d schedules of %v: %d admitted, %d refused as full, %d as throttled, %d leases lost",
+				seeds, length, sum.admits, sum.fulls, sum.slowed, sum.lapses)
+		})
+	}
+}
+
+// tried is what several schedules have tried.
+type tried struct {
+	admits, fulls, slowed, crowded, lapses int
+	begun                                  [len(simLimits)]int
+	first, limits                          int
+}
+
+func (s *tried) add(w *world) {
+	s.admits, s.fulls, s.slowed = s.admits+w.admits, s.fulls+w.fulls, s.slowed+w.slowed
+	s.crowded, s.lapses = s.crowded+w.crowded, s.lapses+w.lapses
+	s.first, s.limits = w.first, w.limits
+	for i, k := range w.begun {
+		s.begun[i] += k
+	}
+}
+
+// check fails the test if the schedules of a mix have not tried what they are for.
+func (s *tried) check(t *testing.T, m mix) {
+	if m.rates && s.slowed == 0 || m.bounded && s.crowded == 0 {
+		t.Errorf("%d refused as throttled, %d for too many keys", s.slowed, s.crowded)
+	}
+	if m.rates && slices.Contains(s.begun[s.first:s.first+s.limits], 0) {
+		t.Errorf("nothing was admitted of some limit: %v", s.begun)
+	}
+	if s.admits == 0 || s.fulls == 0 {
+		t.Errorf("nothing was tried: %d admitted, %d refused", s.admits, s.fulls)
 	}
 }

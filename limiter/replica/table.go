@@ -13,7 +13,7 @@ import (
 // never the other way round.
 type table struct {
 	counters   map[string]*counter
-	ruleLive   map[string]int64 // live sessions of each rule that counts by key
+	ruleLive   map[string]int64 // live sessions of each rule that counts by key, and of each pool
 	arrivals   uint64           // of waiters
 	admissions uint64
 	windows    limit.Windows // of what was admitted locally
@@ -23,13 +23,12 @@ type table struct {
 // counter is a row of the table: live sessions, and the last answer of the store about
 // them.
 type counter struct {
-	name           string
-	rule           string // whose key it counts, "" if it counts no key
-	max, ruleMax   int64
-	rate, ruleRate limit.Rate
-	maxKeys        int64 // of the rule: how many keys may have windows, 0 for any number
-	throttled      bool  // there is a rate: no session begins without an answer of the store
-	counted        bool  // the store keeps the number of sessions; else live and granted stay 0
+	name    string
+	rule    string // whose key it counts, "" if it counts no key
+	pool    bool   // sessions of several generations share it, each with its own bounds
+	bounds  *bounds
+	first   bounds // what bounds begins with
+	counted bool   // the store keeps the number of sessions; else live and granted stay 0
 
 	live    int64              // sessions that exist here
 	slots   map[*Slot]struct{} // theirs, kept only in strict mode, where they can be taken away
@@ -46,6 +45,21 @@ type counter struct {
 	sentLive       int64 // live as stated in that batch
 	outcomeUnknown bool  // a batch was given up in this state: the store may count more than granted
 }
+
+// bounds are the maxima and rates that a session asks with. All sessions of a counter
+// ask with the same, except in a pool: there each asks with those of its generation.
+type bounds struct {
+	max, ruleMax   int64
+	rate, ruleRate limit.Rate
+	maxKeys        int64 // of the rule: how many keys may have windows, 0 for any number
+}
+
+func boundsOf(e store.Entry) bounds {
+	return bounds{max: e.Max, ruleMax: e.RuleMax, rate: e.Rate, ruleRate: e.RuleRate, maxKeys: e.MaxKeys}
+}
+
+// throttled reports whether there is a rate: no session begins without an answer of the store.
+func (b *bounds) throttled() bool { return b.rate.N > 0 || b.ruleRate.N > 0 }
 
 // Slot is the right of one session to run under a counter. It has no counter if only
 // the beginning of the session was counted.
@@ -68,6 +82,7 @@ func (s *Slot) Local() bool { return s.local }
 type Waiter struct {
 	owner    any
 	counter  *counter
+	bounds   *bounds       // that it asks with
 	order    uint64        // of arrival
 	deadline time.Duration // when the wait ends
 }
@@ -86,18 +101,47 @@ func (t *table) sorted() []*counter {
 	return out
 }
 
-// counterOf returns the row of e's counter, and adds it if there is none.
+// counterOf returns the row of e's counter, and adds it if there is none. Its bounds
+// are then those of e.
 func (m *Machine) counterOf(e store.Entry) *counter {
 	c := m.table.counters[e.Counter]
-	if c == nil {
+	switch {
+	case c == nil:
 		c = &counter{
-			name: e.Counter, rule: store.RuleOf(e.Counter), max: e.Max, ruleMax: e.RuleMax, rate: e.Rate, ruleRate: e.RuleRate, maxKeys: e.MaxKeys,
-			throttled: e.Throttled(), slots: map[*Slot]struct{}{}, lease: m.leases.current,
+			name: e.Counter, rule: store.RuleOf(e.Counter), pool: store.InPool(e.Counter), first: boundsOf(e),
+			slots: map[*Slot]struct{}{}, lease: m.leases.current,
 			counted: e.Counted(), //mutate:a-rate-alone-is-counted
 		}
+		c.bounds = &c.first
 		m.table.counters[e.Counter] = c
+	case c.pool && *c.bounds != boundsOf(e): //mutate:a-pool-keeps-the-numbers-that-it-began-with
+		b := boundsOf(e) // a new one, because waiters may still have the old one
+		c.bounds = &b
 	}
 	return c
+}
+
+// alike returns how many of the first waiters of c ask with the same bounds. One entry
+// can state only these.
+func (c *counter) alike() int {
+	if !c.pool {
+		return len(c.waiters)
+	}
+	other := func(w *Waiter) bool { return *w.bounds != *c.waiters[0].bounds } //mutate:an-entry-for-waiters-with-different-numbers
+	if n := slices.IndexFunc(c.waiters, other); n >= 0 {
+		return n
+	}
+	return len(c.waiters)
+}
+
+// whole returns the name under which the table sums c with the other counters of its
+// rule or pool, "" if it does not. A pool may count by key in one generation and not
+// in another.
+func (c *counter) whole() string {
+	if c.pool && c.rule == "" {
+		return c.name
+	}
+	return c.rule
 }
 
 // count adds n to the live sessions of c, and of its rule.
@@ -105,11 +149,12 @@ func (t *table) count(c *counter, n int64) {
 	if c.live += n; c.live < 0 {
 		panic("replica: more sessions of " + c.name + " ended than began")
 	}
-	if c.rule == "" {
+	whole := c.whole()
+	if whole == "" {
 		return
 	}
-	if t.ruleLive[c.rule] += n; t.ruleLive[c.rule] == 0 {
-		delete(t.ruleLive, c.rule)
+	if t.ruleLive[whole] += n; t.ruleLive[whole] == 0 {
+		delete(t.ruleLive, whole)
 	}
 }
 

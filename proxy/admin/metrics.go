@@ -98,9 +98,13 @@ var (
 	publishedSilent = desc("config_replicas_not_following",
 		"Members of the store that do not follow the published rules. 0 without USHER_CONFIG=store.")
 	ruleSessions = desc("rule_sessions",
-		"Sessions of a limited rule across all replicas, as last read from the store.", "rule", "generation")
+		"Sessions of a limited rule without a pool across all replicas, as last read from the store.", "rule", "generation")
 	ruleLimit = desc("rule_sessions_limit",
 		"Limit of usher_rule_sessions.", "rule", "generation")
+	poolSessions = desc("pool_sessions",
+		"Sessions of a pool across all replicas, as last read from the store.", "pool")
+	poolLimit = desc("pool_sessions_limit",
+		"Limit of usher_pool_sessions for new sessions of a generation.", "pool", "generation")
 	storeJoined = desc("store_joined",
 		"1 while this replica is a member in the store.")
 	storeRecovering = desc("store_recovering",
@@ -118,7 +122,7 @@ var (
 // Describe implements prometheus.Collector.
 func (c *snapshotCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{generation, reloadOK, reloadTime, publishedNewest, publishedRefused, publishedSilent, ruleSessions, ruleLimit,
-		storeJoined, storeRecovering, storeMismatch, storeReplicas, storeGenerations, storeLeasesLost} {
+		poolSessions, poolLimit, storeJoined, storeRecovering, storeMismatch, storeReplicas, storeGenerations, storeLeasesLost} {
 		ch <- d
 	}
 }
@@ -139,18 +143,38 @@ func (c *snapshotCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(publishedNewest, float64(published.Newest))
 	gauge(publishedRefused, float64(published.Refused))
 	gauge(publishedSilent, float64(len(published.Silent)))
-	for _, l := range now.Rules.Limits {
-		gauge(ruleSessions, float64(l.Sessions), l.Name, l.Generation)
-		if l.Max >= 0 {
-			gauge(ruleLimit, float64(l.Max), l.Name, l.Generation)
-		}
-	}
+	collectLimits(now.Rules.Limits, gauge)
 	gauge(storeJoined, flag(now.Store.Joined))
 	gauge(storeRecovering, flag(now.Store.Recovering))
 	gauge(storeMismatch, flag(now.Store.Mismatch != ""))
 	gauge(storeReplicas, float64(now.Store.ReplicaCount))
 	gauge(storeGenerations, float64(now.Store.Generations))
 	ch <- prometheus.MustNewConstMetric(storeLeasesLost, prometheus.CounterValue, float64(now.Store.LeasesLost))
+}
+
+// collectLimits gives each rule its series, and each pool those that its rules share.
+func collectLimits(limits []RuleLimit, gauge func(d *prometheus.Desc, v float64, labels ...string)) {
+	type series struct{ pool, generation string }
+	shown := map[series]bool{}
+	once := func(s series) bool {
+		defer func() { shown[s] = true }()
+		return !shown[s]
+	}
+	for _, l := range limits {
+		switch {
+		case l.Pool == "":
+			gauge(ruleSessions, float64(l.Sessions), l.Name, l.Generation)
+			if l.Max >= 0 {
+				gauge(ruleLimit, float64(l.Max), l.Name, l.Generation)
+			}
+			continue
+		case once(series{l.Pool, ""}):
+			gauge(poolSessions, float64(l.Sessions), l.Pool)
+		}
+		if once(series{l.Pool, l.Generation}) && l.Max >= 0 {
+			gauge(poolLimit, float64(l.Max), l.Pool, l.Generation)
+		}
+	}
 }
 
 func flag(b bool) float64 {

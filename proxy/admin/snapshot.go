@@ -69,9 +69,10 @@ type RuleLimit struct {
 	Name       string `json:"name"`  // its label in metrics: rule.name, or derived from the rule
 	Place      string `json:"place"` // file:line:col
 	Generation string `json:"generation"`
-	Current    bool   `json:"current"`  // belongs to the rules in force
-	Max        int64  `json:"max"`      // -1: no limit for all sessions, only rates or limits by key
-	Sessions   int64  `json:"sessions"` // across all replicas, as last read from the store
+	Pool       string `json:"pool,omitempty"` // that it counts in
+	Current    bool   `json:"current"`        // belongs to the rules in force
+	Max        int64  `json:"max"`            // -1: no limit for all sessions, only rates or limits by key
+	Sessions   int64  `json:"sessions"`       // across all replicas, as last read from the store; of the whole pool
 }
 
 // Store is the state of this replica in the store.

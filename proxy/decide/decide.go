@@ -122,6 +122,12 @@ func Inherits(client, request *rules.Rule) bool {
 	return !request.Session.Limited && client.Session.Inheritable
 }
 
+// SharesPool reports whether two rules count in one pool. A session that the second
+// takes over from the first keeps its slot.
+func SharesPool(first, second *rules.Rule) bool {
+	return first.Session.Pool != "" && first.Session.Pool == second.Session.Pool
+}
+
 // TakesOver reports whether a rule that passed the peer of BIND takes the
 // session over from the rule that passed the request: it has a limit of its
 // own. The session then gives its slot back and needs one of the new rule's.

@@ -137,8 +137,16 @@ func (r *Rule) LimitWords() []string {
 }
 
 // LimitText returns one limit of the rule as the rule file has it: a maximum or a
-// rate, for each key or for all sessions of the rule.
+// rate, for each key or for all sessions of the rule. It names the pool.
 func (r *Rule) LimitText(rate, byKey bool) string {
+	text := r.limitText(rate, byKey)
+	if r.Session.Pool != "" {
+		text += " in pool " + r.Session.Pool
+	}
+	return text
+}
+
+func (r *Rule) limitText(rate, byKey bool) string {
 	s := &r.Session
 	switch {
 	case rate && byKey:

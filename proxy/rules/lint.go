@@ -91,22 +91,24 @@ func (r *Rule) requested() bool {
 // the limit.
 func (s *Set) lintInheritance(c coverage) (found []Diagnostic) {
 	live := only(s.Socks, func(r *Rule) bool { return r.Pass && c.by(r, r) == nil })
-	inheriting := only(live, func(r *Rule) bool { return r.requested() && !r.Session.Limited })
-	leave, stay := newSources(only(live, func(r *Rule) bool { return r.requested() && r.Session.Limited })), newSources(inheriting)
-	// A BIND session that inherits the slot may leave it when its peer comes.
-	leaveLater, bind := newSources(c.limitedReplies(live)), newSources(only(inheriting, func(r *Rule) bool { return r.cond.commands.has(Bind) }))
+	byPool := map[string]holders{}
 	for _, r := range s.Client {
 		if !r.Session.Inheritable || r.Session.Max == limit.None && r.Session.KeyMax == 0 || c.by(r, r) != nil {
 			continue
 		}
+		h, known := byPool[r.Session.Pool]
+		if !known {
+			h = c.holders(live, r.Session.Pool)
+			byPool[r.Session.Pool] = h
+		}
 		from := &r.cond.from.address
-		socks, which := leave.shared(from), "sessions by"
-		if socks == nil && bind.shared(from) != nil {
-			socks, which = leaveLater.shared(from), "BIND sessions whose peer comes by"
+		socks, which := h.leave.shared(from), "sessions by"
+		if socks == nil && h.bind.shared(from) != nil {
+			socks, which = h.leaveLater.shared(from), "BIND sessions whose peer comes by"
 		}
 		switch {
 		case socks == nil:
-		case stay.shared(from) != nil:
+		case h.stay.shared(from) != nil:
 			found = append(found, r.warning(fmt.Sprintf("the limit of this rule counts sessions to their end, but not %s %s (line %d), "+
 				"which has a limit of its own", which, socks.ID(), socks.Pos.Line),
 				"write session.inheritable: no if you mean negotiation only, or remove the limit of "+socks.ID()+" to count its sessions here"))
@@ -117,6 +119,26 @@ func (s *Set) lintInheritance(c coverage) (found []Diagnostic) {
 		}
 	}
 	return shown(found)
+}
+
+// holders are the clients whose sessions keep the slot of a client-rule, and those
+// whose sessions leave it for one of a socks-rule.
+type holders struct {
+	leave, stay      sources
+	leaveLater, bind sources // a BIND session that stays may leave when its peer comes
+}
+
+// holders sorts socks-rules by what they mean for client-rules that are in a pool, or in
+// none: "". Rules of the pool have the same slots.
+func (c coverage) holders(list []*Rule, pool string) holders {
+	leaves := func(r *Rule) bool { return r.Session.Limited && (pool == "" || r.Session.Pool != pool) }
+	others := only(list, leaves)
+	staying := only(list, func(r *Rule) bool { return r.requested() && !leaves(r) })
+	return holders{
+		leave: newSources(only(others, (*Rule).requested)), stay: newSources(staying),
+		leaveLater: newSources(c.limitedReplies(others)),
+		bind:       newSources(only(staying, func(r *Rule) bool { return r.cond.commands.has(Bind) })),
+	}
 }
 
 // limitedReplies returns the rules that take BIND sessions over when their peer

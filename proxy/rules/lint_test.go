@@ -299,6 +299,11 @@ func TestLintInheritance(t *testing.T) {
 			change(change(without, "10.0.0.0", "192.0.2.0"), " }", "\ncommand: connect }"), ""},
 		"a client-rule that is dead": {change(limited, "session.max", "maxsessions") + change(limited, "10.0.0.0/8", "10.1.0.0/16") + with + without,
 			"test.conf:2:1: this rule never matches"},
+		"all in one pool": {change(limited, " }", "\nsession.pool: p }") + change(with, "session.max: 2", "\nsession.pool: p\nsession.max: 5"), ""},
+		"in two pools": {change(limited, " }", "\nsession.pool: p }") + change(with, "session.max: 2", "\nsession.pool: q\nsession.max: 5") + without,
+			strings.Replace(some, "line 2", "line 3", 1)},
+		"one in the pool, one not": {change(limited, " }", "\nsession.pool: p }") + with + change(without, " }", "\nsession.pool: p\nsession.max: 5 }"),
+			strings.Replace(some, "line 2", "line 3", 1)},
 		"a rule that is dead":    {limited + without + change(with, "192.0.2.0/24", "192.0.3.0/24\nprotocol: tcp\n"), "test.conf:3:1: this rule never matches"},
 		"blocks inherit nothing": {limited + with + change(without, "pass", "block"), none},
 	} {

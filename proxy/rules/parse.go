@@ -38,7 +38,7 @@ func Parse(file string, text []byte, env Env) (*Set, []Diagnostic) {
 	lang := newLanguage(keywords)
 	tokens, diags := lex(file, string(text), lang.known)
 	p := &parser{tokens: tokens, diags: diags, lang: lang, env: env, set: &Set{}, in: inSettings}
-	p.settings, p.ruleNames = map[string]token{}, map[string]Pos{}
+	p.settings, p.ruleNames, p.pools = map[string]token{}, map[string]Pos{}, map[string]poolRule{}
 	p.seen = p.settings
 	p.set.Settings.Timeouts, p.set.Settings.ConnectDst = defaultTimeouts, true
 	p.set.Settings.KeyIPv6 = defaultKeyIPv6
@@ -81,6 +81,7 @@ type parser struct {
 
 	settings  map[string]token // keywords of the settings
 	ruleNames map[string]Pos   // by rule.name
+	pools     map[string]poolRule
 	seen      map[string]token // keywords of the settings or of this rule, whichever is being read
 	draft
 }

@@ -90,7 +90,10 @@ func (v Verdict) Pass() bool { return v.Rule != nil && v.Rule.Pass }
 type Session struct {
 	// Limited says that any keyword below was given, in a rule that passes: a
 	// socks-rule then has a slot of its own and inherits none.
-	Limited     bool
+	Limited bool
+	// Pool is session.pool: the limits are those of the pool, and hold for the sessions
+	// of all its rules together, in all generations. "" is the rule's own.
+	Pool        string
 	Max         int64      // maxsessions, session.max: sessions at a time, >= 0; limit.None if not given
 	Throttle    limit.Rate // session.throttle
 	Key         Key        // session.state.key: what KeyMax and KeyThrottle count one by one

@@ -79,6 +79,8 @@ func TestDigestCovers(t *testing.T) {
 		strings.Replace(base, "session.max: 5", "session.state.key: user\nsession.state.throttle: 5/1", 1),
 		strings.Replace(base, "session.max: 5", "session.state.key: user\nsession.state.throttle: 5/1\nsession.throttle: 5/1", 1),
 		strings.Replace(base, "session.max: 5", "", 1),
+		strings.Replace(base, "session.max: 5", "session.pool: web\nsession.max: 5", 1),
+		strings.Replace(base, "session.max: 5", "session.max: 5\nsession.pool: Web", 1),
 		strings.Replace(base, "session.max: 5", "}\nsocks block { from: 0/0 to: 0/0", 1),
 		strings.Replace(base, "socks pass", "socks block", 1),
 	}

@@ -100,6 +100,9 @@ func (p *parser) checkSession() {
 	p.checkState()
 	r := p.rule
 	first, limited := p.first(limits...)
+	if pool, given := p.seen["session.pool"]; given && !limited && r.Pass {
+		p.emptyPool(pool)
+	}
 	if inherit, given := p.seen["session.inheritable"]; given && !limited && r.Pass {
 		p.warn(inherit.pos, "session.inheritable: has no effect in a rule without a limit; remove the line, or add a limit")
 	}
@@ -107,6 +110,7 @@ func (p *parser) checkSession() {
 		return
 	}
 	_, isOld := p.seen["maxsessions"]
+	p.checkPool()
 	r.Session = p.session
 	r.Session.Limited = true
 	r.Session.Inheritable = r.Client && !isOld && p.session.Inheritable
@@ -162,6 +166,9 @@ func (p *parser) checkState() {
 func (s Session) print(b *strings.Builder, indent string, client bool) {
 	if !s.Limited {
 		return
+	}
+	if s.Pool != "" {
+		line(b, indent, "session.pool", s.Pool)
 	}
 	switch s.Max {
 	case limit.None:

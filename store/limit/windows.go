@@ -37,6 +37,16 @@ func (w *Windows) Use(now time.Duration, name string, per time.Duration, n int64
 	w.open[name] = o
 }
 
+// Shorten gives a window that r has used up no more time than r has in all. It has
+// more if it was opened by a longer rate. A session that was just refused then waits
+// for one window of its own rate at most.
+func (w *Windows) Shorten(now time.Duration, name string, r Rate) {
+	if o, ok := w.open[name]; ok && r.N > 0 && o.used >= r.N && o.end-now > r.Per {
+		o.end = now + r.Per //mutate:a-window-lasts-as-long-as-the-rate-that-opened-it
+		w.open[name] = o
+	}
+}
+
 // sweep drops windows that have ended, because most keys never come back.
 func (w *Windows) sweep(now time.Duration) {
 	if w.open == nil {

@@ -179,7 +179,8 @@ func TestMinimalUser(t *testing.T) {
 		if !slices.Contains(rules, name) {
 			t.Fatalf("no %s in %q", name, rules)
 		}
-		become(append(slices.Clone(rules), "~usher:{minimal*"))
+		rates := aclAddition(t, "(`session.throttle`, `session.state.throttle`) add") // some clauses have rates
+		become(slices.Concat(rules, rates, []string{"~usher:{minimal*"}))
 		n := 0
 		storetest.Run(t, func(t *testing.T) store.Store {
 			n++

@@ -132,25 +132,59 @@ func pairSettings(strict bool) store.Settings {
 // pairRate is n in a window that does not end by itself while a test runs.
 func pairRate(n int64) limit.Rate { return limit.Rate{N: n, Per: time.Hour} }
 
-// entries draws entries; a join's are without rates.
+// pairPools are what three generations ask of pools with.
+var pairPools = [][]store.Entry{
+	{
+		{Counter: "pool/p", Max: 3, RuleMax: limit.None},
+		{Counter: "pool/q/x", Max: 2, RuleMax: 3, Rate: pairRate(2), RuleRate: pairRate(4)},
+		{Counter: "pool/q/y", Max: 2, RuleMax: 3, Rate: pairRate(2), RuleRate: pairRate(4)},
+	}, {
+		{Counter: "pool/p", Max: 1, RuleMax: limit.None, Rate: pairRate(3)},
+		{Counter: "pool/q/x", Max: 3, RuleMax: 5, Rate: pairRate(1), RuleRate: pairRate(3), MaxKeys: 2},
+		{Counter: "pool/q/y", Max: 3, RuleMax: 5, Rate: pairRate(1), RuleRate: pairRate(3), MaxKeys: 2},
+	}, {
+		{Counter: "pool/p/x", Max: 1, RuleMax: 2, RuleRate: pairRate(2)},
+		{Counter: "pool/q", Max: 4, RuleMax: limit.None, Rate: pairRate(5)},
+		{Counter: "pool/p/y", Max: limit.None, RuleMax: 4, RuleRate: pairRate(2)},
+	},
+}
+
+// entries draws entries; a join's are without rates. What a replica asks for, it asks
+// with the numbers of one generation, and it may have sessions of another.
 func (p *pair) entries(t *rapid.T, rates bool) []store.Entry {
-	var out []store.Entry
-	counters := []store.Entry{
-		{Counter: "c1a/s1", Max: 3, RuleMax: limit.None},
-		{Counter: "c1a/s2/x", Max: 2, RuleMax: 3},
-		{Counter: "c1a/s2/y/z", Max: limit.None, RuleMax: 3},
-		{Counter: "c1a/s3/x", Max: 1, RuleMax: limit.None},
-		{Counter: "c1a/s4", Max: 0, RuleMax: limit.None},
-		{Counter: "c1a/s5", Max: limit.None, RuleMax: limit.None},
-		{Counter: "c1a/s6", Max: 3, RuleMax: limit.None, Rate: pairRate(4)},
-		{Counter: "c1a/s7/x", Max: 2, RuleMax: 3, Rate: pairRate(2), RuleRate: pairRate(3)},
-		{Counter: "c1a/s7/y", Max: limit.None, RuleMax: 3, RuleRate: pairRate(3)},
-		{Counter: "c1a/s8/x", Max: limit.None, RuleMax: limit.None, Rate: pairRate(2), RuleRate: pairRate(3)},
-		{Counter: "c1a/s8/y", Max: limit.None, RuleMax: limit.None, Rate: pairRate(2), RuleRate: pairRate(3)},
-		{Counter: "c1a/s9/x", Max: limit.None, RuleMax: limit.None, Rate: pairRate(2), RuleRate: pairRate(5), MaxKeys: 2},
-		{Counter: "c1a/s9/y", Max: 2, RuleMax: 3, Rate: pairRate(2), MaxKeys: 2},
-		{Counter: "c1a/s9/z", Max: 1, RuleMax: 3, Rate: pairRate(2), RuleRate: pairRate(5), MaxKeys: 2},
+	generation := rapid.IntRange(0, len(pairPools)-1).Draw(t, "generation")
+	out := p.draw(t, rates, slices.Concat(pairRules, pairPools[generation]))
+	if rapid.IntRange(0, 3).Draw(t, "another generation") > 0 {
+		return out
 	}
+	for _, e := range p.draw(t, false, pairPools[(generation+1)%len(pairPools)]) {
+		if !slices.ContainsFunc(out, func(o store.Entry) bool { return o.Counter == e.Counter }) {
+			e.Max, e.RuleMax, e.MaxKeys, e.Need = limit.None, limit.None, 0, e.Live
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+var pairRules = []store.Entry{
+	{Counter: "c1a/s1", Max: 3, RuleMax: limit.None},
+	{Counter: "c1a/s2/x", Max: 2, RuleMax: 3},
+	{Counter: "c1a/s2/y/z", Max: limit.None, RuleMax: 3},
+	{Counter: "c1a/s3/x", Max: 1, RuleMax: limit.None},
+	{Counter: "c1a/s4", Max: 0, RuleMax: limit.None},
+	{Counter: "c1a/s5", Max: limit.None, RuleMax: limit.None},
+	{Counter: "c1a/s6", Max: 3, RuleMax: limit.None, Rate: pairRate(4)},
+	{Counter: "c1a/s7/x", Max: 2, RuleMax: 3, Rate: pairRate(2), RuleRate: pairRate(3)},
+	{Counter: "c1a/s7/y", Max: limit.None, RuleMax: 3, RuleRate: pairRate(3)},
+	{Counter: "c1a/s8/x", Max: limit.None, RuleMax: limit.None, Rate: pairRate(2), RuleRate: pairRate(3)},
+	{Counter: "c1a/s8/y", Max: limit.None, RuleMax: limit.None, Rate: pairRate(2), RuleRate: pairRate(3)},
+	{Counter: "c1a/s9/x", Max: limit.None, RuleMax: limit.None, Rate: pairRate(2), RuleRate: pairRate(5), MaxKeys: 2},
+	{Counter: "c1a/s9/y", Max: 2, RuleMax: 3, Rate: pairRate(2), MaxKeys: 2},
+	{Counter: "c1a/s9/z", Max: 1, RuleMax: 3, Rate: pairRate(2), RuleRate: pairRate(5), MaxKeys: 2},
+}
+
+// draw draws up to three of the counters, with sessions and waiters.
+func (p *pair) draw(t *rapid.T, rates bool, counters []store.Entry) (out []store.Entry) {
 	for _, i := range rapid.SliceOfNDistinct(rapid.IntRange(0, len(counters)-1), 0, 3, rapid.ID[int]).Draw(t, "counters") {
 		e := counters[i]
 		e.Live = rapid.Int64Range(0, 4).Draw(t, "live")

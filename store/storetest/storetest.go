@@ -64,6 +64,13 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"a key that begins no session takes no place for keys", rateKeysRefusals},
 		{"a duplicate opens no window", rateKeysDuplicate},
 		{"the places for keys are free again after a window", rateKeysEnd},
+		{"each session of a pool is admitted by the number that it asks with", poolNumbers},
+		{"a slot in hand admits nobody above a lower number", poolSurplus},
+		{"a lower number ends no session of a pool, and admits none until there are fewer", poolLowered},
+		{"a pool is the sum of its keys and of what is counted without one", poolKeys},
+		{"a pool is the same in every space", poolSpace},
+		{"a window of a pool goes on under another rate", poolWindow},
+		{"a used-up window lasts no longer than the rate that finds it so", poolWindowEnds},
 	}
 	for _, c := range clauses {
 		t.Run(c.name, func(t *testing.T) { c.test(newFixture(t, open(t))) })

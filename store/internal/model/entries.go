@@ -117,6 +117,21 @@ func (s *shard) grow(replica string, e store.Entry, held map[string]int64, how t
 	return admitted
 }
 
+// shortenWindows shortens windows that are used up and were opened by a longer rate.
+func (s *shard) shortenWindows(now time.Duration, entries []store.Entry) {
+	for _, e := range entries {
+		if !e.Throttled() {
+			continue
+		}
+		for _, l := range levelsOf(e) {
+			s.w.Shorten(now, l.name, l.rate)
+		}
+		if e.Opens() {
+			s.k.Shorten(now, store.RuleOf(e.Counter), limit.Rate{N: e.MaxKeys, Per: e.Rate.Per})
+		}
+	}
+}
+
 // tokens is how many of the waiting sessions the rates let begin.
 func (s *shard) tokens(e store.Entry, levels []level, how terms) int64 {
 	n := e.Need - e.Live

@@ -41,9 +41,24 @@ func (s *Store) Dump() map[string]map[string]string {
 		}
 		out["r:"+h] = fields
 	}
+	for key, used := range s.windows() {
+		out[key] = map[string]string{"": strconv.FormatInt(used, 10)}
+	}
+	return out
+}
+
+// Windows returns how much of each open window is used, by key (w:<counter>, k:<rule>).
+func (s *Store) Windows() map[string]int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.windows()
+}
+
+func (s *Store) windows() map[string]int64 {
+	out := map[string]int64{}
 	for kind, windows := range map[string]*limit.Windows{"w:": &s.w, "k:": &s.k} {
 		for name, used := range windows.Open(s.clock()) {
-			out[kind+name] = map[string]string{"": strconv.FormatInt(used, 10)}
+			out[kind+name] = used
 		}
 	}
 	return out

@@ -152,6 +152,7 @@ func (s *shard) batch(now time.Duration, b store.Batch) (store.BatchReply, error
 		r.token != b.Prev && r.token != b.New { //mutate:no-token-check
 		return store.BatchReply{}, store.ErrLost
 	}
+	s.shortenWindows(now, b.Entries)
 	if r.token == b.New { //mutate:duplicates-take-effect
 		counts := s.answer(b.Replica, b.Entries)
 		// The rates that the first copy used up: this copy must not use up more.

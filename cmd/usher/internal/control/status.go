@@ -1,8 +1,10 @@
 package control
 
 import (
+	"cmp"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -37,17 +39,30 @@ func Print(w io.Writer, st admin.Status) error {
 	} {
 		fmt.Fprintf(t, "%s\t%s\n", row[0], cells(row[1]))
 	}
-	if len(st.Rules.Limits) > 0 {
-		fmt.Fprintln(t, "\nRULE\tNAME\tGENERATION\tSESSIONS\tLIMIT\tPLACE")
+	printLimits(t, st.Rules.Limits)
+	return t.Flush()
+}
+
+// printLimits prints a row for each limit, with the pools if there are any.
+func printLimits(w io.Writer, limits []admin.RuleLimit) {
+	pools := slices.ContainsFunc(limits, func(l admin.RuleLimit) bool { return l.Pool != "" })
+	row := func(rule, name, pool, generation, sessions, limit, place string) {
+		if pools {
+			name += "\t" + pool
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", rule, name, generation, sessions, limit, place)
 	}
-	for _, l := range st.Rules.Limits {
+	if len(limits) > 0 {
+		fmt.Fprintln(w)
+		row("RULE", "NAME", "POOL", "GENERATION", "SESSIONS", "LIMIT", "PLACE")
+	}
+	for _, l := range limits {
 		limit := "-"
 		if l.Max >= 0 {
 			limit = fmt.Sprint(l.Max)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\t%s\n", cells(l.Rule), cells(l.Name), cells(l.Generation), l.Sessions, limit, cells(l.Place))
+		row(cells(l.Rule), cells(l.Name), cells(cmp.Or(l.Pool, "-")), cells(l.Generation), fmt.Sprint(l.Sessions), limit, cells(l.Place))
 	}
-	return t.Flush()
 }
 
 func publishedLine(p *admin.Published) string {

@@ -27,6 +27,23 @@ func TestStatusOfLimits(t *testing.T) {
 	}
 }
 
+// A rule in a pool shows the pool, and other rules beside it show none.
+func TestStatusOfPools(t *testing.T) {
+	var st admin.Status
+	st.Rules.Limits = []admin.RuleLimit{
+		{Rule: "s1", Name: "web", Pool: "ten", Generation: "g1", Max: 10, Sessions: 2, Place: "f:1:1"},
+		{Rule: "s2", Name: "ftp", Generation: "g1", Max: 5, Place: "f:2:1"},
+	}
+	var b strings.Builder
+	if err := Print(&b, st); err != nil {
+		t.Fatal(err)
+	}
+	const want = "RULE NAME POOL GENERATION SESSIONS LIMIT PLACE s1 web ten g1 2 10 f:1:1 s2 ftp - g1 0 5 f:2:1"
+	if !strings.Contains(strings.Join(strings.Fields(b.String()), " "), want) {
+		t.Errorf("no %q in\n%s", want, b.String())
+	}
+}
+
 func TestStatusOfAStoreThatFails(t *testing.T) {
 	st := admin.Store{Address: "redis://r", Joined: true}
 	if line := storeLine(st); strings.Contains(line, "\n") {

@@ -305,6 +305,10 @@ func (w *walk) pass(client, request *rules.Rule, end string) {
 		switch {
 		case decide.Inherits(client, request):
 			*held = "until the session ends, because " + request.String() + " has no limit of its own" + end
+		case decide.SharesPool(client, request):
+			*held = "until the session ends, because " + request.String() + " is in the same pool" + end
+			w.passed(request)
+			return
 		case client.Session.Inheritable:
 			*held += "; released then, because " + request.String() + " has a limit of its own"
 		default:

@@ -18,6 +18,26 @@ func parse(t *testing.T, text string) *rules.Set {
 	return set
 }
 
+// Rules of one pool show its sessions, in whichever generation these began.
+func TestShowPools(t *testing.T) {
+	const in = "session.pool: web\nmaxsessions: "
+	old := parse(t, "socks pass { from: 0/0 to: 0/0\n"+in+"9 }\n")
+	now := parse(t, "socks pass { from: 10.0.0.0/8 to: 0/0\n"+in+"5 }\nsocks pass { from: 0/0 to: 0/0\n"+in+"5 }\n")
+	gens := []proxy.Generation{
+		{Label: "g1-old", Digest: old.Digest(), Rules: old, Sessions: 1},
+		{Label: "g2-now", Digest: now.Digest(), Rules: now, Current: true},
+	}
+	got := showRules("f", gens, limiter.Status{Totals: map[string]int64{limiter.Pool("web"): 7}})
+	if len(got.Limits) != 3 {
+		t.Fatalf("%+v", got.Limits)
+	}
+	for i, most := range []int64{5, 5, 9} {
+		if l := got.Limits[i]; l.Pool != "web" || l.Sessions != 7 || l.Max != most {
+			t.Errorf("%+v", l)
+		}
+	}
+}
+
 func TestShowRules(t *testing.T) {
 	old := parse(t, "socks pass { from: 0/0 to: 0/0 maxsessions: 9 }\n")
 	now := parse(t, "socks block { from: 10.0.0.0/8 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0 maxsessions: 5 }\n")

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"usher/cmd/usher/internal/policyfile"
 	"usher/cmd/usher/internal/settings"
@@ -23,6 +24,7 @@ type Report struct {
 	ClientRules int       `json:"client_rules"`
 	SocksRules  int       `json:"socks_rules"`
 	Limited     int       `json:"limited"`         // rules with a limit
+	Pools       []string  `json:"pools,omitempty"` // that the rules name, sorted
 	Rules       string    `json:"rules,omitempty"` // in one spelling, with their numbers
 
 	found []rules.Diagnostic
@@ -50,6 +52,7 @@ func Text(ctx context.Context, name string, text []byte, cfg settings.Config, kn
 		rules.Sort(r.found)
 		r.Digest, r.Rules = set.Digest(), set.Numbered()
 		r.ClientRules, r.SocksRules, r.Limited = len(set.Client), len(set.Socks), len(policyfile.Limited(set))
+		r.Pools = set.Pools()
 	}
 	if machine != nil {
 		r.add(machine(set))
@@ -96,8 +99,12 @@ func (r *Report) Print(w io.Writer, withRules bool) error {
 	if !r.Good {
 		return nil
 	}
-	summary := fmt.Sprintf("%s: good; client-rules %d, socks-rules %d, rules with a limit %d, digest %s\n",
-		r.File, r.ClientRules, r.SocksRules, r.Limited, r.Digest)
+	pools := ""
+	if len(r.Pools) > 0 {
+		pools = " (pools " + strings.Join(r.Pools, ", ") + ")"
+	}
+	summary := fmt.Sprintf("%s: good; client-rules %d, socks-rules %d, rules with a limit %d%s, digest %s\n",
+		r.File, r.ClientRules, r.SocksRules, r.Limited, pools, r.Digest)
 	if withRules {
 		summary = "# " + summary + r.Rules
 	}
