@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"net"
@@ -206,10 +207,82 @@ func TestRelaydKillsTheCheckScript(t *testing.T) {
 	}
 }
 
-// TestRelayd runs relayd with the shipped file, for each of its checks, where there
-// is one: a session passes through it.
+// relaydChecks are the three checks of the shipped file, as it numbers them.
+var relaydChecks = []string{"script", "tcp", "binary"}
+
+// relaydConf is the shipped file with one of its checks in force, and with the addresses
+// of this test.
+func relaydConf(t *testing.T, number int, changes ...string) string {
+	t.Helper()
+	head, checks, found := strings.Cut(replaced(t, relaydFiles+"relayd.conf", changes...), "\t# Choose one check.\n")
+	if !found {
+		t.Fatal("relayd.conf has no checks to choose from: adapt this test")
+	}
+	block, conf := 0, head
+	for line := range strings.Lines(strings.TrimSuffix(checks, "}\n")) {
+		bare := strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(line), "#"))
+		if strings.HasPrefix(bare, fmt.Sprint(block+1, ". ")) {
+			block++
+		}
+		if block == number && (strings.HasPrefix(bare, "forward to") || strings.HasPrefix(bare, "check ")) {
+			conf += "\t" + bare + "\n"
+		}
+	}
+	if block != len(relaydChecks) || !strings.Contains(conf[len(head):], "check "+relaydChecks[number-1]) {
+		t.Fatalf("check %d of %d in relayd.conf is %q: adapt this test", number, block, conf[len(head):])
+	}
+	return conf + "}\n"
+}
+
+// TestRelaydBinaryCheck does what relayd does for the binary checks of the shipped file:
+// it sends the bytes, and compares those that come.
+func TestRelaydBinaryCheck(t *testing.T) {
+	t.Parallel()
+	conf := relaydConf(t, 3)
+	_, hex, _ := strings.Cut(conf, "check binary send ")
+	var send, expect string
+	if _, err := fmt.Sscanf(hex, "%q expect %q", &send, &expect); err != nil {
+		t.Fatalf("%q: %v", hex, err)
+	}
+	open := launch(t)
+	asks := func(p *process, send, expect string) {
+		t.Helper()
+		var sent, want []byte
+		if _, err := fmt.Sscanf(send+" "+expect, "%x %x", &sent, &want); err != nil {
+			t.Fatal(err)
+		}
+		c := dialSocks(t, p)
+		defer c.Close()
+		got := make([]byte, len(want))
+		if _, err := c.Write(sent); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(c, got); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s is answered with %x, %v, want %s", send, got, err, expect)
+		}
+	}
+	asks(open, send, expect)
+
+	shipped, err := os.ReadFile(relaydFiles + "relayd.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, hint, _ := strings.Cut(string(shipped), "With passwords: send ")
+	if _, err := fmt.Sscanf(hint, "%q and expect %q", &send, &expect); err != nil {
+		t.Fatalf("%.40q: %v", hint, err)
+	}
+	closed := launch(t, "USHER_USERS_FILE="+write(t, filepath.Join(t.TempDir(), "users"), "monica:$2b$05$abcdefghijklmnopqrstuutXu9KzOt.1yBoZUeFWoT/914/JfszCO\n"),
+		"USHER_CONFIG="+ruleFile(t, "socksmethod: username\nclient pass {\n from: 0/0 to: 0/0\n}\npass {\n from: 0/0 to: 0/0\n}\n"))
+	asks(closed, send, expect)
+}
+
+// TestRelayd runs relayd with the shipped file, where only addresses are changed, for
+// each of its checks, where there is one: a session passes through it.
 func TestRelayd(t *testing.T) {
 	t.Parallel()
+	for number := range relaydChecks {
+		relaydConf(t, number+1) // also where there is no relayd
+	}
 	relayd := need.Unpackaged(t, "relayd")
 	program, err := exec.LookPath("usher")
 	if err != nil {
@@ -221,16 +294,13 @@ func TestRelayd(t *testing.T) {
 	if err := os.Chmod(script, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for name, check := range map[string]string{
-		"script": fmt.Sprintf("check script %q", script), "tcp": "check tcp", "binary": `check binary send "050100" expect "0500"`,
-	} {
+	for i, name := range relaydChecks {
 		front := nobody(t)
 		_, frontPort, _ := net.SplitHostPort(front)
-		file := write(t, filepath.Join(t.TempDir(), "relayd.conf"), replaced(t, relaydFiles+"relayd.conf",
-			`addr="192.0.2.10"`, `addr="127.0.0.1"`, `port="1080"`, fmt.Sprintf("port=%q", frontPort),
-			"{ 192.0.2.11, 192.0.2.12 }", "{ 127.0.0.1 }",
-			"\n\tforward to <sockd> port 1080 mode loadbalance \\\n\t\tcheck script \"/usr/local/bin/relaydsockdcheck.sh\"",
-			"\n\tforward to <sockd> port "+port+" mode loadbalance "+check))
+		file := write(t, filepath.Join(t.TempDir(), "relayd.conf"), relaydConf(t, i+1,
+			`addr="192.0.2.10"`, `addr="127.0.0.1"`, `relaysockd_port="1080"`, fmt.Sprintf("relaysockd_port=%q", frontPort),
+			`sockd_port="1080" # of the replicas`, fmt.Sprintf("sockd_port=%q", port),
+			"{ 192.0.2.11, 192.0.2.12 }", "{ 127.0.0.1 }", "/usr/local/bin/relaydsockdcheck.sh", script))
 		if out, err := exec.Command(relayd, "-n", "-f", file).CombinedOutput(); err != nil {
 			t.Fatalf("%s: relayd -n: %v\n%s", name, err, out)
 		}
