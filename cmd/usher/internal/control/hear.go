@@ -13,26 +13,27 @@ import (
 	"usher/proxy/admin"
 )
 
-// UnheardError says why nobody tells what became of a signal that was sent.
+// UnheardError says why the result of a signal is not known.
 type UnheardError struct{ why error }
 
 func (e UnheardError) Error() string {
 	return fmt.Sprintf("the signal was sent, the result is in the log of the process: %v", e.why)
 }
 
-// Unwrap returns why nobody tells.
+// Unwrap returns the reason.
 func (e UnheardError) Unwrap() error { return e.why }
 
 func (t Target) unheardInTime() error {
 	return UnheardError{fmt.Errorf("no result after %v; --timeout waits longer", t.Timeout)}
 }
 
-// hearTimeout bounds the first question to an admin listener without which a command
-// can do its work.
+// hearTimeout bounds the first request to an admin listener, if the command can work
+// without an answer.
 const hearTimeout = 5 * time.Second
 
-// hear asks a process for its state before a signal. With --pid the signal needs no
-// answer: deaf says then why there is none, and that nobody will tell the result.
+// hear asks a process for its state before a signal. With --pid, the signal can be sent
+// without an answer. deaf then says why there is none. The result of the signal will
+// not be known.
 func (t Target) hear(ctx context.Context, ask func(context.Context) (admin.Status, error)) (st admin.Status, deaf, err error) {
 	if t.PID == 0 {
 		st, err = ask(ctx)

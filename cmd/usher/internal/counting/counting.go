@@ -1,5 +1,5 @@
-// Package counting is the store of a replica at work: the limiter that counts in it, and
-// the watch over both.
+// Package counting holds the store of a running replica, the limiter that counts in it,
+// and the watch over both.
 package counting
 
 import (
@@ -35,7 +35,7 @@ type Counting struct {
 
 	watch   *storewatch.Watch
 	unwatch context.CancelFunc
-	running sync.WaitGroup // what watches
+	running sync.WaitGroup // the goroutines that watch
 }
 
 // Open opens the store of the configuration, which connects later.
@@ -74,7 +74,7 @@ func (c *Counting) Start(cfg settings.Config, o Options) {
 	}
 }
 
-// Trouble returns the failure of the store that lasts, and since when; "" if there is
+// Trouble returns the present failure of the store and when it began, or "" if there is
 // none.
 func (c *Counting) Trouble() (failure string, since time.Time) { return c.watch.Trouble() }
 

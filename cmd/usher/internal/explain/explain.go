@@ -48,8 +48,8 @@ func Ask(ctx context.Context, q Question, policy *proxy.Policy, machine decide.M
 	return &w.answer, nil
 }
 
-// plain returns an address as serve knows those of connections: IPv4 as such,
-// and without a zone.
+// plain returns an address in the form that serve uses: IPv4 not as IPv6, and without a
+// zone.
 func plain(a netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
 }
@@ -58,13 +58,13 @@ func plain(a netip.AddrPort) netip.AddrPort {
 // for them.
 type walk struct {
 	decide.Names
-	ctx       context.Context // it lives as long as Ask
+	ctx       context.Context // in a field, because it lives as long as Ask
 	question  Question
 	session   decide.Session
 	cache     *resolve.Cache
 	known     map[string]lookup
 	answer    Answer
-	uncertain string // what depends on an address that the question does not tell; "": nothing
+	uncertain string // what depends on an address that the question does not name; "": nothing
 }
 
 type lookup struct {
@@ -158,7 +158,7 @@ func (w *walk) connect(client *rules.Rule) {
 }
 
 func (w *walk) bind(client *rules.Rule) {
-	local := w.question.Local.Addr() // the place of a port that the client asks for
+	local := w.question.Local.Addr() // the address of a port that the client asks for
 	if len(w.session.Policy.External) > 0 {
 		local = netip.Addr{}
 	}
@@ -258,9 +258,9 @@ func (w *walk) trace(steps *[]Step, every netip.Addr) {
 	}
 }
 
-// doubtSource records if err would not occur with another address that the client
-// connects to: external.rotation: same-same connects to to from that address, if
-// both have the same family.
+// doubtSource records that err depends on the address that the client connects to: with
+// external.rotation: same-same, serve connects from that address if it has the family
+// of to.
 func (w *walk) doubtSource(err error, to netip.Addr) {
 	local := w.session.Local
 	if errors.Is(err, decide.ErrNoRoute) && w.session.Policy.Rules.Settings.Rotation == rules.RotationSameSame &&
@@ -287,7 +287,7 @@ func (w *walk) refuse(err error, r *rules.Rule, kind, outcome string) {
 	}
 }
 
-// replyFor returns what the client is told of err.
+// replyFor describes the reply that the client gets for err.
 func replyFor(err error) string {
 	reply, _ := proxy.Refusal(err)
 	words := fmt.Sprintf("reply %d", reply)

@@ -17,8 +17,8 @@ import (
 	"usher/proxy/socks"
 )
 
-// Ephemeral is the port that is assumed where the system chooses one: the first
-// of those that systems choose from.
+// Ephemeral stands for a port that the system chooses: the first one of the usual
+// range.
 const Ephemeral = 49152
 
 // Question is a request to be explained.
@@ -99,10 +99,10 @@ func (q Question) method() rules.Method {
 	return rules.None
 }
 
-// Local returns the address that a client at from connects to if serve listens
-// at these addresses, which must not be empty: the first one of its family, or
-// one that is not of one family alone (:1080, a name). Without any it is the
-// first, as a balancer may pass on a client of the other family.
+// Local returns the address that a client at from connects to if serve listens at these
+// addresses, which must not be empty: the first one of its family, or one that is for
+// both families (:1080, a name). If there is none, it is the first address, because a
+// balancer may pass on a client of the other family.
 func Local(listeners []string, from netip.Addr) string {
 	i := slices.IndexFunc(listeners, func(where string) bool {
 		at, err := netip.ParseAddrPort(where)

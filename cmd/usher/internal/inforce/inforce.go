@@ -155,7 +155,7 @@ func Describe(cfg settings.Config, policy *proxy.Policy, name string) []any {
 func fixedChanges(old, now rules.Settings) (names []string) {
 	addresses := func(list []rules.Endpoint) (out []rules.Endpoint) {
 		for _, e := range list {
-			e.Pos = rules.Pos{} // its place in the file does not matter
+			e.Pos = rules.Pos{} // its position in the file does not matter
 			out = append(out, e)
 		}
 		return out

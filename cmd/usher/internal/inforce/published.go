@@ -36,8 +36,9 @@ func LoadPublished(cfg settings.Config, t published.Text) (*proxy.Policy, []rule
 	return policy, found, nil
 }
 
-// Exchanges returns the id of this replica, and what takes newer rules from the store:
-// ID and Exchange of limiter.Options. They are zero if the rules come from a file.
+// Exchanges returns the id of this replica, and a function that takes newer rules from
+// the store, for ID and Exchange of limiter.Options. They are zero if the rules come
+// from a file.
 func (p *Policy) Exchanges() (id string, exchange func(context.Context, store.Conn) error) {
 	if p.follower == nil {
 		return "", nil
@@ -54,7 +55,7 @@ func (p *Policy) exchange(ctx context.Context, c store.Conn) error {
 	return p.follower.Exchange(ctx, c)
 }
 
-// following makes the policy what follows.
+// following implements follow.Target for a Policy.
 type following struct{ *Policy }
 
 var _ follow.Target = following{}
@@ -88,7 +89,7 @@ func (f following) Sessions() map[uint64]int {
 	return sums
 }
 
-// ShowPublished returns how this replica stands with what is published; nil without
+// ShowPublished returns which published rules this replica has. It returns nil without
 // USHER_CONFIG=store.
 func ShowPublished(f *follow.Follower) *admin.Published {
 	if f == nil {

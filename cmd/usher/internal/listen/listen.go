@@ -77,8 +77,8 @@ func Endpoints(list []rules.Endpoint) ([]netip.AddrPort, error) {
 	return out, nil
 }
 
-// Addresses returns the addresses to listen at, and their source: USHER_LISTEN,
-// a place in the rule file, or "default".
+// Addresses returns the addresses to listen at, and their source: USHER_LISTEN, a line
+// of the rule file, or "default".
 func Addresses(cfg settings.Config, set rules.Settings) (addrs []string, source string, err error) {
 	if len(set.Internal) == 0 || cfg.ListenSet {
 		source = "USHER_LISTEN"

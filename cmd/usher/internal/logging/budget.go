@@ -35,8 +35,8 @@ type kind struct {
 	suppressed uint64
 }
 
-// account is what has a budget. The zero source stands for all sources that came
-// when there were maxBudgets accounts.
+// account identifies a budget. The zero source stands for all sources that came when
+// there were maxBudgets accounts.
 type account struct {
 	reason string // of refusals
 	source netip.Prefix
@@ -50,7 +50,7 @@ type balance struct {
 	summary    *time.Timer // nil: nothing is suppressed
 }
 
-// traffic is what lines tell of, together.
+// traffic is the sum of several lines.
 type traffic struct {
 	lines, up, down uint64 // bytes_up and bytes_down
 }
@@ -92,7 +92,7 @@ func (b *budget) Handle(ctx context.Context, r slog.Record) error {
 	return b.next.Handle(ctx, r)
 }
 
-// read returns the account of a line, and what it tells of.
+// read returns the account of a line, and its traffic.
 func (k *kind) read(r slog.Record) (a account, told traffic) {
 	told.lines = 1
 	r.Attrs(func(attr slog.Attr) bool {
@@ -115,8 +115,8 @@ func (k *kind) read(r slog.Record) (a account, told traffic) {
 	return a, told
 }
 
-// spend takes one line from the budget of a. If there is none left, it reports
-// false and sees to a summary.
+// spend takes one line from the budget of a. If there is none left, it reports false
+// and schedules a summary.
 func (b *budget) spend(k *kind, a account, told traffic, now time.Time) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -138,10 +138,10 @@ func (b *budget) spend(k *kind, a account, told traffic, now time.Time) bool {
 	return true
 }
 
-// open returns the account to charge for a, with its balance at now. A source for
-// which there is no account shares one with others if it is refused. If it was
-// passed, it has none: no line of an ordinary client may be lost because there are
-// many. k.mu is held.
+// open returns the account to charge for a, with its balance at now. If there are too
+// many accounts, the refused sessions of further sources share one. Their passed
+// sessions have none, so that an ordinary client loses no line because there are many
+// clients. k.mu is held.
 func (k *kind) open(a account, now time.Time) (account, *balance) {
 	have := k.accounts[a]
 	if have == nil && len(k.accounts) >= maxBudgets {
@@ -183,7 +183,7 @@ func (k *kind) sweep(now time.Time) {
 	}
 }
 
-// summarize logs how many lines of an account were suppressed, and what they told of.
+// summarize logs how many lines of an account were suppressed, and their traffic.
 func (b *budget) summarize(k *kind, a account, have *balance) {
 	k.mu.Lock()
 	sum := have.suppressed

@@ -43,7 +43,7 @@ func writable(name string) error {
 	case err != nil:
 		return err
 	case !info.Mode().IsRegular() && !info.IsDir():
-		// To open and close a FIFO would end the program that reads it.
+		// Opening and closing a FIFO would end the program that reads it.
 		if err := access(name, unix.W_OK); err != nil {
 			return fmt.Errorf("cannot write to %s: %w", name, err)
 		}
@@ -58,7 +58,7 @@ func writable(name string) error {
 
 // creatable reports why a file that does not exist could not be created.
 func creatable(name string) error {
-	if target, err := os.Readlink(name); err == nil { // to create it creates what it points to
+	if target, err := os.Readlink(name); err == nil { // creating a link creates its target
 		if !filepath.IsAbs(target) {
 			target = filepath.Join(filepath.Dir(name), target)
 		}

@@ -30,7 +30,7 @@ type Logs struct {
 	stop         chan struct{} // ends reportDrops
 }
 
-// destination is one place that lines go to.
+// destination is one of stderr, stdout and the log files.
 type destination struct {
 	name     string
 	queue    *queue
@@ -90,10 +90,10 @@ func (l *Logs) add(name string, w io.Writer, cfg settings.Config, level slog.Lev
 	return nil
 }
 
-// destinations returns each place once: where all lines go, and where only errors
-// go. same says that stdout and stderr are one file. syslog means stderr, unless
-// stdout is named too: both usually end in the same collector, and every line
-// would be there twice.
+// destinations returns the destinations of all lines, and those of errors only, each
+// once. same says that stdout and stderr are one file. syslog means stderr, unless
+// stdout is named too: both usually end in the same collector, and every line would be
+// there twice.
 func destinations(logOutput, errorLog []string, same bool) (output, errorsOnly []string) {
 	system := "stderr"
 	if slices.Contains(logOutput, "stdout") {
@@ -142,9 +142,9 @@ func isTerminal(w io.Writer) bool {
 	return ok && isatty.IsTerminal(f.Fd())
 }
 
-// newHandler formats lines as text or JSON, with nothing in them that a terminal
-// obeys or a reader cannot see. JSON lines name the replica, as those of several
-// are usually collected in one place.
+// newHandler formats lines as text or JSON, and escapes what is not printable. JSON
+// lines name the replica, because the lines of several replicas are usually collected
+// together.
 func newHandler(w io.Writer, terminal bool, cfg settings.Config, level slog.Level) slog.Handler {
 	if cfg.LogFormat == "text" || cfg.LogFormat == "auto" && terminal {
 		return tint.NewTextHandler(w, &tint.Options{Level: level, TimeFormat: time.TimeOnly, NoColor: !terminal, ReplaceAttr: printableAttr})

@@ -15,8 +15,8 @@ const queueBytes = 4 << 20
 // takes as much (PIPE_BUF of Linux) without lines of other processes in between.
 const atomicBytes = 4096
 
-// queue writes lines to a destination that may be slow, stalled or broken, so
-// that whoever logs never waits. It drops and counts the lines that do not fit.
+// queue writes lines to a destination that may be slow, stalled or broken, so that
+// callers never wait. It drops and counts the lines that do not fit.
 type queue struct {
 	out    io.Writer
 	reopen func() // runs between two writes; nil if the destination has none
@@ -42,7 +42,7 @@ func newQueue(out io.Writer, reopen func()) *queue {
 	return q
 }
 
-// Write takes one line. It never waits for the destination and never fails.
+// Write queues one line. It never waits for the destination and never fails.
 func (q *queue) Write(line []byte) (int, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -1,5 +1,5 @@
-// Package monitor answers those who watch the process: health checks, status and metrics
-// on the admin listener, and HAProxy's agent checks on the agent listener.
+// Package monitor answers health checks and requests for status and metrics on the
+// admin listener, and HAProxy's agent checks on the agent listener.
 package monitor
 
 import (
@@ -85,7 +85,7 @@ func (m *Monitor) Addresses() (list []netip.AddrPort) {
 	return list
 }
 
-// Build sets what is answered. It is called once, after Open and before Serve.
+// Build sets the answers. It is called once, after Open and before Serve.
 func (m *Monitor) Build(o Options) {
 	snapshot := func() admin.Snapshot {
 		now := o.Snapshot()

@@ -8,11 +8,11 @@ import (
 	"usher/proxy/rules"
 )
 
-// checkAuth returns findings about methods, users and groups in rules that the
-// parser cannot have, because they depend on whether there is a users file and a
-// groups file. They are warnings, and errors where a rule that blocks would block
-// nobody for want of such a file: with the accounts of its system, Dante could block
-// somebody. file is the place of findings about the whole file.
+// checkAuth returns findings about methods, users and groups in rules that the parser
+// cannot find, because they depend on whether there is a users file and a groups file.
+// They are warnings. They are errors if a rule that blocks would block nobody because
+// such a file is missing: Dante would block accounts of its system. file is the
+// position of findings about the whole file.
 func checkAuth(file string, set *rules.Set, known Accounts) []rules.Diagnostic {
 	var a authCheck
 	s, usersFile := set.Settings, known.UsersFile
@@ -52,8 +52,7 @@ func (a *authCheck) add(severity rules.Severity, at rules.Pos, message, remedy s
 	a.found = append(a.found, rules.Diagnostic{Pos: at, Severity: severity, Message: message, Remedy: remedy})
 }
 
-// unmatched returns what it means that no client has a name that a socks-rule
-// asks for.
+// unmatched returns what follows if no client has a name that a socks-rule requires.
 func unmatched(r *rules.Rule) (severity rules.Severity, never string) {
 	if r.Pass {
 		return rules.Warning, "never matches"

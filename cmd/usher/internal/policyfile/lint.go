@@ -12,9 +12,9 @@ import (
 	"usher/proxy/rules"
 )
 
-// Lint returns dangers and warnings, in the order of rules.Sort, about rules that
-// are correct and may not be meant; not all if ctx ends. For a long file it may
-// take a second, and where many rules have long lists of users, a minute.
+// Lint returns dangers and warnings, in the order of rules.Sort, about rules that are
+// correct but probably not intended. If ctx ends, some are missing. For a long file it
+// may take a second, and where many rules have long lists of users, a minute.
 func Lint(ctx context.Context, cfg settings.Config, policy *decide.Policy) []rules.Diagnostic {
 	set := policy.Rules
 	found := set.Lint(ctx)

@@ -1,5 +1,5 @@
-// Package policyfile loads the rule file, the users file and the groups file
-// into a policy. It reports what is wrong or doubtful as findings with their places.
+// Package policyfile loads the rule file, the users file and the groups file into a
+// policy. It reports what is wrong or doubtful as findings with their positions.
 package policyfile
 
 import (

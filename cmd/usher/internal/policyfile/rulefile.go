@@ -37,9 +37,9 @@ func read(name string, known Accounts) (*rules.Set, []rules.Diagnostic, error) {
 	return set, found, nil
 }
 
-// Parse parses the text of a rule file. It returns the findings in the order of
-// their places, and a nil set if one of them is an error. known decides what
-// rules about users and groups mean.
+// Parse parses the text of a rule file. It returns the findings in the order of their
+// positions, and a nil set if one of them is an error. known decides what rules about
+// users and groups mean.
 func Parse(name string, text []byte, known Accounts) (*rules.Set, []rules.Diagnostic) {
 	return parse(name, text, known, rules.Env{Interface: listen.InterfaceAddrs})
 }

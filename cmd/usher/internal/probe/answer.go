@@ -14,8 +14,8 @@ import (
 	"usher/proxy/socks"
 )
 
-// answerer is the probe's own target: whoever sends it the secret of a session
-// gets that session's other secret back. Strangers get nothing.
+// answerer is the probe's own target. It answers the secret of a session with the other
+// secret of that session. Anything else gets no answer.
 type answerer struct {
 	address netip.AddrPort // where the server is to connect or send to
 	known   map[secret]*expected
@@ -139,7 +139,7 @@ func (a *answerer) answer(got []byte) (secret, bool) {
 	return e.answer, true
 }
 
-// arrived reports whether the secret has come.
+// arrived reports whether the secret has arrived.
 func (a *answerer) arrived(s secret) bool {
 	e, ok := a.known[s]
 	return ok && e.came.Load()

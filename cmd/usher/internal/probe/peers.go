@@ -52,7 +52,7 @@ func (s *session) proveBind(ctx context.Context, answer *answerer) {
 // again, because datagrams get lost.
 const repeat = 250 * time.Millisecond
 
-// proveUDP sends a datagram through an association and wants the answer back.
+// proveUDP sends a datagram through an association, and requires the answer.
 func (s *session) proveUDP(ctx context.Context, answer *answerer) {
 	relay := s.request(socks.Addr{})
 	s.step("data", "", func() (Kind, error) {
@@ -102,7 +102,7 @@ func (s *session) askByUDP(ctx context.Context, conn *net.UDPConn, to netip.Addr
 	}
 }
 
-// awaitDatagram reads until the answer comes. Other datagrams are nobody's.
+// awaitDatagram reads until the answer arrives. It ignores other datagrams.
 func (s *session) awaitDatagram(conn *net.UDPConn, b []byte) error {
 	for {
 		n, err := conn.Read(b)

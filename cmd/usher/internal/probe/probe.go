@@ -18,7 +18,7 @@ import (
 // MaxCount is the largest number of sessions of one probe.
 const MaxCount = 1000
 
-// Options say what is probed, and how.
+// Options say what to probe, and how.
 type Options struct {
 	Server   string        // HOST:PORT of the SOCKS server
 	Version  socks.Version // 4 or 5
@@ -97,7 +97,7 @@ func run(ctx context.Context, o Options) ([]*session, error) {
 	first := sessions[0]
 	first.reach(ctx, o.Server)
 	if first.failure != nil {
-		return sessions[:1], nil // and so would be the others
+		return sessions[:1], nil // the others would fail as well
 	}
 	answer, err := open(ctx, o, first.local().Addr(), sessions)
 	if err != nil {
@@ -136,8 +136,8 @@ func summary(server string, sessions []*session, took time.Duration) Result {
 	return r
 }
 
-// secret is what a probe sends one way. It is random, so that neither an echo nor
-// a canned answer passes for forwarding.
+// secret is what a probe sends in one direction. It is random, so that neither an echo
+// nor a fixed answer counts as forwarding.
 type secret [16]byte
 
 func nonce() (s secret) {

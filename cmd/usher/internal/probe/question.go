@@ -12,7 +12,7 @@ import (
 	"usher/proxy/socks"
 )
 
-// Question is a probe as somebody asks for it: the values of the flags of usher probe.
+// Question is a request for a probe: the values of the flags of usher probe.
 type Question struct {
 	Socks        string // HOST:PORT
 	SocksVersion string // 4, 4a or 5

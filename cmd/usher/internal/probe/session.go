@@ -25,8 +25,8 @@ type session struct {
 	failure *failure // nil: none so far
 }
 
-// step runs a stage unless one before it has failed. do returns the failure, or
-// nil. what says for what the server was awaited, should the time be over.
+// step runs a stage unless one before it has failed. do returns the failure, or nil.
+// what says what the server had to do, for the error when the time is over.
 func (s *session) step(name, what string, do func() (Kind, error)) {
 	if s.failure != nil {
 		return
@@ -77,7 +77,8 @@ func (s *session) reach(ctx context.Context, address string) {
 func (s *session) server() netip.AddrPort { return addrPort(s.conn.RemoteAddr()) }
 func (s *session) local() netip.AddrPort  { return addrPort(s.conn.LocalAddr()) }
 
-// addrPort returns an address without its zone, which means nothing elsewhere.
+// addrPort returns an address without its zone, which has no meaning on another
+// machine.
 func addrPort(a net.Addr) netip.AddrPort {
 	var ap netip.AddrPort
 	switch a := a.(type) {
@@ -104,8 +105,8 @@ func (s *session) run(ctx context.Context, answer *answerer) {
 	}
 }
 
-// greet offers one method, and logs in with it. A probe with a user does not
-// offer to go without: it would not show that the user can log in.
+// greet offers one method, and logs in with it. A probe with a user does not offer the
+// method none, because it must show that the user can log in.
 func (s *session) greet() {
 	offer := socks.NoAuth
 	if s.User != "" {
@@ -233,7 +234,7 @@ func (s *session) arrival(answer *answerer, err error) error {
 
 var errOther = errors.New("the bytes that came back are not those that were sent")
 
-// exchange sends one secret and wants the other one back.
+// exchange sends one secret, and requires the other one as the answer.
 func exchange(conn io.ReadWriter, send, want secret) error {
 	if _, err := conn.Write(send[:]); err != nil {
 		return err

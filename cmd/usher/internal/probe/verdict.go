@@ -55,7 +55,8 @@ func reasonIn(code int, body []byte) string {
 	return r.Reason
 }
 
-// Print writes one line for people. Whoever wants the exit code only may have closed w.
+// Print writes one line for people. w may be closed, if the caller needs only the exit
+// code.
 func (v Verdict) Print(w io.Writer) { fmt.Fprintln(w, printable.Text(v.text)) }
 
 // PrintJSON writes the verdict for programs.
@@ -70,7 +71,7 @@ func (v Verdict) PrintNagios(w io.Writer) {
 	fmt.Fprintf(w, "USHER %s - %s | %s\n", state, nagiosText(v.what), v.figure)
 }
 
-// PrintUnknown writes the line of a Nagios plugin that found nothing out.
+// PrintUnknown writes the line of a Nagios plugin that could not probe.
 func PrintUnknown(w io.Writer, err error) {
 	fmt.Fprintf(w, "USHER UNKNOWN - %s\n", nagiosText(err.Error()))
 }

@@ -13,7 +13,7 @@ import (
 	"usher/store/published"
 )
 
-// List is what is published, and the replicas that follow.
+// List has the published generations, and the replicas that follow.
 type List struct {
 	Generations []Generation       `json:"generations"` // the newest first
 	Replicas    []published.Report `json:"replicas"`
@@ -85,7 +85,7 @@ func (l List) Print(w io.Writer) error {
 	return t.Flush()
 }
 
-// state says how a replica stands.
+// state describes the state of a replica.
 func (l List) state(r published.Report) string {
 	switch {
 	case r.Number == 0 && r.Refused == 0:
@@ -130,8 +130,8 @@ func PrintText(ctx context.Context, w io.Writer, conn published.Conn, number uin
 	return err
 }
 
-// shown is a text of rules as a terminal may show it: whoever can write to the store
-// may have put more than rules there.
+// shown returns a text of rules that is safe for a terminal. Anybody who can write to
+// the store may have put other text there.
 func shown(rules string) string {
 	lines := strings.Split(strings.ReplaceAll(rules, "\r\n", "\n"), "\t") // tabs are harmless
 	for i := range lines {

@@ -33,7 +33,7 @@ type Options struct {
 	Progress io.Writer          // gets findings, progress, and why a replica is not on the generation
 }
 
-// Result is what publishing has come to.
+// Result is the result of publishing.
 type Result struct {
 	Number    uint64             `json:"number"` // of the generation, 0 with --dry-run
 	Digest    string             `json:"digest"`
@@ -50,11 +50,11 @@ type Result struct {
 	Silent    []string           `json:"not_following"` // members with rule files of their own
 }
 
-// storeTimeout bounds the questions to the store.
+// storeTimeout bounds the requests to the store.
 const storeTimeout = 10 * time.Second
 
-// Publisher is a connection to the store, and what was published there at first. It is
-// not safe for concurrent use.
+// Publisher is a connection to the store, and what was published there when it was
+// opened. It is not safe for concurrent use.
 type Publisher struct {
 	o      Options
 	conn   published.Conn
