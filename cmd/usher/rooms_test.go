@@ -15,6 +15,7 @@ const below = "usher/cmd/usher/internal/"
 // that is not named knows none. What all of them may know: settings, the values that
 // the environment gives; exit and build, which are leaves.
 var rooms = map[string][]string{
+	"await":      {"follow", "handover", "inforce", "listen", "logging", "monitor", "signals", "stores", "systemd"},
 	"control":    {"signals"},
 	"counting":   {"stores", "storewatch"},
 	"inforce":    {"follow", "listen", "logging", "policyfile"},
@@ -23,7 +24,7 @@ var rooms = map[string][]string{
 	"publish":    {"policyfile", "rollout", "validate"},
 	"validate":   {"policyfile"},
 	// The running service puts its parts together.
-	"serve": {"agent", "counting", "follow", "handover", "inforce", "listen", "logging", "monitor", "signals", "stores", "systemd"},
+	"serve": {"agent", "await", "counting", "follow", "handover", "inforce", "listen", "logging", "monitor", "signals", "systemd"},
 }
 
 // TestRoomsKnowOnlyThese holds the packages of the command to the list, in both

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 
+	"usher/cmd/usher/internal/await"
 	"usher/cmd/usher/internal/exit"
 	"usher/cmd/usher/internal/handover"
 	"usher/cmd/usher/internal/settings"
@@ -51,4 +52,19 @@ func Run(ctx context.Context, environ map[string]string, sys Streams) (err error
 		s.tasks.run(s.notifyReady)
 	}
 	return s.wait(ctx, sigs)
+}
+
+// begin starts the service, once there are rules. If it is told to end before, it
+// returns neither a service nor an error.
+func begin(ctx context.Context, cfg settings.Config, sys Streams, sockets *handover.Sockets, parent *handover.Parent, sigs *signals.Signals) (*service, error) {
+	if !cfg.Published() {
+		return start(cfg, sys, sockets, nil)
+	}
+	f, err := await.Rules(ctx, await.Process{
+		Config: cfg, Stdout: sys.Stdout, Stderr: sys.Stderr, Sockets: sockets, Parent: parent, Signals: sigs,
+	})
+	if err != nil || f == nil {
+		return nil, err
+	}
+	return start(cfg, sys, sockets, f)
 }

@@ -1,10 +1,14 @@
-package serve
+// Package await starts a process whose rules come from the store: it waits until there
+// are rules.
+package await
 
 import (
 	"cmp"
 	"context"
 	"errors"
+	"io"
 	"sync"
+	"time"
 
 	"usher/cmd/usher/internal/exit"
 	"usher/cmd/usher/internal/follow"
@@ -25,17 +29,13 @@ import (
 	"usher/store/redisstore"
 )
 
-// begin starts the service, once there are rules. If it is told to end before, it
-// returns neither a service nor an error.
-func begin(ctx context.Context, cfg settings.Config, sys Streams, sockets *handover.Sockets, parent *handover.Parent, sigs *signals.Signals) (*service, error) {
-	if !cfg.Published() {
-		return start(cfg, sys, sockets, nil)
-	}
-	f, err := awaitRules(ctx, cfg, sys, sockets, parent, sigs)
-	if err != nil || f == nil {
-		return nil, err
-	}
-	return start(cfg, sys, sockets, f)
+// Process is what a process has before there are rules.
+type Process struct {
+	Config         settings.Config
+	Stdout, Stderr io.Writer // where the log goes
+	Sockets        *handover.Sockets
+	Parent         *handover.Parent // serves as long as this process waits; nil: there is none
+	Signals        *signals.Signals
 }
 
 // trial is what follows until there are rules: it only tries whether they can be loaded.
@@ -58,10 +58,11 @@ func (trial) Hold() (release func()) { return func() {} }
 // Sessions implements follow.Target.
 func (trial) Sessions() map[uint64]int { return nil }
 
-// awaitRules returns a follower with rules, or nil if the process is told to end
-// before there are any. For a moment it only asks the store. Then it uses the cache.
+// Rules returns a follower with rules, or nil if the process is told to end before there
+// are any. For a moment it only asks the store. Then it uses the cache.
 // Then it opens the admin listener, is not ready, and says why.
-func awaitRules(ctx context.Context, cfg settings.Config, sys Streams, sockets *handover.Sockets, parent *handover.Parent, sigs *signals.Signals) (*follow.Follower, error) {
+func Rules(ctx context.Context, p Process) (*follow.Follower, error) {
+	cfg := p.Config
 	keys, err := follow.Keys(cfg.RuleKey)
 	if err != nil {
 		return nil, exit.Usage(err)
@@ -71,13 +72,13 @@ func awaitRules(ctx context.Context, cfg settings.Config, sys Streams, sockets *
 		return nil, exit.Usage(err)
 	}
 	defer st.Close()
-	log, err := logging.Open(cfg, rules.Settings{}, sys.Stdout, sys.Stderr)
+	log, err := logging.Open(cfg, rules.Settings{}, p.Stdout, p.Stderr)
 	if err != nil {
 		return nil, err
 	}
 	defer log.Close()
 	w := &waiting{
-		cfg: cfg, log: log, sockets: sockets, parent: parent, store: st.(*redisstore.Store), // the settings demand a Redis
+		Process: p, log: log, store: st.(*redisstore.Store), // the settings demand a Redis
 		monitor: monitor.New(cfg), loops: listen.NewLoops(),
 	}
 	w.follower = follow.New(follow.Options{
@@ -87,19 +88,21 @@ func awaitRules(ctx context.Context, cfg settings.Config, sys Streams, sockets *
 	if w.soon(ctx) {
 		return w.follower, nil
 	}
-	found, err := w.wait(ctx, sigs)
+	found, err := w.wait(ctx)
 	if err != nil || !found {
 		return nil, err
 	}
 	return w.follower, nil
 }
 
+// closeTimeout bounds how long running requests to the admin listener may take when there
+// are rules.
+const closeTimeout = 5 * time.Second
+
 // waiting is a process that has no rules yet.
 type waiting struct {
-	cfg      settings.Config
+	Process
 	log      *logging.Logs
-	sockets  *handover.Sockets
-	parent   *handover.Parent // serves as long as this process waits; nil: there is none
 	store    *redisstore.Store
 	follower *follow.Follower
 	monitor  *monitor.Monitor
@@ -112,7 +115,7 @@ type waiting struct {
 // soon asks the store for about as long as it may take to connect twice, and then
 // uses the cache. It reports whether there are rules.
 func (w *waiting) soon(ctx context.Context) bool {
-	bounded, cancel := context.WithTimeout(ctx, 2*w.cfg.LeaseTTL/5)
+	bounded, cancel := context.WithTimeout(ctx, 2*w.Config.LeaseTTL/5)
 	defer cancel()
 	why := ""
 	if w.follower.First(bounded, w.store.Published, func(reason string) {
@@ -135,7 +138,7 @@ func (w *waiting) soon(ctx context.Context) bool {
 // notifyStarting tells systemd why there are no rules, until the returned function is
 // called. Beside another process that serves, it tells nothing.
 func (w *waiting) notifyStarting() (end func()) {
-	if w.parent != nil || !systemd.Listens() {
+	if w.Parent != nil || !systemd.Listens() {
 		return func() {}
 	}
 	done := make(chan struct{})
@@ -159,7 +162,7 @@ func (w *waiting) missing(why string) {
 	defer w.mu.Unlock()
 	why = printable.Text(why)
 	w.monitor.Ready.Missing(why)
-	w.parent.Say(why)
+	w.Parent.Say(why)
 	if why != w.why {
 		w.why = why
 		w.log.Warn("waiting for published rules", "reason", why, "effect", "no SOCKS listener is open and this replica is not ready")
@@ -168,7 +171,7 @@ func (w *waiting) missing(why string) {
 
 // wait serves health checks until there are rules. It reports whether there are:
 // otherwise the process was told to end.
-func (w *waiting) wait(ctx context.Context, sigs *signals.Signals) (found bool, err error) {
+func (w *waiting) wait(ctx context.Context) (found bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	closeListeners, err := w.listen()
@@ -186,12 +189,12 @@ func (w *waiting) wait(ctx context.Context, sigs *signals.Signals) (found bool, 
 		case err := <-w.loops.Broken():
 			cancel()
 			return false, errors.Join(err, ended(<-result))
-		case sig := <-sigs.Stop:
+		case sig := <-w.Signals.Stop:
 			w.log.Info("stopped", "why", sig.String(), "cut", 0)
 			cancel()
 			<-result
 			return false, nil
-		case <-sigs.Reload:
+		case <-w.Signals.Reload:
 			if err := w.follower.Retry(); err != nil {
 				w.log.Error("reload failed", "error", printable.Lines(err.Error()))
 			}
@@ -205,20 +208,20 @@ func ended(bool) error { return nil }
 
 // listen opens the admin and agent listeners, unless another process answers there.
 func (w *waiting) listen() (closeAll func() error, err error) {
-	if w.parent != nil {
+	if w.Parent != nil {
 		return func() error { return nil }, nil
 	}
-	if err := w.monitor.Open(w.sockets); err != nil {
+	if err := w.monitor.Open(w.Sockets); err != nil {
 		return nil, err
 	}
 	w.monitor.Build(monitor.Options{
-		Snapshot: w.snapshot, Registry: monitor.NewRegistry(w.cfg), Weight: func() int { return 0 }, Logger: w.log.Logger,
+		Snapshot: w.snapshot, Registry: monitor.NewRegistry(w.Config), Weight: func() int { return 0 }, Logger: w.log.Logger,
 	})
 	w.monitor.Serve(w.loops, w.log.Logger)
 	return func() error {
-		leaving, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+		leaving, cancel := context.WithTimeout(context.Background(), closeTimeout)
 		defer cancel()
-		err := errors.Join(w.monitor.Close(leaving), w.sockets.Suspend(handover.Admin), w.sockets.Suspend(handover.Agent))
+		err := errors.Join(w.monitor.Close(leaving), w.Sockets.Suspend(handover.Admin), w.Sockets.Suspend(handover.Agent))
 		w.loops.Wait()
 		return err
 	}, nil
@@ -230,6 +233,6 @@ func (w *waiting) snapshot() admin.Snapshot {
 	w.mu.Unlock()
 	return admin.Snapshot{
 		Rules: admin.Rules{File: settings.FromStore, ReloadErr: why, Limits: []admin.RuleLimit{}, Published: inforce.ShowPublished(w.follower)},
-		Store: admin.Store{Address: w.cfg.Store.String()},
+		Store: admin.Store{Address: w.Config.Store.String()},
 	}
 }
