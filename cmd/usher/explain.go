@@ -39,9 +39,9 @@ FROM is the client's address. Add a port if rules depend on it (default: ` + str
 
 The meaning of FROM and TO depends on the COMMAND:
 
-bind: TO is the peer that the client announces, or 0.0.0.0:0 for any peer. Rules judge the address that Usher would bind. This address may depend on --local. Its port is ` + strconv.Itoa(explain.Ephemeral) + ` if the system would choose it.
+bind: TO is the peer that the client announces, or 0.0.0.0:0 for any peer. explain also asks whether the announced peer may connect. Rules judge the address that Usher would bind. This address may depend on --local. Its port is ` + strconv.Itoa(explain.Ephemeral) + ` if the system would choose it.
 
-udpassociate: rules judge the request, and then a datagram from FROM to TO.
+udpassociate: rules judge the request, then a datagram from FROM to TO, and then the answer of TO.
 
 bindreply, udpreply: FROM is the peer and TO the client.
 

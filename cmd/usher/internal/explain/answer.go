@@ -31,6 +31,7 @@ type Answer struct {
 	Names        []Name   `json:"names"`               // each name that was looked up, in that order
 	Addresses    []string `json:"addresses,omitempty"` // of the target, that would be connected or sent to
 	Limits       []Limit  `json:"limits,omitempty"`
+	Reply        *Reply   `json:"reply,omitempty"` // to a datagram or BIND that passes
 	Pass         bool     `json:"pass"`
 	Reason       string   `json:"reason"`
 }
@@ -78,6 +79,12 @@ func (a *Answer) Print(w io.Writer, all bool) error {
 	}
 	a.printAddresses(t)
 	a.printLimits(t)
+	if a.Reply != nil {
+		t.row("answers", "%s", a.Reply)
+		if all {
+			printSteps(t, a.Reply.Rules, all)
+		}
+	}
 	verdict := map[bool]string{true: "pass", false: "refused"}[a.Pass]
 	t.row("verdict", "%s: %s", verdict, a.Reason)
 	return t.Flush()

@@ -71,7 +71,8 @@ type bookCase struct {
 	policy         *proxy.Policy
 	machine        decide.Machine
 	open           map[string]*bookSession
-	compared, full *int // answers; of these, the ones that only a full limit explains
+	compared, full *int                    // answers; of these, the ones that only a full limit explains
+	asked          map[string]map[bool]int // replies, by their command and whether they pass
 }
 
 // bookSession is a session that stays open under a label.
@@ -106,6 +107,7 @@ func TestExplainAnswersAsTheCaseBook(t *testing.T) {
 		t.Fatal(err)
 	}
 	compared, full := 0, 0
+	asked := map[string]map[bool]int{"udpreply": {}, "bindreply": {}}
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		if err != nil {
@@ -118,7 +120,7 @@ func TestExplainAnswersAsTheCaseBook(t *testing.T) {
 			switch {
 			case strings.HasPrefix(line, "#") || strings.TrimSpace(line) == "":
 			case isTitle:
-				c = &bookCase{t: t, groups: groups, open: map[string]*bookSession{}, compared: &compared, full: &full}
+				c = &bookCase{t: t, groups: groups, open: map[string]*bookSession{}, compared: &compared, full: &full, asked: asked}
 				c.bare = strings.HasSuffix(title, " [bare]")
 				asking = false
 			case line == "--":
@@ -132,6 +134,11 @@ func TestExplainAnswersAsTheCaseBook(t *testing.T) {
 		}
 	}
 	t.Logf("%d answers compared, %d of them refused by limits that were full", compared, full)
+	for command, passed := range asked {
+		if passed[true] < 10 || passed[false] < 10 {
+			t.Errorf("%s: %v; want 10 that pass and 10 that do not", command, passed)
+		}
+	}
 	if compared < 870 || full > 70 {
 		t.Errorf("%d answers compared, want at least 870; %d refused by full limits, want at most 70", compared, full)
 	}
@@ -319,5 +326,23 @@ func (c *bookCase) explain(from, via netip.AddrPort, version rules.Version, user
 	if err != nil {
 		c.t.Fatalf("%v: %v", args, err)
 	}
+	if a.Reply != nil {
+		c.replies(a, version)
+	}
 	return a
+}
+
+// replies checks that what is said about a reply is the answer to a question about it.
+func (c *bookCase) replies(a *Answer, version rules.Version) {
+	c.t.Helper()
+	q, err := Parse([]string{a.Reply.From, a.From, a.Reply.Command}, version)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	alone, err := Ask(c.t.Context(), q, c.policy, c.machine, bookHosts)
+	if err != nil || alone.Pass != a.Reply.Pass {
+		c.t.Errorf("%s %s from %s: its reply passes: %v (%s); asked about alone: %+v, %v",
+			a.Command, a.Target, a.From, a.Reply.Pass, a.Reply.Reason, alone, err)
+	}
+	c.asked[a.Reply.Command][a.Reply.Pass]++
 }

@@ -177,10 +177,11 @@ func (w *walk) bind(client *rules.Rule) {
 		return
 	}
 	w.pass(client, r, "; until the peer connects if its bindreply rule has another limit")
+	w.peerReply(expected)
 }
 
-// associate asks about the request for an association, and then about a
-// datagram from the same address and port.
+// associate asks about the request for an association, then about a datagram from
+// the same address and port, and then about the answer.
 func (w *walk) associate(client *rules.Rule) {
 	w.trace(&w.answer.RequestRules, netip.Addr{})
 	r, err := w.session.Associate(netip.AddrPort{}, false, &w.Names)
@@ -198,6 +199,7 @@ func (w *walk) associate(client *rules.Rule) {
 		return
 	}
 	w.pass(client, r, "")
+	w.datagramReply()
 }
 
 func (w *walk) bindReply() {
