@@ -165,9 +165,9 @@ func TestConflictingReplicasComeBack(t *testing.T) {
 	}
 }
 
-// TestKeptOutReplicaAdmitsNobody: neither while the store cannot be reached, nor
+// TestMismatchedReplicaAdmitsNobody: neither while the store cannot be reached, nor
 // locally, from the moment on at which its next try to join fails.
-func TestKeptOutReplicaAdmitsNobody(t *testing.T) {
+func TestMismatchedReplicaAdmitsNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		way := newLink()
 		other := way.fork()
@@ -188,7 +188,7 @@ func TestKeptOutReplicaAdmitsNobody(t *testing.T) {
 				t.Fatalf("%+v, %v", g, err)
 			}
 			if b.Status().Mismatch == "" {
-				t.Fatal("the status does not tell of the conflicting replicas")
+				t.Fatal("the status does not show the conflicting replicas")
 			}
 		}
 		other.up()

@@ -10,9 +10,9 @@ import (
 	"usher/limiter"
 )
 
-// TestToldAtOnce: the store is told without delay also of what nobody waits for. No
+// TestChangesAreSentAtOnce: the store is told without delay also of what nobody waits for. No
 // time passes in these tests.
-func TestToldAtOnce(t *testing.T) {
+func TestChangesAreSentAtOnce(t *testing.T) {
 	within := func(t *testing.T, run func(t *testing.T, s *link, l *limiter.Limiter)) {
 		synctest.Test(t, func(t *testing.T) {
 			s := newLink()
@@ -78,9 +78,9 @@ func TestToldAtOnce(t *testing.T) {
 	})
 }
 
-// TestLocalAdmissionIsToldAtOnce: a recovering store is told of sessions that were
+// TestLocalAdmissionIsSentAtOnce: a recovering store is told of sessions that were
 // admitted without it.
-func TestLocalAdmissionIsToldAtOnce(t *testing.T) {
+func TestLocalAdmissionIsSentAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
 		l := start(t, s, func(o *limiter.Options) { o.StoreWait, o.AdmitLocally = 0, true })

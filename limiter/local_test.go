@@ -91,7 +91,7 @@ func TestOutageIsForgotten(t *testing.T) {
 				waitReady(t, l)
 				time.Sleep(ttl)
 				if n := s.entries.Load(); n != 0 {
-					t.Errorf("%d counters were stated for clients that have left", n)
+					t.Errorf("a batch has %d counters of clients that have left", n)
 				}
 			})
 		})

@@ -99,10 +99,10 @@ func TestEpochCreatedTwiceIsNotTheSame(t *testing.T) {
 	})
 }
 
-// TestTidyingThatFailsStarvesNobody: expiring replicas and ending a recovery fail
-// each time, as for a Redis user that lacks the right. Batches take their turn all
-// the same and renew the lease.
-func TestTidyingThatFailsStarvesNobody(t *testing.T) {
+// TestFailedExpiryDelaysNoBatch: expiring replicas or ending a recovery always fails,
+// as for a Redis user without the right. Batches still take their turn and renew the
+// lease.
+func TestFailedExpiryDelaysNoBatch(t *testing.T) {
 	for _, failing := range []string{"expire", "end_recovery"} {
 		t.Run(failing, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -124,7 +124,7 @@ func TestTidyingThatFailsStarvesNobody(t *testing.T) {
 				crash(b, way)
 				time.Sleep(3 * ttl)
 				if !g.Valid() || !a.Status().Joined {
-					t.Errorf("valid %v, %+v, though the store takes every batch", g.Valid(), a.Status())
+					t.Errorf("valid %v, %+v, although the store accepts every batch", g.Valid(), a.Status())
 				}
 				s.up()
 			})

@@ -422,7 +422,7 @@ func TestPeersThatBeganToConnectBefore(t *testing.T) {
 			return
 		}
 	}
-	t.Fatal("the server's attempt to connect always came before the listener")
+	t.Fatal("the server always tried to connect before the listener was open")
 }
 
 // peerThatBeganBefore returns false if the machine was too busy for BIND to listen

@@ -190,7 +190,7 @@ socks pass { from: 0/0 to: 127.0.0.0/8 }
 	c.connect(socks.Addr{Name: "many.test", Port: outside.Port}, socks.ConnectionRefused)
 }
 
-func TestItselfIsNoTarget(t *testing.T) {
+func TestOwnListenersAreNoTargets(t *testing.T) {
 	admin, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

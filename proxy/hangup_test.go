@@ -50,7 +50,7 @@ func TestHangUpWhileNegotiating(t *testing.T) {
 	line := w.reason("client_gone")
 	for _, key := range []string{"command", "target"} {
 		if v, ok := line[key]; ok {
-			t.Errorf("the log has %s %v of a request that was not made", key, v)
+			t.Errorf("the log has %s %v, but there was no such request", key, v)
 		}
 	}
 }

@@ -34,12 +34,12 @@ func TestReasonsAreDocumented(t *testing.T) {
 	}
 	for reason := range reasons {
 		if !documented[reason] {
-			t.Errorf("docs/observability.md does not tell what %s is", reason)
+			t.Errorf("docs/observability.md does not explain %s", reason)
 		}
 		delete(documented, reason)
 	}
 	for reason := range documented {
-		t.Errorf("docs/observability.md tells of %s, which no session ends for", reason)
+		t.Errorf("docs/observability.md has the reason %s, with which no session ends", reason)
 	}
 }
 
@@ -74,12 +74,12 @@ func TestRepliesAreDocumented(t *testing.T) {
 	}
 	for a := range given {
 		if !documented[a] {
-			t.Errorf("docs/observability.md does not say that %s is answered with %d", a.reason, a.code)
+			t.Errorf("docs/observability.md does not say that the reply for %s is %d", a.reason, a.code)
 		}
 		delete(documented, a)
 	}
 	for a := range documented {
-		t.Errorf("docs/observability.md says that %s is answered with %d, which no error is", a.reason, a.code)
+		t.Errorf("docs/observability.md says that the reply for %s is %d, but no error has this reply", a.reason, a.code)
 	}
 }
 

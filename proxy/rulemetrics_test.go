@@ -155,7 +155,7 @@ func TestNumberIsKnownLate(t *testing.T) {
 	w.server.SetPolicy(policy(t, anybody))
 	w.client().connect(to, socks.Succeeded)
 	if label := w.server.Generation(); !strings.HasPrefix(label, "g?-") {
-		t.Fatalf("the generation is called %s though the store is away", label)
+		t.Fatalf("the generation has the label %s although the store is unreachable", label)
 	}
 	st.cut.Store(false)
 	eventually(t, func() string {

@@ -17,7 +17,7 @@ func TestAssociation(t *testing.T) {
 		withNames(names{"four.test": {netip.MustParseAddr("127.0.0.3")}, "six.test": {netip.MustParseAddr("::1")}}))
 	a := w.associate(nowhere)
 	if a.relay.Addr() != netip.MustParseAddr("127.0.0.1") {
-		t.Errorf("told %v, want the address that the client came to", a.relay)
+		t.Errorf("advertised %v, want the address to which the client connected", a.relay)
 	}
 	four, six, named := newPeer(t, "127.0.0.2"), newPeer(t, "::1"), newPeer(t, "127.0.0.3")
 	a.exchange(four, "hello")
@@ -144,8 +144,8 @@ func TestUnsolicitedReplies(t *testing.T) {
 	a.exchange(stranger, "now you")
 }
 
-// With udp.connectdst: no, anybody whom the rules pass may answer.
-func TestAnswersOfAnybody(t *testing.T) {
+// With udp.connectdst: no, every peer that the rules pass may answer.
+func TestRepliesFromAnyPeer(t *testing.T) {
 	w := newWorld(t, `
 udp.connectdst: no
 client pass { from: 0/0 to: 0/0 }

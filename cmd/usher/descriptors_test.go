@@ -55,7 +55,7 @@ func TestOutOfDescriptors(t *testing.T) {
 		c.Close()
 	}
 	if !served {
-		t.Error("nobody is served after the descriptors came back")
+		t.Error("no client is served although descriptors are free again")
 	}
 	if code, _ := p.get("/healthz"); code != 200 {
 		t.Error("healthz", code)

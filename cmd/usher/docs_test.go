@@ -146,7 +146,7 @@ func TestArchitectureIsTrue(t *testing.T) {
 	}
 	for _, m := range named {
 		if _, err := os.Stat(filepath.Join(top, m[1])); err != nil {
-			t.Errorf("docs/architecture.md names %s, which is not there", m[1])
+			t.Errorf("docs/architecture.md names %s, which does not exist", m[1])
 		}
 	}
 }
@@ -226,7 +226,7 @@ func TestNamedTestsExist(t *testing.T) {
 	table, _, _ = strings.Cut(table, "\n## ")
 	for _, m := range regexp.MustCompile(`"([^"]+)"`).FindAllStringSubmatch(table, -1) {
 		if !strings.Contains(code, `"`+m[1]+`"`) {
-			t.Errorf("docs/guarantees.md names the case %q, which is no test", m[1])
+			t.Errorf("docs/guarantees.md names the case %q, which is not a test", m[1])
 		}
 	}
 }

@@ -127,7 +127,7 @@ func TestReload(t *testing.T) {
 	}
 }
 
-func TestServeWarnsOfWhatNobodyCanProve(t *testing.T) {
+func TestServeWarnsOfUsersWithoutLogins(t *testing.T) {
 	t.Parallel()
 	file := ruleFile(t, passLoopback+"socks pass { from: 0/0 to: 0/0 user: monica }\n")
 	p := launch(t, "USHER_CONFIG="+file)
@@ -383,7 +383,7 @@ func TestEnvironmentWinsOverInternal(t *testing.T) {
 }
 
 // Warnings about correct rules are logged at the start and at a reload.
-func TestRulesAreLookedOver(t *testing.T) {
+func TestRulesAreLintedAtTheStart(t *testing.T) {
 	t.Parallel()
 	p := launch(t, "USHER_CONFIG="+ruleFile(t, passLoopback+"socks pass { from: 127.0.0.1/32 to: 192.0.2.0/24 }\n"))
 	const dead = "this rule never matches: s1 (line 3) matches everything first"
@@ -411,9 +411,9 @@ func overlooked() string {
 	return text.String() + "socks pass { from: 0/0 to: 0/0 }\n"
 }
 
-// Neither clients nor signals wait until the rules have been looked over, and
-// many requests to reload displace none to stop.
-func TestNobodyWaitsForTheLook(t *testing.T) {
+// Neither clients nor signals wait until the rules have been linted. Many requests to
+// reload do not displace a request to stop.
+func TestNobodyWaitsForTheLint(t *testing.T) {
 	need.Seconds(t)
 	t.Parallel()
 	file := ruleFile(t, overlooked())
@@ -435,7 +435,7 @@ func TestNobodyWaitsForTheLook(t *testing.T) {
 		}
 		p.mu.Lock()
 		if strings.Contains(p.raw.String(), "lets clients reach") {
-			t.Error("the rules were looked over already: they prove nothing")
+			t.Error("the rules were linted before the test could ask: the test proves nothing")
 		}
 		p.mu.Unlock()
 	}
@@ -449,7 +449,7 @@ func TestInternal(t *testing.T) {
 	}
 }
 
-func TestLogFilesAreOpenedAnew(t *testing.T) {
+func TestLogFilesAreReopened(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	all, errs := filepath.Join(dir, "all.log"), filepath.Join(dir, "errors.log")

@@ -58,7 +58,7 @@ func TestStoreThatRefuses(t *testing.T) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if log := p.raw.String(); strings.Count(log, "the store answers again") != 1 {
-		t.Error("the end of the store's failure is told of more than once")
+		t.Error("the end of the store's failure is logged more than once")
 	}
 }
 
@@ -77,7 +77,7 @@ func TestPasswordFromAFile(t *testing.T) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if log := p.raw.String(); strings.Contains(log, "geheim") || strings.Contains(log, "not safe") {
-		t.Error("the log shows the password, or warns of nothing")
+		t.Error("the log shows the password, or has no warning")
 	}
 }
 
@@ -173,9 +173,9 @@ func TestLeavingIsNoLoss(t *testing.T) {
 	}
 }
 
-// A replica that was stopped for longer than its lease joins again at once, and
-// what others were given meanwhile is told of all the same.
-func TestReplicaThatWasStoppedTellsOfItsLease(t *testing.T) {
+// A replica that was paused for longer than its lease joins again at once. It still
+// logs that others may have got its slots.
+func TestReplicaThatWasPausedLogsItsLostLease(t *testing.T) {
 	need.Seconds(t)
 	t.Parallel()
 	server := redistest.Start(t)

@@ -87,7 +87,7 @@ func (m manager) starts(texts ...string) {
 			break
 		}
 		if more, err := strconv.Atoi(got["EXTEND_TIMEOUT_USEC"]); err != nil || more < 1_000_000 || got["STATUS"] == "" || len(got) != 2 {
-			m.t.Errorf("the service manager heard %v, want what it waits for and for how long", got)
+			m.t.Errorf("the service manager got %v, want what usher waits for and for how long", got)
 		}
 		texts = slices.DeleteFunc(texts, func(text string) bool { return strings.Contains(got["STATUS"], text) })
 	}
@@ -104,7 +104,7 @@ func (m manager) alive() {
 	}
 	buffer := make([]byte, 4096)
 	if n, err := m.Read(buffer); err != nil || string(buffer[:n]) != "WATCHDOG=1" {
-		m.t.Fatalf("the service manager heard %q, %v, want the watchdog", buffer[:n], err)
+		m.t.Fatalf("the service manager got %q, %v, want the watchdog", buffer[:n], err)
 	}
 }
 
@@ -166,7 +166,7 @@ func TestWatchdogOfAnotherProcess(t *testing.T) {
 	hears := func(want string) {
 		t.Helper()
 		if got, alive := m.next(); alive || got[want] != "1" {
-			t.Errorf("the service manager heard %v, watchdog %v, want %s", got, alive, want)
+			t.Errorf("the service manager got %v, watchdog %v, want %s", got, alive, want)
 		}
 	}
 	m.starts()

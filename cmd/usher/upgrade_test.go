@@ -135,7 +135,7 @@ func wantOnlyListeners(t *testing.T, old, now []string) {
 		}
 	}
 	if len(shared) != 3 {
-		t.Errorf("the new process shares %v, want three listeners; the old one had %v", shared, old)
+		t.Errorf("the new process has %v in common with the old one, want three listeners; the old one had %v", shared, old)
 	}
 }
 

@@ -86,9 +86,9 @@ func TestLocalAdmissionAmongMany(t *testing.T) {
 	}
 }
 
-// TestKeptOutForgets: a client that asks while a try to join is under way, and is
+// TestMismatchedReplicaForgetsWaiters: a client that asks while a try to join is under way, and is
 // refused because of conflicting replicas, is not remembered.
-func TestKeptOutForgets(t *testing.T) {
+func TestMismatchedReplicaForgetsWaiters(t *testing.T) {
 	ours := store.Settings{Protocol: 1, TTL: time.Second, Shards: 1}
 	theirs := ours
 	theirs.TTL *= 2

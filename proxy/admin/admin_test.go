@@ -235,7 +235,7 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
-func TestOnlyShows(t *testing.T) {
+func TestAdminIsReadOnly(t *testing.T) {
 	w := serve(t)
 	for _, path := range []string{"/healthz", "/readyz", "/metrics", "/status", "/"} {
 		for _, method := range []string{"POST", "PUT", "DELETE", "PATCH"} {

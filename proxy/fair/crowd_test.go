@@ -73,9 +73,9 @@ func TestVictimHasTheMost(t *testing.T) {
 	}
 }
 
-// TestVictimIsDrawnByLot: within a source, and among sources that have as many,
+// TestVictimIsRandom: within a source, and among sources that have as many,
 // it does not matter how long somebody has been in.
-func TestVictimIsDrawnByLot(t *testing.T) {
+func TestVictimIsRandom(t *testing.T) {
 	const members, rounds = 256, 256 * 200
 	for name, sources := range map[string]int{"one source": 1, "a source each": members} {
 		var c Crowd[int]

@@ -136,7 +136,7 @@ func TestReaderHoldsNoBuffer(t *testing.T) {
 	r.init(raw)
 	if err := raw.Control(func(fd uintptr) {
 		if r.attempt(fd) || r.buffer != nil {
-			t.Error("an empty socket gives something, or holds a buffer")
+			t.Error("a read of an empty socket returns data, or keeps a buffer")
 		}
 	}); err != nil {
 		t.Fatal(err)

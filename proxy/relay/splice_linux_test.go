@@ -242,7 +242,7 @@ func TestSplicedBytesAreNoIdleness(t *testing.T) {
 		t.Error(err)
 	}
 	if since, silent := time.Since(blocked), o.idle.Idle(); silent >= since {
-		t.Errorf("idle for %v, though bytes moved in the last %v", silent, since)
+		t.Errorf("idle for %v, although bytes moved in the last %v", silent, since)
 	}
 }
 

@@ -286,7 +286,7 @@ func TestLookupEndsWhenNobodyWaits(t *testing.T) {
 	})
 }
 
-func TestWhatIsNoName(t *testing.T) {
+func TestInvalidHostNames(t *testing.T) {
 	r := &counting{}
 	c := NewCache(r, 0, nil)
 	label := strings.Repeat("a", 63)

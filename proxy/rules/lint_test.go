@@ -238,7 +238,7 @@ func TestLintReachOfDeadClientRules(t *testing.T) {
 	set := parse(t, "client block { from: 10.0.0.0/8 to: 0/0 }\nclient pass { from: 10.1.0.0/16 to: 0/0 }\n"+
 		"client pass { from: 127.0.0.0/8 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0 }")
 	if found := set.lintReach(set.coverage(t.Context(), mostComparisons)); found != nil {
-		t.Errorf("%v, though clients of this machine alone get in", found)
+		t.Errorf("%v, although only clients of this machine get in", found)
 	}
 }
 

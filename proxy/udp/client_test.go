@@ -20,7 +20,7 @@ func TestClientMoves(t *testing.T) {
 			}
 		}
 		if !s.settle(origin{from: at(1)}) {
-			t.Fatal("the first datagram does not settle where the client is")
+			t.Fatal("the first datagram does not fix the address of the client")
 		}
 		time.Sleep(9 * time.Second)
 		want(2, false)
@@ -31,7 +31,7 @@ func TestClientMoves(t *testing.T) {
 		want(2, true)
 		want(1, true) // the rules have passed nothing of port 2: it is heard again
 		if s.settle(origin{from: at(2)}) {
-			t.Error("the client has moved although its port has spoken meanwhile")
+			t.Error("the client's port has changed although the old port was not silent")
 		}
 		time.Sleep(10 * time.Second)
 		if s.mayBe(netip.AddrPortFrom(loopback.Next(), 2)) {

@@ -378,7 +378,7 @@ func TestDatagramsTakeNoMemory(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 	if a.idle.Idle() >= time.Since(began) {
-		t.Error("a datagram that is relayed does not keep the association alive")
+		t.Error("a relayed datagram does not restart the idle timeout of the association")
 	}
 	if c := a.client.known.Load(); c == nil || c.from != clientAddr {
 		t.Errorf("client %v, want %v", c, clientAddr)

@@ -255,7 +255,7 @@ func TestHashesAreBounded(t *testing.T) {
 }
 
 // Who is gone when the turn comes costs no hash, though both may come at once.
-func TestNoHashForWhoIsGone(t *testing.T) {
+func TestNoHashAfterTheClientHasLeft(t *testing.T) {
 	known, g := monica(t), newGuard(0)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(errGone)

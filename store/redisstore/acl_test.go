@@ -118,7 +118,7 @@ func minimalClusterUser(t *testing.T, cluster *redistest.Cluster) {
 		return !strings.Contains(warning, "cluster-require-full-coverage cannot be read (NOPERM")
 	}
 	if err != nil || len(got) != 3 || slices.ContainsFunc(got, foreign) {
-		t.Errorf("Check: %q, %v; want the setting that each primary does not tell", got, err)
+		t.Errorf("Check: %q, %v; want the setting that the primaries do not report", got, err)
 	}
 }
 

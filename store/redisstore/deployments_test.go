@@ -326,7 +326,7 @@ func startWithoutShardZero(t *testing.T, cluster *redistest.Cluster) {
 	})
 	recovering := join()
 	if err := asks(recovering, rule); !errors.Is(err, limiter.ErrUnavailable) {
-		t.Errorf("who starts while shard 0 is away: %v, want unavailable", err)
+		t.Errorf("a replica that starts while shard 0 is unreachable: %v, want unavailable", err)
 	}
 	redistest.Eventually(t, time.Minute, "other nodes still go on", func() bool { return asks(old, rule) == nil })
 	lost.Start()

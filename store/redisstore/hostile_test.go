@@ -92,7 +92,7 @@ func useOnce(t *testing.T, url string) error {
 }
 
 // What a server says reaches people as one short line of printable text.
-func TestWordsOfTheServer(t *testing.T) {
+func TestTextsOfTheServerAreOneLine(t *testing.T) {
 	const words = "ERR \x1b[31mred\x07 \u202egnp.exe \u200b\x7f\u0085"
 	const want = `ERR \x1b[31mred\a \u202egnp.exe \u200b\x7f\u0085`
 	for _, reply := range []string{

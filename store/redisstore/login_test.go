@@ -138,7 +138,7 @@ func TestExposedFiles(t *testing.T) {
 	}
 }
 
-func TestUnsafeWays(t *testing.T) {
+func TestInsecureConnections(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "password")
 	writeSecret(t, file, "geheim")
 	for url, want := range map[string]string{

@@ -67,7 +67,7 @@ func TestClusterOverIPv6(t *testing.T) {
 }
 
 // What CLUSTER SLOTS may say by its documentation, and what it may not.
-func TestWhatClusterSlotsSays(t *testing.T) {
+func TestAnswersToClusterSlots(t *testing.T) {
 	const id = "$2\r\nid\r\n"
 	for name, c := range map[string]struct {
 		slots string // of the only range, from 0 to 16383; PORT is where the node is

@@ -353,7 +353,7 @@ func TestSlowLoad(t *testing.T) {
 		t.Error(err)
 	}
 	if f.InForce().Number != 0 || f.held != 1 {
-		t.Error("rules are in force that are still being loaded, or clients are let in")
+		t.Error("rules are in force while they are still being loaded, or clients are admitted")
 	}
 	s.put(s.text(2, "two"))
 	if err := f.Exchange(t.Context(), f.conn.(store.Conn)); err != nil {

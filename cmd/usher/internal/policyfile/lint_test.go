@@ -13,7 +13,7 @@ import (
 )
 
 // What serve loads is looked over too, with what serve would do.
-func TestLoadedRulesAreLookedOver(t *testing.T) {
+func TestReloadedRulesAreLinted(t *testing.T) {
 	open := write(t, filepath.Join(t.TempDir(), "sockd.conf"), "socksmethod: none\nclient pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 192.0.2.0/24 command: connect }\nsocks pass { from: 0/0 to: 192.0.2.0/25 command: connect }\n")
 	for _, c := range []struct {
 		listen string

@@ -340,7 +340,7 @@ func TestDescribed(t *testing.T) {
 		_, row, found := strings.Cut(string(page), "\n| `"+v.name+"` | "+def+" | ")
 		text, _, _ := strings.Cut(row, " |\n")
 		if !found || plain(text) != v.help {
-			t.Errorf("docs/configuration.md says of %s, by default %s:\n%s\nthe help says:\n%s", v.name, def, plain(text), v.help)
+			t.Errorf("docs/configuration.md says about %s, by default %s:\n%s\nthe help says:\n%s", v.name, def, plain(text), v.help)
 		}
 	}
 	inPage := strings.Count(string(page), "\n| `USHER_")

@@ -122,7 +122,7 @@ func (o *told) want(t *testing.T, lines int, last ...string) {
 
 // A store that fails is told of once, and once more when nothing has failed for
 // a while and something was written.
-func TestStoreFailureIsToldOnce(t *testing.T) {
+func TestStoreFailureIsLoggedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out told
 		w := Watch{log: slog.New(slog.NewTextHandler(&out, nil)), effects: effectsOf(settings.Config{})}
@@ -152,7 +152,7 @@ func TestStoreFailureIsToldOnce(t *testing.T) {
 // The first failure may be another one than that which lasts. What changes is
 // told, but not at each change where failures take turns; what lasts is
 // repeated.
-func TestStoreFailureThatChangesIsTold(t *testing.T) {
+func TestChangedStoreFailureIsLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out told
 		w := Watch{log: slog.New(slog.NewTextHandler(&out, nil))}
