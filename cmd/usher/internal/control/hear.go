@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"usher/proxy/admin"
@@ -39,7 +40,7 @@ func (t Target) hear(ctx context.Context, ask func(context.Context) (admin.Statu
 		st, err = ask(ctx)
 		return st, nil, err
 	}
-	if t.PID > 0 && !Running(t.PID) {
+	if t.PID > 0 && errors.Is(syscall.Kill(t.PID, 0), syscall.ESRCH) {
 		return st, nil, fmt.Errorf("there is no process %d", t.PID)
 	}
 	bounded, cancel := context.WithTimeout(ctx, hearTimeout)
