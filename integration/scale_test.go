@@ -64,7 +64,7 @@ func serversUp(socket string) (n int, err error) {
 // back: no connection is refused or reset, none of the sessions that are held is cut,
 // and the limit holds at the target.
 func TestScaleUnderLoad(t *testing.T) {
-	const limit, name = 5, "usher.example"
+	const limit, name = 4, "usher.example"
 	haproxy := need.Program(t, "haproxy")
 	if out, err := exec.Command(haproxy, "-c", "-f", "../deploy/haproxy/haproxy-dns.cfg").CombinedOutput(); err != nil {
 		t.Fatalf("haproxy -c: %v\n%s", err, out)
