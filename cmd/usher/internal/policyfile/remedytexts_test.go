@@ -20,7 +20,7 @@ var sources = []string{"../../../../proxy/rules/*.go", "../../../../proxy/users/
 const golden = "../../../../proxy/rules/testdata/*/*.golden"
 
 // advice begins a remedy. A remedy that begins with another word belongs here.
-var advice = regexp.MustCompile(`(?:^|; |, or )(?:add|ask|begin|block|check|choose|correct|did you mean|give|leave|list|make|merge|move|name|put|raise|remove|rename|run|separate|set|shorten|swap|use|write)\b`)
+var advice = regexp.MustCompile(`(?:^|; |, or |, so )(?:add|ask|begin|block|check|choose|correct|did you mean|give|leave|list|make|merge|move|name|put|raise|remove|rename|run|separate|set|shorten|swap|use|write)\b`)
 
 // notObeyed are texts with a remedy of which there is no case, with the reason.
 var notObeyed = map[string]string{
