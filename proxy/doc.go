@@ -32,6 +32,7 @@
 //	deadline.go        time limits of the steps
 //	keepalive.go       on the client's connection
 //	hangup_linux.go    ends a step and its session if the client closes its connection
+//	deliver.go         waits until the kernel has sent what it got
 //	drain.go           ends all sessions
 //	pressure.go        ends sessions when the kernel buffers too much for them
 //	overload.go        closes clients when descriptors or places are short

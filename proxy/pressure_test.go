@@ -56,14 +56,20 @@ func TestGuardMemory(t *testing.T) {
 	running.Go(func() { honest.try(text) })
 	honest.expect(text)
 	honest.Close()
-	eventually(t, func() string {
+	w.endedFor("buffered")
+}
+
+// endedFor waits for a session that ended with this reason.
+func (w *world) endedFor(reason string) {
+	w.t.Helper()
+	eventually(w.t, func() string {
 		w.log.mu.Lock()
 		defer w.log.mu.Unlock()
 		for _, line := range w.log.lines {
-			if line["msg"] == "session ended" && line["reason"] == "buffered" {
+			if line["msg"] == "session ended" && line["reason"] == reason {
 				return ""
 			}
 		}
-		return "no session ended for this reason"
+		return "no session ended for the reason " + reason
 	})
 }

@@ -14,6 +14,7 @@ import (
 	"usher/proxy/decide"
 	"usher/proxy/fair"
 	"usher/proxy/rules"
+	"usher/proxy/sockopt"
 	"usher/proxy/socks"
 	"usher/proxy/users"
 )
@@ -71,6 +72,9 @@ func growStack() {
 // slot is given back, then it is logged, then the server forgets it.
 func (s *session) finish(err error) {
 	growStack()
+	if err == nil && s.up.Load()+s.down.Load() > sockopt.Much {
+		s.sockets.deliver()
+	}
 	err = s.sockets.cause(err) // why it was cut, not the error of the closed socket
 	if err != nil {            // without an error everything was read
 		discardPending(s.client)

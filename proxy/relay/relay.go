@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"usher/proxy/idle"
+	"usher/proxy/sockopt"
 )
 
 // Why a relay ends before both directions have ended.
@@ -170,9 +171,13 @@ func (f *flow) end(from syscall.RawConn) error {
 		return f.readBroke(syscall.ECONNRESET)
 	}
 	if !f.ended.Swap(true) {
-		// The other direction has ended, so a close passes the end on just as well. It
-		// also ends the wait of the other direction.
-		_ = f.to.Close()
+		// The other direction has ended, so a close passes the end on just as well. Both
+		// end the wait of the other direction, too.
+		if f.bytes.Load() > sockopt.Much && sockopt.Unsent(f.to) > sockopt.Much {
+			_ = f.to.CloseWrite() // it is closed when most has been sent
+		} else {
+			_ = f.to.Close()
+		}
 	}
 	return nil
 }

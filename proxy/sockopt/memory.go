@@ -8,6 +8,10 @@ import (
 // ErrMemory is that the system does not tell how much memory a connection takes.
 var ErrMemory = errors.New("the system does not tell the memory of sockets")
 
+// Much is how many bytes that are not sent are worth a wait before a connection is
+// closed. The kernel keeps them after the close, as long as the peer answers.
+const Much = 64 << 10
+
 // boundedBuffer is the size of each buffer of a connection after Bound, as Linux counts
 // it. Linux doubles what it is asked for.
 const boundedBuffer = 128 << 10

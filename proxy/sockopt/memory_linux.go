@@ -36,6 +36,19 @@ func Memory(c *net.TCPConn) (bytes int64, err error) {
 	return bytes, nil
 }
 
+// Unsent returns how many bytes the kernel has to send on c or waits for the peer to
+// acknowledge. It is 0 for a closed connection.
+func Unsent(c *net.TCPConn) (bytes int) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	_ = raw.Control(func(fd uintptr) { // it fails on a closed connection only
+		bytes, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
+	})
+	return bytes
+}
+
 // MachineMemory returns how many bytes of memory the kernel holds for all TCP
 // connections of the machine, or false if the system does not tell.
 func MachineMemory() (bytes int64, ok bool) {

@@ -1,0 +1,93 @@
+package proxy_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"usher/proxy"
+	"usher/proxy/socks"
+)
+
+// fillAndEnd lets a client send to a target that reads nothing, until nobody takes it.
+// Then both end their direction, the target first or last. It returns the target's end and
+// how much was sent.
+func fillAndEnd(t *testing.T, w *world, targetFirst bool) (target *net.TCPConn, c *client, sent int64) {
+	t.Helper()
+	ln, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	c = w.asks("127.0.0.1", socks.Request{Command: socks.Connect, Addr: socks.AddrOf(ln.Addr().(*net.TCPAddr).AddrPort())})
+	if code := c.code(); code != socks.Succeeded {
+		t.Fatalf("code %d", code)
+	}
+	if target, err = ln.AcceptTCP(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { target.Close() })
+	for sent < 2<<20 { // less than what the kernel takes at most: all of it is on its way when the client ends
+		c.must(c.SetWriteDeadline(time.Now().Add(time.Second)))
+		n, err := c.Write(make([]byte, 64<<10))
+		sent += int64(n)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			break
+		}
+		c.must(err)
+	}
+	if targetFirst {
+		c.must(target.CloseWrite())
+		if _, err := io.Copy(io.Discard, c); err != nil {
+			t.Fatal(err)
+		}
+		c.must(c.CloseWrite())
+	} else {
+		c.must(c.CloseWrite())
+		c.must(target.CloseWrite())
+	}
+	return target, c, sent
+}
+
+// What the kernel has still to send belongs to a session, which lasts until it is sent.
+// Nothing of it is lost.
+func TestSessionLastsUntilDelivered(t *testing.T) {
+	for _, targetFirst := range []bool{true, false} {
+		t.Run(fmt.Sprintf("target first %v", targetFirst), func(t *testing.T) {
+			w := newWorld(t, anybody, func(o *proxy.Options, _ *proxy.Policy) { o.MaxSessions = 9 })
+			target, c, sent := fillAndEnd(t, w, targetFirst)
+			if !targetFirst { // the end of the target comes through while the session lasts
+				if n, err := io.Copy(io.Discard, c); n != 0 || err != nil {
+					t.Errorf("%d bytes, %v", n, err)
+				}
+			}
+			c.Close()
+			if w.server.Places() != 1 {
+				t.Error("the session has ended with much to send")
+			}
+			got, err := io.Copy(io.Discard, target)
+			if got != sent || err != nil {
+				t.Errorf("the target gets %d of %d bytes, %v", got, sent, err)
+			}
+			w.reason("done")
+		})
+	}
+}
+
+// GuardMemory ends sessions that have ended both directions with much to send.
+func TestGuardMemoryOfEndedSessions(t *testing.T) {
+	w := newWorld(t, anybody, func(o *proxy.Options, _ *proxy.Policy) { o.MaxBuffered = 1 << 20 })
+	fillAndEnd(t, w, true)
+	ctx, stop := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { w.server.GuardMemory(ctx) })
+	w.endedFor("buffered")
+	stop()
+	running.Wait()
+}
