@@ -6,7 +6,9 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -33,18 +35,25 @@ func (f *faultWorld) from(key int) netip.Addr {
 
 // addTargets makes a target for each plain limit; with allKinds also one whose
 // clients have a limit each, one for UDP associations, and one for
-// negotiations. It returns the rules.
-func (f *faultWorld) addTargets(t *testing.T, plain []int, allKinds bool) (rules string) {
+// negotiations. With numbers of a pool, one is for two rules in that pool. It returns the
+// rules.
+func (f *faultWorld) addTargets(t *testing.T, plain []int, allKinds bool, numbers []int) (rules string) {
 	t.Helper()
+	pool := func() string {
+		if len(numbers) == 0 {
+			return ""
+		}
+		return f.addPool(t, slices.Max(numbers))
+	}
 	for _, limit := range plain {
 		rules += f.addConnect(t, limit, 0, fmt.Sprintf("maxsessions: %d", limit))
 	}
 	anybody := "client pass {\n\tfrom: 0/0 to: 0/0\n}\n"
 	if !allKinds {
-		return anybody + rules
+		return anybody + rules + pool()
 	}
 	rules += f.addConnect(t, 4, 2, "session.max: 4\n\tsession.state.key: from\n\tsession.state.max: 2")
-	rules += f.addUDP(t, 4)
+	rules += f.addUDP(t, 4) + pool()
 	return f.addNegotiation(2) + anybody + rules
 }
 
@@ -64,6 +73,26 @@ func (f *faultWorld) addConnect(t *testing.T, limit, perKey int, keywords string
 		ask: func(c client) answer { return c.connect(w.String()) },
 	})
 	return fmt.Sprintf("socks pass {\n\tfrom: 0/0 to: %s/32\n\tcommand: connect\n\t%s\n}\n", host, keywords)
+}
+
+// poolNumber stands for the number of a pool in the rules of each replica.
+const poolNumber = "NUMBER"
+
+// addPool makes one target of two hosts, with a rule each, whose limit is that of a pool.
+func (f *faultWorld) addPool(t *testing.T, limit int) (rules string) {
+	t.Helper()
+	var hosts []*witness
+	for i := range 2 {
+		host := fmt.Sprintf("127.0.%d.%d", f.net, 230+i)
+		hosts = append(hosts, startWitness(t, f.truth, host))
+		rules += fmt.Sprintf("socks pass {\n\tfrom: 0/0 to: %s/32\n\tcommand: connect\n\tsession.pool: faults\n\tsession.max: %s\n}\n", host, poolNumber)
+	}
+	var asked atomic.Int64
+	f.addTarget(&faultTarget{
+		witness: hosts[0], counter: "faults", limit: limit, above: notAllowed,
+		ask: func(c client) answer { return c.connect(hosts[asked.Add(1)%2].String()) },
+	})
+	return rules
 }
 
 func (f *faultWorld) addUDP(t *testing.T, limit int) (rules string) {

@@ -21,7 +21,7 @@ func TestFaultsStrict(t *testing.T) {
 	for kind := cutBefore; kind < faultKinds; kind++ {
 		faults = append(faults, fault{name: "network: " + kind.String(), run: wire(only(kind, 0.15))})
 	}
-	testFaults(t, faultOptions{net: 2, strict: true}, append(faults,
+	testFaults(t, faultOptions{net: 2, strict: true, pool: []int{4, 4, 4}}, append(faults,
 		fault{name: "network: all of it", run: wire(mix{cutBefore: 0.05, cutAfter: 0.05, late: 0.05, lateByOther: 0.03, blackHole: 0.02, delayed: 0.1})},
 		fault{name: "network: one replica cut off", run: cutOff},
 		fault{name: "network: all replicas cut off", run: allCutOff},
@@ -49,7 +49,7 @@ func TestFaultsStrict(t *testing.T) {
 // TestFaultsKeep does so to replicas whose sessions live on: the excess is at
 // most what replicas had that were cut off, and nothing if all were.
 func TestFaultsKeep(t *testing.T) {
-	testFaults(t, faultOptions{net: 3}, []fault{
+	testFaults(t, faultOptions{net: 3, pool: []int{4, 4, 4}}, []fault{
 		{name: "network: one replica cut off", run: cutOff},
 		{name: "network: all replicas cut off", run: allCutOff},
 		{name: "store: killed, long away", run: emptyLong},

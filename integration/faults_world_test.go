@@ -57,6 +57,8 @@ type faultWorld struct {
 	net      int
 	targets  []*faultTarget
 	limits   []int     // of the targets
+	rules    string    // with poolNumber
+	files    []string  // of the replicas: their rules
 	idle     []metrics // of the replicas before their first session
 }
 
@@ -64,6 +66,7 @@ type faultWorld struct {
 type faultOptions struct {
 	net    int   // third octet of the replicas' addresses, one per world
 	limits []int // plain ones, per rule
+	pool   []int // the number of a pool on each replica; nil: there is no pool
 	kinds  bool  // and one of each other kind
 	strict bool
 	env    map[string]string
@@ -77,12 +80,17 @@ func newFaultWorld(t *testing.T, o faultOptions) *faultWorld {
 		o.deploy = oneServer
 	}
 	f.deployment = o.deploy(t, f.seed)
-	file := t.TempDir() + "/sockd.conf"
-	writeFile(t, file, f.addTargets(t, o.limits, o.kinds))
+	f.rules = f.addTargets(t, o.limits, o.kinds, o.pool)
 	socksPort, adminPort := need.Port(t), need.Port(t)
 	for i, url := range f.urls {
+		f.files = append(f.files, fmt.Sprintf("%s/sockd-%d.conf", t.TempDir(), i+1))
+		number := 0
+		if o.pool != nil {
+			number = o.pool[i]
+		}
+		f.write(t, i, f.rules, number)
 		env := map[string]string{
-			"USHER_CONFIG": file, "USHER_STORE": url,
+			"USHER_CONFIG": f.files[i], "USHER_STORE": url,
 			"USHER_LEASE_TTL": faultTTL.String(), "USHER_LEASE_LOSS": "keep",
 			"USHER_STORE_WAIT": "500ms", // clients are to come back soon, as the store is often away
 		}
@@ -104,6 +112,12 @@ func newFaultWorld(t *testing.T, o faultOptions) *faultWorld {
 		f.idle = append(f.idle, r.metrics(t))
 	}
 	return f
+}
+
+// write writes the rules of a replica, with a number for the pool.
+func (f *faultWorld) write(t testing.TB, replica int, rules string, number int) {
+	t.Helper()
+	writeFile(t, f.files[replica], strings.ReplaceAll(rules, poolNumber, fmt.Sprint(number)))
 }
 
 // waitSettled waits until all replicas are joined to a store that gives slots

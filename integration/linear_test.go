@@ -18,7 +18,7 @@ import (
 // recorder writes a history of steps on several limits.
 type recorder struct {
 	begin time.Time
-	max   []int
+	max   func(limit, replica int) int // that a replica asks with
 
 	mu   sync.Mutex
 	done []porcupine.Operation
@@ -28,22 +28,22 @@ type recorder struct {
 func (h *recorder) now() int64 { return time.Since(h.begin).Nanoseconds() }
 
 // add takes note of a step that began at call and is over.
-func (h *recorder) add(limit int, s step, counted int, call int64) {
+func (h *recorder) add(limit, max int, s step, counted int, call int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.done = append(h.done, h.operation(limit, s, counted, call))
+	h.done = append(h.done, h.operation(limit, max, s, counted, call))
 }
 
 // later takes note of one that has its effect some time from call on.
-func (h *recorder) later(limit int, s step, call int64) {
+func (h *recorder) later(limit, max int, s step, call int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.open = append(h.open, h.operation(limit, s, 0, call))
+	h.open = append(h.open, h.operation(limit, max, s, 0, call))
 }
 
-func (h *recorder) operation(limit int, s step, counted int, call int64) porcupine.Operation {
+func (h *recorder) operation(limit, max int, s step, counted int, call int64) porcupine.Operation {
 	return porcupine.Operation{
-		ClientId: len(h.done) + len(h.open), Input: act{limit, h.max[limit], s, counted}, Call: call, Return: h.now(),
+		ClientId: len(h.done) + len(h.open), Input: act{limit, max, s, counted}, Call: call, Return: h.now(),
 	}
 }
 
@@ -109,19 +109,19 @@ func (h *history) round(dice *rand.Rand, meanwhile func()) {
 
 // ask asks a replica for a session.
 func (h *history) ask(limit, replica int) {
-	call := h.now()
-	a := (client{proxy: h.socks[replica]}).connect(h.targets[limit].String())
+	call, max := h.now(), h.max(limit, replica)
+	a := h.targets[limit].ask(client{proxy: h.socks[replica]})
 	switch a.reply {
 	case granted:
-		h.add(limit, admit, 0, call)
+		h.add(limit, max, admit, 0, call)
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		h.live[limit] = append(h.live[limit], placed{a, replica})
 	case notAllowed:
-		h.add(limit, refuse, 0, call)
+		h.add(limit, max, refuse, 0, call)
 	case failure, noReply:
-		h.later(limit, maybeAdmit, call)
-		h.later(limit, maybeRelease, call)
+		h.later(limit, max, maybeAdmit, call)
+		h.later(limit, max, maybeRelease, call)
 	default:
 		h.t.Errorf("reply %d %v", a.reply, a.err)
 	}
@@ -133,7 +133,7 @@ func (h *history) end(dice *rand.Rand, limit int) {
 	defer h.mu.Unlock()
 	if n := len(h.live[limit]); n > 0 {
 		i := dice.IntN(n)
-		h.later(limit, release, h.now())
+		h.later(limit, h.limits[limit], release, h.now())
 		h.live[limit][i].Close()
 		h.live[limit] = slices.Delete(h.live[limit], i, i+1)
 	}
@@ -154,7 +154,7 @@ func (h *history) bury(call int64) {
 	for limit := range h.live {
 		h.live[limit] = slices.DeleteFunc(h.live[limit], func(p placed) bool {
 			if h.lost[p.replica] {
-				h.later(limit, release, call)
+				h.later(limit, h.limits[limit], release, call)
 				p.Close()
 			}
 			return h.lost[p.replica]
@@ -209,24 +209,39 @@ func (h *history) quiesce() {
 	})
 	h.settled()
 	for i := range h.limits { // nothing is under way: as read, so it is still
-		h.add(i, count, len(h.live[i]), h.now())
+		h.add(i, h.limits[i], count, len(h.live[i]), h.now())
 	}
 }
 
 // TestLinearizable checks the histories of clients of several replicas, first
 // on a good network, then on a bad one, then with a replica killed.
 func TestLinearizable(t *testing.T) {
+	testLinearizable(t, faultOptions{net: 4, limits: []int{2, 3}})
+}
+
+// TestLinearizablePool does so with a pool of two rules, for which the replicas ask with
+// different numbers, as amid a rolling reload.
+func TestLinearizablePool(t *testing.T) {
+	testLinearizable(t, faultOptions{net: 14, pool: []int{3, 2, 4}})
+}
+
+func testLinearizable(t *testing.T, o faultOptions) {
 	if testing.Short() {
 		t.Skip("takes half a minute")
 	}
 	t.Parallel()
 	// Long leases: a replica that is cut off for longer stands above the limit
 	// in keep mode, which is no linearizable history, and not meant to be one.
-	f := newFaultWorld(t, faultOptions{net: 4, limits: []int{2, 3}, env: map[string]string{
-		"USHER_LEASE_TTL": "4s", "USHER_STORE_WAIT": "1s",
-	}})
+	o.env = map[string]string{"USHER_LEASE_TTL": "4s", "USHER_STORE_WAIT": "1s"}
+	f := newFaultWorld(t, o)
+	max := func(limit, replica int) int {
+		if o.pool != nil {
+			return o.pool[replica]
+		}
+		return f.limits[limit]
+	}
 	h := &history{
-		faultWorld: f, t: t, recorder: recorder{begin: time.Now(), max: f.limits},
+		faultWorld: f, t: t, recorder: recorder{begin: time.Now(), max: max},
 		live: make([][]placed, len(f.limits)), lost: map[int]bool{},
 	}
 	t.Cleanup(func() {

@@ -44,7 +44,7 @@ func (s tally) linearly(a act) (next []any) {
 			next = append(next, tally{s.sessions + 1, s.unknown})
 		}
 	case refuse:
-		if s.sessions == a.max {
+		if s.sessions >= a.max { // more in a pool alone, by the higher number of another replica
 			next = append(next, s)
 		}
 	case release:
