@@ -39,10 +39,16 @@ const applyTTL = "5s"
 // following starts replicas that follow the store; each has a store URL of its own.
 func following(t *testing.T, urls ...string) (replicas []*replica) {
 	t.Helper()
+	return followingWith(t, "20s", urls...)
+}
+
+// followingWith is following with another USHER_STORE_WAIT.
+func followingWith(t *testing.T, storeWait string, urls ...string) (replicas []*replica) {
+	t.Helper()
 	for i, url := range urls {
 		replicas = append(replicas, launchReplica(t, fmt.Sprintf("web%d", i+1), "127.0.1.1", need.Port(t), need.Port(t), map[string]string{
 			"USHER_CONFIG": "store", "USHER_STORE": url, "USHER_LEASE_TTL": applyTTL, "USHER_REPLICA": fmt.Sprintf("web%d", i+1),
-			"USHER_STORE_WAIT": "20s",
+			"USHER_STORE_WAIT": storeWait,
 		}))
 	}
 	for _, r := range replicas {

@@ -3,6 +3,8 @@ package limiter_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"hash/fnv"
 	"slices"
 	"sync"
 	"testing"
@@ -112,5 +114,72 @@ func TestExchangeIsWithTheFirstShard(t *testing.T) {
 		if n := len(seen.take()); n < 9 || n > 12 {
 			t.Errorf("%d exchanges in one TTL", n)
 		}
+	})
+}
+
+// elsewhere is a limit that another shard than the first one of three counts.
+func elsewhere() limiter.Limit {
+	for i := 1; ; i++ {
+		rule := fmt.Sprintf("c1aaaa/s%d", i)
+		h := fnv.New32a()
+		h.Write([]byte(rule))
+		if h.Sum32()%3 != 0 {
+			return limiter.Limit{Rule: rule, Max: 3}
+		}
+	}
+}
+
+// A replica whose exchanges fail may not know the newest rules. It admits nobody in
+// other shards either when its lease in the first one has ended, also if it asked
+// before. It does when exchanges succeed again, and admissions wait for that.
+func TestOtherShardsNeedAnExchange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLink()
+		l.more = []*storetest.Model{storetest.NewModelInRealTime(), storetest.NewModelInRealTime()}
+		var mu sync.Mutex
+		var fails error
+		set := func(err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			fails = err
+		}
+		limits := start(t, l, func(o *limiter.Options) {
+			o.StoreWait = ttl
+			o.Exchange = func(context.Context, store.Conn) error {
+				mu.Lock()
+				defer mu.Unlock()
+				return fails
+			}
+		})
+		waitReady(t, limits)
+		ask := func(want error) {
+			t.Helper()
+			g, err := limits.Admit(t.Context(), elsewhere())
+			if !errors.Is(err, want) {
+				t.Errorf("%v, want %v", err, want)
+			}
+			g.Release()
+		}
+		ask(nil)
+		set(errCut)
+		time.Sleep(ttl / 2)
+		ask(nil) // the lease is valid yet
+		time.Sleep(ttl / 2)
+		ask(limiter.ErrUnavailable)
+		time.AfterFunc(ttl/2, func() { set(nil) })
+		ask(nil) // it waits for that
+
+		time.Sleep(ttl / 5) // the slot is given back
+		set(errCut)         // and while it waits for the other shard
+		l.set(func(op string) (error, error) {
+			if op == "batch" {
+				return errCut, nil
+			}
+			return nil, nil
+		})
+		time.AfterFunc(ttl*4/5, func() { l.set(nil) })
+		ask(limiter.ErrUnavailable)
+		set(nil)
+		ask(nil)
 	})
 }

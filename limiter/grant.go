@@ -35,7 +35,11 @@ func (g *Grant) Move(ctx context.Context, limit Limit) error {
 		if first.isAway() {
 			wait = 0
 		}
-		if err := g.limiter.agree(ctx, asked+wait); err != nil {
+		err := g.limiter.agree(ctx, asked+wait)
+		if err == nil {
+			err = g.limiter.upToDate(ctx, asked+wait) //mutate:admitted-elsewhere-without-an-exchange
+		}
+		if err != nil {
 			first.waited(err)
 			g.giveUp()
 			return s.orLocally(g, limit, err)
@@ -44,7 +48,12 @@ func (g *Grant) Move(ctx context.Context, limit Limit) error {
 	if g.shard != s {
 		g.giveUp()
 	}
-	return s.takeSlot(ctx, g, limit, asked)
+	err := s.takeSlot(ctx, g, limit, asked)
+	if err == nil && s.index > 0 && g.limiter.shards[0].renewal() != nil { // it has waited too long
+		g.giveUp() //mutate:admitted-elsewhere-after-a-wait-without-an-exchange
+		return s.orLocally(g, limit, ErrUnavailable)
+	}
+	return err
 }
 
 // Release gives the slot back. It is idempotent and never waits for the store.

@@ -124,7 +124,8 @@ type Options struct {
 	// Exchange, if set, is called with the connection to the first shard: after each
 	// dial, and with each look at the members, every tenth of the TTL. It has the
 	// connection to itself meanwhile. Its error counts as an error of the dial or the
-	// look, and the time limit of that request bounds it.
+	// look, and the time limit of that request bounds it. A replica whose lease in the
+	// first shard has ended, because exchanges fail, admits nobody in other shards.
 	Exchange func(context.Context, store.Conn) error
 }
 
@@ -205,8 +206,14 @@ func (l *Limiter) agree(ctx context.Context, deadline time.Duration) error {
 }
 
 func (l *Limiter) awaitAgreed(ctx context.Context, deadline time.Duration) error {
+	return l.waitFor(ctx, l.agreed, deadline)
+}
+
+// waitFor waits until c is closed. It fails with ErrUnavailable at the deadline, with
+// ErrClosed, or with the error of ctx.
+func (l *Limiter) waitFor(ctx context.Context, c <-chan struct{}, deadline time.Duration) error {
 	select { // first, because several of the cases below may be true at once
-	case <-l.agreed:
+	case <-c:
 		return nil
 	default:
 	}
@@ -217,7 +224,7 @@ func (l *Limiter) awaitAgreed(ctx context.Context, deadline time.Duration) error
 	timer := time.NewTimer(left)
 	defer timer.Stop()
 	select {
-	case <-l.agreed:
+	case <-c:
 		return nil
 	case <-l.shards[0].left:
 		return ErrClosed

@@ -73,6 +73,8 @@ var mutations = []mutation{
 	{"another-space-is-told-late", "", driver + "TestChangesAreSentAtOnce", ownDriver},
 	{"the-end-is-told-late", "", driver + "TestChangesAreSentAtOnce", ownDriver},
 	{"a-local-admission-is-told-late", "", driver + "TestLocalAdmissionIsSentAtOnce", ownDriver},
+	{"admitted-elsewhere-without-an-exchange", "", driver + "TestOtherShardsNeedAnExchange", "its replicas exchange nothing"},
+	{"admitted-elsewhere-after-a-wait-without-an-exchange", "return nil", driver + "TestOtherShardsNeedAnExchange", "its replicas exchange nothing"},
 	{"each-session-of-an-outage-waits", "false", driver + "TestOneWaitIsEnough", ownDriver},
 	{"an-outage-never-ends-for-those-who-wait", "", driver + "TestOneWaitIsEnough", ownDriver},
 	{"refused-during-a-recovery-and-not-admitted-locally", "if answered {\n\treturn err\n}\nreturn s.orLocally(g, limit, err)", driver + "TestRefusedDuringRecoveryIsAdmittedLocally", ownDriver},

@@ -24,6 +24,7 @@ type shard struct {
 	agreed     bool          // the first shard: limiter.agreed is closed
 	sleepUntil time.Duration // run sleeps until then, or until wake; 0: it does not sleep
 	away       bool          // a request got no answer, and the store has answered none since
+	renewed    chan struct{} // the first shard: not nil while somebody waits for its lease, see renewal
 
 	// deadline is machine.NextDeadline, for readers without mu.
 	deadline atomic.Int64
@@ -181,6 +182,7 @@ func (s *shard) send(ctx context.Context, batchOnly bool) bool {
 		s.conn.Close()
 		s.conn = nil
 	}
+	s.tellRenewal()
 	if s.index == 0 && !s.agreed && s.machine.Live() {
 		s.agreed = true
 		close(s.limiter.agreed)

@@ -170,6 +170,11 @@ func (m *Machine) Connected() bool { return m.link.connected }
 // Live reports whether the store knows this replica and all its sessions.
 func (m *Machine) Live() bool { return m.phase == live }
 
+// HasLease reports whether the replica is joined, and may rely on its lease.
+func (m *Machine) HasLease(now time.Duration) bool {
+	return m.phase == live && !m.leases.current.passed(now)
+}
+
 // Mismatched reports whether replicas with other settings were there when the
 // store was last asked.
 func (m *Machine) Mismatched() bool { return m.others.conflict.known() }
