@@ -77,7 +77,7 @@ type bookCase struct {
 
 // bookSession is a session that stays open under a label.
 type bookSession struct {
-	bookCase // as it was when it began: a reload changes nothing for it
+	bookCase // as it was at its request: a reload changes nothing for it
 	question bookQuestion
 }
 
@@ -222,7 +222,7 @@ func (c *bookCase) ask(place, line string) {
 		if q.on != "" { // the rest of a session that has greeted
 			greeted := s.question
 			q.from, q.via, q.version, q.offer, q.user, q.password = greeted.from, greeted.via, greeted.version, greeted.offer, greeted.user, greeted.password
-			s = &bookSession{bookCase: s.bookCase, question: q}
+			s = &bookSession{bookCase: *c, question: q} // judged by the rules in force now
 		}
 		s.request()
 		if q.label != "" {
