@@ -8,6 +8,5 @@ lint:      ; .ci/lint
 fuzz:      ; .ci/fuzz 30s
 mutations: ; .ci/simulation
 bench:     ; go -C integration run ./bench
-image:     ; docker build -f deploy/compose/Dockerfile -t usher:dev --build-arg VERSION="$$(git describe --tags --always --dirty)" \
-             --build-arg COMMIT="$$(git rev-parse HEAD)" --build-arg DATE="$$(date -u +%FT%TZ)" .
+image:     ; docker build -f deploy/compose/Dockerfile -t usher:dev .
 man:       ; go run ./cmd/usher man

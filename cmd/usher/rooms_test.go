@@ -60,7 +60,7 @@ func TestRoomsKnowOnlyThese(t *testing.T) {
 
 // mostLines is how many lines of code package main may have. What a verb does belongs
 // to a room. The verb itself is flags, a call and printing.
-const mostLines = 1200
+const mostLines = 850
 
 // TestMainStaysSmall counts the lines that are neither empty nor a comment.
 func TestMainStaysSmall(t *testing.T) {

@@ -2,10 +2,10 @@ package build
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"runtime/debug"
 	"strings"
 	"testing"
@@ -13,28 +13,28 @@ import (
 	"usher/deploy/need"
 )
 
-// The image has no repository to read the version from, so its Dockerfile hands
-// it to the linker. This builds with the flags of the Dockerfile.
-func TestVersionOfTheImage(t *testing.T) {
-	need.Seconds(t)
-	t.Parallel()
-	file, err := os.ReadFile("../../../../deploy/compose/Dockerfile")
+const top = "../../../.."
+
+// flags returns what deploy/version prints in a folder with the sources.
+func flags(t *testing.T, dir string, env ...string) string {
+	t.Helper()
+	cmd := exec.Command(filepath.Join(dir, "deploy/version"))
+	cmd.Env = append(os.Environ(), env...)
+	out, err := cmd.Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	flags := regexp.MustCompile(`-ldflags="([^"]+)"`).FindStringSubmatch(string(file))
-	if flags == nil {
-		t.Fatal("the Dockerfile has no -ldflags")
-	}
+	return strings.TrimSpace(string(out))
+}
+
+// This builds with the flags that the image and the release binaries are built with.
+func TestVersionByFlags(t *testing.T) {
+	need.Seconds(t)
+	t.Parallel()
 	want := Info{Version: "v1.2.3", Commit: "0123abc", Date: "2026-01-02T03:04:05Z"}
-	args := map[string]string{"VERSION": want.Version, "COMMIT": want.Commit, "DATE": want.Date}
-	for name := range args {
-		if !strings.Contains(string(file), "ARG "+name+"=") {
-			t.Errorf("the Dockerfile has no ARG %s", name)
-		}
-	}
+	ldflags := flags(t, top, "VERSION="+want.Version, "COMMIT="+want.Commit, "DATE="+want.Date)
 	binary := filepath.Join(t.TempDir(), "usher")
-	out, err := exec.Command("go", "build", "-buildvcs=false", "-ldflags", os.Expand(flags[1], func(name string) string { return args[name] }), "-o", binary, "usher/cmd/usher").CombinedOutput()
+	out, err := exec.Command("go", "build", "-buildvcs=false", "-ldflags", ldflags, "-o", binary, "usher/cmd/usher").CombinedOutput()
 	if err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
@@ -49,6 +49,66 @@ func TestVersionOfTheImage(t *testing.T) {
 	out, err = exec.Command(binary, "--version").Output()
 	if line := "usher v1.2.3 (commit 0123abc, 2026-01-02T03:04:05Z) go1."; err != nil || !strings.HasPrefix(string(out), line) {
 		t.Errorf("usher --version: %v %s, want %s", err, out, line)
+	}
+}
+
+// A binary is dirty if what it is built from differs from the commit, and only then.
+func TestVersionOfChangedSources(t *testing.T) {
+	t.Parallel()
+	need.Program(t, "git")
+	dir := t.TempDir()
+	file := func(name, text string) {
+		t.Helper()
+		name = filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o700), os.WriteFile(name, []byte(text), 0o700)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	git := func(args ...string) string {
+		t.Helper()
+		args = append([]string{"-C", dir, "-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgSign=false"}, args...)
+		out, err := exec.Command("git", args...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("git %v: %v: %s", args, err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	script, err := os.ReadFile(filepath.Join(top, "deploy/version"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	file("deploy/version", string(script))
+	for _, name := range []string{"go.mod", "go.sum", "README.md", "cmd/a.go", "cmd/a_test.go", "proxy/a.go", "limiter/a.go", "store/testdata/a"} {
+		file(name, "one")
+	}
+	const unknown = "-X usher/cmd/usher/internal/build.version= -X usher/cmd/usher/internal/build.commit= -X usher/cmd/usher/internal/build.date="
+	if got := flags(t, dir, "GIT_CEILING_DIRECTORIES="+filepath.Dir(dir)); got != unknown {
+		t.Errorf("without a repository: %s", got)
+	}
+	git("init", "-q")
+	git("add", ".")
+	git("commit", "-qm", "one")
+	commit := git("rev-parse", "HEAD")
+	for _, c := range []struct {
+		what   string
+		change func()
+		dirty  bool
+	}{
+		{"nothing", func() {}, false},
+		{"documents and tests", func() { file("README.md", "two"); file("cmd/a_test.go", "two"); file("store/testdata/b", "") }, false},
+		{"a source", func() { file("proxy/a.go", "two") }, true},
+		{"a source, staged", func() { file("cmd/a.go", "two"); git("add", ".") }, true},
+		{"a new source", func() { file("limiter/b.go", "") }, true},
+		{"no source", func() { _ = os.Remove(filepath.Join(dir, "limiter/a.go")) }, true},
+		{"a dependency", func() { file("go.sum", "two") }, true},
+	} {
+		git("reset", "-q", "--hard")
+		git("clean", "-qfd")
+		c.change()
+		got := flags(t, dir)
+		if !strings.Contains(got, ".commit="+commit) || strings.Contains(got, commit+"-dirty") != c.dirty || strings.Count(got, "-dirty") > 2 {
+			t.Errorf("%s changed: %s, want %s, dirty: %v", c.what, got, commit, c.dirty)
+		}
 	}
 }
 
