@@ -122,15 +122,22 @@ type undrainCmd struct{ controlFlags }
 
 // Help is shown under usher undrain --help.
 func (undrainCmd) Help() string {
-	return `Exit codes: 0 it takes new sessions, 1 it does not (the reason is printed), 2 wrong arguments, 4 the signal was sent, the result is in the log.`
+	return `If it is not ready for another reason, that is printed.
+
+Exit codes: 0 it is not drained, 1 it is (the reason is printed), 2 wrong arguments, 4 the signal was sent, the result is in the log.`
 }
 
 // Run takes a drained usher back.
 func (c undrainCmd) Run(ctx context.Context, sys system) error {
-	if err := c.target(sys).Undrain(ctx); err != nil {
+	now, err := c.target(sys).Undrain(ctx)
+	if err != nil {
 		return err
 	}
-	_, err := fmt.Fprintln(sys.stdout, "undrained")
+	outcome := "undrained"
+	if !now.Ready {
+		outcome += "; not ready: " + printable.Text(now.Reason)
+	}
+	_, err = fmt.Fprintln(sys.stdout, outcome)
 	return err
 }
 

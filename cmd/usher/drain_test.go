@@ -98,6 +98,44 @@ func TestUndrainWithinTheGrace(t *testing.T) {
 	}
 }
 
+// TestDrainWhileWaitingForRules: a process that has no rules yet is drained at once and
+// taken back, is not upgraded, and stays drained when there are rules.
+func TestDrainWhileWaitingForRules(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	p := c.replica("web1", "USHER_AGENT_LISTEN=127.0.0.1:0", "USHER_DRAIN_GRACE=10m")
+	p.admin = p.logged("admin listener open")["address"].(string)
+	p.eventually("/readyz", "usher apply")
+	for range 2 {
+		if out, code := ask(t, p, "drain", "--wait"); code != "0" || out != "drained: 0 sessions\n" {
+			t.Fatal(code, out)
+		}
+		if line := agentSays(t, p); line != "drain\n" {
+			t.Errorf("the agent says %q", line)
+		}
+		if out, code := ask(t, p, "undrain"); code != "0" || !strings.Contains(out, "undrained; not ready: no rules yet") {
+			t.Fatal(code, out)
+		}
+	}
+	if out, code := ask(t, p, "upgrade"); code != "1" || !strings.Contains(out, "restart it instead") {
+		t.Error(code, out)
+	}
+	if out, code := ask(t, p, "drain"); code != "0" {
+		t.Fatal(code, out)
+	}
+	c.verb(0, nil, "apply", c.file("sockd.conf", rulesFor(3)))
+	p.serving(2)
+	p.eventually("/readyz", "until usher undrain")
+	p.eventually("/status", `"listen": []`)
+	if out, code := ask(t, p, "undrain"); code != "0" || !strings.HasPrefix(out, "undrained") {
+		t.Fatal(code, out)
+	}
+	p.eventually("/readyz", `"ready": true`)
+	if code := replyTo(t, p, webServer(t)); code != 0 {
+		t.Error("after undrain: reply", code)
+	}
+}
+
 // TestUndrainFails keeps a process drained whose port has been taken.
 func TestUndrainFails(t *testing.T) {
 	t.Parallel()

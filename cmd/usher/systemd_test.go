@@ -158,6 +158,25 @@ func TestSystemdWaits(t *testing.T) {
 	m.starts()
 }
 
+// TestSystemdStopsWhatWaits: a service that is told to end before there are rules says
+// that it stops.
+func TestSystemdStopsWhatWaits(t *testing.T) {
+	t.Parallel()
+	m, socket := startManager(t)
+	p := newCluster(t).replica("web1", socket)
+	p.logged("admin listener open")
+	p.signal(syscall.SIGTERM)
+	got, _ := m.next()
+	for ; got["STOPPING"] == ""; got, _ = m.next() {
+		if got["EXTEND_TIMEOUT_USEC"] == "" || got["READY"] != "" {
+			t.Fatal("the service manager heard", got)
+		}
+	}
+	if code := p.exit(); code != 0 {
+		t.Error("exit code", code)
+	}
+}
+
 // The watchdog is for the process that it names.
 func TestWatchdogOfAnotherProcess(t *testing.T) {
 	t.Parallel()

@@ -78,10 +78,10 @@ func (r *Readiness) Check(now time.Time, limited, ready bool) (reason string) {
 	switch {
 	case r.draining:
 		return Draining
-	case !r.listening && r.missing != "":
-		return r.missing
 	case r.drained:
 		return Drained
+	case !r.listening && r.missing != "":
+		return r.missing
 	case !r.listening:
 		return Starting
 	case !r.met:

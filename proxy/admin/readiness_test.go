@@ -63,7 +63,10 @@ func TestDrainingWins(t *testing.T) {
 
 func TestDrainedCanBeTakenBack(t *testing.T) {
 	r := admin.NewReadiness(time.Now(), ttl)
+	r.Missing("no rules")
+	check(t, r, false, true, "no rules")
 	r.Drained(true)
+	check(t, r, false, true, admin.Drained)
 	r.Listening()
 	check(t, r, false, true, admin.Drained)
 	r.Drained(false)

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
 	"sync"
 	"time"
 
@@ -58,41 +59,46 @@ func (trial) Hold() (release func()) { return func() {} }
 // Sessions implements follow.Target.
 func (trial) Sessions() map[uint64]int { return nil }
 
-// Rules returns a follower with rules, or nil if the process is told to end before there
-// are any. For a moment it only asks the store. Then it uses the cache.
+// Found is the end of the wait.
+type Found struct {
+	Follower *follow.Follower // has rules; nil: the process was told to end before there were any
+	Drained  bool             // the process is to take no clients until undrain
+}
+
+// Rules waits until there are rules, or the process is told to end. For a moment it only asks the store. Then it uses the cache.
 // Then it opens the admin listener, is not ready, and says why.
-func Rules(ctx context.Context, p Process) (*follow.Follower, error) {
+func Rules(ctx context.Context, p Process) (Found, error) {
 	cfg := p.Config
 	keys, err := follow.Keys(cfg.RuleKey)
 	if err != nil {
-		return nil, exit.Usage(err)
+		return Found{}, exit.Usage(err)
 	}
 	st, err := stores.Open(cfg)
 	if err != nil {
-		return nil, exit.Usage(err)
+		return Found{}, exit.Usage(err)
 	}
 	defer st.Close()
 	log, err := logging.Open(cfg, rules.Settings{}, p.Stdout, p.Stderr)
 	if err != nil {
-		return nil, err
+		return Found{}, err
 	}
 	defer log.Close()
 	w := &waiting{
 		Process: p, log: log, store: st.(*redisstore.Store), // the settings demand a Redis
-		monitor: monitor.New(cfg), loops: listen.NewLoops(),
+		monitor: monitor.New(cfg), loops: listen.NewLoops(), notify: systemd.New(log.Logger),
 	}
 	w.follower = follow.New(follow.Options{
 		Replica: limiter.NewID(), Name: string(cfg.Replica), Cluster: string(cfg.Cluster), TTL: cfg.LeaseTTL, Keys: keys, Cache: cfg.RuleCache,
 	}, trial{cfg}, log.Logger)
 	defer w.notifyStarting()()
 	if w.soon(ctx) {
-		return w.follower, nil
+		return Found{Follower: w.follower}, nil
 	}
 	found, err := w.wait(ctx)
 	if err != nil || !found {
-		return nil, err
+		return Found{}, err
 	}
-	return w.follower, nil
+	return Found{w.follower, w.drained}, nil
 }
 
 // closeTimeout bounds how long running requests to the admin listener may take when there
@@ -107,6 +113,10 @@ type waiting struct {
 	follower *follow.Follower
 	monitor  *monitor.Monitor
 	loops    *listen.Loops
+	notify   *systemd.Notifier
+
+	drained          bool // of the main loop
+	upgrade, undrain monitor.Request
 
 	mu  sync.Mutex
 	why string // there are no rules, as logged last
@@ -144,7 +154,7 @@ func (w *waiting) notifyStarting() (end func()) {
 	done := make(chan struct{})
 	var telling sync.WaitGroup
 	telling.Go(func() {
-		systemd.New(w.log.Logger).Starting(func() string {
+		w.notify.Starting(func() string {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			return cmp.Or(w.why, "asking the store for published rules")
@@ -182,6 +192,7 @@ func (w *waiting) wait(ctx context.Context) (found bool, err error) {
 	result := make(chan bool, 1)
 	go func() { result <- w.follower.First(ctx, w.store.Published, w.missing) }()
 	defer w.follower.Wait()
+	control := w.control()
 	for {
 		select {
 		case found := <-result:
@@ -189,17 +200,67 @@ func (w *waiting) wait(ctx context.Context) (found bool, err error) {
 		case err := <-w.loops.Broken():
 			cancel()
 			return false, errors.Join(err, ended(<-result))
-		case sig := <-w.Signals.Stop:
-			w.log.Info("stopped", "why", sig.String(), "cut", 0)
+		case sig := <-control.Stop:
+			w.stopping(sig)
 			cancel()
 			<-result
 			return false, nil
-		case <-w.Signals.Reload:
+		case <-control.Reload:
 			if err := w.follower.Retry(); err != nil {
 				w.log.Error("reload failed", "error", printable.Lines(err.Error()))
 			}
+		case <-control.Drain:
+			w.setDrained(true)
+		case <-control.Undrain:
+			w.setDrained(false)
+		case <-control.Upgrade:
+			w.refuseUpgrade()
 		}
 	}
+}
+
+// control returns the signals that this process handles while it waits. Beside another
+// process that serves, it leaves drain and upgrade for later.
+func (w *waiting) control() signals.Signals {
+	now := *w.Signals
+	if w.Parent != nil {
+		now.Drain, now.Undrain, now.Upgrade = nil, nil, nil
+	}
+	return now
+}
+
+func (w *waiting) stopping(sig os.Signal) {
+	if w.Parent == nil {
+		w.notify.Stopping()
+	}
+	w.log.Info("stopped", "why", sig.String(), "cut", 0)
+}
+
+// setDrained is at once: there are no clients. The process stays drained when there are
+// rules.
+func (w *waiting) setDrained(drained bool) {
+	if drained == w.drained {
+		return
+	}
+	w.drained = drained
+	if !drained {
+		w.undrain.Begin()
+		defer w.undrain.End(nil)
+	}
+	w.monitor.Ready.Drained(drained)
+	if drained {
+		w.log.Info("drained, no new sessions", "sessions", 0)
+	} else {
+		w.log.Info("undrained, still waiting for published rules")
+	}
+}
+
+// refuseUpgrade says why this process is not replaced.
+func (w *waiting) refuseUpgrade() {
+	w.upgrade.Begin()
+	err := errors.New("the process waits for published rules; it has no sessions, so restart it instead")
+	w.upgrade.End(err)
+	w.log.Error("upgrade refused", "error", err.Error())
 }
 
 // ended makes a function that stops something one that returns no error. It ignores
@@ -232,7 +293,8 @@ func (w *waiting) snapshot() admin.Snapshot {
 	why := w.why
 	w.mu.Unlock()
 	return admin.Snapshot{
-		Rules: admin.Rules{File: settings.FromStore, ReloadErr: why, Limits: []admin.RuleLimit{}, Published: inforce.ShowPublished(w.follower)},
-		Store: admin.Store{Address: w.Config.Store.String()},
+		Rules:   admin.Rules{File: settings.FromStore, ReloadErr: why, Limits: []admin.RuleLimit{}, Published: inforce.ShowPublished(w.follower)},
+		Store:   admin.Store{Address: w.Config.Store.String()},
+		Upgrade: w.upgrade.Show(), Undrain: w.undrain.Show(),
 	}
 }

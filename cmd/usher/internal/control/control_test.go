@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"usher/proxy/admin"
 )
@@ -34,6 +35,33 @@ func TestControlSignalsOnlyUsher(t *testing.T) {
 	}
 	if err := sleep.Wait(); err == nil {
 		t.Error("the process that was named was not ended")
+	}
+}
+
+// Where there is no /proc, a process that exists still counts as running.
+func TestRunning(t *testing.T) {
+	t.Parallel()
+	sleep := exec.CommandContext(t.Context(), "sleep", "600")
+	if err := sleep.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid, without := sleep.Process.Pid, t.TempDir()
+	if !running("/proc", pid) || !running(without, pid) {
+		t.Error("a process that runs was not found")
+	}
+	if err := sleep.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(time.Minute); running("/proc", pid); time.Sleep(time.Millisecond) { // until it is a zombie
+		if time.Now().After(end) {
+			t.Fatal("a zombie counts as running")
+		}
+	}
+	if err := sleep.Wait(); err == nil {
+		t.Error("sleep was not killed")
+	}
+	if running("/proc", pid) || running(without, pid) {
+		t.Error("a process that is gone counts as running")
 	}
 }
 

@@ -3,8 +3,10 @@ package control
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 func executable(pid string) string { return "/proc/" + pid + "/exe" }
@@ -22,9 +24,20 @@ func sameProgram(pid int) bool {
 	return err == nil && err2 == nil && strings.TrimSuffix(there, " (deleted)") == strings.TrimSuffix(here, " (deleted)")
 }
 
-// Running reports whether a process exists and is no zombie: those have no
-// program.
-func Running(pid int) bool {
-	_, err := os.Readlink(executable(strconv.Itoa(pid)))
-	return err == nil || errors.Is(err, os.ErrPermission)
+// Running reports whether a process exists and is no zombie. Without /proc, a zombie
+// counts as running.
+func Running(pid int) bool { return running("/proc", pid) }
+
+// running is Running with the place of /proc, which may be missing, or hide processes of
+// other users.
+func running(proc string, pid int) bool {
+	if errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+		return false
+	}
+	dir := filepath.Join(proc, strconv.Itoa(pid))
+	if _, err := os.Stat(dir); err != nil {
+		return true
+	}
+	_, err := os.Readlink(filepath.Join(dir, "exe")) // a zombie has no program
+	return !errors.Is(err, os.ErrNotExist)
 }

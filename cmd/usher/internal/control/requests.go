@@ -96,29 +96,30 @@ func (t Target) Drain(ctx context.Context, wait bool) (admin.Status, error) {
 	return now, nil
 }
 
-// Undrain makes the process take new sessions again.
-func (t Target) Undrain(ctx context.Context) error {
+// Undrain makes the process take new sessions again. It returns the last status: the
+// process may be unready for another reason.
+func (t Target) Undrain(ctx context.Context) (now admin.Status, err error) {
 	ctx, cancel := context.WithTimeout(ctx, t.Timeout)
 	defer cancel()
 	before, deaf, err := t.hear(ctx, t.newer)
 	if err != nil {
-		return err
+		return before, err
 	}
 	if err := t.send(before, deaf, signals.Undrain); err != nil {
-		return err
+		return before, err
 	}
-	for now := before; now.Reason == admin.Drained; {
+	for now = before; now.Reason == admin.Drained; {
 		if now.Undrain.Asked > before.Undrain.Asked && now.Undrain.Error != "" {
-			return fmt.Errorf("still drained: %s", now.Undrain.Error)
+			return now, fmt.Errorf("still drained: %s", now.Undrain.Error)
 		}
 		if !pause(ctx) {
-			return fmt.Errorf("still drained after %v", t.Timeout)
+			return now, fmt.Errorf("still drained after %v", t.Timeout)
 		}
 		if now, err = t.status(ctx); err != nil {
-			return UnheardError{err}
+			return now, UnheardError{err}
 		}
 	}
-	return nil
+	return now, nil
 }
 
 // Stop drains the process, calls draining, and returns when the process has ended.

@@ -5,6 +5,7 @@ import (
 
 	"usher/cmd/usher/internal/handover"
 	"usher/cmd/usher/internal/listen"
+	"usher/cmd/usher/internal/monitor"
 )
 
 // drained is the state of usher drain, which the main loop owns.
@@ -12,7 +13,7 @@ type drained struct {
 	on        bool
 	grace     <-chan time.Time // the end of the grace; nil: none is waited for
 	suspended bool             // the listeners are closed
-	undrain   request
+	undrain   monitor.Request
 }
 
 // startDrain does what SIGTERM does to readiness and to new sessions, until endDrain:
@@ -27,7 +28,15 @@ func (s *service) startDrain() {
 	s.log.Info("draining until undrain", "grace", s.cfg.DrainGrace.String(), "sessions", s.proxy.Sessions())
 }
 
-// suspend closes the SOCKS listeners at the end of the grace.
+// beginDrained makes a process that was drained before there were rules one that is
+// drained. It has served no clients, so there is no grace.
+func (s *service) beginDrained() {
+	s.drained.on = true
+	s.monitor.Ready.Drained(true)
+	s.suspend()
+}
+
+// suspend closes the SOCKS listeners.
 func (s *service) suspend() {
 	s.drained.grace, s.drained.suspended = nil, true
 	if err := s.sockets.Suspend(handover.SOCKS); err != nil {
@@ -42,11 +51,11 @@ func (s *service) endDrain() {
 	if !s.drained.on {
 		return
 	}
-	s.drained.undrain.begin()
+	s.drained.undrain.Begin()
 	if s.drained.suspended {
 		lns, err := s.sockets.Resume(handover.SOCKS, listen.One)
 		if err != nil {
-			s.drained.undrain.end(err)
+			s.drained.undrain.End(err)
 			s.log.Error("undrain failed, still drained", "error", err.Error())
 			return
 		}
@@ -56,6 +65,6 @@ func (s *service) endDrain() {
 	}
 	s.drained.on, s.drained.grace, s.drained.suspended = false, nil, false
 	s.monitor.Ready.Drained(false)
-	s.drained.undrain.end(nil)
+	s.drained.undrain.End(nil)
 	s.log.Info("undrained, new sessions again", "sessions", s.proxy.Sessions())
 }

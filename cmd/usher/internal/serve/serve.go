@@ -60,11 +60,15 @@ func begin(ctx context.Context, cfg settings.Config, sys Streams, sockets *hando
 	if !cfg.Published() {
 		return start(cfg, sys, sockets, nil)
 	}
-	f, err := await.Rules(ctx, await.Process{
+	found, err := await.Rules(ctx, await.Process{
 		Config: cfg, Stdout: sys.Stdout, Stderr: sys.Stderr, Sockets: sockets, Parent: parent, Signals: sigs,
 	})
-	if err != nil || f == nil {
+	if err != nil || found.Follower == nil {
 		return nil, err
 	}
-	return start(cfg, sys, sockets, f)
+	s, err := start(cfg, sys, sockets, found.Follower)
+	if err == nil && found.Drained {
+		s.beginDrained()
+	}
+	return s, err
 }

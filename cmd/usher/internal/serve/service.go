@@ -138,9 +138,12 @@ func (s *service) proxyOptions(capacity settings.Capacity, metrics *prometheus.R
 	}
 }
 
-// open serves all listeners.
+// open serves all listeners. A drained process has none for clients.
 func (s *service) open() {
 	s.monitor.Serve(s.loops, s.log.Logger)
+	if s.drained.on {
+		return
+	}
 	for _, ln := range s.socks {
 		s.loops.Run(ln, s.proxy.Serve)
 	}
@@ -151,7 +154,7 @@ func (s *service) snapshot() admin.Snapshot {
 	st := s.counting.Limiter.Status()
 	now := admin.Snapshot{
 		Sessions: s.proxy.Sessions(), Rules: s.policy.Show(st), Store: admin.StoreOf(s.cfg.Store.String(), st),
-		Listen: s.sockets.Addresses(handover.SOCKS), Upgrade: s.upgrades.last.show(), Undrain: s.drained.undrain.show(),
+		Listen: s.sockets.Addresses(handover.SOCKS), Upgrade: s.upgrades.last.Show(), Undrain: s.drained.undrain.Show(),
 	}
 	now.Store.Failure, now.Store.FailingSince = s.counting.Trouble()
 	return now

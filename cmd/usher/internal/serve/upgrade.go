@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"usher/cmd/usher/internal/handover"
+	"usher/cmd/usher/internal/monitor"
 	"usher/cmd/usher/internal/settings"
 	"usher/cmd/usher/internal/signals"
 	"usher/cmd/usher/internal/systemd"
@@ -24,7 +25,7 @@ type upgrades struct {
 	cancel    context.CancelCauseFunc
 	done      chan error      // the outcome of child.Ready
 	successor *handover.Child // that has taken the place of this process
-	last      request
+	last      monitor.Request
 }
 
 func (u *upgrades) running() bool { return u.child != nil }
@@ -60,15 +61,15 @@ func (s *service) upgrade() {
 		s.log.Warn("upgrade ignored, one is running", "new_process", s.upgrades.child.PID)
 		return
 	}
-	s.upgrades.last.begin()
+	s.upgrades.last.Begin()
 	if err := s.mayUpgrade(); err != nil {
-		s.upgrades.last.end(err)
+		s.upgrades.last.End(err)
 		s.log.Error("upgrade refused", "error", err.Error())
 		return
 	}
 	child, err := s.sockets.Start()
 	if err != nil {
-		s.upgrades.last.end(err)
+		s.upgrades.last.End(err)
 		s.log.Error("upgrade failed, this process goes on", "error", err.Error())
 		return
 	}
@@ -104,7 +105,7 @@ func (s *service) upgraded(err error) bool {
 	s.upgrades.cancel(nil)
 	s.upgrades.child, s.upgrades.done = nil, nil
 	if err != nil { // else it is not over as long as this process answers
-		s.upgrades.last.end(err)
+		s.upgrades.last.End(err)
 		s.notify.Ready()
 		s.log.Error("upgrade failed, this process goes on", "error", err.Error())
 		return false
