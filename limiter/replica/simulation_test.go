@@ -2,6 +2,7 @@ package replica
 
 import (
 	"flag"
+	"runtime/debug"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -65,6 +66,8 @@ func TestSimulation(t *testing.T) {
 // TestPools is TestSimulation with clients that ask for pools, with different numbers
 // at the same time.
 func TestPools(t *testing.T) {
+	before := debug.SetGCPercent(400) // a quarter of the time is the collector's
+	t.Cleanup(func() { debug.SetGCPercent(before) })
 	var failed atomic.Bool
 	for _, m := range mixes {
 		simulate(t, m.inPools(), schedules(5*defaultSeeds), simLength/2, &failed)

@@ -41,7 +41,10 @@ func (w *Windows) Use(now time.Duration, name string, per time.Duration, n int64
 // more if it was opened by a longer rate. A session that was just refused then waits
 // for one window of its own rate at most.
 func (w *Windows) Shorten(now time.Duration, name string, r Rate) {
-	if o, ok := w.open[name]; ok && r.N > 0 && o.used >= r.N && o.end-now > r.Per {
+	if r.N == 0 {
+		return
+	}
+	if o, ok := w.open[name]; ok && o.used >= r.N && o.end-now > r.Per {
 		o.end = now + r.Per //mutate:a-window-lasts-as-long-as-the-rate-that-opened-it
 		w.open[name] = o
 	}

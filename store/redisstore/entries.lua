@@ -57,7 +57,8 @@ end
 
 -- shorten gives a window that is used up no more time than it has in all. It
 -- has more if the clock of Redis stepped back after it began, and would refuse
--- for as long as the step; or if a longer rate of its pool opened it. A user of the store from before may lack the right.
+-- for as long as the step; or if a longer rate of its pool opened it. A user of
+-- the store from before may lack the right.
 local function shorten(w)
   local left = redis.pcall('PTTL', w.key)
   if type(left) == 'number' and (left > tonumber(w.per) or left < 0) then

@@ -120,14 +120,14 @@ func (s *shard) grow(replica string, e store.Entry, held map[string]int64, how t
 // shortenWindows shortens windows that are used up and were opened by a longer rate.
 func (s *shard) shortenWindows(now time.Duration, entries []store.Entry) {
 	for _, e := range entries {
-		if !e.Throttled() {
+		s.w.Shorten(now, e.Counter, e.Rate)
+		if e.RuleRate.N == 0 && !e.Opens() {
 			continue
 		}
-		for _, l := range levelsOf(e) {
-			s.w.Shorten(now, l.name, l.rate)
-		}
+		rule := store.RuleOf(e.Counter)
+		s.w.Shorten(now, rule, e.RuleRate)
 		if e.Opens() {
-			s.k.Shorten(now, store.RuleOf(e.Counter), limit.Rate{N: e.MaxKeys, Per: e.Rate.Per})
+			s.k.Shorten(now, rule, limit.Rate{N: e.MaxKeys, Per: e.Rate.Per})
 		}
 	}
 }
