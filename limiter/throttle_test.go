@@ -49,8 +49,8 @@ func TestThrottleOverReplicas(t *testing.T) {
 	}
 }
 
-// TestThrottleLostReply: a place of the window that was used up for a session lets
-// one begin, also if the answer has to be asked for again.
+// TestThrottleLostReply: if the answer to an admission by a rate is lost twice, the
+// admission still counts once, and the session begins.
 func TestThrottleLostReply(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()

@@ -48,7 +48,7 @@ var (
 	sessionsDesc = prometheus.NewDesc("usher_sessions",
 		"Sessions on this replica, by the last rule that passed them.", []string{"rule", "generation", "command"}, nil)
 	ruleDesc = prometheus.NewDesc("usher_rule_info",
-		"Always 1. The position and the place of each rule in force.", []string{"rule", "position", "place"}, nil)
+		"Always 1. The position and the location (file:line:col) of each rule in force.", []string{"rule", "position", "location"}, nil)
 	bytesDesc = prometheus.NewDesc("usher_transferred_bytes_total",
 		"Bytes relayed: up to targets, down to clients.", []string{"direction", "protocol"}, nil)
 )

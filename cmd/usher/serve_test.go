@@ -132,7 +132,7 @@ func TestServeWarnsOfUsersWithoutLogins(t *testing.T) {
 	file := ruleFile(t, passLoopback+"socks pass { from: 0/0 to: 0/0 user: monica }\n")
 	p := launch(t, "USHER_CONFIG="+file)
 	const dead = "user: there is no users file, so no client can log in and this rule never matches"
-	if line := p.logged(dead); line["level"] != "WARN" || line["place"] != file+":4:32" {
+	if line := p.logged(dead); line["level"] != "WARN" || line["location"] != file+":4:32" {
 		t.Error(line)
 	}
 	p.logged("there is no socksmethod: line, so none is assumed and no client is asked for a name")
@@ -142,8 +142,8 @@ func TestServeWarnsOfTrustedNetworks(t *testing.T) {
 	t.Parallel()
 	p := launch(t, "USHER_PROXY_PROTOCOL_FROM=127.0.0.0/8,::/0", "USHER_CONFIG="+ruleFile(t, passLoopback))
 	line := p.logged("USHER_PROXY_PROTOCOL_FROM: every host in ::/0, the whole Internet, can claim any client address")
-	if place, is := line["place"]; line["level"] != "WARN" || line["severity"] != "danger" || is {
-		t.Error(line, place)
+	if location, is := line["location"]; line["level"] != "WARN" || line["severity"] != "danger" || is {
+		t.Error(line, location)
 	}
 }
 

@@ -8,11 +8,11 @@ import (
 	"usher/store/limit"
 )
 
-// ratesTruth is the truth about rates: H. A session begins only if a batch used up
-// a place in a window for it when it took effect, no window has more places than
-// the rate says, and no more keys have one than may, whatever is lost or doubled.
+// ratesTruth is the truth about rates, by which invariant H is checked. Whatever is
+// lost or doubled: a session begins only if the store counted it in a window, a window
+// admits no more sessions than the rate says, and no more keys have a window than may.
 type ratesTruth struct {
-	counted map[string]int64     // places used up, by counter
+	counted map[string]int64     // admissions by the store, by counter
 	begun   map[string]int64     // sessions that began, by counter
 	windows map[string]simWindow // by key of the store: w and k
 	saved   map[string]simWindow

@@ -65,9 +65,9 @@ func (r Rules) Limited() bool {
 
 // RuleLimit is a limit and its use across all replicas.
 type RuleLimit struct {
-	Rule       string `json:"rule"`  // c1, s2
-	Name       string `json:"name"`  // its label in metrics: rule.name, or derived from the rule
-	Place      string `json:"place"` // file:line:col
+	Rule       string `json:"rule"`     // c1, s2
+	Name       string `json:"name"`     // its label in metrics: rule.name, or derived from the rule
+	Location   string `json:"location"` // file:line:col
 	Generation string `json:"generation"`
 	Pool       string `json:"pool,omitempty"` // that it counts in
 	Current    bool   `json:"current"`        // belongs to the rules in force

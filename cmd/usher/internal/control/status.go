@@ -46,22 +46,22 @@ func Print(w io.Writer, st admin.Status) error {
 // printLimits prints a row for each limit, with the pools if there are any.
 func printLimits(w io.Writer, limits []admin.RuleLimit) {
 	pools := slices.ContainsFunc(limits, func(l admin.RuleLimit) bool { return l.Pool != "" })
-	row := func(rule, name, pool, generation, sessions, limit, place string) {
+	row := func(rule, name, pool, generation, sessions, limit, location string) {
 		if pools {
 			name += "\t" + pool
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", rule, name, generation, sessions, limit, place)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", rule, name, generation, sessions, limit, location)
 	}
 	if len(limits) > 0 {
 		fmt.Fprintln(w)
-		row("RULE", "NAME", "POOL", "GENERATION", "SESSIONS", "LIMIT", "PLACE")
+		row("RULE", "NAME", "POOL", "GENERATION", "SESSIONS", "LIMIT", "LOCATION")
 	}
 	for _, l := range limits {
 		limit := "-"
 		if l.Max >= 0 {
 			limit = fmt.Sprint(l.Max)
 		}
-		row(cells(l.Rule), cells(l.Name), cells(cmp.Or(l.Pool, "-")), cells(l.Generation), fmt.Sprint(l.Sessions), limit, cells(l.Place))
+		row(cells(l.Rule), cells(l.Name), cells(cmp.Or(l.Pool, "-")), cells(l.Generation), fmt.Sprint(l.Sessions), limit, cells(l.Location))
 	}
 }
 

@@ -13,8 +13,8 @@ import (
 func TestStatusOfLimits(t *testing.T) {
 	var st admin.Status
 	st.Rules.Limits = []admin.RuleLimit{
-		{Rule: "c1", Name: "c:1f0c9a2e", Generation: "g1", Max: -1, Place: "f:1:1"},
-		{Rule: "s1", Name: "web", Generation: "g1", Max: 0, Sessions: 2, Place: "f:2:1"},
+		{Rule: "c1", Name: "c:1f0c9a2e", Generation: "g1", Max: -1, Location: "f:1:1"},
+		{Rule: "s1", Name: "web", Generation: "g1", Max: 0, Sessions: 2, Location: "f:2:1"},
 	}
 	var b strings.Builder
 	if err := Print(&b, st); err != nil {
@@ -31,14 +31,14 @@ func TestStatusOfLimits(t *testing.T) {
 func TestStatusOfPools(t *testing.T) {
 	var st admin.Status
 	st.Rules.Limits = []admin.RuleLimit{
-		{Rule: "s1", Name: "web", Pool: "ten", Generation: "g1", Max: 10, Sessions: 2, Place: "f:1:1"},
-		{Rule: "s2", Name: "ftp", Generation: "g1", Max: 5, Place: "f:2:1"},
+		{Rule: "s1", Name: "web", Pool: "ten", Generation: "g1", Max: 10, Sessions: 2, Location: "f:1:1"},
+		{Rule: "s2", Name: "ftp", Generation: "g1", Max: 5, Location: "f:2:1"},
 	}
 	var b strings.Builder
 	if err := Print(&b, st); err != nil {
 		t.Fatal(err)
 	}
-	const want = "RULE NAME POOL GENERATION SESSIONS LIMIT PLACE s1 web ten g1 2 10 f:1:1 s2 ftp - g1 0 5 f:2:1"
+	const want = "RULE NAME POOL GENERATION SESSIONS LIMIT LOCATION s1 web ten g1 2 10 f:1:1 s2 ftp - g1 0 5 f:2:1"
 	if !strings.Contains(strings.Join(strings.Fields(b.String()), " "), want) {
 		t.Errorf("no %q in\n%s", want, b.String())
 	}
@@ -63,7 +63,7 @@ func TestStatusIsPrintable(t *testing.T) {
 	st.Version, st.Reason, st.Listen = evil, evil, []string{evil}
 	st.Rules.File, st.Rules.ReloadErr, st.Store.Address, st.Store.Mismatch = evil, "a:1:1: one\na:2:1: two"+evil, evil, evil
 	st.Store.Failure, st.Store.FailingSince = evil, time.Unix(1e9, 0)
-	st.Rules.Limits = []admin.RuleLimit{{Rule: evil, Name: evil, Generation: evil, Place: evil}}
+	st.Rules.Limits = []admin.RuleLimit{{Rule: evil, Name: evil, Generation: evil, Location: evil}}
 	var b strings.Builder
 	if err := Print(&b, st); err != nil {
 		t.Fatal(err)

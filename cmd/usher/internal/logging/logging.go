@@ -268,7 +268,7 @@ func Findings(log *slog.Logger, found []rules.Diagnostic) {
 		}
 		attrs := []any{"severity", d.Severity.String()}
 		if d.Pos.File != "" { // else it is about a variable
-			attrs = append(attrs, "place", d.Pos.String())
+			attrs = append(attrs, "location", d.Pos.String())
 		}
 		log.Log(context.Background(), level, d.Message, append(attrs, "remedy", d.Remedy)...)
 	}

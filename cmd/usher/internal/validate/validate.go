@@ -64,7 +64,7 @@ func Text(ctx context.Context, name string, text []byte, cfg settings.Config, kn
 }
 
 // add puts the findings about the machine before the others. A warning of the parser
-// about the same place says less.
+// about the same location says less.
 func (r *Report) add(machine []rules.Diagnostic) {
 	r.found = slices.DeleteFunc(r.found, func(d rules.Diagnostic) bool {
 		return d.Severity == rules.Warning && slices.ContainsFunc(machine, func(m rules.Diagnostic) bool { return m.Pos == d.Pos })
@@ -85,11 +85,11 @@ func (r *Report) PrintFindings(w io.Writer) {
 		if d.Severity != rules.Error {
 			kind = d.Severity.String() + ": "
 		}
-		place := d.Pos.String() + ": "
+		location := d.Pos.String() + ": "
 		if d.Pos.File == "" { // a file that cannot be read, which the message names
-			place = ""
+			location = ""
 		}
-		fmt.Fprintf(w, "%s%s%s; %s\n", place, kind, d.Message, d.Remedy)
+		fmt.Fprintf(w, "%s%s%s; %s\n", location, kind, d.Message, d.Remedy)
 	}
 }
 
