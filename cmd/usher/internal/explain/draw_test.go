@@ -28,13 +28,13 @@ func (r *rig) drawRules(t *rapid.T) (text string, external []netip.Addr) {
 	from := func() string {
 		return of("0/0", "0/0", "127.0.0.0/24", "127.0.0.1/32", "127.9.0.0/16", "client.test", "many.test", "127.0.1.1/32") + of("", "", "", " port > 1023")
 	}
-	limits := []string{"", "", "", "session.max: 1000\n", "maxsessions: 1000\n"}
+	limits := []string{"", "", "", "session.max: 1000\n", "maxsessions: 1000\n", "session.pool: all\nmaxsessions: 1000\n"}
 	for range rapid.IntRange(0, 2).Draw(t, "client-rules") {
 		fmt.Fprintf(&b, "client %s {\nfrom: %s to: %s\n%s%s}\n", of("pass", "pass", "block"), from(), of("0/0", "0/0", "127.0.0.0/8", "127.0.0.2/32", "one.test"),
 			of("", "", "socksmethod: none\n", "socksmethod: username\n"), of(limits...))
 	}
 	if rapid.IntRange(0, 9).Draw(t, "open") > 0 {
-		b.WriteString("client pass { from: 0/0 to: 0/0 " + of("}\n", "session.max: 1000 }\n"))
+		b.WriteString("client pass { from: 0/0 to: 0/0 " + of("}\n", "session.max: 1000 }\n", "session.pool: all\nsession.max: 1000 }\n"))
 	}
 	to := func() string {
 		return of("0/0", "0/0", "127.0.1.1/32", "127.0.1.0/24", "127.0.2.0/24", "127.0.0.0/8", "0.0.0.0/0", "::/0", "@special",
