@@ -1,4 +1,6 @@
--- Prepended to every script: what the data is, and functions that read it.
+-- Prepended to every script: the data, and functions that read it. Data in Redis and
+-- replies keep their names for older replicas: birth is the epoch, young is recovering,
+-- mature is ready, dying is expiring, void is without data.
 --
 -- m  hash   birth = the epoch; young = 1 while recovering; history, settings; gen =
 --           the last number of a space; @replica = "token state space";
@@ -10,7 +12,7 @@
 -- w  string per counter or rule with a rate: how many sessions began in the current
 --           window; the window ends when the key expires
 -- k  string per rule whose keys are bounded: how many keys opened a window w since
---           k began; it is as long as these
+--           k began. k lasts as long as one w
 local function int(n) return string.format('%d', n) end
 
 local function rule_of(counter) return string.match(counter, '^([^/]*/[^/]*)/') end
@@ -24,7 +26,7 @@ local function member_of(text)
 end
 
 -- give_back subtracts what a replica holds of some counters from the totals. Each
--- total is read and written once. At 0 the note goes with the total.
+-- total is read and written once. A total of 0 is removed, with its note.
 local function give_back(t, counters, own)
   local names, less, set, gone = {}, {}, {}, {}
   for _, c in ipairs(counters) do

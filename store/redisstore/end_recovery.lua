@@ -3,8 +3,8 @@
 -- ARGV  epoch, ready (0|1), sender, its last acknowledged token, then replicas whose
 --       tombstones are to be dropped
 -- Returns "LOST", "YOUNG" if the store is recovering, or "MATURE".
--- Safe to repeat: the writes are deletions. If a late copy of a join has created a
--- lost epoch again, the sender's token there is older than the one that it names.
+-- Safe to repeat: all writes are deletions. If a late copy of a join has created a lost
+-- epoch again, the stored token of the sender is older than the given one: LOST.
 local m, epoch, ready, sender, token = KEYS[1], ARGV[1], ARGV[2] == '1', ARGV[3], ARGV[4]
 
 local function reaches(one, other)

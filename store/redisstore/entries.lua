@@ -1,13 +1,13 @@
--- Prepended to join.lua and batch.lua: what a replica's entries do to the counts, in
--- two passes, everything that shrinks before everything that grows. All counts are
--- read before the entries are worked, and written once at the end, in finish.
+-- Prepended to join.lua and batch.lua: what a replica's entries do to the counts. The
+-- first pass takes the entries that shrink, the second those that grow. All counts are
+-- read before the first pass, and written once after the second, in finish.
 -- store/internal/model/entries.go is the same in Go.
 --
 -- A row is a counter or a rule with keys: name, own (what the replica holds of a
 -- counter), count (the total), note (the two names, or false), held (freed by this
 -- batch, and kept for the next replica that asks), window. This runs for every
--- batch, so one command reads all rows and one writes them, and nothing is built
--- that is not needed.
+-- batch. So one command reads all rows, one writes them, and tables are built only if
+-- they are needed.
 local NOLIMIT, UNLIMITED, STRIDE = '-1', 2 ^ 52, 5
 local min, max = math.min, math.max
 
@@ -24,8 +24,8 @@ end
 local function limit_of(text) return text == NOLIMIT and UNLIMITED or tonumber(text) end
 
 -- open_book reads the entries from ARGV (counter, max, rule's max, live, need) and
--- the rows that they name, with the token of r and the epoch of t, unless usual.lua
--- has read them.
+-- the rows that they name, with the token of r and the epoch of t, unless
+-- batch_shortcut.lua has read them.
 local function open_book(t, r, replica, first, last, read)
   local b = { t = t, r = r, replica = replica, rows = {} }
   local rows, own = b.rows, { '.t' }
@@ -55,10 +55,10 @@ local function open_book(t, r, replica, first, last, read)
   return b
 end
 
--- shorten gives a window that is used up no more time than it has in all. It
--- has more if the clock of Redis stepped back after it began, and would refuse
--- for as long as the step; or if a longer rate of its pool opened it. A user of
--- the store from before may lack the right.
+-- shorten ends a used-up window after the length of its rate at the latest. It would
+-- last longer if the clock of Redis was set back after it began, or if a longer rate of
+-- its pool opened it. Redis users made for an older version may not be allowed PTTL:
+-- then the window stays as it is.
 local function shorten(w)
   local left = redis.pcall('PTTL', w.key)
   if type(left) == 'number' and (left > tonumber(w.per) or left < 0) then
@@ -66,9 +66,9 @@ local function shorten(w)
   end
 end
 
--- full reports whether Redis is above maxmemory. Scripts run all the same, as
--- they are what gives sessions back. But a window of a key outlives the session, so
--- above maxmemory no key opens one.
+-- full reports whether Redis is above maxmemory. Scripts run even then, because they
+-- also release slots. But the window of a key outlives the session. So above maxmemory
+-- no key opens a window.
 local is_full
 local function full()
   if is_full == nil then
@@ -162,8 +162,8 @@ local function room_of(e)
   return e.rule and min(room, e.rule_max - e.rule.count) or room
 end
 
--- wanted: another replica was refused there. The first entry that frees a slot
--- removes the note, so what is held says it to the entries after it.
+-- wanted reports whether another replica was refused there. The first entry that frees
+-- a slot removes the note. The entries after it know from held.
 local function wanted(b, row) return row.held > 0 or notes_another(b, row) end
 
 local function hold(b, row, freed)
@@ -196,7 +196,7 @@ local function no_window(w)
   return w.out_of_memory or w.opened and w.opened.used >= w.opened.n
 end
 
--- tokens is how many of the waiting sessions the rates let begin.
+-- tokens is how many of the waiting sessions the rates admit.
 local function tokens(e, claims)
   local n = e.need - e.live
   if not e.throttled then return n end

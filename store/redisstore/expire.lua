@@ -1,10 +1,10 @@
--- expire: gives back what a replica holds, if its token is still the one that is
--- named. A replica that leaves expires itself.
+-- expire: gives back what a replica holds, if its token is still the given one. A
+-- replica that leaves expires itself.
 -- KEYS  m, t, r of the target
 -- ARGV  target, epoch, token, most counters to give back in this call
 -- Returns "LOST", "NO" (the target has another token: it lives), "MORE" or "GONE".
--- Safe to repeat: it works on the named token only, and a target that is no member
--- any more is gone.
+-- Safe to repeat: it works on the given token only, and the answer about a former
+-- member is GONE.
 local m, t, r = KEYS[1], KEYS[2], KEYS[3]
 local target, epoch, token, most = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 

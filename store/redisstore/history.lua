@@ -1,9 +1,9 @@
--- Prepended to join.lua and batch.lua: what Redis calls the history of its data. It
--- changes with each start of a server and each promotion of a Redis replica. What
--- was acknowledged before may be missing afterwards, even if the server process and
--- the connections to it are the same. So nothing is built on an epoch of another
--- history, and a late copy finds nothing to act on.
--- A plain search costs a tenth of cutting the name out of the text.
+-- Prepended to join.lua and batch.lua: is the data still of the same replication history?
+-- Redis changes its master_replid at each start and each promotion. Acknowledged writes
+-- of before may be missing then, even if the server process and its connections are the
+-- same. So an epoch of another history is not continued, and late copies of requests
+-- have no effect.
+-- A plain search takes a tenth of the time of cutting the name out of the text.
 local replication = redis.call('INFO', 'replication')
 
 local function in_history(name)

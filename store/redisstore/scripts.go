@@ -21,8 +21,8 @@ var (
 	entriesLua string
 	//go:embed join.lua
 	joinLua string
-	//go:embed usual.lua
-	usualLua string
+	//go:embed batch_shortcut.lua
+	shortcutLua string
 	//go:embed batch.lua
 	batchLua string
 	//go:embed expire.lua
@@ -61,7 +61,7 @@ func newScripts(head string) *scripts {
 	build := func(parts ...string) *redis.Script { return redis.NewScript(head + strings.Join(parts, "")) }
 	return &scripts{
 		join:        build(historyLua, commonLua, entriesLua, joinLua),
-		batch:       build(historyLua, usualLua, commonLua, entriesLua, batchLua),
+		batch:       build(historyLua, shortcutLua, commonLua, entriesLua, batchLua),
 		expire:      build(commonLua, expireLua),
 		endRecovery: build(commonLua, endRecoveryLua),
 		exchange:    build(exchangeLua),

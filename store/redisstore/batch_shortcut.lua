@@ -1,9 +1,9 @@
--- Prepended to batch.lua: a shortcut for the usual batch. Its counters have no keys
--- and no rates, the store is ready, everything that it asks for fits, and nobody was
--- refused there lately. Then the replica gets what it needs, in whatever order the
--- entries are worked. Nearly every batch is like this, and the shortcut halves its
--- cost. For any other batch it writes nothing and returns what it read.
-local function usual(n)
+-- Prepended to batch.lua: a shortcut for the most frequent kind of batch. Its counters
+-- have no keys and no rates, the store is ready, all requested slots are free, and no
+-- other replica was recently refused there. Then the replica gets what it needs, and
+-- the order of the entries does not matter. The shortcut halves the cost of such a
+-- batch. For any other batch it writes nothing and returns what it has read.
+local function shortcut(n)
   local counters, totals = { '.t' }, {}
   for i = 1, n do
     local name = ARGV[4 + 5 * i]
@@ -46,6 +46,6 @@ end
 
 local read, done
 if #KEYS == 3 and ARGV[6] == '0' and ARGV[7] == '' then
-  read, done = usual((#ARGV - 8) / 5)
+  read, done = shortcut((#ARGV - 8) / 5)
   if done then return done end
 end
