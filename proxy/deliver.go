@@ -21,18 +21,22 @@ func (s *sockets) deliver() {
 	least, end := 0, time.Now().Add(deliverWait)
 	for {
 		left, most := 0, 0
-		s.eachTCP(func(c *net.TCPConn) {
+		s.mu.Lock() // it waits while GuardMemory looks
+		s.each(func(c *net.TCPConn) {
 			unsent := sockopt.Unsent(c)
 			left += unsent
 			most = max(most, unsent)
 		})
+		s.mu.Unlock()
 		switch now := time.Now(); {
 		case most <= sockopt.Much:
 			return
 		case least == 0 || left < least:
 			least, end = left, now.Add(deliverWait)
 		case now.After(end):
-			s.eachTCP(func(c *net.TCPConn) { _ = c.SetLinger(0) })
+			s.mu.Lock()
+			s.each(func(c *net.TCPConn) { _ = c.SetLinger(0) })
+			s.mu.Unlock()
 			return
 		}
 		time.Sleep(deliverLook)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -90,4 +91,20 @@ func TestGuardMemoryOfEndedSessions(t *testing.T) {
 	w.endedFor("buffered")
 	stop()
 	running.Wait()
+}
+
+// A session that is cut while much is to be sent drops it: the connection does not outlive
+// the slot.
+func TestCutForgetsMuch(t *testing.T) {
+	w := newWorld(t, anybody)
+	target, _, sent := fillAndEnd(t, w, true)
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	if cut := w.server.Drain(over); cut.Sessions != 1 {
+		t.Errorf("%d sessions are cut, want 1", cut.Sessions)
+	}
+	if n, err := io.Copy(io.Discard, target); n >= sent || !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the target gets %d of %d bytes, %v, want a reset", n, sent, err)
+	}
+	w.reason("drain")
 }

@@ -1,7 +1,10 @@
 package proxy
 
 import (
+	"io"
+	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"testing"
 )
@@ -22,4 +25,39 @@ func TestHeaviest(t *testing.T) {
 			t.Errorf("for %d: %v, want %v", c.excess, got, c.want)
 		}
 	}
+}
+
+// GuardMemory may look at a session while deliver does. deliver waits for that, and still
+// sees what is to be sent.
+func TestDeliverBesideGuardMemory(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	peer, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer peer.Close()
+	conn, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := sockets{open: []io.Closer{conn}}
+	defer s.close()
+	delivered := make(chan struct{})
+	s.eachTCP(func(*net.TCPConn) {
+		go func() { defer close(delivered); s.deliver() }()
+		for range 100_000 {
+			select {
+			case <-delivered:
+				t.Error("it ends without a look")
+				return
+			default:
+				runtime.Gosched()
+			}
+		}
+	})
+	<-delivered
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"usher/proxy/fair"
+	"usher/proxy/sockopt"
 )
 
 // sockets are closed when a session ends or is cut. They are safe for concurrent use.
@@ -40,7 +41,8 @@ func (s *sockets) dropContext() {
 
 // cut ends the session from outside. If there are several cuts, the reason of the first
 // one counts. cut does not block: another goroutine closes the sockets, because a close
-// waits for calls in progress, and the caller may be one of them.
+// waits for calls in progress, and the caller may be one of them. What the kernel has
+// still to send is dropped if it is much.
 func (s *sockets) cut(reason error) {
 	s.cutting.Lock()
 	defer s.cutting.Unlock()
@@ -51,7 +53,12 @@ func (s *sockets) cut(reason error) {
 	if s.cancel != nil {
 		s.cancel(reason)
 	}
-	go s.close()
+	go func() {
+		s.mu.Lock()
+		s.each(sockopt.ForgetMuch)
+		s.mu.Unlock()
+		s.close()
+	}()
 }
 
 // cause returns the reason of the cut, or err if there was none.
@@ -82,6 +89,11 @@ func (s *sockets) eachTCP(f func(*net.TCPConn)) (source netip.Prefix) {
 		return netip.Prefix{}
 	}
 	defer s.mu.Unlock()
+	return s.each(f)
+}
+
+// each does what eachTCP does. s.mu is held.
+func (s *sockets) each(f func(*net.TCPConn)) (source netip.Prefix) {
 	if s.closed {
 		return netip.Prefix{}
 	}

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -186,5 +188,26 @@ func TestFinWait(t *testing.T) {
 				t.Errorf("the relay goes on, until its target is closed: %v", <-ended)
 			}
 		})
+	}
+}
+
+// A relay that ends early resets a connection on which the kernel has much to send. Else
+// the kernel would keep it, and the peer would take it for all.
+func TestEarlyEndForgetsMuch(t *testing.T) {
+	client, fromClient := pair(t)
+	target, toTarget := pair(t)
+	r := New(fromClient, toTarget, Options{Idle: 300 * time.Millisecond, Up: new(atomic.Int64), Down: new(atomic.Int64)})
+	var sending sync.WaitGroup
+	sending.Go(func() {
+		for err := error(nil); err == nil; { // until the relay takes no more, and has ended
+			_, err = client.Write(make([]byte, 64<<10))
+		}
+	})
+	if err := r.Run(); !errors.Is(err, ErrIdle) {
+		t.Errorf("%v, want %v", err, ErrIdle)
+	}
+	sending.Wait()
+	if n, err := io.Copy(io.Discard, target); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the target gets %d bytes, %v, want a reset", n, err)
 	}
 }

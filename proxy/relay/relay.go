@@ -98,8 +98,10 @@ func (r *Relay) fail(err error) {
 	}
 	r.failed.Do(func() {
 		r.err = err
-		_ = r.up.from.Close()
-		_ = r.up.to.Close()
+		for _, c := range []*net.TCPConn{r.up.from, r.up.to} {
+			sockopt.ForgetMuch(c)
+			_ = c.Close()
+		}
 	})
 }
 

@@ -12,6 +12,15 @@ var ErrMemory = errors.New("the system does not tell the memory of sockets")
 // closed. The kernel keeps them after the close, as long as the peer answers.
 const Much = 64 << 10
 
+// ForgetMuch makes the close of c a reset if the kernel has Much still to send. Otherwise
+// the kernel would keep it after the close. It is for connections that do not end well:
+// their peers must not take what they get for all of it.
+func ForgetMuch(c *net.TCPConn) {
+	if Unsent(c) > Much {
+		_ = c.SetLinger(0) // it fails on a closed connection only
+	}
+}
+
 // boundedBuffer is the size of each buffer of a connection after Bound, as Linux counts
 // it. Linux doubles what it is asked for.
 const boundedBuffer = 128 << 10
