@@ -15,7 +15,8 @@ import (
 
 // TestComposeUnderFaults pauses, kills, disconnects and restarts HAProxy, a replica
 // and Redis of the shipped compose file, one after the other and while clients come
-// and go. No more than five sessions of the limited rule are open at a time. Each
+// and go. No more than five sessions of the limited rule are open at a time, which is
+// counted at the target. Each
 // fault is over without a hand: what was killed, the engine starts again.
 //
 // Then it scales the replicas, which HAProxy finds by DNS, up and down. No client may
@@ -27,6 +28,7 @@ func TestComposeUnderFaults(t *testing.T) {
 	d.env = append(d.env, "USHER_LEASE_TTL=2s", "USHER_DRAIN_TIMEOUT=5s")
 	d.up()
 	clients := d.startClients(t)
+	clients.atTarget = d.countAtTarget(t, 5)
 	for _, f := range composeFaults {
 		for _, service := range []string{"haproxy", "usher", "redis"} {
 			t.Run(service+" "+f.name, func(t *testing.T) { d.underFault(t, clients, service, f) })
@@ -95,7 +97,11 @@ func (d *demo) underFault(t *testing.T, clients *composeClients, service string,
 	id := strings.Fields(d.must("ps", "-q", service))[0]
 	held := d.holdUnlimited(t, 6)
 	defer closeAll(held)
+	if service == "usher" {
+		clients.atTarget.excuse(d.addressAtTarget(t, id))
+	}
 	before, served := clients.failed.Load(), clients.served.Load()
+	clients.named() // from now on
 	f.do(d, service, id)
 	over := time.Now().Add(3 * time.Second)
 	poll(time.Until(over), func() string { return "it lasts" })
@@ -118,6 +124,14 @@ func (d *demo) underFault(t *testing.T, clients *composeClients, service string,
 	t.Logf("%d of %d connections of the unlimited rule failed", clients.failed.Load()-before, clients.served.Load()-served+clients.failed.Load()-before)
 	d.stats.waitUp(t, 3)
 	clients.recovers(t)
+	clients.atTarget.excuse("")
+	limited := clients.named()
+	t.Logf("limited rule: %v", limited)
+	for how, n := range limited {
+		if service == "redis" && how != "admitted" && how != "full" && how != "reply 1" {
+			t.Errorf("limited rule: %d times %s", n, how)
+		}
+	}
 }
 
 // holdUnlimited opens sessions of the rule without a limit, on all replicas.
@@ -137,26 +151,54 @@ func (d *demo) holdUnlimited(t *testing.T, n int) (held []*hold) {
 
 // scaledUnderLoad counts the clients that notice that replicas come and go.
 func (d *demo) scaledUnderLoad(t *testing.T, clients *composeClients) {
-	before, served := clients.failed.Load(), clients.served.Load()
 	for _, n := range []int{5, 3} {
+		before, served := clients.failed.Load(), clients.served.Load()
+		clients.named() // from now on
 		d.must("up", "-d", "--no-build", "--no-recreate", "--scale", "usher="+strconv.Itoa(n))
 		d.stats.waitUp(t, n)
+		clients.recovers(t)
+		failed := clients.failed.Load() - before
+		limited := clients.named()
+		t.Logf("to %d replicas: %d of %d connections of the unlimited rule failed; limited rule: %v", n, failed, clients.served.Load()-served+failed, limited)
+		if failed > 0 {
+			t.Errorf("to %d replicas: %d connections failed, the last one: %v", n, failed, clients.trouble())
+		}
+		for how, times := range limited {
+			if how != "admitted" && how != "full" {
+				t.Errorf("to %d replicas: limited rule: %d times %s", n, times, how)
+			}
+		}
 	}
-	failed := clients.failed.Load() - before
-	t.Logf("%d of %d connections failed", failed, clients.served.Load()-served+failed)
-	if failed > 0 {
-		t.Errorf("%d connections failed, the last one: %v", failed, clients.trouble())
-	}
-	clients.recovers(t)
 }
 
 // composeClients come and go until the test ends.
 type composeClients struct {
 	served, failed atomic.Int64 // connections by the rule without a limit
 	admitted       atomic.Int64 // by the rule with the limit of five
+	atTarget       *targetCount
 	mu             sync.Mutex
-	open, most     int // of those
+	limited        map[string]int // what became of connections by that rule
 	last           error
+}
+
+// note counts what became of a connection by the rule with the limit.
+func (c *composeClients) note(how string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.limited == nil {
+		c.limited = map[string]int{}
+	}
+	c.limited[how]++
+}
+
+// named returns what became of connections by the rule with the limit since it was
+// asked last.
+func (c *composeClients) named() map[string]int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	was := c.limited
+	c.limited = nil
+	return was
 }
 
 func (c *composeClients) trouble() error {
@@ -200,35 +242,27 @@ func (d *demo) startClients(t *testing.T) *composeClients {
 	})
 	repeat(8, func() {
 		a := client{proxy: d.proxy}.connect("target:80")
-		if a.reply != granted {
-			return
+		switch {
+		case a.reply == notAllowed:
+			c.note("full")
+		case a.reply != granted && a.err == nil:
+			c.note(fmt.Sprint("reply ", a.reply))
+		case a.reply != granted:
+			c.note("reset")
+		default:
+			defer a.Close()
+			c.note("admitted")
+			c.admitted.Add(1)
+			again(100 * time.Millisecond)
 		}
-		defer a.Close()
-		c.count(t, 1)
-		c.admitted.Add(1)
-		again(100 * time.Millisecond)
-		c.count(t, -1)
 	})
 	t.Cleanup(func() {
 		close(stop)
 		running.Wait()
-		t.Logf("%d connections by the rule without a limit, %d failed; %d sessions of the limited rule, %d at a time at most",
-			c.served.Load(), c.failed.Load(), c.admitted.Load(), c.most)
+		t.Logf("%d connections by the rule without a limit, %d failed; %d sessions of the limited rule",
+			c.served.Load(), c.failed.Load(), c.admitted.Load())
 	})
 	return c
-}
-
-// count keeps the number of sessions that clients know to be open.
-func (c *composeClients) count(t *testing.T, n int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.open += n
-	if c.open > c.most {
-		c.most = c.open
-		if c.most > 5 {
-			t.Errorf("%d sessions are open, the limit is 5", c.most)
-		}
-	}
 }
 
 // recovers waits until sessions of both rules are admitted again.
