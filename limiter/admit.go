@@ -69,12 +69,12 @@ func (s *shard) begins(g *Grant) (old *replica.Slot) {
 // await waits for the answer until the deadline. Without an answer, it withdraws the
 // request.
 func (s *shard) await(ctx context.Context, g *Grant, w *replica.Waiter, deadline time.Duration) (err error, answered bool) {
-	select {
-	case err = <-g.answered: // mostly by send: no timer
-		return err, true
-	default:
-	}
 	if left := deadline - s.limiter.now(); left > 0 {
+		select {
+		case err = <-g.answered: // mostly by send: no timer
+			return err, true
+		default:
+		}
 		timer := time.NewTimer(left)
 		defer timer.Stop()
 		select {
