@@ -11,8 +11,8 @@ import (
 	"unicode"
 )
 
-// admins sends bytes to the admin listener and returns what comes back until
-// the connection is closed.
+// admins sends bytes to the admin listener and returns the answer, up to the end of the
+// connection.
 func (a *attack) admins(bytes string) string {
 	a.t.Helper()
 	conn, err := net.DialTimeout("tcp", strings.TrimPrefix(a.r.admin, "http://"), patience)
@@ -29,7 +29,7 @@ func (a *attack) admins(bytes string) string {
 }
 
 // TestAttackAdminRequests sends huge and odd requests to the admin listener, and
-// such that want to change something or to read more than there is.
+// requests that try to change something or to read more than is public.
 func TestAttackAdminRequests(t *testing.T) {
 	a := newAttack(t, options{})
 	const host = " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
@@ -63,9 +63,9 @@ func TestAttackAdminRequests(t *testing.T) {
 	a.honest()
 }
 
-// TestAttackAdminSlowly holds many connections to the admin listener that send
-// half a request, and some that read no answer. Health checks are answered
-// meanwhile, clients are served, and the listener ends the connections itself.
+// TestAttackAdminSlowly holds many connections to the admin listener. Some have sent
+// half a request, others read no answer. Health checks are answered meanwhile, clients
+// are served, and the listener closes the connections by itself.
 func TestAttackAdminSlowly(t *testing.T) {
 	a := newAttack(t, options{})
 	var slow []net.Conn
@@ -93,9 +93,9 @@ func TestAttackAdminSlowly(t *testing.T) {
 	ended.Wait()
 }
 
-// TestAttackLog writes lines for the log into user names, host names and PROXY
-// headers. In both formats a line stays one line of printable text, and a forged
-// one is nobody's. The same text reaches status and metrics in no form.
+// TestAttackLog writes forged log lines into user names, host names and PROXY headers.
+// In both formats, each entry stays one line of printable text, and no forged line
+// appears. Status and metrics do not contain the text.
 func TestAttackLog(t *testing.T) {
 	const evil = "x\n{\"level\":\"INFO\",\"msg\":\"session ended\",\"user\":\"root\"}\r\n\x1b[2J\x1b]0;t\x07\x00\x08\"\\\x7f\xc2\x9b31m\xe2\x80\xae\xe2\x81\xa6\xe2\x80\x8b\xef\xbb\xbf\xe2\x80\xa8\xff\xfe"
 	for _, format := range []string{"json", "text"} {

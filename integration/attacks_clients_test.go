@@ -61,9 +61,9 @@ func TestAttackOversized(t *testing.T) {
 	}
 }
 
-// TestAttackSilentClients holds as many connections as may negotiate and more,
-// silent ones and some that send a byte now and then. Honest clients are served
-// meanwhile, and all others end with the one deadline.
+// TestAttackSilentClients opens more connections than may negotiate. Some are silent,
+// others send a byte now and then. Honest clients are served meanwhile, and all other
+// connections end at the negotiation deadline.
 func TestAttackSilentClients(t *testing.T) {
 	const most, flood = 40, 400
 	a := newAttack(t, options{rules: func(_, free endpoint) string {
@@ -107,10 +107,10 @@ func TestAttackSilentClients(t *testing.T) {
 	})
 }
 
-// TestAttackPasswords guesses passwords from one address, then from many. The
-// answers do not tell a user who exists from one who does not. After ten for a user,
-// the address is kept out as that user, with the right password, too; after a hundred
-// as any user.
+// TestAttackPasswords guesses passwords from one address, then from many. The answers
+// are the same for users who exist and users who do not. After ten failures for a user,
+// the address is refused as that user, even with the right password. After a hundred
+// failures, it is refused as any user.
 func TestAttackPasswords(t *testing.T) {
 	a := newAttack(t, options{users: users(t, "jo", "honest"), rules: func(_, free endpoint) string {
 		return "socksmethod: username none\nclient pass { from: " + honestSource + "/32 to: 0/0 }\n" +
@@ -151,13 +151,13 @@ func TestAttackPasswords(t *testing.T) {
 	if n := a.r.metrics(t).sum("usher_auth_attempts_total", `result="throttled"`); n != 6 {
 		t.Errorf("%v logins are counted as throttled, want 6", n)
 	}
-	// No other method gets round the login.
+	// The login cannot be avoided by another method.
 	target := string(connectRequest(a.free.String()))
 	for sent, want := range map[string]string{
 		"\x05\x01\x00" + target:                                "\x05\xff",
 		"\x04\x01" + target[8:] + "\x7f\x00\x00\x01jo\x00":     "\x00\x5b??????",
 		"\x05\x02\x00\x01" + target:                            "\x05\xff",
-		"\x05\x01\x02" + target:                                "\x05\x02", // a request in place of the login
+		"\x05\x01\x02" + target:                                "\x05\x02", // a request instead of the login
 		"\x05\x01\x02\x01\x02jo\x05pw-jo"[:3] + "\x01\x00\x00": refused,
 	} {
 		if got := a.send("127.0.8.2", sent); !matches(got, want) {
@@ -183,9 +183,8 @@ func TestAttackPasswords(t *testing.T) {
 	}
 }
 
-// TestAttackReload loads broken files while clients ask without pause. The rules
-// and users in force stay in force throughout: the limit stays full, and nobody
-// gets in without a login.
+// TestAttackReload reloads broken files while clients ask without pause. The old rules
+// and users stay in force: the limit stays full, and nobody gets in without a login.
 func TestAttackReload(t *testing.T) {
 	const limit = 5
 	a := newAttack(t, options{users: users(t, "jo"), rules: func(limited, free endpoint) string {
@@ -242,9 +241,9 @@ socks pass { from: 0/0 to: %s }
 	c.ask(t, limit+3, a.limited.String()).want(t, limit, notAllowed)
 }
 
-// fire lets clients ask for the full target without pause, half of them as c and
-// half without its login, until the returned function is called. It returns how
-// often they asked. All must be refused, each in its way.
+// fire lets clients ask for the full target without pause, half of them as c and half
+// without a login, until the returned function is called. It returns how often they
+// asked. Each must be refused for its own reason.
 func (a *attack) fire(c client) (cease func() (asked int64)) {
 	var stop atomic.Bool
 	var asked atomic.Int64

@@ -20,11 +20,10 @@ import (
 	"usher/deploy/need"
 )
 
-// The tests of this file flood a replica with more than it can take on, and
-// measure what becomes of honest clients meanwhile. They assert shares and counts,
-// never times.
+// The tests of this file flood a replica with more than it can serve, and measure what
+// happens to honest clients meanwhile. They assert shares and counts, never times.
 
-// fewDescriptors is what many systems let a process open.
+// fewDescriptors is the limit of a process on many systems.
 const fewDescriptors = 1024
 
 // healthy fails the test unless the admin listener of the cage answers.
@@ -45,7 +44,7 @@ func (c *cage) healthy() {
 	}
 }
 
-// ended waits until the proxy has no more descriptors than before.
+// ended waits until the proxy has at most as many descriptors as before.
 func (c *cage) ended(before int) {
 	c.t.Helper()
 	eventually(c.t, 2*patience, func() string {
@@ -57,7 +56,7 @@ func (c *cage) ended(before int) {
 }
 
 // TestAttackSilentNames asks for names that no name server answers, through many
-// associations of one client, without pause. Others connect to names and to
+// associations of one client, without pause. Other clients connect to names and
 // addresses meanwhile, and the admin listener answers.
 func TestAttackSilentNames(t *testing.T) {
 	const associations, rounds, each = 30, 6, 16
@@ -117,7 +116,7 @@ func TestAttackSilentNames(t *testing.T) {
 // answer, again and again, with more connections than there are places for
 // sessions. All honest clients are served meanwhile.
 func TestAttackBlackHoleFlood(t *testing.T) {
-	const rounds, each = 12, 75 // 900 connections, where 1024 descriptors bear 408 sessions
+	const rounds, each = 12, 75 // 900 connections, where 1024 descriptors allow 408 sessions
 	c := newCage(t, strings.ReplaceAll(cageRules, "127.0.7.0/24", "127.0.0.0/20"), fewDescriptors)
 	openHole(t)
 	c.wantBanner(publicAddr + ":80")
@@ -145,8 +144,8 @@ func TestAttackBlackHoleFlood(t *testing.T) {
 	c.ended(before)
 }
 
-// TestAttackIdleAdmin opens nearly as many idle connections to the admin
-// listener as the process has descriptors. Clients and health checks are served.
+// TestAttackIdleAdmin opens nearly as many idle connections to the admin listener as
+// the process may have descriptors. Clients and health checks are served.
 func TestAttackIdleAdmin(t *testing.T) {
 	const idle = fewDescriptors - 8
 	a := newAttack(t, options{env: map[string]string{descriptorLimit: fmt.Sprint(fewDescriptors)}})
@@ -165,7 +164,7 @@ func TestAttackIdleAdmin(t *testing.T) {
 	}
 }
 
-// slowly is connect for a client far away: it waits before each of its messages.
+// slowly connects as a distant client does: it waits before each of its messages.
 func (c client) slowly(target string, wait time.Duration) (served bool) {
 	conn, err := c.dial()
 	if err != nil {
@@ -189,9 +188,9 @@ func (c client) slowly(target string, wait time.Duration) (served bool) {
 	return got[1] == granted
 }
 
-// TestAttackConnectFlood opens connections from one address that say nothing, up to
-// two thousand in a second, and holds more than may negotiate. Honest clients with a round
-// trip of 200 ms get through: at least 99 of 100.
+// TestAttackConnectFlood opens silent connections from one address, up to two thousand
+// a second, and keeps open more than may negotiate. Of the honest clients, with a round
+// trip of 200 ms, at least 99 of 100 are served.
 func TestAttackConnectFlood(t *testing.T) {
 	for _, c := range []struct{ descriptors, held int }{
 		{fewDescriptors, 400}, // and 256 may negotiate
@@ -210,8 +209,8 @@ func TestAttackConnectFlood(t *testing.T) {
 	}
 }
 
-// connectFlood is TestAttackConnectFlood with a replica that may open so many descriptors,
-// and a flood that holds so many connections.
+// connectFlood is TestAttackConnectFlood for a replica with this many descriptors and a
+// flood with this many connections.
 func connectFlood(t *testing.T, descriptors, connections int) {
 	const clients, attempts, flooders = 40, 5, 2
 	held := connections / flooders
@@ -230,7 +229,7 @@ func connectFlood(t *testing.T, descriptors, connections int) {
 					}
 				}
 			}()
-			pace := time.NewTicker(time.Millisecond) // else the test's own machine is what is flooded
+			pace := time.NewTicker(time.Millisecond) // else the flood overloads the machine of the test
 			defer pace.Stop()
 			for i := 0; ; i = (i + 1) % held {
 				select {
@@ -271,9 +270,8 @@ func connectFlood(t *testing.T, descriptors, connections int) {
 	flood.Wait()
 }
 
-// TestAttackLoginFlood sends wrong passwords from 30 addresses, with eight logins of
-// each at a time, where a password costs as much as it should. An honest login
-// waits for few of them.
+// TestAttackLoginFlood sends wrong passwords from 30 addresses, eight at a time from
+// each. Passwords have a realistic cost. An honest login waits for only a few of them.
 func TestAttackLoginFlood(t *testing.T) {
 	const sources, each, honest = 30, 8, 5
 	cost := 10
@@ -281,7 +279,7 @@ func TestAttackLoginFlood(t *testing.T) {
 		cost = 7
 	}
 	var text strings.Builder
-	for i := range honest { // a name each, because Usher remembers a password that was right
+	for i := range honest { // each has its own name, because Usher remembers correct passwords
 		hash, err := bcrypt.GenerateFromPassword(fmt.Appendf(nil, "pw-honest%d", i), cost)
 		if err != nil {
 			t.Fatal(err)
@@ -321,7 +319,7 @@ func TestAttackLoginFlood(t *testing.T) {
 	}
 	stop()
 	flood.Wait()
-	// In order of arrival it would wait for nearly all that are in flight: 240.
+	// In order of arrival, it would wait for nearly all attempts in flight: 240.
 	if slices.Sort(waited); waited[honest/2] > sources {
 		t.Errorf("half of the honest logins wait for more than %d of the flood: %v", sources, waited)
 	}
@@ -343,8 +341,8 @@ func guess(ctx context.Context, c client, refused *atomic.Int64) {
 	}
 }
 
-// TestAttackScrapes reads the metrics from eight clients without pause, while
-// clients connect. Scrapes share what one of them collects.
+// TestAttackScrapes reads the metrics from eight clients without pause, while clients
+// connect. Simultaneous scrapes share one collection.
 func TestAttackScrapes(t *testing.T) {
 	const scrapers, connects = 8, 50
 	a := newAttack(t, options{})

@@ -10,14 +10,14 @@ import (
 const signature = "\r\n\r\n\x00\r\nQUIT\n" // of a PROXY header of version 2
 
 // localHeaders are PROXY headers of kind LOCAL: as balancers send it, and with
-// addresses, which it may carry and nobody may use.
+// addresses, which are allowed and must be ignored.
 var localHeaders = []string{
 	signature + "\x20\x00\x00\x00",
 	signature + "\x20\x11\x00\x0c\x7f\x00\x05\x05\x7f\x00\x00\x01\x11\x5c\x04\x38",
 }
 
-// requests are one of each command and version, with what is answered if it is
-// granted and if it is refused. ? is any byte.
+// requests are one of each command and version, with the answers if it is granted and
+// if it is refused. ? is any byte.
 func requests(target endpoint) map[string]struct{ bytes, granted, refused string } {
 	const granted5, refused5 = "\x05\x00\x05\x00\x00\x01??????", "\x05\x00\x05\x02\x00?????" + "??"
 	to := string(connectRequest(target.String()))
@@ -31,9 +31,9 @@ func requests(target endpoint) map[string]struct{ bytes, granted, refused string
 	}
 }
 
-// TestAttackLocalHeader sends requests after a header of kind LOCAL, which makes
-// a health check and no client. The limit holds for them, and the log, status
-// and metrics show them at the address of the connection.
+// TestAttackLocalHeader sends requests after a header of kind LOCAL, which marks health
+// checks. Such requests count in the limit. The log, status and metrics show them with
+// the address of the connection.
 func TestAttackLocalHeader(t *testing.T) {
 	const attempts, limit = 20, 2
 	for name, q := range requests(endpoint{"127.0.0.1", 1}) {
@@ -75,8 +75,8 @@ socks pass { from: %s/32 to: %s }
 	}
 }
 
-// TestAttackLocalHeaderIsJudged expects the client-rules and the login to be
-// asked of those that send LOCAL and then a request.
+// TestAttackLocalHeaderIsJudged checks that client-rules and login apply to connections
+// that send LOCAL and then a request.
 func TestAttackLocalHeaderIsJudged(t *testing.T) {
 	for _, c := range []struct {
 		name, rules, reason string
@@ -109,8 +109,8 @@ func TestAttackLocalHeaderIsJudged(t *testing.T) {
 	}
 }
 
-// TestAttackForgedHeader names another client's address in a PROXY header, from
-// an address that is no balancer's, and in a second header behind the balancer's.
+// TestAttackForgedHeader names the address of another client in a PROXY header: from an
+// address that is not a balancer, and in a second header after the balancer's.
 func TestAttackForgedHeader(t *testing.T) {
 	a := newAttack(t, options{rules: func(limited, free endpoint) string {
 		return fmt.Sprintf(`
@@ -146,7 +146,7 @@ socks pass { from: %s/32 to: %s }
 	a.wantRefused("blocked", 1, attackerSource)
 }
 
-// TestAttackMalformedHeader sends what is no header from the balancer's address.
+// TestAttackMalformedHeader sends malformed headers from the balancer's address.
 func TestAttackMalformedHeader(t *testing.T) {
 	a := newAttack(t, options{rules: standard(5)})
 	request := "\x05\x01\x00" + string(connectRequest(a.limited.String()))

@@ -18,8 +18,8 @@ import (
 	"usher/deploy/need"
 )
 
-// zone is a name server that an attacker runs: it answers with addresses that
-// may change with each query, or not at all.
+// zone is the name server of an attacker. Its answers may change with each query. It
+// may also give none.
 type zone struct {
 	mu      sync.Mutex
 	names   map[string]func(query int) []string
@@ -58,7 +58,7 @@ func (z *zone) asked(name string) int {
 	return z.queries[name]
 }
 
-// answer returns the answer to a query (RFC 1035 section 4), nil for none.
+// answer returns the answer to a query (RFC 1035 section 4), or nil for none.
 func (z *zone) answer(query []byte) []byte {
 	const head, typeA, typeAAAA = 12, 1, 28
 	var labels []string
@@ -110,7 +110,7 @@ func (z *zone) answer(query []byte) []byte {
 	return append(append(answer, question...), records...)
 }
 
-// cage is a laboratory with a public network, whose names an attacker serves.
+// cage is a laboratory with a public network. The attacker serves its names.
 type cage struct {
 	*laboratory
 	proxy  *contender
@@ -121,8 +121,8 @@ type cage struct {
 // Addresses of the cage: of a public server, of a black hole, and of the machine.
 const publicAddr, holeAddr, machineAddr = "11.0.0.1", "11.0.0.2", "11.0.0.9"
 
-// newCage starts a proxy with rules for one client, 127.0.7.1. It may open so many
-// descriptors, 0: as many as the test.
+// newCage starts a proxy with rules for one client, 127.0.7.1. descriptors is how many
+// it may open; 0: as many as the test.
 func newCage(t *testing.T, rules string, descriptors int) *cage {
 	t.Helper()
 	c := &cage{laboratory: newLaboratory(t)}
@@ -169,7 +169,7 @@ func (c *cage) reload() {
 	})
 }
 
-// descriptors returns how many the proxy has open.
+// descriptors returns how many descriptors the proxy has open.
 func (c *cage) descriptors() int {
 	c.t.Helper()
 	all, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", c.proxy.cmd.Process.Pid))
@@ -219,8 +219,8 @@ socks block { from: 0/0 to: @special command: connect udpassociate }
 socks pass { from: 127.0.7.0/24 to: 0/0 command: connect }
 `
 
-// TestAttackNames asks for names whose addresses the attacker chooses: private
-// ones in every form, Usher's own, and such that change between two queries.
+// TestAttackNames asks for names whose addresses the attacker chooses: private ones in
+// every form, Usher's own, and addresses that change between two queries.
 func TestAttackNames(t *testing.T) {
 	always := func(addresses ...string) func(int) []string { return func(int) []string { return addresses } }
 	names := map[string]func(int) []string{
@@ -269,8 +269,8 @@ func TestAttackNames(t *testing.T) {
 	})
 }
 
-// TestAttackLookups asks for names as a client that no rule passes: nothing
-// leaves for the name server, and the answer tells nothing about the name.
+// TestAttackLookups asks for names as a client that no rule passes. Usher sends nothing
+// to the name server, and the answer says nothing about the name.
 func TestAttackLookups(t *testing.T) {
 	c := newCage(t, cageRules, 0)
 	z := startZone(t, map[string]func(int) []string{
@@ -292,9 +292,9 @@ func TestAttackLookups(t *testing.T) {
 	}
 }
 
-// TestAttackBlackHoles connects to an address that does not answer, and asks for
-// names that no server answers. The limit holds, others are served, and each
-// attempt ends by itself.
+// TestAttackBlackHoles connects to an address that does not answer, and asks for names
+// that no server answers. The limit holds, others are served, and each attempt ends
+// without help.
 func TestAttackBlackHoles(t *testing.T) {
 	const attempts, limit = 20, 5
 	c := newCage(t, cageRules[:strings.LastIndex(cageRules, "socks pass")]+fmt.Sprintf(`
@@ -343,8 +343,8 @@ socks pass { from: 127.0.7.0/24 to: 0/0 command: connect }
 	}
 }
 
-// openHole listens at the black hole's address with a queue that is full, so
-// that the system drops what follows.
+// openHole listens at the black hole's address with a full queue, so that the system
+// drops new connections.
 func openHole(t testing.TB) {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)

@@ -19,8 +19,8 @@ import (
 	"usher/deploy/need"
 )
 
-// What docker-compose.yml and docs/deploy.md say of a session that stalls: it
-// takes 1 MiB of the kernel, and as many as may run fit into the memory.
+// docker-compose.yml and docs/deploy.md say: the kernel buffers up to 1 MiB for a
+// stalled session, and the memory suffices for as many sessions as may run.
 const (
 	stalledBytes = 1 << 20
 	pipesBytes   = 64 << 20 // of all pipes together
@@ -57,9 +57,9 @@ func readComposeSettings(t testing.TB) composeSettings {
 	return s
 }
 
-// limitedMemory returns the file to which a process writes its id to have so much memory,
-// if this machine lets the test make a memory cgroup. Version 1 does not count what the
-// kernel buffers.
+// limitedMemory makes a memory cgroup with this limit, and returns the file to which a
+// process writes its id to join it. It needs the right to make one. Version 1 of
+// cgroups does not count the buffers of the kernel.
 func limitedMemory(t testing.TB, bytes int64) (procs string) {
 	t.Helper()
 	root, limit := "/sys/fs/cgroup/memory", "memory.limit_in_bytes"
@@ -78,8 +78,8 @@ func limitedMemory(t testing.TB, bytes int64) (procs string) {
 	return filepath.Join(group, "cgroup.procs")
 }
 
-// flood sends and receives on a connection: it reads so many bytes, so that the
-// kernel's buffers grow, and then no more, and sends until nobody takes it.
+// flood sends and receives on a connection. It reads a number of bytes, so that the
+// buffers of the kernel grow, and then stops. It sends until its peer stops reading.
 type flood struct {
 	read    atomic.Int64 // connections that have read what they read
 	running sync.WaitGroup
@@ -101,7 +101,7 @@ func (f *flood) begin(c net.Conn, most int64) {
 	})
 }
 
-// stall opens sessions to a target of its own, from one source after the other, and lets
+// stall opens sessions to its own target, from one source after the other, and lets
 // both ends of each send.
 func (f *flood) stall(t testing.TB, proxy string, sessions, sources int) (held []net.Conn) {
 	t.Helper()
@@ -146,7 +146,7 @@ func (f *flood) stall(t testing.TB, proxy string, sessions, sources int) (held [
 	return held
 }
 
-// stalledReplica starts a replica with so much memory, in a network of its own with these
+// stalledReplica starts a replica with a memory limit, in its own network with these
 // settings.
 func stalledReplica(t testing.TB, memory int64, sysctls map[string]string, env ...string) *contender {
 	t.Helper()
@@ -177,9 +177,10 @@ func stalledReplica(t testing.TB, memory int64, sysctls map[string]string, env .
 	return proxy
 }
 
-// TestAttackStalledSessionsAtDefaults lets one source do that where the kernel may buffer
-// 20 MiB for each session, as by default, and the memory has room for a fifth of them.
-// Usher ends sessions of the source before the memory is full. Others are served.
+// TestAttackStalledSessionsAtDefaults stalls sessions of one source. The kernel may
+// buffer 20 MiB for each, which is the default, and the memory suffices for a fifth of
+// them. Usher ends sessions of this source before the memory is full, and serves
+// others.
 func TestAttackStalledSessionsAtDefaults(t *testing.T) {
 	const sessions, memory = 120, 512 << 20
 	ss := need.Program(t, "ss")
@@ -217,9 +218,9 @@ func TestAttackStalledSessionsAtDefaults(t *testing.T) {
 	}
 }
 
-// TestAttackStalledSessions lets as many sessions as may run send in both
-// directions, and then read in none. With the settings of docker-compose.yml, what
-// the kernel buffers for them and what Usher takes fit into the memory limit.
+// TestAttackStalledSessions opens as many sessions as may run. They send in both
+// directions, and then nobody reads. With the settings of docker-compose.yml, the
+// buffers of the kernel and the memory of Usher stay below the memory limit.
 func TestAttackStalledSessions(t *testing.T) {
 	ss := need.Program(t, "ss")
 	demo := readComposeSettings(t)
@@ -289,8 +290,8 @@ func ask(t testing.TB, addr, request string) string {
 	return string(answer)
 }
 
-// socketMemory returns how many bytes the kernel holds for the proxy's connections
-// in this network: those to its clients and those to the target.
+// socketMemory returns how many bytes the kernel buffers for the proxy's connections to
+// clients and targets in this network.
 func socketMemory(t testing.TB, ss string) (sum int64) {
 	t.Helper()
 	out, err := exec.Command(ss, "-tmnH", "state", "established", "( sport = :1080 or dport = :9 )").Output()
@@ -309,7 +310,7 @@ func socketMemory(t testing.TB, ss string) (sum int64) {
 	return sum
 }
 
-// anonymous returns how much memory a process has for itself.
+// anonymous returns the anonymous memory of a process.
 func anonymous(t testing.TB, pid int) int64 {
 	t.Helper()
 	m := regexp.MustCompile(`RssAnon:\s*(\d+) kB`).FindStringSubmatch(readFile(t, fmt.Sprintf("/proc/%d/status", pid)))

@@ -14,8 +14,8 @@ import (
 	"usher/store/redisstore/redistest"
 )
 
-// impostor stands between a replica and its Redis. It passes everything on,
-// until it is told to answer for Redis.
+// impostor stands between a replica and its Redis. It passes everything on, until it is
+// told to answer itself.
 type impostor struct {
 	ln      net.Listener
 	redis   string
@@ -50,15 +50,15 @@ func startImpostor(t testing.TB, redis string) *impostor {
 	return p
 }
 
-// answer chooses what scripts and INFO are answered from now on, also on
-// connections that are open; "" is what Redis answers.
+// answer chooses the reply to scripts and INFO from now on, also on open connections.
+// With "", Redis answers.
 func (p *impostor) answer(reply string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.reply = reply
 }
 
-// to returns the hostile reply to a request, "" if Redis is to answer it.
+// to returns the hostile reply to a request, or "" if Redis is to answer.
 func (p *impostor) to(request []byte) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -68,7 +68,7 @@ func (p *impostor) to(request []byte) string {
 	return ""
 }
 
-// link keeps a connection for the end of the test, or forgets it.
+// link remembers a connection so that the end of the test closes it, or forgets it.
 func (p *impostor) link(c net.Conn, open bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -80,8 +80,8 @@ func (p *impostor) link(c net.Conn, open bool) {
 	}
 }
 
-// serve takes what it reads at once for one request: a replica has one under way
-// at a time.
+// serve takes the bytes of one read as one request, because a replica has one request
+// in flight.
 func (p *impostor) serve(c net.Conn) {
 	p.link(c, true)
 	defer p.link(c, false)
@@ -112,10 +112,11 @@ func (p *impostor) serve(c net.Conn) {
 	}
 }
 
-// TestAttackStore takes over the way between a running replica and its Redis.
-// Whatever it answers, the replica lives, sessions without a limit are served,
-// and those with a limit are refused as during an outage. No answer reaches the
-// log but as a short, printable line. When the attack is over, all is well again.
+// TestAttackStore takes over the connection between a running replica and its Redis.
+// Whatever it answers: the replica does not crash, it serves sessions without a limit,
+// and it refuses those with a limit as during an outage. The log has the answers only
+// as short, printable text. When the attack is over, sessions with a limit are served
+// again.
 func TestAttackStore(t *testing.T) {
 	redis := redistest.Start(t)
 	where, err := url.Parse(redis.URL())

@@ -10,10 +10,9 @@ import (
 	"testing"
 )
 
-// The TestAttack tests attack one running replica from outside. Each checks what
-// the attacker gets, what the log and the metrics say of it, that an honest
-// client is served meanwhile, and that nothing is left when the attack is over.
-// docs/security.md names them.
+// The TestAttack tests attack one running replica from outside. Each checks what the
+// attacker achieves, that log and metrics show the attack, that an honest client is
+// served meanwhile, and that nothing is left behind. docs/security.md names them.
 
 // Where attackers and honest clients of these tests come from.
 const attackerSource, honestSource = "127.0.8.1", "127.0.7.1"
@@ -26,9 +25,9 @@ type attack struct {
 	start leftovers // what the replica has when it is idle
 }
 
-// newAttack starts a replica and serves an honest client once, so that what the
-// first session leaves for good (resolver, pools) is not taken for a leak. At
-// the end of the test nothing else may be left.
+// newAttack starts a replica and serves an honest client once. So what the first
+// session leaves for good (resolver, pools) is not taken for a leak. At the end of the
+// test, nothing else may be left.
 func newAttack(t testing.TB, o options) *attack {
 	t.Helper()
 	o.replicas, o.alone = 1, true

@@ -35,9 +35,9 @@ func (u association) echoes(t *testing.T, target netip.AddrPort, text string) {
 	}
 }
 
-// TestAttackRelayedDatagrams sends datagrams to another client's association:
-// before the client has sent any and after, from another address and from other
-// ports of its own. None is relayed, and the client keeps its association.
+// TestAttackRelayedDatagrams sends datagrams to another client's association, before
+// and after the client's first one, from another address and from other ports of the
+// client's address. None is relayed, and the client keeps its association.
 func TestAttackRelayedDatagrams(t *testing.T) {
 	a := newAttack(t, options{rules: udpRules})
 	target := startUDPEcho(t, "127.0.4.1")
@@ -85,8 +85,8 @@ func TestAttackForgedAnswers(t *testing.T) {
 	client.control.Close()
 }
 
-// TestAttackDatagrams sends what no relay may pass on: fragments, what is no
-// header, targets without address or port, multicast, broadcast, and Usher's own
+// TestAttackDatagrams sends datagrams that no relay may pass on: fragments, malformed
+// headers, targets without address or port, multicast, broadcast, and Usher's own
 // sockets.
 func TestAttackDatagrams(t *testing.T) {
 	a := newAttack(t, options{rules: udpRules})
@@ -131,9 +131,9 @@ socks pass { from: 127.0.4.0/24 to: 127.0.0.0/16 command: udpreply }
 `, honestSource, free.to())
 }
 
-// TestAttackBind connects to a waiting BIND as the wrong peer, twice, and through
-// Usher itself; asks for the port of a local service; and waits more often than
-// the limit allows.
+// TestAttackBind connects to a waiting BIND as the wrong peer, twice, and through Usher
+// itself. It asks for the port of a local service, and waits more often than the limit
+// allows.
 func TestAttackBind(t *testing.T) {
 	a := newAttack(t, options{rules: func(_, free endpoint) string {
 		return fmt.Sprintf(`
@@ -162,7 +162,7 @@ socks pass { from: 0/0 to: 0/0 command: connect }
 		t.Cleanup(func() { conn.Close() })
 	}
 
-	// The announced peer alone, and one alone.
+	// Only the announced peer may connect, and only once.
 	conn, first := wait("127.0.4.1:0")
 	if first.reply != granted {
 		t.Fatalf("BIND: reply %d, %v", first.reply, first.err)
@@ -183,14 +183,14 @@ socks pass { from: 0/0 to: 0/0 command: connect }
 		t.Errorf("a blocked peer: second reply %d, want %d", second.reply, notAllowed)
 	}
 
-	// Through Usher nobody gets to a port on which Usher waits.
+	// Nobody can connect through Usher to a port on which Usher waits.
 	held, first := wait("0.0.0.0:0")
 	attacker := client{proxy: a.r.socks, from: netip.MustParseAddr(attackerSource)}
 	if got := attacker.connect(first.bound.String()); got.reply != notAllowed {
 		t.Errorf("CONNECT to a waiting BIND: reply %d, want %d", got.reply, notAllowed)
 	}
 	a.wantRefused("self", 1, attackerSource)
-	// Nor is a port given that the client wishes for, if no rule names it.
+	// The client cannot choose a port unless a rule names it.
 	wished := need.Port(t)
 	second, got := wait(fmt.Sprintf("0.0.0.0:%d", wished))
 	if got.reply != granted || int(got.bound.Port()) == wished {

@@ -12,16 +12,16 @@ import (
 	"time"
 )
 
-// faultKind is what a fault proxy does to one request on its way to the store.
+// faultKind is what a fault proxy does to one request to the store.
 type faultKind int
 
 const (
 	pass        faultKind = iota
-	cutBefore             // the connection ends, the request was never there
+	cutBefore             // the connection ends, the store does not receive the request
 	cutAfter              // the request is executed, its reply is lost
 	late                  // the client side is cut at once, the request arrives long after
 	lateByOther           // the same, over another connection than the client's own
-	blackHole             // nothing arrives any more, in either direction, and nothing ends
+	blackHole             // nothing arrives any more, in either direction; the connections stay open
 	delayed               // it arrives late, to a client that may have given up
 	faultKinds
 )
@@ -30,7 +30,7 @@ func (k faultKind) String() string {
 	return [...]string{"pass", "cut before", "cut after", "late", "late by another", "black hole", "delay"}[k]
 }
 
-// mix is the probability of each fault, decided anew for each request.
+// mix is the probability of each fault, drawn again for each request.
 type mix [faultKinds]float64
 
 func only(k faultKind, probability float64) (m mix) {
@@ -38,16 +38,16 @@ func only(k faultKind, probability float64) (m mix) {
 	return m
 }
 
-// partition lets nothing through, and says nothing.
+// partition loses everything in both directions.
 var partition = only(blackHole, 1)
 
-// Bounds of what comes late: beyond the time limit of a request at the TTL of
-// these tests, and within what their lease deadline allows.
+// Bounds of the delay of late requests: longer than the time limit of a request at the
+// TTL of these tests, and shorter than the lease deadline.
 const leastLate, mostLate = 20 * time.Millisecond, 500 * time.Millisecond
 
-// faultProxy stands between one replica and its store and does to its requests
-// what networks do. It takes what it reads at once for one request: the client
-// has one under way at a time.
+// faultProxy stands between one replica and its store and does to its requests what
+// networks do. It takes the bytes of one read as one request, because the client has
+// one request in flight.
 type faultProxy struct {
 	t        testing.TB
 	addr     string
@@ -63,7 +63,7 @@ type faultProxy struct {
 	links map[net.Conn]struct{} // both sides of all links
 }
 
-// startFaultProxy starts a proxy that passes everything, until set.
+// startFaultProxy starts a proxy that passes everything on, until set is called.
 func startFaultProxy(t testing.TB, upstream string, seed uint64) *faultProxy {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -89,8 +89,8 @@ func (p *faultProxy) close() {
 // url returns the store's address for the replica.
 func (p *faultProxy) url() string { return "redis://" + p.addr + "/0" }
 
-// set chooses what happens to requests from now on. What a black hole has
-// swallowed before stays there: its client dials again.
+// set chooses what happens to requests from now on. What a black hole has swallowed
+// before stays lost, and its client dials again.
 func (p *faultProxy) set(m mix) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -113,7 +113,7 @@ func (p *faultProxy) cutAll() {
 	}
 }
 
-// decide rolls the dice for one request.
+// decide draws the fault for one request.
 func (p *faultProxy) decide() (k faultKind, after time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -169,7 +169,7 @@ func (p *faultProxy) accept() {
 	}
 }
 
-// link is one connection of the client and the one to the store that belongs to it.
+// link is a connection of the client, and the connection to the store for it.
 type link struct {
 	*faultProxy
 	client, server net.Conn
@@ -193,7 +193,7 @@ func (p *faultProxy) serve(client net.Conn) {
 	replies.Wait()
 }
 
-// requests takes them one by one until the link ends.
+// requests handles requests one by one until the link ends.
 func (l *link) requests() {
 	buf := make([]byte, 1<<20)
 	for {
@@ -207,7 +207,7 @@ func (l *link) requests() {
 	}
 }
 
-// request deals with one request and reports whether the link goes on.
+// request handles one request and reports whether the link goes on.
 func (l *link) request(b []byte) bool {
 	kind, after := l.decide()
 	switch kind {
@@ -229,7 +229,7 @@ func (l *link) request(b []byte) bool {
 		return false
 	case blackHole:
 		l.mark(&l.swallow)
-		io.Copy(io.Discard, l.client) //nolint:errcheck // until the client has had enough
+		io.Copy(io.Discard, l.client) //nolint:errcheck // until the client gives up
 		return false
 	case delayed:
 		l.pause(after)
@@ -238,7 +238,7 @@ func (l *link) request(b []byte) bool {
 	return err == nil
 }
 
-// deliver sends a request whose client is long gone over a new connection.
+// deliver sends a request over a new connection, long after its client has given up.
 func (l *link) deliver(request []byte, after time.Duration) {
 	l.pause(after)
 	c, err := l.dial()
@@ -251,8 +251,8 @@ func (l *link) deliver(request []byte, after time.Duration) {
 	}
 }
 
-// awaitReply makes sure that the store has executed what it was sent: it may
-// drop what it has not yet read from a connection that is closed.
+// awaitReply waits until the store has executed what it received. If a connection
+// closes, the store may drop what it has not read yet.
 func (l *link) awaitReply(c net.Conn) {
 	c.SetReadDeadline(time.Now().Add(mostLate)) //nolint:errcheck // of an open connection
 	c.Read(make([]byte, 1))                     //nolint:errcheck // or the connection ended
@@ -262,7 +262,7 @@ func (l *link) mark(flag *bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	*flag = true
-	// Whoever is reading replies now gives way, and looks at the marks first.
+	// The goroutine that reads replies stops, and looks at the marks first.
 	if flag == &l.swallow {
 		l.server.SetReadDeadline(time.Now()) //nolint:errcheck // of an open connection
 	}
@@ -283,8 +283,8 @@ func (l *link) pause(d time.Duration) {
 	}
 }
 
-// replies brings what the store says back, until the link ends or a fault
-// takes the replies away.
+// replies passes the answers of the store on, until the link ends or a fault takes the
+// replies.
 func (l *link) replies() {
 	buf := make([]byte, 1<<20)
 	for {
@@ -303,7 +303,7 @@ func (l *link) replies() {
 	}
 }
 
-// startRecorder starts a server that answers all it gets, and tells of it.
+// startRecorder starts a server that answers everything it receives, and reports it.
 func startRecorder(t testing.TB) (addr string, arrived chan string) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -337,8 +337,9 @@ func startRecorder(t testing.TB) (addr string, arrived chan string) {
 	return ln.Addr().String(), arrived
 }
 
-// TestFaultProxy shows that each fault does what its name says: a store that
-// does not get what was cut, gets what was cut after, and gets late what is late.
+// TestFaultProxy shows that each fault does what its name says. The store does not
+// receive a request that is cut before it, receives one that is cut after it, and
+// receives a late one late.
 func TestFaultProxy(t *testing.T) {
 	for kind := pass; kind < faultKinds; kind++ {
 		t.Run(kind.String(), func(t *testing.T) {

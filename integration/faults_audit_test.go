@@ -14,7 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// shard is one of the parts that the counts of the cluster "default" are in.
+// shard is one of the parts of the counts in the cluster "default".
 type shard int
 
 func (s shard) tag() string             { return fmt.Sprintf("{default:%d}", int(s)) }
@@ -23,7 +23,7 @@ func (s shard) members() string         { return s.key("m") }
 func (s shard) totals() string          { return s.key("t") }
 func (s shard) ledger(id string) string { return s.key("r:") + id }
 
-// ledger is what a shard holds at one moment.
+// ledger is the data of a shard at one moment.
 type ledger struct {
 	members, totals map[string]string
 	own             map[string]map[string]string // by replica that is a member
@@ -31,7 +31,7 @@ type ledger struct {
 
 var errMoving = errors.New("the members changed between two reads")
 
-// read reads a shard's data as one.
+// read reads the data of a shard in one step.
 func (d deployment) read(ctx context.Context, s shard) (l ledger, err error) {
 	before, err := d.db.HGetAll(ctx, s.members()).Result()
 	if err != nil {
@@ -75,8 +75,8 @@ func (d deployment) readAll(ctx context.Context) ([]ledger, error) {
 	return all, nil
 }
 
-// whole reports whether all parts are there and of one epoch; the parts of a
-// store that lost some say nothing about each other.
+// whole reports whether all parts exist and belong to one epoch. If a store lost some,
+// the other parts cannot be compared.
 func (l ledger) whole() bool {
 	epoch := l.members["birth"]
 	if epoch == "" || l.totals[".b"] != epoch {
@@ -90,7 +90,7 @@ func (l ledger) whole() bool {
 	return true
 }
 
-// counts returns the totals, and the sums of what the replicas have.
+// counts returns the totals, and the sums over the replicas.
 func (l ledger) counts() (totals, sums map[string]int) {
 	totals, sums = map[string]int{}, map[string]int{}
 	for field, value := range l.totals {
@@ -112,15 +112,15 @@ func (l ledger) counts() (totals, sums map[string]int) {
 	return totals, sums
 }
 
-// cutKey takes the key off the name of a counter, digest/rule/key.
+// cutKey cuts the key off the name of a counter, digest/rule/key.
 func cutKey(counter string) (rule string, keyed bool) {
 	digest, rest, _ := strings.Cut(counter, "/")
 	rule, _, keyed = strings.Cut(rest, "/")
 	return digest + "/" + rule, keyed
 }
 
-// byLimit returns the totals of the world's limits in some shards, and an error
-// if others are counted.
+// byLimit returns the totals of the world's limits in some shards, and an error if
+// anything else is counted there.
 func (f *faultWorld) byLimit(shards ...ledger) ([]int, error) {
 	all := make([]int, len(f.targets))
 	for _, l := range shards {
@@ -140,8 +140,8 @@ func (f *faultWorld) byLimit(shards ...ledger) ([]int, error) {
 	return all, nil
 }
 
-// trouble says why the counts do not add up, "" if they do: each script leaves
-// them so.
+// trouble says why the counts do not add up, or returns "". They add up after each
+// script.
 func (l ledger) trouble() string {
 	if totals, sums := l.counts(); !maps.Equal(totals, sums) {
 		return fmt.Sprintf("totals %v, the replicas have %v: %+v", totals, sums, l)
@@ -149,7 +149,7 @@ func (l ledger) trouble() string {
 	return ""
 }
 
-// audit looks at the store's counts until ctx ends.
+// audit checks the store's counts until ctx ends.
 func (r *trial) audit(ctx context.Context) {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
@@ -162,7 +162,7 @@ func (r *trial) audit(ctx context.Context) {
 		for i := range r.audits {
 			l, err := r.read(ctx, shard(i))
 			if err != nil || !l.whole() {
-				continue // the shard is away, or has just lost something
+				continue // the shard cannot be reached, or has just lost a part
 			}
 			r.audits[i]++
 			if trouble := l.trouble(); trouble != "" {
@@ -172,8 +172,8 @@ func (r *trial) audit(ctx context.Context) {
 	}
 }
 
-// refill fills every limit, finds that it is full for all, and empties it: in
-// the store, at the targets and in the replicas nothing is left.
+// refill fills every limit, checks that it is full everywhere, and empties it.
+// Afterwards nothing may be left in the store, at the targets and in the replicas.
 func (f *faultWorld) refill(t *testing.T) {
 	t.Helper()
 	f.waitSettled(t)
@@ -187,7 +187,7 @@ func (f *faultWorld) refill(t *testing.T) {
 			f.refused(t, r, i, keys-1)
 		}
 		if f.targets[i].halfDone {
-			continue // to see it through would end it
+			continue // a negotiation carries no lines
 		}
 		if n := len(held.alive()); n != limit {
 			t.Errorf("target %d: %d sessions relay, want %d", i, n, limit)
@@ -243,8 +243,8 @@ func (f *faultWorld) fill(t *testing.T, i, limit int) (held crowd) {
 	return held
 }
 
-// refused checks that r refuses a session of a key for target i as one above
-// the limit.
+// refused checks that r refuses a session of a key for target i because the limit is
+// reached.
 func (f *faultWorld) refused(t *testing.T, r *replica, i, key int) {
 	t.Helper()
 	eventually(t, patience, func() string {
@@ -260,7 +260,7 @@ func (f *faultWorld) refused(t *testing.T, r *replica, i, key int) {
 	})
 }
 
-// waitEmpty waits until nobody knows of a session.
+// waitEmpty waits until no replica, target or store has a session.
 func (f *faultWorld) waitEmpty(t *testing.T) {
 	t.Helper()
 	eventually(t, patience, func() string {
@@ -290,8 +290,8 @@ func (f *faultWorld) waitEmpty(t *testing.T) {
 	})
 }
 
-// strays tells of keys that no member has. What a dead replica had
-// of data that was lost since is named nowhere, and stays; it counts nothing.
+// strays returns the keys that belong to no member. If the store lost the data that
+// named a dead replica, the key of that replica stays. It counts for nothing.
 func (f *faultWorld) strays(t *testing.T, s shard, l ledger) string {
 	t.Helper()
 	names, err := f.names(t.Context(), s)
@@ -311,8 +311,8 @@ func (f *faultWorld) strays(t *testing.T, s shard, l ledger) string {
 	return ""
 }
 
-// waitNoLeak waits until replicas have no more goroutines and descriptors than
-// before the first session. Connections to the store may be on their way in or out.
+// waitNoLeak waits until replicas have no more goroutines and descriptors than before
+// the first session. Connections to the store may just be opened or closed.
 func (f *faultWorld) waitNoLeak(t *testing.T) {
 	t.Helper()
 	eventually(t, patience, func() string {

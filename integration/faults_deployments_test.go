@@ -13,9 +13,9 @@ import (
 	"usher/store/redisstore/redistest"
 )
 
-// deployment is the Redis that a faultWorld counts in.
+// deployment is the Redis that counts for a faultWorld.
 type deployment struct {
-	db     redis.UniversalClient // to the primary, past all that is between it and the replicas
+	db     redis.UniversalClient // directly to the primary, not through a fault proxy
 	urls   [3]string             // by replica
 	shards int
 
@@ -39,8 +39,8 @@ func oneServer(t *testing.T, seed uint64) deployment {
 	return d
 }
 
-// behindSentinels is a primary with two replicas of its own. Sentinels ping once
-// a second; with less patience than that they take a busy server for dead.
+// behindSentinels is a primary with two Redis replicas. Sentinels ping once a second.
+// With a shorter timeout, they would take a busy server for dead.
 func behindSentinels(t *testing.T, _ uint64) deployment {
 	d := deployment{sentinels: redistest.StartSentinels(t), shards: 1}
 	d.sentinels.SetDownAfter(2000)
@@ -54,11 +54,11 @@ func behindSentinels(t *testing.T, _ uint64) deployment {
 	return d
 }
 
-// onCluster is three primaries with a replica each, and limits in shards on more
-// than one of them.
+// onCluster is three primaries with a Redis replica each. The limits are in shards on
+// more than one of them.
 func onCluster(t *testing.T, _ uint64) deployment {
 	d := deployment{cluster: redistest.StartCluster(t), shards: 5}
-	// It looks often where the slots are, or it would ask a dead node for ten seconds.
+	// The client looks up the slots often. By default it would ask a dead node for ten seconds.
 	d.db = redis.NewClusterClient(&redis.ClusterOptions{
 		Addrs: addrs(d.cluster.Nodes), ClusterStateReloadInterval: faultTTL / 20, DialerRetries: 1, ReadTimeout: patience,
 	})
@@ -76,13 +76,13 @@ func addrs(servers []*redistest.Server) (all []string) {
 	return all
 }
 
-// names returns the keys of a shard. A script is run where the keys are that it
-// declares, KEYS alone anywhere.
+// names returns the keys of a shard. A script runs on the node of the keys that it
+// declares. KEYS alone would run on any node.
 func (d deployment) names(ctx context.Context, s shard) ([]string, error) {
 	return d.db.Eval(ctx, "return redis.call('KEYS', ARGV[1])", []string{s.members()}, s.key("*")).StringSlice()
 }
 
-// shardOf returns the shard that counts a target, which has sessions now.
+// shardOf returns the shard that counts a target. The target must have sessions.
 func (r *trial) shardOf(target int) (found shard) {
 	r.t.Helper()
 	eventually(r.t, patience, func() string {
@@ -107,7 +107,7 @@ func (r *trial) primaryOf(s shard) *redistest.Server {
 	return r.cluster.Serving(r.cluster.Slot(s.tag()))
 }
 
-// heirsOf returns the servers that may be promoted in its place.
+// heirsOf returns the servers that may be promoted instead of it.
 func (r *trial) heirsOf(primary *redistest.Server) (all []*redistest.Server) {
 	r.t.Helper()
 	if r.sentinels == nil {
@@ -121,8 +121,8 @@ func (r *trial) heirsOf(primary *redistest.Server) (all []*redistest.Server) {
 	return all
 }
 
-// TestFaultsSentinels does to a primary behind sentinels what may happen to it,
-// under replicas that end sessions whose lease is lost.
+// TestFaultsSentinels runs the faults of a primary behind sentinels, under replicas
+// that end sessions whose lease is lost.
 func TestFaultsSentinels(t *testing.T) {
 	testFaults(t, faultOptions{net: 5, strict: true, deploy: behindSentinels}, []fault{
 		{name: "planned failover", run: failedOver},
@@ -130,15 +130,15 @@ func TestFaultsSentinels(t *testing.T) {
 	})
 }
 
-// TestFaultsSentinelsKeep does so to replicas whose sessions live on.
+// TestFaultsSentinelsKeep does the same under replicas that keep such sessions.
 func TestFaultsSentinelsKeep(t *testing.T) {
 	testFaults(t, faultOptions{net: 6, deploy: behindSentinels}, []fault{
 		{name: "primary killed, a replica asleep", run: primaryKilledUnseen},
 	})
 }
 
-// TestFaultsCluster does so to the nodes of a Redis Cluster that hold some of
-// the limits.
+// TestFaultsCluster runs the faults of nodes of a Redis Cluster that hold some of the
+// limits.
 func TestFaultsCluster(t *testing.T) {
 	testFaults(t, faultOptions{net: 7, strict: true, deploy: onCluster}, []fault{
 		{name: "slot migrated", run: slotMigrated},
@@ -147,27 +147,27 @@ func TestFaultsCluster(t *testing.T) {
 	})
 }
 
-// TestFaultsClusterKeep does so to replicas whose sessions live on.
+// TestFaultsClusterKeep does the same under replicas that keep such sessions.
 func TestFaultsClusterKeep(t *testing.T) {
 	testFaults(t, faultOptions{net: 8, deploy: onCluster}, []fault{
 		{name: "primary killed", run: primaryKilled},
 	})
 }
 
-// joiner is the replica that comes later than the others.
+// joiner is the replica that joins later than the others.
 const joiner = 2
 
-// moved runs do, which brings the shard of the first target to another server
-// while all is well: nothing is lost, but whoever is at the new one knows
-// nothing of those who still are at the old one. A replica that starts now asks
-// for the way, so the others must have left.
+// moved runs do, which moves the shard of the first target to another server while
+// nothing fails. No data is lost. But a replica at the new server knows nothing of
+// replicas that are still at the old one. So all replicas must have left the old server
+// when a new replica asks where the shard is.
 func (r *trial) moved(do func(shard)) {
 	r.t.Helper()
 	r.longLived()
 	s := r.shardOf(0)
 	before, old, begin := r.epoch(r.t, s), r.primaryOf(s), r.truth.now()
 	do(s)
-	eventually(r.t, patience, func() string { // not all nodes hear of it at once
+	eventually(r.t, patience, func() string { // it takes a while until all nodes know
 		if r.primaryOf(s) == old {
 			return fmt.Sprintf("%s is still at %s", s.tag(), old.Addr)
 		}
@@ -182,8 +182,8 @@ func (r *trial) moved(do func(shard)) {
 	r.waitSettled(r.t)
 }
 
-// longLived waits until each target has a session that stays, on another
-// replica than the joiner.
+// longLived waits until each target has a session that stays, on another replica than
+// the joiner.
 func (r *trial) longLived() {
 	r.t.Helper()
 	eventually(r.t, patience, func() string {
@@ -208,7 +208,7 @@ func failedOver(r *trial) {
 	})
 }
 
-// slotMigrated moves it to the node that holds the next third of the slots.
+// slotMigrated moves the shard to the node that holds the next third of the slots.
 func slotMigrated(r *trial) {
 	r.moved(func(s shard) {
 		const slots = 16384
@@ -217,14 +217,14 @@ func slotMigrated(r *trial) {
 	})
 }
 
-// primaryKilled kills the primary of the first target's shard after a time in
-// which its replicas did not hear it: what it acknowledged is lost. Later it
-// comes back. Limits on other nodes do not notice.
+// primaryKilled kills the primary of the first target's shard. For some time before,
+// its Redis replicas did not hear it, so what it acknowledged then is lost. Later it
+// comes back. Limits on other nodes are not affected.
 func primaryKilled(r *trial) { r.killPrimary(false) }
 
-// primaryKilledUnseen stops a replica meanwhile. Its sessions are counted
-// nowhere when the new primary is joined, which gives nothing out for as long
-// as it takes the replica to wake and claim them.
+// primaryKilledUnseen also stops a replica meanwhile. When the new primary is joined,
+// nobody counts the sessions of that replica. So the store must admit nobody until the
+// replica could wake and claim them.
 func primaryKilledUnseen(r *trial) { r.killPrimary(true) }
 
 func (r *trial) killPrimary(asleep bool) {
@@ -257,14 +257,14 @@ func (r *trial) killPrimary(asleep bool) {
 	}
 }
 
-// fallBehind keeps the heirs of a shard's primary from hearing it, until they
+// fallBehind keeps the Redis replicas of a shard's primary from hearing it, until they
 // lack something that it has acknowledged.
 func (r *trial) fallBehind(s shard, primary *redistest.Server, heirs []*redistest.Server) {
 	r.t.Helper()
 	members := func(server *redistest.Server) map[string]string {
 		c := server.Client().Conn()
 		defer c.Close()
-		c.ReadOnly(r.t.Context()) // which a node of a cluster wants to be told
+		c.ReadOnly(r.t.Context()) // else a node of a cluster refuses to read
 		members, err := c.HGetAll(r.t.Context(), s.members()).Result()
 		if err != nil {
 			r.t.Fatalf("%s: %v", server.Addr, err)
@@ -302,7 +302,7 @@ func (r *trial) everywhere() (targets []int) {
 	return targets
 }
 
-// elsewhere returns the targets that are counted at other servers.
+// elsewhere returns the targets that other servers count.
 func (r *trial) elsewhere(primary *redistest.Server) (targets []int) {
 	r.t.Helper()
 	for i := range r.targets {
@@ -316,8 +316,8 @@ func (r *trial) elsewhere(primary *redistest.Server) (targets []int) {
 	return targets
 }
 
-// admitted checks, when all is known, that sessions for each of the targets
-// began in a time.
+// admitted checks after the run that sessions for each of the targets began in a
+// period.
 func (r *trial) admitted(targets []int, during span) {
 	r.atEnd = append(r.atEnd, func() {
 		for _, i := range targets {
@@ -330,8 +330,8 @@ func (r *trial) admitted(targets []int, during span) {
 	})
 }
 
-// outlived checks, when all is known, that a session for each of the targets
-// could relay before and after a time.
+// outlived checks after the run that each of the targets had a session that could relay
+// before and after a period.
 func (r *trial) outlived(targets []int, during span) {
 	r.atEnd = append(r.atEnd, func() {
 		for _, i := range targets {

@@ -14,7 +14,7 @@ import (
 	"usher/store/redisstore/redistest"
 )
 
-// longOutage is one that no lease outlives.
+// longOutage is longer than any lease.
 const longOutage = faultTTL * 6 / 5
 
 // snapshot returns the file from which the store starts, if there is one.
@@ -27,7 +27,7 @@ func (r *trial) snapshot() string {
 	return filepath.Join(values["dir"], "dump.rdb")
 }
 
-// do sends commands to the store, each of which must go well.
+// do sends commands to the store. Each must succeed.
 func (r *trial) do(commands ...string) {
 	r.t.Helper()
 	r.tell(r.db, commands...)
@@ -46,8 +46,8 @@ func (r *trial) tell(c redis.UniversalClient, commands ...string) {
 	}
 }
 
-// outage kills the store at once and brings it back after a time, with the
-// data of the snapshot if there is one.
+// outage kills the store, and starts it again after a while, with the data of the
+// snapshot if there is one.
 func (r *trial) outage(d time.Duration) {
 	before := r.epoch(r.t, 0)
 	r.redis.Kill()
@@ -73,7 +73,7 @@ func (r *trial) noSnapshot() {
 	}
 }
 
-// olderSnapshot brings the store back with what it held some time before.
+// olderSnapshot starts the store with a snapshot from some time before.
 func olderSnapshot(r *trial) {
 	r.do("SAVE")
 	file := r.snapshot()
@@ -82,7 +82,7 @@ func olderSnapshot(r *trial) {
 	r.loaded(file)
 }
 
-// loaded checks that the store came back with a snapshot, and removes it.
+// loaded checks that the store started with a snapshot, and removes the snapshot.
 func (r *trial) loaded(file string) {
 	r.t.Helper()
 	info, err := r.db.Info(r.t.Context(), "persistence").Result()
@@ -94,8 +94,8 @@ func (r *trial) loaded(file string) {
 	}
 }
 
-// newcomer starts a replica that no snapshot knows: the one that is saved is
-// of a store without a session, and with time enough behind it to give out slots.
+// newcomer starts a replica that is in no snapshot. The saved snapshot is of a store
+// that has no sessions and has finished its recovery.
 func newcomer(t *testing.T, f *faultWorld) {
 	if err := f.db.Save(t.Context()).Err(); err != nil {
 		t.Fatal(err)
@@ -111,8 +111,8 @@ func newcomer(t *testing.T, f *faultWorld) {
 	f.replace(t, last)
 }
 
-// newcomerFirst brings the store back with that snapshot, in which nothing
-// contradicts the newcomer, while the others cannot say what they have.
+// newcomerFirst starts the store with that snapshot while the other replicas cannot
+// reach it. Nothing in the data contradicts the newcomer.
 func newcomerFirst(r *trial) {
 	file, before := r.snapshot(), r.epoch(r.t, 0)
 	r.redis.Kill()
@@ -128,8 +128,8 @@ func newcomerFirst(r *trial) {
 	r.loaded(file)
 }
 
-// lateOverRestarts restarts the store again and again, and now empties it, while
-// requests from before reach it over connections from after.
+// lateOverRestarts restarts the store again and again, sometimes with no data. Requests
+// from before a restart arrive afterwards, over new connections.
 func lateOverRestarts(r *trial) {
 	r.noSnapshot()
 	r.onWires(mix{lateByOther: 0.15, delayed: 0.1}, func() {
@@ -145,8 +145,7 @@ func lateOverRestarts(r *trial) {
 	})
 }
 
-// rolledBack puts the data back to what it was some time before, in a server
-// that goes on.
+// rolledBack restores older data in a server that keeps running.
 func rolledBack(r *trial) {
 	ctx, before := r.t.Context(), r.epoch(r.t, 0)
 	names, err := r.db.Keys(ctx, "usher:*").Result()
@@ -174,16 +173,16 @@ func rolledBack(r *trial) {
 	r.waitNewEpoch(r.t, 0, before)
 }
 
-// failedBack makes the store follow a replica of its own that lags, and promotes
-// it again. Its process and its connections stay, and the one whose batches are
-// all there is the first to speak: nothing but the history tells it that others
-// are missing what was acknowledged.
+// failedBack makes the store follow a lagging replica of its own, and then promotes it
+// again. The process and its connections stay the same. The first replica to speak is
+// the only one whose batches are all in the data. So only the replication history shows
+// that batches of the others are missing.
 func failedBack(r *trial) {
 	second := redistest.Start(r.t)
 	lagging := second.Client()
 	r.do("CONFIG SET repl-diskless-sync-delay 0")
 	r.tell(lagging, "CONFIG SET repl-diskless-sync-delay 0")
-	r.follow(lagging, r.redis.Addr) // a first replica is another history by itself
+	r.follow(lagging, r.redis.Addr) // the first replica of a server changes its history, too
 	r.waitSettled(r.t)
 	before := r.epoch(r.t, 0)
 	unaware, others := r.proxies[0], r.proxies[1:]
@@ -195,7 +194,7 @@ func failedBack(r *trial) {
 		}
 		return ""
 	})
-	r.tell(lagging, "REPLICAOF 127.0.0.1 1") // nobody is there: from now on it lags
+	r.tell(lagging, "REPLICAOF 127.0.0.1 1") // nobody listens there, so from now on it lags
 	r.last(faultTTL / 20)
 	r.tell(lagging, "REPLICAOF NO ONE")
 	r.follow(r.db, second.Addr)
@@ -210,7 +209,7 @@ func failedBack(r *trial) {
 	}
 }
 
-// follow makes a server the replica of another, and waits until it has its data.
+// follow makes a server a replica of another, and waits until it has the data.
 func (r *trial) follow(c redis.UniversalClient, addr string) {
 	r.t.Helper()
 	r.tell(c, "REPLICAOF "+strings.Replace(addr, ":", " ", 1))
@@ -229,7 +228,7 @@ func flushed(r *trial) {
 	r.waitNewEpoch(r.t, 0, before)
 }
 
-// oneKeyLost deletes each kind of key in turn, when all replicas build on it.
+// oneKeyLost deletes each kind of key in turn, while all replicas use it.
 func oneKeyLost(r *trial) {
 	const s = shard(0)
 	for _, which := range []string{s.members(), s.totals(), s.ledger("")} {
@@ -252,7 +251,7 @@ func oneKeyLost(r *trial) {
 	}
 }
 
-// scriptsFlushed makes the store forget its scripts again and again.
+// scriptsFlushed removes the scripts from the store again and again.
 func scriptsFlushed(r *trial) {
 	before, had := r.epoch(r.t, 0), r.replies[granted].Load()
 	for range 20 {
@@ -271,8 +270,8 @@ func scriptsFlushed(r *trial) {
 	}
 }
 
-// paused lets the store answer nobody, for a moment and for longer than any
-// lease. What it was sent meanwhile it executes afterwards.
+// paused makes the store answer nobody, first for a moment, then for longer than any
+// lease. Afterwards the store executes what it received meanwhile.
 func paused(r *trial) {
 	for _, d := range []time.Duration{faultTTL / 4, longOutage} {
 		at := r.truth.now()
@@ -288,7 +287,7 @@ func paused(r *trial) {
 	}
 }
 
-// stopped does the same to the process.
+// stopped does the same by stopping the process.
 func stopped(r *trial) {
 	at := r.halt(r.redis.PID())
 	r.last(longOutage)
@@ -303,7 +302,7 @@ func stopped(r *trial) {
 	}
 }
 
-// halt stops a process, and returns the moment since which it stands still.
+// halt stops a process, and returns since when it has been stopped.
 func (r *trial) halt(pid int) time.Duration {
 	r.t.Helper()
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
@@ -319,7 +318,7 @@ func (r *trial) halt(pid int) time.Duration {
 	return r.truth.now()
 }
 
-// unableToSave lets the store refuse what writes, and nothing else.
+// unableToSave makes the store refuse writes, and nothing else.
 func unableToSave(r *trial) {
 	r.redis.FailToSave()
 	at := r.truth.now()
@@ -333,7 +332,7 @@ func unableToSave(r *trial) {
 	}
 }
 
-// limitMemory leaves the store room for so many more bytes.
+// limitMemory leaves the store room for this many more bytes.
 func (r *trial) limitMemory(policy string, room int) {
 	info, err := r.db.InfoMap(r.t.Context(), "memory").Result()
 	if err != nil {
@@ -346,7 +345,7 @@ func (r *trial) limitMemory(policy string, room int) {
 	r.do("CONFIG SET maxmemory-policy "+policy, fmt.Sprintf("CONFIG SET maxmemory %d", used+room))
 }
 
-// flood writes other keys, so many at once, and returns the first error.
+// flood writes other keys, this many at once, and returns the first error.
 func (r *trial) flood(from, n int) error {
 	ctx, value := r.t.Context(), strings.Repeat("x", 4000)
 	_, err := r.db.Pipelined(ctx, func(p redis.Pipeliner) error {
@@ -358,7 +357,7 @@ func (r *trial) flood(from, n int) error {
 	return err
 }
 
-// drain takes away what flood wrote.
+// drain deletes what flood wrote.
 func (r *trial) drain(written int) {
 	r.do("CONFIG SET maxmemory 0", "CONFIG SET maxmemory-policy noeviction")
 	for i := range written {
@@ -366,8 +365,8 @@ func (r *trial) drain(written int) {
 	}
 }
 
-// fillUp writes other keys until the store takes no more, and returns how many
-// there are now.
+// fillUp writes other keys until the store accepts no more, and returns how many there
+// are now.
 func (r *trial) fillUp(written int) int {
 	r.t.Helper()
 	for {
@@ -384,8 +383,8 @@ func (r *trial) fillUp(written int) int {
 	}
 }
 
-// memoryFull reaches maxmemory where nothing is evicted: whoever writes is
-// refused, but not the scripts, also when they have to be loaded again.
+// memoryFull reaches maxmemory in a store that evicts nothing. Writes are refused.
+// Scripts must work, even if they have to be loaded again.
 func memoryFull(r *trial) {
 	before, written := r.epoch(r.t, 0), 0
 	r.limitMemory("noeviction", 1<<19)
@@ -393,7 +392,7 @@ func memoryFull(r *trial) {
 	begin := r.truth.now()
 	for r.truth.now()-begin < faultTTL {
 		r.last(faultTTL / 100)
-		written = r.fillUp(written) // buffers come and go
+		written = r.fillUp(written) // the memory for buffers varies
 	}
 	r.do("SCRIPT FLUSH")
 	r.last(faultTTL / 4)
@@ -409,8 +408,7 @@ func memoryFull(r *trial) {
 	r.drain(written)
 }
 
-// evicted floods a store that may throw away any key until it has thrown away
-// some of ours.
+// evicted floods a store that may evict any key, until it has evicted some of Usher's.
 func evicted(r *trial) {
 	before := r.epoch(r.t, 0)
 	r.limitMemory("allkeys-lru", 1<<19)

@@ -13,29 +13,30 @@ import (
 	"time"
 )
 
-// faultTarget is what a limit of a faultWorld is for, and the witness of it.
+// faultTarget is the target of one limit of a faultWorld. It witnesses how many
+// sessions it has.
 type faultTarget struct {
 	*witness
 	counter  string                // what the store counts, after the digest
 	limit    int                   // most sessions
 	perKey   int                   // most of one client address; 0: as many as the limit
-	above    int                   // the reply to who is above the limit
+	above    int                   // the reply above the limit
 	ask      func(c client) answer // for a session, which carries lines if it is granted
 	halfDone bool                  // it is a negotiation, which carries nothing
 }
 
-// keys is how many addresses clients come from. Those who only negotiate come
-// from one more.
+// keys is how many addresses clients come from. Those that only negotiate come from one
+// more.
 const keys = 3
 
-// from returns such an address.
+// from returns the address of a key.
 func (f *faultWorld) from(key int) netip.Addr {
 	return netip.AddrFrom4([4]byte{127, 0, byte(f.net), byte(100 + key)})
 }
 
-// addTargets makes a target for each plain limit; with allKinds also one whose
-// clients have a limit each, one for UDP associations, and one for
-// negotiations. With numbers of a pool, one is for two rules in that pool. It returns the
+// addTargets makes a target for each plain limit. With allKinds, it also makes one
+// whose clients have a limit each, one for UDP associations, and one for negotiations.
+// With numbers of a pool, one target is for two rules in that pool. It returns the
 // rules.
 func (f *faultWorld) addTargets(t *testing.T, plain []int, allKinds bool, numbers []int) (rules string) {
 	t.Helper()
@@ -64,8 +65,8 @@ func (f *faultWorld) addTarget(target *faultTarget) {
 
 func (f *faultWorld) addConnect(t *testing.T, limit, perKey int, keywords string) (rule string) {
 	t.Helper()
-	// The rules name no port, or their digest, and with it the shard of each,
-	// would be another in each run.
+	// The rules name no port. A port would change the digest in each run, and with it
+	// the shard of each limit.
 	host := fmt.Sprintf("127.0.%d.%d", f.net, 200+len(f.targets))
 	w := startWitness(t, f.truth, host)
 	f.addTarget(&faultTarget{
@@ -78,7 +79,8 @@ func (f *faultWorld) addConnect(t *testing.T, limit, perKey int, keywords string
 // poolNumber stands for the number of a pool in the rules of each replica.
 const poolNumber = "NUMBER"
 
-// addPool makes one target of two hosts, with a rule each, whose limit is that of a pool.
+// addPool makes a target with two hosts. Each host has a rule, and both rules are in
+// one pool.
 func (f *faultWorld) addPool(t *testing.T, limit int) (rules string) {
 	t.Helper()
 	var hosts []*witness
@@ -114,7 +116,7 @@ func (f *faultWorld) addNegotiation(limit int) (rule string) {
 	return fmt.Sprintf("client pass {\n\tfrom: %s/32 to: 0/0\n\tmaxsessions: %d\n}\n", f.from(keys), limit)
 }
 
-// greet begins to negotiate: who is told a method has got through the client-rule.
+// greet begins to negotiate. A client that is told a method has passed the client-rule.
 func (c client) greet() answer {
 	conn, err := c.dial()
 	if err != nil {
@@ -132,8 +134,8 @@ func (c client) greet() answer {
 	return answer{Conn: conn, reply: granted}
 }
 
-// finish ends a negotiation after a time, with a request that no rule passes.
-// The reply to it proves that the negotiation could go on until it was sent.
+// finish ends a negotiation after a while, by a request that no rule passes. The reply
+// proves that the client still negotiated when it sent the request.
 func (t *truth) finish(s *proven, c net.Conn, after time.Duration, stop <-chan struct{}) {
 	defer c.Close()
 	timer := time.NewTimer(after)
@@ -178,7 +180,7 @@ func (c client) associate(at netip.AddrPort) answer {
 	return a
 }
 
-// watch ends it with its connection.
+// watch ends the association when its TCP connection ends.
 func (d *datagrams) watch() {
 	defer close(d.over)
 	io.Copy(io.Discard, d.control) //nolint:errcheck // however it ends
@@ -202,7 +204,7 @@ func (d *datagrams) Read(line []byte) (int, error) {
 	return copy(line, b[min(n, len(d.header)):n]), err
 }
 
-// startUDPWitness starts a target as startWitness does, for datagrams.
+// startUDPWitness starts a witness for datagrams.
 func startUDPWitness(t *testing.T, truth *truth) netip.AddrPort {
 	t.Helper()
 	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
@@ -218,7 +220,7 @@ func startUDPWitness(t *testing.T, truth *truth) netip.AddrPort {
 				return
 			}
 			truth.read(string(b[:n]))
-			conn.WriteToUDPAddrPort(b[:n], from) //nolint:errcheck // who does not get it sends another
+			conn.WriteToUDPAddrPort(b[:n], from) //nolint:errcheck // a client that does not get it sends another
 		}
 	})
 	t.Cleanup(func() { conn.Close(); serving.Wait() })

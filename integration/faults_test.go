@@ -7,15 +7,15 @@ import (
 	"time"
 )
 
-// fault is one thing that happens while all limits are full.
+// fault is something that goes wrong while all limits are full.
 type fault struct {
 	name   string
 	run    func(*trial)
 	before func(*testing.T, *faultWorld) // before the first session; nil: nothing
 }
 
-// TestFaultsStrict does all that may go wrong to replicas that end sessions
-// whose lease is lost. Never more than the limit can relay.
+// TestFaultsStrict runs all faults against replicas that end sessions whose lease is
+// lost. At no moment can more sessions than the limit relay.
 func TestFaultsStrict(t *testing.T) {
 	faults := []fault{}
 	for kind := cutBefore; kind < faultKinds; kind++ {
@@ -46,8 +46,9 @@ func TestFaultsStrict(t *testing.T) {
 	))
 }
 
-// TestFaultsKeep does so to replicas whose sessions live on: the excess is at
-// most what replicas had that were cut off, and nothing if all were.
+// TestFaultsKeep runs all faults against replicas that keep sessions whose lease is
+// lost. Only sessions of replicas that were cut off may exceed a limit. If all replicas
+// were cut off, none may.
 func TestFaultsKeep(t *testing.T) {
 	testFaults(t, faultOptions{net: 3, pool: []int{4, 4, 4}}, []fault{
 		{name: "network: one replica cut off", run: cutOff},
@@ -85,8 +86,8 @@ func testFaults(t *testing.T, o faultOptions, faults []fault) {
 	}
 }
 
-// onWires lets a mix of faults happen to the requests of all replicas while do
-// runs, and on until each of them has happened.
+// onWires applies a mix of faults to the requests of all replicas while do runs, and
+// until each fault has happened at least once.
 func (r *trial) onWires(m mix, do func()) {
 	r.t.Helper()
 	before := r.happened()
@@ -116,7 +117,7 @@ func (r *trial) onWires(m mix, do func()) {
 	r.t.Log(told)
 }
 
-// happened counts the faults of all proxies so far.
+// happened returns how often each fault has happened so far, over all proxies.
 func (f *faultWorld) happened() (all [faultKinds]int) {
 	for _, p := range f.proxies {
 		for k, n := range p.counts() {
@@ -126,7 +127,8 @@ func (f *faultWorld) happened() (all [faultKinds]int) {
 	return all
 }
 
-// wire lets a mix of faults happen, in which sessions are admitted all the same.
+// wire returns a fault that applies a mix to all requests. Sessions must be admitted in
+// spite of it.
 func wire(m mix) func(*trial) {
 	return func(r *trial) {
 		had := r.replies[granted].Load()
@@ -137,8 +139,8 @@ func wire(m mix) func(*trial) {
 	}
 }
 
-// excuse names sessions that may stand above the limit: those that a replica
-// had when it was cut off, and still has. The zero value names none.
+// excuse names the sessions that may exceed the limit: those that a replica already had
+// when it was cut off. The zero value names none.
 type excuse struct {
 	replica     int
 	from, until time.Duration // it was cut off, and counted again
@@ -148,15 +150,14 @@ func (e excuse) covers(s proven) bool {
 	return e.until > 0 && s.replica == e.replica && s.from < e.until
 }
 
-// excess is how many sessions of a target are excused, at most at one moment. It
-// is to be asked when the run is over: a session proves that it lived by what
-// comes through it later.
+// excess returns how many excused sessions a target has, at most at one moment. Call it
+// after the run: only later traffic proves that a session was alive.
 func (r *trial) excess(target int) int {
 	n, _ := most(r.truth.spans(target, r.excused.covers), r.excused.from)
 	return n
 }
 
-// others passes the sessions of all replicas but one.
+// others returns a filter for the sessions of all replicas but one.
 func others(replica int) func(proven) bool {
 	return func(s proven) bool { return s.replica != replica }
 }
@@ -176,9 +177,9 @@ func cutOff(r *trial) {
 	r.joinedAgain(victim, at)
 }
 
-// joinedAgain waits until a replica that was cut off counts again, and checks
-// that in keep mode what it had too many drains: nobody is admitted while the
-// sessions that exist reach the limit.
+// joinedAgain waits until a replica that was cut off is counted again. In keep mode it
+// also checks that the excess drains: nobody is admitted while as many sessions as the
+// limit exist.
 func (r *trial) joinedAgain(victim int, cut time.Duration) {
 	waitSince := r.truth.now()
 	eventually(r.t, patience, func() string {
@@ -196,12 +197,12 @@ func (r *trial) joinedAgain(victim int, cut time.Duration) {
 	r.atEnd = append(r.atEnd, func() { r.noRefill(joined) })
 }
 
-// noRefill checks that nobody who asked after a moment was let in above the limit.
+// noRefill checks that nobody who asked after a moment was admitted above the limit.
 func (r *trial) noRefill(joined time.Duration) {
 	r.t.Helper()
 	for i, limit := range r.limits {
 		for _, s := range r.truth.some(i, func(s proven) bool { return s.asked > joined }) {
-			// All that existed while s asked, and s itself.
+			// All sessions that existed while s asked, and s itself.
 			n := len(r.truth.some(i, func(o proven) bool { return o.from <= s.asked && o.until >= s.from })) + 1
 			if n > limit {
 				r.t.Errorf("target %d: session %d was admitted as number %d after the replica had joined again", i, s.id, n)
@@ -210,7 +211,7 @@ func (r *trial) noRefill(joined time.Duration) {
 	}
 }
 
-// allCutOff cuts all replicas off for longer than their leases.
+// allCutOff cuts off all replicas for longer than their leases.
 func allCutOff(r *trial) {
 	for _, p := range r.proxies {
 		p.set(partition)
@@ -228,7 +229,7 @@ func allCutOff(r *trial) {
 	}
 }
 
-// stoppedBriefly stops a replica for less than its lease: nothing is lost.
+// stoppedBriefly stops a replica for less than its lease. It must lose nothing.
 func stoppedBriefly(r *trial) {
 	victim := 1
 	var spans []span
@@ -242,8 +243,8 @@ func stoppedBriefly(r *trial) {
 	r.someSurvive(victim, spans...)
 }
 
-// stoppedLong stops a replica until the others have taken all its slots, and
-// wakes it while its clients still send.
+// stoppedLong stops a replica until the others have taken all its slots, and continues
+// it while its clients still send.
 func stoppedLong(r *trial) {
 	victim := 1
 	at := r.halt(r.replicas[victim].proc.cmd.Process.Pid)
@@ -258,7 +259,7 @@ func stoppedLong(r *trial) {
 	r.joinedAgain(victim, at)
 }
 
-// killed ends a replica for good, and starts another in its place.
+// killed kills a replica, and starts another one instead.
 func killed(r *trial) {
 	victim := 2
 	r.replicas[victim].kill()
@@ -269,7 +270,7 @@ func killed(r *trial) {
 	r.replace(r.t, victim)
 }
 
-// replace starts a replica in the place of one that was killed.
+// replace starts a replica instead of one that was killed.
 func (f *faultWorld) replace(t *testing.T, victim int) {
 	t.Helper()
 	f.replicas[victim] = f.launch[victim]()

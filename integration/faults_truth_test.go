@@ -14,11 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// truth is what clients and targets of the tests saw of all sessions, on one
-// clock. Bytes that came through a session prove that it might relay at some
-// moment after they were sent; it could before, since it was let in, so it
-// could all the time in between. More such times at one moment than the limit
-// are sessions above the limit, whatever anybody counts.
+// truth is what clients and targets saw of all sessions, on one clock. If bytes came
+// through a session, it could relay at some moment after they were sent. It was
+// admitted before, so it could relay all the time in between. If more of these spans
+// overlap than the limit, the limit was exceeded, whatever the store counts.
 type truth struct {
 	begin time.Time
 
@@ -27,7 +26,7 @@ type truth struct {
 	first    int       // of the present run
 }
 
-// proven is one session, as far as is known for certain.
+// proven is one session, as far as its life is known for certain.
 type proven struct {
 	id      int
 	target  int // number of the target, and so of the limit
@@ -44,14 +43,14 @@ func newTruth() *truth { return &truth{begin: time.Now()} }
 
 func (t *truth) now() time.Duration { return time.Since(t.begin) }
 
-// next begins a run: what was before counts no more. All sessions have ended.
+// next begins a new run. All sessions have ended, and older ones no longer count.
 func (t *truth) next() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.first = len(t.sessions)
 }
 
-// admitted takes note of a new session.
+// admitted records a new session.
 func (t *truth) admitted(target, replica, key int, asked time.Duration) *proven {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -69,8 +68,8 @@ func (t *truth) send(s *proven) int {
 	return len(s.sent) - 1
 }
 
-// arrived takes note of line n of session id at its target, which is about to
-// send it back.
+// arrived records that line n of session id came to its target, which is about to send
+// it back.
 func (t *truth) arrived(id, n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -79,7 +78,7 @@ func (t *truth) arrived(id, n int) {
 	s.echoed[n] = t.now()
 }
 
-// read takes note of a line that came to its target.
+// read records a line that came to its target.
 func (t *truth) read(line string) {
 	var id, n int
 	if _, err := fmt.Sscanf(line, "session %d line %d\n", &id, &n); err == nil {
@@ -87,18 +86,18 @@ func (t *truth) read(line string) {
 	}
 }
 
-// returned takes note of line n back at its client.
+// returned records that line n came back to its client.
 func (t *truth) returned(s *proven, n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s.until = max(s.until, s.echoed[n])
 }
 
-// span is a time in which a session could relay for certain.
+// span is a period in which a session could certainly relay.
 type span struct{ from, until time.Duration }
 
-// some returns copies of the run's sessions of a target that pass the filter
-// and through which anything came.
+// some returns copies of the sessions of a target in this run that pass the filter and
+// through which anything came.
 func (t *truth) some(target int, filter func(proven) bool) []proven {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -111,7 +110,7 @@ func (t *truth) some(target int, filter func(proven) bool) []proven {
 	return all
 }
 
-// spans returns the times in which they could relay.
+// spans returns the periods in which sessions could certainly relay.
 func (t *truth) spans(target int, filter func(proven) bool) []span {
 	var all []span
 	for _, s := range t.some(target, filter) {
@@ -120,7 +119,7 @@ func (t *truth) spans(target int, filter func(proven) bool) []span {
 	return all
 }
 
-// most returns how many spans overlap at most after since, and when.
+// most returns the highest number of spans that overlap after since, and when.
 func most(all []span, since time.Duration) (n int, at time.Duration) {
 	type edge struct {
 		at   time.Duration
@@ -145,8 +144,8 @@ func most(all []span, since time.Duration) (n int, at time.Duration) {
 	return n, at
 }
 
-// witness is a target that sends back what it gets, line by line, and tells
-// the truth of the lines that sessions number.
+// witness is a target that sends each line back. It records the lines that sessions
+// number.
 type witness struct {
 	endpoint
 	truth *truth
@@ -210,8 +209,8 @@ func (w *witness) serve(c net.Conn) {
 }
 
 // established returns how many connections neither side has closed, as the kernel of
-// the target knows it. They are open at the same time: each was open before the first
-// question and is when it is asked about.
+// the target knows. They were all open at the same time: each was open before the first
+// was asked about, and was still open when it was asked about.
 func established(conns map[net.Conn]struct{}) (n int) {
 	for c := range conns {
 		raw, err := c.(*net.TCPConn).SyscallConn()
@@ -227,8 +226,7 @@ func established(conns map[net.Conn]struct{}) (n int) {
 	return n
 }
 
-// most returns the most connections at a time that the target has counted, and begins
-// anew.
+// most returns the highest number of simultaneous connections since the last call.
 func (w *witness) most() (n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -243,11 +241,11 @@ func (w *witness) open() int {
 	return len(w.conns)
 }
 
-// beat is how often a session sends a line, whether or not others came back.
+// beat is how often a session sends a line, whether or not earlier ones came back.
 const beat = 15 * time.Millisecond
 
-// hold keeps a session busy until it is broken, the time is up or stop is
-// closed, and ends it.
+// hold sends through a session until it breaks, the time is up or stop is closed. Then
+// it closes the session.
 func (t *truth) hold(s *proven, c net.Conn, most time.Duration, stop <-chan struct{}) {
 	var reading sync.WaitGroup
 	broken := make(chan struct{})
@@ -286,8 +284,7 @@ func (t *truth) hold(s *proven, c net.Conn, most time.Duration, stop <-chan stru
 	reading.Wait()
 }
 
-// TestMost holds the count of overlaps to examples: it is what finds sessions
-// above a limit.
+// TestMost checks most, which finds sessions above a limit, with examples.
 func TestMost(t *testing.T) {
 	for _, c := range []struct {
 		spans []span
@@ -309,8 +306,8 @@ func TestMost(t *testing.T) {
 	}
 }
 
-// TestExcess holds that sessions which a cut-off replica had are excused also if
-// they prove that they lived only after it counted again.
+// TestExcess checks that sessions of a replica that was cut off are excused, even if
+// their proof of life comes after it was counted again.
 func TestExcess(t *testing.T) {
 	r := &trial{faultWorld: &faultWorld{truth: newTruth()}, t: t}
 	s := r.truth.admitted(0, 1, 0, 0)

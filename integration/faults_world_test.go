@@ -17,7 +17,7 @@ import (
 	"usher/deploy/need"
 )
 
-// go-redis logs each dial that fails, which in these tests is most of the time.
+// go-redis logs each failed dial. In these tests, dials fail most of the time.
 func init() { redis.SetLogger(quiet{}) }
 
 type quiet struct{}
@@ -37,15 +37,15 @@ func seedOf(t testing.TB) uint64 {
 	return seed
 }
 
-// faultTTL is the lease of the replicas under faults, and faultFence what they
-// may rely on of it.
+// faultTTL is the lease TTL of the replicas under faults. faultFence is the part of it
+// that they rely on.
 const (
 	faultTTL   = 2 * time.Second
 	faultFence = faultTTL * 7 / 10
 )
 
-// faultWorld is replicas, the store that they share, and targets with a limit
-// each that witness the truth.
+// faultWorld is replicas, their shared store, and targets. Each target has a limit, and
+// witnesses its sessions.
 type faultWorld struct {
 	deployment
 	strict   bool
@@ -120,8 +120,8 @@ func (f *faultWorld) write(t testing.TB, replica int, rules string, number int) 
 	writeFile(t, f.files[replica], strings.ReplaceAll(rules, poolNumber, fmt.Sprint(number)))
 }
 
-// waitSettled waits until all replicas are joined to a store that gives slots
-// out, and know each other.
+// waitSettled waits until all replicas have joined a store that is ready, and know each
+// other.
 func (f *faultWorld) waitSettled(t testing.TB) {
 	t.Helper()
 	for _, r := range f.replicas {
@@ -146,7 +146,7 @@ func (f *faultWorld) epoch(t testing.TB, s shard) string {
 	return b
 }
 
-// waitNewEpoch waits until a shard has data again that is of another epoch.
+// waitNewEpoch waits until a shard has data of another epoch.
 func (f *faultWorld) waitNewEpoch(t testing.TB, s shard, before string) {
 	t.Helper()
 	eventually(t, patience, func() string {
@@ -157,8 +157,7 @@ func (f *faultWorld) waitNewEpoch(t testing.TB, s shard, before string) {
 	})
 }
 
-// trial is one time under load. Everything that it checks at its end holds for
-// all of that time.
+// trial is one period under load. What it checks at the end holds for the whole period.
 type trial struct {
 	*faultWorld
 	t       *testing.T
@@ -172,10 +171,9 @@ type trial struct {
 	atEnd   []func()               // further checks
 }
 
-// underLoad keeps all limits full while fault does its worst, and checks that
-// no more than the limit could ever relay, that the counts in the store added
-// up all the time, and that afterwards the limit can be filled exactly, again,
-// with nothing left behind.
+// underLoad keeps all limits full while fault runs. It checks that never more sessions
+// than the limit could relay, that the counts in the store added up all the time, and
+// that afterwards each limit can be filled exactly, with nothing left behind.
 func (f *faultWorld) underLoad(t *testing.T, fault func(r *trial)) {
 	t.Helper()
 	f.truth.next()
@@ -202,9 +200,8 @@ func (f *faultWorld) underLoad(t *testing.T, fault func(r *trial)) {
 	f.refill(t)
 }
 
-// work is one client, and then the next: they ask one replica for one target.
-// The first of each place stays to the end, so that there is always somebody
-// who has much to lose.
+// work lets clients ask one replica for one target, one client after another. With n =
+// 0, sessions stay to the end, so that there are always old sessions to lose.
 func (r *trial) work(replica, target, n int) {
 	dice := rand.New(rand.NewPCG(r.seed, uint64(replica*100+target*10+n)))
 	pause := time.NewTimer(0)
@@ -236,8 +233,8 @@ func (r *trial) work(replica, target, n int) {
 	}
 }
 
-// saturated waits until each limit is full of sessions that pass the filter,
-// all of them able to relay at one moment from now on.
+// saturated waits until each limit is full of sessions that pass the filter and can all
+// relay at one moment from now on.
 func (r *trial) saturated(filter func(proven) bool) (took time.Duration) {
 	r.t.Helper()
 	since := r.truth.now()
@@ -252,8 +249,8 @@ func (r *trial) saturated(filter func(proven) bool) (took time.Duration) {
 	return r.truth.now() - since
 }
 
-// recovered waits until all is well again: the store gives slots out, new
-// sessions get them, and the limits are full.
+// recovered waits until the store is ready, new sessions are admitted, and the limits
+// are full.
 func (r *trial) recovered() {
 	r.t.Helper()
 	r.waitSettled(r.t)
@@ -269,7 +266,7 @@ func (r *trial) recovered() {
 	r.saturated(nil)
 }
 
-// last lets the load go on for a time.
+// last continues the load for a while.
 func (r *trial) last(d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -279,8 +276,8 @@ func (r *trial) last(d time.Duration) {
 	}
 }
 
-// endedBy checks, when all is known, that no session of a replica (-1: of any)
-// that was let in before could relay after.
+// endedBy checks after the run that no session of a replica (-1: of any) that was
+// admitted before could relay later.
 func (r *trial) endedBy(at time.Duration, replica int, before time.Duration) {
 	r.atEnd = append(r.atEnd, func() {
 		for i := range r.targets {
@@ -294,9 +291,8 @@ func (r *trial) endedBy(at time.Duration, replica int, before time.Duration) {
 	})
 }
 
-// someSurvive checks, when all is known, that a session of a replica (-1: of
-// any) could relay before and after one of the spans. By chance there may be
-// none in a single short one.
+// someSurvive checks after the run that a session of a replica (-1: of any) could relay
+// before and after one of the spans. A single short span may have none by chance.
 func (r *trial) someSurvive(replica int, spans ...span) {
 	r.atEnd = append(r.atEnd, func() {
 		n := 0
@@ -314,7 +310,7 @@ func (r *trial) someSurvive(replica int, spans ...span) {
 	})
 }
 
-// judge checks what holds for the whole run.
+// judge checks what must hold for the whole run.
 func (r *trial) judge() {
 	r.t.Helper()
 	for _, check := range r.atEnd {
@@ -347,8 +343,8 @@ func (r *trial) judge() {
 	}
 }
 
-// judgeKeys checks that no client address had more than it may, where there is
-// such a limit, and that one had as many.
+// judgeKeys checks limits by client address: no address exceeded its limit, and one
+// reached it.
 func (r *trial) judgeKeys(target int) {
 	r.t.Helper()
 	limit := r.targets[target].perKey

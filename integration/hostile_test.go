@@ -13,17 +13,17 @@ import (
 	"time"
 )
 
-// dialogue is a good negotiation up to the request, as bytes on the wire. Each
-// has a client of its own, and a client-rule with one slot for it: whatever a
-// connection leaves behind, the next one lacks.
+// dialogue is a good negotiation up to the request, as bytes on the wire. Each has its
+// own client, and a client-rule with one slot for it. So if a connection does not
+// release its slot, the next one fails.
 type dialogue struct {
 	name     string
 	from     netip.Addr
 	balancer bool   // sent begins with a PROXY header that names from
 	sent     string // all messages of the client
-	keep     string // what of sent is never garbled
+	keep     string // the part of sent that is never garbled
 	answer   string // the messages of the proxy up to the first reply; ? is any byte
-	peer     bool   // the first reply says where a peer is to connect, who is the echo
+	peer     bool   // the first reply says where the peer must connect; the peer echoes
 	last     string // what follows: a second reply, and what the echo sends back
 }
 
@@ -36,8 +36,8 @@ func dialogues(target endpoint) []dialogue {
 		granted4 = "\x00\x5a??????"
 		granted5 = "\x05\x00\x00\x01??????"
 	)
-	// A garbled name would be asked of a resolver far away, and who sends wrong
-	// passwords too often is kept out for a while.
+	// A garbled name would be looked up on the Internet. A client that sends wrong
+	// passwords too often is refused for a while.
 	const (
 		name4 = "\x00\x00\x00\x01\x00localhost\x00"
 		name5 = "\x03\x09localhost"
@@ -83,8 +83,8 @@ func dialogues(target endpoint) []dialogue {
 // early is what a client sends before it knows that it is connected.
 const early = "early bytes"
 
-// errTurnedAway says that the proxy closed the connection without a byte, as
-// it does when the client-rule's slot is taken.
+// errTurnedAway means that the proxy closed the connection without a byte, as it does
+// when the slot of the client-rule is taken.
 var errTurnedAway = errors.New("closed without a byte")
 
 // dial connects as the client of d, or as its balancer.
@@ -101,8 +101,8 @@ func (d dialogue) dial(t testing.TB, proxy string) *net.TCPConn {
 	return conn.(*net.TCPConn)
 }
 
-// converse sends all of d and early data, cut as pieces says, expects the
-// answer and what follows, and ends as a client should.
+// converse sends all of d and early data, in the given pieces. It expects the answer
+// and what follows, and ends as a client should.
 func (d dialogue) converse(t testing.TB, proxy string, pieces ...string) error {
 	t.Helper()
 	conn := d.dial(t, proxy)
@@ -137,7 +137,7 @@ func (d dialogue) converse(t testing.TB, proxy string, pieces ...string) error {
 	return nil
 }
 
-// read reads as many bytes as pattern has, which they have to match.
+// read reads as many bytes as pattern has. They must match.
 func read(conn net.Conn, pattern string) (got string, err error) {
 	b := make([]byte, len(pattern))
 	n, err := io.ReadFull(conn, b)
@@ -147,8 +147,8 @@ func read(conn net.Conn, pattern string) (got string, err error) {
 	return string(b[:n]), err
 }
 
-// connectPeer connects to where the first reply to BIND says, and echoes the
-// early bytes.
+// connectPeer connects to the address in the first reply to BIND, and echoes the early
+// bytes.
 func (d dialogue) connectPeer(answer string) (net.Conn, error) {
 	port := answer[len(answer)-2:] // of SOCKS 5
 	if d.sent[0] == 4 {
@@ -176,8 +176,7 @@ func (d dialogue) connectPeer(answer string) (net.Conn, error) {
 	return peer, nil
 }
 
-// matches reports whether got is as long as pattern and equal to it but where
-// that has a ?.
+// matches reports whether got is equal to pattern, where ? stands for any byte.
 func matches(got, pattern string) bool {
 	if len(got) != len(pattern) {
 		return false
@@ -190,8 +189,8 @@ func matches(got, pattern string) bool {
 	return true
 }
 
-// succeeds holds the proxy to letting d in, which takes the one slot of its
-// client-rule: it was or will be given back by who was there before.
+// succeeds checks that the proxy accepts d within the time limit. d needs the one slot
+// of its client-rule, which the previous client has returned or is about to.
 func (d dialogue) succeeds(t testing.TB, proxy, after string, pieces ...string) {
 	t.Helper()
 	var last error
@@ -209,8 +208,8 @@ func (d dialogue) succeeds(t testing.TB, proxy, after string, pieces ...string) 
 // whole is d in one piece.
 func (d dialogue) whole() string { return d.sent + early }
 
-// hostileWorld is one replica with a slot for each of the dialogues. At the
-// end of the test nothing may be left of them.
+// hostileWorld is one replica with a slot for each of the dialogues. At the end of the
+// test, nothing of them may be left.
 func hostileWorld(t *testing.T) (proxy string, all []dialogue) {
 	t.Helper()
 	w := newWorld(t, options{replicas: 1, alone: true, users: users(t, "jo"), rules: func(target, _ endpoint) string {
@@ -250,8 +249,8 @@ func each(t *testing.T, all []dialogue, f func(t *testing.T, d dialogue)) {
 	})
 }
 
-// TestNegotiationInPieces sends every dialogue byte by byte, all at once, and
-// in two pieces cut at every place.
+// TestNegotiationInPieces sends every dialogue byte by byte, in one piece, and in two
+// pieces cut at every byte.
 func TestNegotiationInPieces(t *testing.T) {
 	proxy, all := hostileWorld(t)
 	each(t, all, func(t *testing.T, d dialogue) {
@@ -263,7 +262,7 @@ func TestNegotiationInPieces(t *testing.T) {
 	})
 }
 
-// endings are the ways in which a client leaves.
+// endings are the ways in which a client ends its connection.
 var endings = []struct {
 	name string
 	end  func(conn *net.TCPConn) error
@@ -273,19 +272,19 @@ var endings = []struct {
 	{"half-close", halfClose},
 }
 
-// halfClose ends one direction and expects the proxy to end the other, before
-// the deadline that dial has set.
+// halfClose ends one direction, and expects the proxy to end the other one before the
+// deadline that dial has set.
 func halfClose(c *net.TCPConn) error {
 	defer c.Close()
-	_ = c.CloseWrite() // the proxy may have hung up before, which is what we want
+	_ = c.CloseWrite() // the proxy may have closed before, which is fine
 	if _, err := io.Copy(io.Discard, c); err != nil && !reset(err) {
 		return err
 	}
 	return nil
 }
 
-// TestNegotiationCutOff ends every dialogue at every place, in every way. The
-// next client gets the slot.
+// TestNegotiationCutOff ends every dialogue after each byte, in every way. The next
+// client gets the slot.
 func TestNegotiationCutOff(t *testing.T) {
 	proxy, all := hostileWorld(t)
 	each(t, all, func(t *testing.T, d dialogue) {
@@ -305,8 +304,8 @@ func TestNegotiationCutOff(t *testing.T) {
 	})
 }
 
-// TestNegotiationGarbled changes bytes of every dialogue, with random bytes
-// behind it. The proxy ends each by itself, and the next client gets the slot.
+// TestNegotiationGarbled changes bytes of every dialogue, and appends random bytes. The
+// proxy ends each by itself, and the next client gets the slot.
 func TestNegotiationGarbled(t *testing.T) {
 	proxy, all := hostileWorld(t)
 	each(t, all, func(t *testing.T, d dialogue) {
@@ -324,8 +323,8 @@ func TestNegotiationGarbled(t *testing.T) {
 	})
 }
 
-// garbled returns d with up to three bytes changed, but for what it keeps, and
-// random bytes behind it.
+// garbled returns d with up to three bytes changed, except those in keep, and with
+// random bytes at the end.
 func (d dialogue) garbled(random *rand.Rand) []byte {
 	b := []byte(d.sent)
 	keep := strings.Index(d.sent, d.keep)

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// scenario is one promise about limits. It begins and ends with a world in
-// which nobody has a session; those that stop replicas come last.
+// scenario tests one promise about limits. It begins and ends without any session.
+// Scenarios that stop replicas come last.
 type scenario struct {
 	name   string
 	ttl    time.Duration // of a world of processes
@@ -44,7 +44,7 @@ func exactlyFive(t *testing.T, w *world) {
 			t.Errorf("the target has %d connections and had at most %d, want 5", now, peak)
 		}
 	}
-	// Whoever was admitted where: every replica had to decide.
+	// Every replica had to decide, whoever was admitted.
 	for _, r := range w.living() {
 		eventually(t, patience, func() string { // a session is counted after it was answered
 			n, refused := r.status(t).Sessions, r.metrics(t).sum("usher_sessions_rejected_total", `reason="limit"`)
@@ -64,7 +64,7 @@ func exactlyFive(t *testing.T, w *world) {
 	w.waitIdle()
 }
 
-// replacedAtOnce closes a session on one replica and opens one on another.
+// replacedAtOnce closes a session on one replica, and opens one on another.
 func replacedAtOnce(t *testing.T, w *world) {
 	a := client{proxy: w.replicas[0].socks}
 	b := client{proxy: w.replicas[1].socks}
@@ -104,7 +104,7 @@ func sideBySide(t *testing.T, w *world) {
 	newer = newer.alive()
 	old.want(t, 5, notAllowed)
 
-	// Ends of old sessions free nothing under the new limit ...
+	// The end of an old session frees no slot of the new limit ...
 	old[0].Close()
 	old[1].Close()
 	eventually(t, patience, func() string {
@@ -125,7 +125,7 @@ func sideBySide(t *testing.T, w *world) {
 		return ""
 	})
 	w.proxy.ask(t, 10, w.limited.String()).want(t, 0, notAllowed)
-	// ... and that of a new one does.
+	// ... and the end of a new session does.
 	newer[0].Close()
 	var next answer
 	eventually(t, patience, func() string {
@@ -142,7 +142,7 @@ func sideBySide(t *testing.T, w *world) {
 	w.waitIdle()
 }
 
-// brokenFile reloads rules that are none.
+// brokenFile reloads a file that is not valid.
 func brokenFile(t *testing.T, w *world) {
 	held := w.proxy.ask(t, 3, w.limited.String())
 	held.want(t, 3, notAllowed)
@@ -204,9 +204,9 @@ func storeAway(t *testing.T, w *world) {
 	w.waitIdle()
 }
 
-// killGivesBack kills the replica that holds most with SIGKILL. That its slots
-// are back within one TTL is held by the limiter's tests, in virtual time; here
-// it is logged.
+// killGivesBack kills the replica with the most sessions by SIGKILL, and logs how long
+// its slots take to be free. The limiter's tests check in virtual time that it is at
+// most one TTL.
 func killGivesBack(t *testing.T, w *world) {
 	held := w.proxy.ask(t, 6, w.limited.String())
 	held.want(t, 5, notAllowed)
@@ -224,7 +224,7 @@ func killGivesBack(t *testing.T, w *world) {
 	w.waitIdle()
 }
 
-// stopGivesBack ends the replica that holds most with SIGTERM.
+// stopGivesBack stops the replica with the most sessions by SIGTERM.
 func stopGivesBack(t *testing.T, w *world) {
 	held := w.proxy.ask(t, 6, w.limited.String())
 	held.want(t, 5, notAllowed)
@@ -246,9 +246,9 @@ func stopGivesBack(t *testing.T, w *world) {
 	w.waitIdle()
 }
 
-// regain asks for limited sessions until n are granted. It asks living replicas
-// in turn where they can be reached, so that the balancer's own discovery of a
-// death is not measured.
+// regain asks for limited sessions until n are granted. If it can, it asks living
+// replicas directly, one after the other. So it does not measure how fast the balancer
+// notices a death.
 func (w *world) regain(t *testing.T, n int) (back crowd) {
 	t.Helper()
 	var ways []client

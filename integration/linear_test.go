@@ -15,7 +15,7 @@ import (
 	"usher/store"
 )
 
-// recorder writes a history of steps on several limits.
+// recorder records a history of steps on several limits.
 type recorder struct {
 	begin time.Time
 	max   func(limit, replica int) int // that a replica asks with
@@ -27,14 +27,14 @@ type recorder struct {
 
 func (h *recorder) now() int64 { return time.Since(h.begin).Nanoseconds() }
 
-// add takes note of a step that began at call and is over.
+// add records a step that began at call and is over.
 func (h *recorder) add(limit, max int, s step, counted int, call int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.done = append(h.done, h.operation(limit, max, s, counted, call))
 }
 
-// later takes note of one that has its effect some time from call on.
+// later records a step that takes effect at an unknown time after call.
 func (h *recorder) later(limit, max int, s step, call int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -53,7 +53,7 @@ func (h *recorder) anybodyUnanswered() bool {
 	return slices.ContainsFunc(h.open, func(o porcupine.Operation) bool { return o.Input.(act).step == maybeAdmit })
 }
 
-// settled ends what was open: all of it has happened by now.
+// settled ends the open steps: all of them have happened by now.
 func (h *recorder) settled() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -81,8 +81,8 @@ type placed struct {
 	replica int
 }
 
-// round lets clients of each limit act at the same time, twice each, and then
-// waits until the store knows of all they did.
+// round lets clients of each limit act at the same time, twice each, and then waits
+// until the store knows of everything they did.
 func (h *history) round(dice *rand.Rand, meanwhile func()) {
 	h.t.Helper()
 	const clients = 5
@@ -139,7 +139,7 @@ func (h *history) end(dice *rand.Rand, limit int) {
 	}
 }
 
-// kill kills a replica: its sessions end some time from now on.
+// kill kills a replica. Its sessions end at an unknown time after that.
 func (h *history) kill(replica int) {
 	call := h.now()
 	h.replicas[replica].kill()
@@ -149,7 +149,7 @@ func (h *history) kill(replica int) {
 	h.bury(call)
 }
 
-// bury takes the sessions of killed replicas off the list.
+// bury removes the sessions of killed replicas from the list.
 func (h *history) bury(call int64) {
 	for limit := range h.live {
 		h.live[limit] = slices.DeleteFunc(h.live[limit], func(p placed) bool {
@@ -162,10 +162,9 @@ func (h *history) bury(call int64) {
 	}
 }
 
-// quiesce waits until the store counts exactly the sessions that live, and
-// what was open can have no effect any more. For those that had no answer that
-// takes two batches of each replica since then: the first may have been on its
-// way already, and count them.
+// quiesce waits until the store counts exactly the living sessions, and open steps can
+// have no effect any more. For steps without an answer, that takes two batches of each
+// replica: the first may have been in flight already, and may count them.
 func (h *history) quiesce() {
 	h.t.Helper()
 	h.mu.Lock()
@@ -208,19 +207,19 @@ func (h *history) quiesce() {
 		return l.trouble()
 	})
 	h.settled()
-	for i := range h.limits { // nothing is under way: as read, so it is still
+	for i := range h.limits { // nothing is in flight, so what was read is still true
 		h.add(i, h.limits[i], count, len(h.live[i]), h.now())
 	}
 }
 
-// TestLinearizable checks the histories of clients of several replicas, first
-// on a good network, then on a bad one, then with a replica killed.
+// TestLinearizable checks the histories of clients of several replicas: first on a good
+// network, then on a bad one, then with a replica killed.
 func TestLinearizable(t *testing.T) {
 	testLinearizable(t, faultOptions{net: 4, limits: []int{2, 3}})
 }
 
-// TestLinearizablePool does so with a pool of two rules, for which the replicas ask with
-// different numbers, as amid a rolling reload.
+// TestLinearizablePool does the same with a pool of two rules. The replicas ask with
+// different numbers, as during a rolling reload.
 func TestLinearizablePool(t *testing.T) {
 	testLinearizable(t, faultOptions{net: 14, pool: []int{3, 2, 4}})
 }
@@ -230,8 +229,8 @@ func testLinearizable(t *testing.T, o faultOptions) {
 		t.Skip("takes half a minute")
 	}
 	t.Parallel()
-	// Long leases: a replica that is cut off for longer stands above the limit
-	// in keep mode, which is no linearizable history, and not meant to be one.
+	// Leases are long. In keep mode, a replica that is cut off for longer exceeds the
+	// limit. Such a history is not linearizable, by design.
 	o.env = map[string]string{"USHER_LEASE_TTL": "4s", "USHER_STORE_WAIT": "1s"}
 	f := newFaultWorld(t, o)
 	max := func(limit, replica int) int {
@@ -292,7 +291,7 @@ func testLinearizable(t *testing.T, o faultOptions) {
 	}
 }
 
-// falsified returns the history with one lie each.
+// falsified returns copies of the history, each with one false step.
 func (h *history) falsified() map[string][]porcupine.Operation {
 	all := map[string][]porcupine.Operation{}
 	change := func(name string, from, to step) {
@@ -311,7 +310,7 @@ func (h *history) falsified() map[string][]porcupine.Operation {
 	return all
 }
 
-// tell writes a history for people, in the order in which its steps began.
+// tell prints a history in the order in which its steps began.
 func tell(history []porcupine.Operation) string {
 	sorted := slices.Clone(history)
 	slices.SortFunc(sorted, func(a, b porcupine.Operation) int { return cmp.Compare(a.Call, b.Call) })

@@ -7,9 +7,8 @@ import (
 	"github.com/anishathalye/porcupine"
 )
 
-// What clients do to a limit, and see of it. The limit is linearizable if each
-// of these has a moment between its call and its return at which it happened,
-// to one counter.
+// What clients do to a limit, and see of it. A limit is linearizable if each step took
+// effect at one moment between its call and its return, on one counter.
 type step int
 
 const (
@@ -18,7 +17,7 @@ const (
 	release                  // a session ended, and its end became known to the store
 	maybeAdmit               // no answer: it may have counted, for a while
 	maybeRelease             // the end of that, if so
-	count                    // the store's count, read while nothing was under way
+	count                    // the store's count, read while nothing was in flight
 )
 
 func (s step) String() string {
@@ -32,11 +31,11 @@ type act struct {
 	counted    int // count
 }
 
-// tally is the state of a limit: sessions, and those of them whose client had
-// no answer.
+// tally is the state of a limit: its sessions, and those whose client got no answer.
 type tally struct{ sessions, unknown int }
 
-// linearly returns what a limit may be after act, nothing if act is impossible.
+// linearly returns the possible states of a limit after act, or nothing if act is
+// impossible.
 func (s tally) linearly(a act) (next []any) {
 	switch a.step {
 	case admit:
@@ -44,7 +43,7 @@ func (s tally) linearly(a act) (next []any) {
 			next = append(next, tally{s.sessions + 1, s.unknown})
 		}
 	case refuse:
-		if s.sessions >= a.max { // more in a pool alone, by the higher number of another replica
+		if s.sessions >= a.max { // more only in a pool, by the higher number of another replica
 			next = append(next, s)
 		}
 	case release:
@@ -90,8 +89,8 @@ var limitModel = porcupine.NondeterministicModel{
 	},
 }
 
-// linearizable reports whether a history is possible. It is an error of the
-// test if that cannot be found out within a time.
+// linearizable reports whether a history is possible. The test fails if the checker
+// does not finish in time.
 func linearizable(t testing.TB, history []porcupine.Operation) bool {
 	t.Helper()
 	result := porcupine.CheckOperationsTimeout(limitModel.ToModel(), history, patience)
@@ -101,8 +100,8 @@ func linearizable(t testing.TB, history []porcupine.Operation) bool {
 	return result == porcupine.Ok
 }
 
-// TestLimitModel holds the model, and so the check, to histories that are
-// known to be right or wrong.
+// TestLimitModel checks the model, and so the checker, with histories that are known to
+// be right or wrong.
 func TestLimitModel(t *testing.T) {
 	type at struct {
 		step       step
