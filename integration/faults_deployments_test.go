@@ -124,7 +124,7 @@ func (r *trial) heirsOf(primary *redistest.Server) (all []*redistest.Server) {
 // TestFaultsSentinels runs the faults of a primary behind sentinels, under replicas
 // that end sessions whose lease is lost.
 func TestFaultsSentinels(t *testing.T) {
-	testFaults(t, faultOptions{net: 5, strict: true, deploy: behindSentinels}, []fault{
+	testFaults(t, faultOptions{net: 5, strict: true, pool: []int{4, 4, 4}, deploy: behindSentinels}, []fault{
 		{name: "planned failover", run: failedOver},
 		{name: "primary killed", run: primaryKilled},
 	})
@@ -132,7 +132,7 @@ func TestFaultsSentinels(t *testing.T) {
 
 // TestFaultsSentinelsKeep does the same under replicas that keep such sessions.
 func TestFaultsSentinelsKeep(t *testing.T) {
-	testFaults(t, faultOptions{net: 6, deploy: behindSentinels}, []fault{
+	testFaults(t, faultOptions{net: 6, pool: []int{4, 4, 4}, deploy: behindSentinels}, []fault{
 		{name: "primary killed, a replica asleep", run: primaryKilledUnseen},
 	})
 }
@@ -140,7 +140,7 @@ func TestFaultsSentinelsKeep(t *testing.T) {
 // TestFaultsCluster runs the faults of nodes of a Redis Cluster that hold some of the
 // limits.
 func TestFaultsCluster(t *testing.T) {
-	testFaults(t, faultOptions{net: 7, strict: true, deploy: onCluster}, []fault{
+	testFaults(t, faultOptions{net: 7, strict: true, pool: []int{4, 4, 4}, deploy: onCluster}, []fault{
 		{name: "slot migrated", run: slotMigrated},
 		{name: "planned failover", run: failedOver},
 		{name: "primary killed", run: primaryKilled},
@@ -149,7 +149,7 @@ func TestFaultsCluster(t *testing.T) {
 
 // TestFaultsClusterKeep does the same under replicas that keep such sessions.
 func TestFaultsClusterKeep(t *testing.T) {
-	testFaults(t, faultOptions{net: 8, deploy: onCluster}, []fault{
+	testFaults(t, faultOptions{net: 8, pool: []int{4, 4, 4}, deploy: onCluster}, []fault{
 		{name: "primary killed", run: primaryKilled},
 	})
 }
