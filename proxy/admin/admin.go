@@ -10,9 +10,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
-	"slices"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -43,14 +40,12 @@ const MaxConnections = 32
 type Server struct {
 	o    Options
 	http http.Server
-
-	mu    sync.Mutex
-	conns []net.Conn // the oldest first
+	open fair.Conns
 }
 
 // New returns a Server that does not listen yet.
 func New(o Options) *Server {
-	s := &Server{o: o}
+	s := &Server{o: o, open: fair.Conns{Most: MaxConnections}}
 	s.http = http.Server{
 		Handler:           s.routes(),
 		ReadHeaderTimeout: 5 * time.Second,
@@ -66,39 +61,12 @@ func New(o Options) *Server {
 
 // count enforces MaxConnections. It is called when the state of a connection changes.
 func (s *Server) count(c net.Conn, state http.ConnState) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	switch state {
 	case http.StateNew:
-		s.conns = append(s.conns, c)
-		if len(s.conns) > MaxConnections {
-			victim := s.victim()
-			_ = s.conns[victim].Close()
-			s.conns = slices.Delete(s.conns, victim, victim+1)
-		}
+		s.open.Enter(c)
 	case http.StateClosed, http.StateHijacked:
-		s.conns = slices.DeleteFunc(s.conns, func(open net.Conn) bool { return open == c })
+		s.open.Leave(c)
 	}
-}
-
-// victim returns the index of the oldest connection of the source that has the most.
-// s.mu is held.
-func (s *Server) victim() (first int) {
-	counts := map[netip.Prefix]int{}
-	most := 0
-	for _, c := range s.conns {
-		source := sourceOf(c)
-		counts[source]++
-		most = max(most, counts[source])
-	}
-	return slices.IndexFunc(s.conns, func(c net.Conn) bool { return counts[sourceOf(c)] == most })
-}
-
-func sourceOf(c net.Conn) netip.Prefix {
-	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
-		return fair.SourceOf(a.AddrPort().Addr())
-	}
-	return netip.Prefix{}
 }
 
 // Serve answers requests on ln until Shutdown, then returns nil.

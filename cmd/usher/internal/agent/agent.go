@@ -14,16 +14,18 @@ import (
 	"time"
 
 	"usher/proxy/admin"
+	"usher/proxy/fair"
 )
 
-// patience bounds a connection, and maxChecks how many there are at a time: silent
-// ones would only hold descriptors.
+// patience bounds a connection, and maxChecks how many there are at a time: those that
+// stay after their answer only hold descriptors.
 const (
 	patience  = time.Second
 	maxChecks = 8
 )
 
-// Options configure a Server. Both functions are called for each check, concurrently.
+// Options configure a Server. Both functions are called for each check, one at a time for
+// each listener, and should not block.
 type Options struct {
 	// Unready returns why balancers should send no clients here, "" if they should.
 	Unready func() string
@@ -55,14 +57,14 @@ func (s *Server) Serve(ln net.Listener) error {
 		return ln.Close()
 	}
 	defer s.running.Wait()
-	free := make(chan struct{}, maxChecks)
+	open := fair.Conns{Most: maxChecks}
 	for {
-		free <- struct{}{} // waits for patience at most
 		conn, err := ln.Accept()
 		switch {
 		case err == nil:
-			s.running.Go(func() { s.answer(conn); <-free })
-			continue
+			s.answer(conn) // it does not block: the line fits into the buffer of the connection
+			open.Enter(conn)
+			s.running.Go(func() { defer open.Leave(conn); awaitEnd(conn) })
 		case errors.Is(err, net.ErrClosed):
 			return nil
 		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ECONNABORTED):
@@ -73,7 +75,6 @@ func (s *Server) Serve(ln net.Listener) error {
 		default:
 			return fmt.Errorf("agent listener %s: %w", ln.Addr(), err)
 		}
-		<-free
 	}
 }
 
@@ -93,19 +94,24 @@ func (s *Server) Close() error {
 	return s.ln.Close()
 }
 
-// answer writes the line. It reads what the balancer may have sent before it
-// closes: closing with unread data resets the connection, and the line could be lost.
+// answer writes the line and ends the direction. If that fails, awaitEnd returns at once.
 func (s *Server) answer(conn net.Conn) {
-	defer conn.Close()
 	if conn.SetDeadline(time.Now().Add(patience)) != nil {
 		return
 	}
 	if _, err := io.WriteString(conn, Line(s.o.Unready(), s.o.Weight)); err != nil {
 		return
 	}
-	if c, ok := conn.(interface{ CloseWrite() error }); ok && c.CloseWrite() == nil {
-		io.Copy(io.Discard, io.LimitReader(conn, 1<<10)) //nolint:errcheck // the end or the deadline comes
+	if c, ok := conn.(interface{ CloseWrite() error }); ok {
+		_ = c.CloseWrite()
 	}
+}
+
+// awaitEnd reads what the balancer may have sent before it closes: closing with unread
+// data resets the connection, and the line could be lost.
+func awaitEnd(conn net.Conn) {
+	defer conn.Close()
+	io.Copy(io.Discard, io.LimitReader(conn, 1<<10)) //nolint:errcheck // the end or the deadline comes
 }
 
 // Line returns the answer to a check. HAProxy ignores a line without its end. "up"

@@ -118,3 +118,40 @@ func TestServe(t *testing.T) {
 		t.Errorf("closed twice: %v", err)
 	}
 }
+
+// Connections that stay silent do not keep a check waiting: it gets its line at once, and
+// the oldest ones of their address are closed.
+func TestSilentConnectionsDelayNoCheck(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := New(Options{Unready: func() string { return "" }, Weight: func() int { return 7 }})
+	served := make(chan error)
+	go func() { served <- s.Serve(ln) }()
+	dial := func(from string) net.Conn {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+		conn, err := d.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		return conn
+	}
+	const silent = 100 * maxChecks // they would take 100 times patience
+	for range silent {
+		dial("127.0.0.3")
+	}
+	if got, err := io.ReadAll(dial("127.0.0.1")); string(got) != "up ready 7%\n" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+}
