@@ -160,8 +160,8 @@ func mismatch(f *fixture) {
 	a.batch() // the others are not disturbed
 }
 
-// mustNotCreate: a replica that has met replicas with other settings does not
-// create an epoch where theirs may come back.
+// mustNotCreate: a replica that has met replicas with other settings does not create
+// an epoch as long as they may return.
 func mustNotCreate(f *fixture) {
 	a := f.replica()
 	a.mustNotCreate = true

@@ -2,7 +2,7 @@ package storetest
 
 import "usher/store"
 
-// loseAll drops the data of a shard with these replicas.
+// loseAll drops all data of a shard with these replicas.
 func loseAll(drop func(string), replicas ...*replica) {
 	drop("m")
 	drop("t")

@@ -28,7 +28,7 @@ func poolNumbers(f *fixture) {
 	f.want("a by 4, and three have ended", a.batch(pooled(4, 2, 3)).Counts[0], store.Count{Granted: 3, Total: 4})
 }
 
-// A slot that a has in hand is no reason to admit above a lower number.
+// A granted slot that a does not use is no reason to admit above a lower number.
 func poolSurplus(f *fixture) {
 	a, b := f.ready()
 	a.batch(pooled(9, 0, 4))

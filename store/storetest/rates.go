@@ -7,7 +7,7 @@ import (
 	"usher/store/limit"
 )
 
-// perHour is n in a window that does not end while a test runs.
+// perHour is a rate of n in a window that does not end while a test runs.
 func perHour(n int64) limit.Rate { return limit.Rate{N: n, Per: time.Hour} }
 
 // rated states a counter without keys that has a rate.
@@ -115,7 +115,8 @@ func rateWindowEnds(f *fixture) {
 	}
 }
 
-// boundedKey states a key of a rule that keeps windows of most keys.
+// boundedKey states a key of a rule for which the store keeps the windows of up to `most`
+// keys.
 func boundedKey(key string, most, n, need int64) store.Entry {
 	e := ratedKey(key, n, 0, need)
 	e.MaxKeys = most

@@ -1,6 +1,6 @@
-// Package storetest tests a store against every clause of the contract of package
-// store, one subtest for each. Both stores run it, and neither has clauses of its
-// own. Model is a store for tests of what is built on the contract.
+// Package storetest tests a store against the contract of package store, with a subtest
+// for each clause. Both stores must pass all of them. Model is a store for tests of
+// code that uses a store.
 package storetest
 
 import (
@@ -77,16 +77,16 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 	}
 }
 
-// RunHistory runs the clause that nothing is built on data of another history.
-// turn begins another history in the store, whose data stays as it is.
+// RunHistory tests that requests do not build on data of another history. turn begins
+// another history in the store, and keeps the data.
 func RunHistory(t *testing.T, s store.Store, turn func()) {
 	t.Helper()
 	otherHistory(newFixture(t, s), turn)
 }
 
-// RunLosses runs the clauses about data of which parts are lost, because a server
-// may evict keys one by one. open returns an empty store and a function that
-// drops one of its keys: m, t, or r of a replica (r:<replica>).
+// RunLosses tests the clauses about data that is lost in part, because a server may
+// evict single keys. open returns an empty store and a function that drops one of its
+// keys: m, t, or r of a replica (r:<replica>).
 func RunLosses(t *testing.T, open func(t *testing.T) (s store.Store, drop func(key string))) {
 	t.Helper()
 	for name, test := range map[string]func(*fixture, func(string)){
@@ -103,7 +103,7 @@ func RunLosses(t *testing.T, open func(t *testing.T) (s store.Store, drop func(k
 
 func newFixture(t *testing.T, s store.Store) *fixture {
 	t.Helper()
-	// Without a deadline some stores give each of their servers a second only.
+	// Without a deadline, some stores wait for each of their servers for one second only.
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	conn, err := s.Dial(ctx, 0)
@@ -118,7 +118,7 @@ func newFixture(t *testing.T, s store.Store) *fixture {
 	return &fixture{T: t, conn: conn, ctx: t.Context(), seen: map[string]bool{}}
 }
 
-// fixture drives one shard in place of several replicas.
+// fixture plays several replicas at one shard.
 type fixture struct {
 	*testing.T
 	ctx  context.Context
@@ -127,7 +127,7 @@ type fixture struct {
 	seen map[string]bool // counters that entries named
 }
 
-// replica is what a replica remembers of its stream.
+// replica is the state of a replica's stream.
 type replica struct {
 	f             *fixture
 	id            string

@@ -8,7 +8,7 @@ import (
 	"usher/store/limit"
 )
 
-// terms are what a join or a batch says for all of its entries.
+// terms are the parts of a join or a batch that apply to all of its entries.
 type terms struct {
 	now    time.Duration
 	strict bool // claims do not go above the maximum
@@ -30,8 +30,8 @@ func levelsOf(e store.Entry) []level {
 	return []level{{e.Counter, e.Max, e.Rate}}
 }
 
-// apply works a replica's entries in two passes, everything that shrinks before
-// everything that grows, and answers them.
+// apply applies a replica's entries, and answers them. The first pass takes the entries
+// that shrink, the second those that grow.
 func (s *shard) apply(replica string, entries []store.Entry, how terms) []store.Count {
 	held := map[string]int64{} // freed by this batch, and kept for the next replica that asks
 	var admitted []int64       //mutate:one-pass
@@ -132,7 +132,7 @@ func (s *shard) shortenWindows(now time.Duration, entries []store.Entry) {
 	}
 }
 
-// tokens is how many of the waiting sessions the rates let begin.
+// tokens is how many of the waiting sessions the rates admit.
 func (s *shard) tokens(e store.Entry, levels []level, how terms) int64 {
 	n := e.Need - e.Live
 	if how.more && e.Throttled() {
@@ -154,8 +154,8 @@ func (s *shard) noWindow(now time.Duration, e store.Entry) bool {
 	return e.Opens() && s.w.Used(now, e.Counter) == 0 && s.k.Used(now, store.RuleOf(e.Counter)) >= e.MaxKeys
 }
 
-// begin uses up n places in the windows of both levels. A key that opens its
-// window uses up one of its rule's places for keys.
+// begin counts n sessions in the windows of both levels. A key that opens its window
+// counts as one of the keys that its rule may have.
 func (s *shard) begin(e store.Entry, n int64, how terms) {
 	if n == 0 {
 		return
@@ -207,7 +207,7 @@ func (s *shard) answerRates(now time.Duration, entries []store.Entry, admitted [
 // redisstore use the same number.
 const unlimited int64 = 1 << 52
 
-// room is what is left under the maxima; below zero the counter is over its limit.
+// room is how much is left below the maxima. Below zero, the counter is over its limit.
 func (s *shard) room(levels []level) int64 {
 	room := unlimited
 	for _, l := range levels {
@@ -218,7 +218,7 @@ func (s *shard) room(levels []level) int64 {
 	return room
 }
 
-// set writes a replica's count and moves the totals by the difference.
+// set writes a replica's count and changes the totals by the difference.
 func (s *shard) set(replica, counter string, to int64) {
 	granted := s.r[replica].granted
 	s.t.add(counter, to-granted[counter])
@@ -227,8 +227,8 @@ func (s *shard) set(replica, counter string, to int64) {
 	}
 }
 
-// add moves the totals of a counter and of its rule. At 0 the notes go with
-// the total.
+// add changes the totals of a counter and of its rule. If a total becomes 0, its notes
+// are removed.
 func (t *totals) add(counter string, n int64) {
 	for _, name := range []string{counter, store.RuleOf(counter)} { //mutate:the-total-of-the-rule-is-not-moved
 		if name == "" {
@@ -245,8 +245,8 @@ func (t *totals) notesAnother(name, replica string) bool {
 	return slices.ContainsFunc(t.notes[name], func(h string) bool { return h != replica })
 }
 
-// note puts the replica first and keeps the newest other name. With one name
-// only, a busy replica would overwrite that of a quiet one before anybody read it.
+// note puts the replica first and keeps the newest other name. With a single name, a
+// busy replica would overwrite the name of a quiet one before anybody reads it.
 func (t *totals) note(name, replica string) {
 	names := []string{replica}
 	for _, h := range t.notes[name] {

@@ -47,7 +47,8 @@ func (s *Store) Dump() map[string]map[string]string {
 	return out
 }
 
-// Windows returns how much of each open window is used, by key (w:<counter>, k:<rule>).
+// Windows returns how many sessions began in each open window, by key (w:<counter>),
+// and how many keys opened one (k:<rule>).
 func (s *Store) Windows() map[string]int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -122,10 +123,10 @@ func (s *Store) Audit() (epoch string, err error) {
 	return s.m.epoch, fmt.Errorf("totals are %v, the replicas have %v", s.t.count, sum)
 }
 
-// The methods below do what can befall the data of a store, so that code that is
-// built on the contract can be tested against it.
+// The methods below damage the data as real stores may, to test code that relies on the
+// contract.
 
-// Flush loses all data, as FLUSHALL does: the server goes on.
+// Flush loses all data, as FLUSHALL does. The server keeps running.
 func (s *Store) Flush() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -160,9 +161,9 @@ func (s *Store) Snapshot() Snapshot {
 	return Snapshot{s.shard.clone()}
 }
 
-// Restart replaces the data with a snapshot, the zero Snapshot with nothing, and
-// begins another history. A server does so when it restarts, and when it has
-// followed another server and becomes a primary again.
+// Restart replaces the data with a snapshot (the zero Snapshot has no data), and begins
+// another history. So does a server that restarts, and one that followed another server
+// and is promoted again.
 func (s *Store) Restart(from Snapshot) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -22,7 +22,7 @@ type shard struct {
 	k       limit.Windows      // by rule: for how many keys a window was opened
 }
 
-// membership is m: which replicas are there.
+// membership is m: the replicas that are members.
 type membership struct {
 	epoch, history string
 	recovering     bool
@@ -53,7 +53,7 @@ func (s *shard) join(j store.Join) (store.JoinReply, error) {
 		r != nil && r.token.Stream >= j.Stream {
 		return store.JoinReply{}, store.ErrStale
 	}
-	// A copy of the join that created this epoch, of which a part is lost?
+	// Is it a copy of the join that created this epoch, and a part of the data is lost?
 	if s.isOf(j.Candidate) { //mutate:a-copy-of-the-join-that-created-an-epoch-creates-it-again
 		return store.JoinReply{}, store.ErrStale
 	}
@@ -110,9 +110,9 @@ func (s *shard) create(j store.Join) {
 	}
 }
 
-// openLedger prepares the replica's ledger for its claims and reports whether
-// its counts were kept. If they were cleared before claims that come in several
-// requests, the slots of live sessions would be given away in between.
+// openLedger prepares the replica's ledger for its claims and reports whether its
+// counts were kept. Claims may come in several requests. If the counts were cleared
+// first, others could get the slots of running sessions in between.
 func (s *shard) openLedger(j store.Join) (kept bool) {
 	r := s.r[j.Replica]
 	if r != nil && r.token.Epoch == s.m.epoch {
@@ -260,9 +260,8 @@ func (s *shard) hasConflict(j store.Join) bool {
 	return false
 }
 
-// number gives the space a number if it has none, preferably the one that the
-// replica knows it by. It forgets the space that the replica leaves if no other
-// member is on it.
+// number gives the space a number if it has none, preferably the one that the replica
+// knows. It forgets the space that the replica leaves if no other member is in it.
 func (m *membership) number(replica, space string, known uint64) {
 	left := ""
 	if me := m.members[replica]; me != nil && me.Space != space {
@@ -278,7 +277,7 @@ func (m *membership) number(replica, space string, known uint64) {
 	}
 }
 
-// forget drops the number of a space that no member is on.
+// forget drops the number of a space that has no members.
 func (m *membership) forget(space string) {
 	for _, o := range m.members {
 		if o.Space == space {

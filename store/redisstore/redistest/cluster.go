@@ -20,9 +20,9 @@ type Cluster struct {
 // slots is how many slots a Redis Cluster has.
 const slots = 16384
 
-// StartCluster returns when all nodes agree that the cluster is whole. A node
-// is taken for dead after a second of silence. With certificates the nodes
-// speak TLS only, among themselves too.
+// StartCluster starts a cluster, and returns when all nodes agree that it is complete.
+// Nodes take a second of silence for a failure. With certificates, the nodes speak TLS
+// only, also to each other.
 func StartCluster(t testing.TB, files ...Certificates) *Cluster {
 	t.Helper()
 	start := Start
@@ -84,7 +84,8 @@ func StartNode(t testing.TB, args ...string) *Server {
 	return n
 }
 
-// slotRanges returns what a node says of all slots, nothing if it does not answer.
+// slotRanges returns which node serves which slots by a node's answer, or nothing if
+// the node does not answer.
 func slotRanges(client *redis.Client) []redis.ClusterSlot {
 	return client.ClusterSlots(context.Background()).Val() //nolint:staticcheck // CLUSTER SHARDS, its successor, is not on older servers; the store asks like this
 }
@@ -128,8 +129,8 @@ func (c *Cluster) URL() string {
 	return scheme + "+cluster://" + c.Nodes[0].Addr + "," + c.Nodes[1].Addr + "," + c.Nodes[2].Addr + c.Nodes[0].options
 }
 
-// Serving returns the node that serves a slot, by what the first node that
-// answers says.
+// Serving returns the node that serves a slot, by the answer of the first node that
+// answers.
 func (c *Cluster) Serving(slot int) *Server {
 	c.t.Helper()
 	for _, n := range c.Nodes {
@@ -199,15 +200,14 @@ func (c *Cluster) Replica(primary *Server) *Server {
 	return found
 }
 
-// follows reports whether a node that tells this of its replication is a
-// replica of primary.
+// follows reports whether a node with this replication info is a replica of primary.
 func follows(replication string, primary *Server) bool {
 	_, port, _ := net.SplitHostPort(primary.Addr)
 	return strings.Contains(replication, "master_port:"+port+"\r")
 }
 
-// Lose kills the node that serves a slot, after those that could take over,
-// and returns it: until it is started again nobody serves the slot.
+// Lose kills the node that serves a slot, and first those that could take over. It
+// returns the node. Until the node is started again, nobody serves the slot.
 func (c *Cluster) Lose(slot int) *Server {
 	c.t.Helper()
 	primary := c.Serving(slot)
@@ -220,7 +220,7 @@ func (c *Cluster) Lose(slot int) *Server {
 	return primary
 }
 
-// Failover makes the replica of a primary take over while both are well.
+// Failover promotes the replica of a primary although both are well.
 func (c *Cluster) Failover(primary *Server, slot int) {
 	c.t.Helper()
 	replica := c.Replica(primary)

@@ -11,9 +11,9 @@ import (
 	"testing"
 )
 
-// Fake answers commands with what the test says, for answers that no real
-// server gives. It serves until the listener is closed, at the latest at the
-// end of the test. An empty answer ends the connection.
+// Fake answers commands as the test says, for answers that no real server gives. It
+// serves until the listener is closed, at the latest at the end of the test. An empty
+// answer ends the connection.
 func Fake(t testing.TB, l net.Listener, answer func(command []string) string) {
 	t.Helper()
 	var serving sync.WaitGroup
@@ -54,8 +54,8 @@ func Loopback(t testing.TB) net.Listener {
 	return l
 }
 
-// Ordinary answers what a server is asked before anything else, as an ordinary
-// one would, and "" to all other commands.
+// Ordinary answers the first commands on a connection as a normal server does, and all
+// other commands with "".
 func Ordinary(command []string) string {
 	switch strings.ToUpper(command[0]) {
 	case "HELLO":

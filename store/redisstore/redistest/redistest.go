@@ -21,7 +21,7 @@ import (
 	"usher/deploy/need"
 )
 
-// Server is a redis-server or redis-sentinel process of the test's own.
+// Server is a redis-server or redis-sentinel process of one test.
 type Server struct {
 	Addr    string
 	t       testing.TB
@@ -34,8 +34,8 @@ type Server struct {
 	client  *redis.Client
 }
 
-// Start starts a server without persistence that ends with the test. Without
-// a redis-server on the path the test is skipped, in CI it fails.
+// Start starts a server without persistence. It ends with the test. Without
+// redis-server in the PATH, the test is skipped; in CI it fails.
 func Start(t testing.TB, args ...string) *Server {
 	t.Helper()
 	addr := freeAddr(t)
@@ -43,7 +43,7 @@ func Start(t testing.TB, args ...string) *Server {
 	return launch(&Server{Addr: addr, t: t, args: append([]string{"--bind", host, "--port", port}, args...)})
 }
 
-// launch fills in what all servers have in common, and starts the process.
+// launch adds the options that all servers need, and starts the process.
 func launch(s *Server) *Server {
 	s.t.Helper()
 	if s.command == "" {
@@ -66,7 +66,7 @@ func (s *Server) URL() string {
 	return scheme + "://" + s.Addr + "/0" + s.options
 }
 
-// Client returns a client of the test's own, with all rights.
+// Client returns a client with all rights. It is closed with the test.
 func (s *Server) Client() *redis.Client {
 	if s.client == nil {
 		s.client = redis.NewClient(&redis.Options{Addr: s.Addr, TLSConfig: s.tls})
@@ -75,8 +75,8 @@ func (s *Server) Client() *redis.Client {
 	return s.client
 }
 
-// Start starts the process, again after Kill: on the same port, with nothing
-// of the data that it had.
+// Start starts the process. After Kill, it starts it on the same port, without the old
+// data.
 func (s *Server) Start() {
 	s.t.Helper()
 	s.log.Reset()
@@ -97,7 +97,7 @@ func (s *Server) Start() {
 	}
 }
 
-// Kill ends the process at once, as a crash would. It is idempotent.
+// Kill ends the process at once, as a crash does. It is idempotent.
 func (s *Server) Kill() {
 	if s.cmd == nil {
 		return
@@ -106,8 +106,8 @@ func (s *Server) Kill() {
 	s.cmd = nil
 }
 
-// FailToSave lets the server try to save its data, and fail: where the file
-// should be is a folder. Until save is set to "" it then refuses what writes.
+// FailToSave makes the server fail to save its data, because there is a folder in place
+// of the file. After that, it refuses writes until save is set to "".
 func (s *Server) FailToSave() {
 	s.t.Helper()
 	ctx, client := context.Background(), s.Client()
@@ -132,8 +132,8 @@ func (s *Server) FailToSave() {
 // PID returns the process id, for signals.
 func (s *Server) PID() int { return s.cmd.Process.Pid }
 
-// Unfollow keeps a replica from hearing its primary, until Follow: it stays
-// with what it has.
+// Unfollow disconnects a replica from its primary, until Follow. The replica keeps its
+// data.
 func (s *Server) Unfollow() {
 	s.t.Helper()
 	s.setMasterAuth("a password that the primary does not know")
@@ -155,8 +155,8 @@ func (s *Server) setMasterAuth(password string) {
 	}
 }
 
-// Turn begins another history in the server, as a replica that is promoted
-// does: its process, its data and the connections to it stay.
+// Turn begins another history in the server, as the promotion of a replica does. Its
+// process, its data and its connections stay.
 func (s *Server) Turn() {
 	s.t.Helper()
 	for _, of := range [][2]string{{"127.0.0.1", "1"}, {"NO", "ONE"}} { // nobody is at that port
@@ -184,7 +184,7 @@ func (s *Server) answers() bool {
 	return strings.HasPrefix(string(reply[:n]), "+PONG") || strings.HasPrefix(string(reply[:n]), "-NOAU")
 }
 
-// freeAddr returns an address that stays the server's while it is down.
+// freeAddr returns an address that nobody else gets while the server is down.
 func freeAddr(t testing.TB) string {
 	t.Helper()
 	return fmt.Sprintf("127.0.0.1:%d", need.Port(t))

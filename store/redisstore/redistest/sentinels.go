@@ -25,10 +25,9 @@ type Sentinels struct {
 // SentinelName is the name that the sentinels know the primary by.
 const SentinelName = "counts"
 
-// StartSentinels returns when the replicas are in sync, and all sentinels know
-// each other and them.
-// They take half a second of silence for death. With certificates everybody
-// speaks TLS only.
+// StartSentinels starts a primary, its replicas and sentinels. It returns when the
+// replicas are in sync, and all sentinels know all servers and each other. Sentinels
+// take half a second of silence for a failure. With certificates, all speak TLS only.
 func StartSentinels(t testing.TB, files ...Certificates) *Sentinels {
 	t.Helper()
 	start := Start
@@ -108,7 +107,7 @@ func (s *Sentinels) URL() string {
 	return scheme + "+sentinel://" + strings.Join(addrs, ",") + "/" + SentinelName + "/0" + s.Watch[0].options
 }
 
-// Primary returns the server that all sentinels take for the primary.
+// Primary returns the primary that all sentinels agree on.
 func (s *Sentinels) Primary() *Server {
 	s.t.Helper()
 	var found *Server
@@ -128,8 +127,8 @@ func (s *Sentinels) Primary() *Server {
 	return found
 }
 
-// Failover asks a sentinel to promote a replica although the primary is well,
-// and returns when all sentinels agree that one is promoted.
+// Failover asks a sentinel to promote a replica although the primary is well, and
+// returns when all sentinels agree on the new primary.
 func (s *Sentinels) Failover() {
 	s.t.Helper()
 	old := s.Primary()
@@ -141,7 +140,8 @@ func (s *Sentinels) Failover() {
 	Eventually(s.t, time.Minute, "another primary", func() bool { return s.Primary() != old })
 }
 
-// SetDownAfter sets how many milliseconds of silence the sentinels take for death.
+// SetDownAfter sets after how many milliseconds of silence the sentinels take a server
+// for failed.
 func (s *Sentinels) SetDownAfter(ms int) {
 	s.t.Helper()
 	for _, w := range s.Watch {

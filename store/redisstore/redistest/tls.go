@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// Certificates are the PEM files of an authority made for one test, and of a
-// pair that it signed, good for 127.0.0.1 and for clients.
+// Certificates are PEM files: an authority for one test, and a key and certificate that
+// it signed, valid for 127.0.0.1 and for clients.
 type Certificates struct{ CA, Cert, Key string }
 
 // NewCertificates makes an authority and a pair.
@@ -75,8 +75,8 @@ func issue(t testing.TB, c, parent *x509.Certificate, signer *ecdsa.PrivateKey) 
 	return key, made
 }
 
-// StartTLS starts a server that speaks TLS only and wants a certificate of
-// its clients.
+// StartTLS starts a server that speaks TLS only and requires a certificate from its
+// clients.
 func StartTLS(t testing.TB, files Certificates, args ...string) *Server {
 	t.Helper()
 	addr := freeAddr(t)

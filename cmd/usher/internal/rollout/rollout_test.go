@@ -16,7 +16,7 @@ func report(name string, number, refused uint64) published.Report {
 func TestStanding(t *testing.T) {
 	on := report("on", 8, 0)
 	behind := report("behind", 7, 0)
-	earlier := report("earlier", 6, 7) // what it says of 8 is not known yet
+	earlier := report("earlier", 6, 7) // it does not know generation 8 yet
 	refuses := report("refuses", 7, 8)
 	ahead := report("ahead", 9, 0)
 	for _, c := range []struct {
@@ -36,8 +36,8 @@ func TestStanding(t *testing.T) {
 	}
 }
 
-// A replica that was seen once is waited for, and is gone after half a TTL without a
-// report, unless it has left in good order or has taken the generation before.
+// Wait waits for each replica that was seen once. A replica is gone after half a TTL
+// without a report, unless it has stopped normally or has taken the generation before.
 func TestReplicasThatVanish(t *testing.T) {
 	now := time.Now()
 	const ttl = 10 * time.Second

@@ -29,9 +29,9 @@ func (e SupersededError) Error() string {
 const pause = 50 * time.Millisecond
 
 // Wait waits until every replica that follows has taken or refused the generation, is
-// gone, or has stopped in good order, or until ctx ends. seen are the replicas before it
-// was published. Wait closes conn, and the connections that it makes. It fails if it
-// could never read the standing, or with SupersededError.
+// gone, or has stopped normally, or until ctx ends. seen are the replicas from before the
+// generation was published. Wait closes conn, and the connections that it makes. It fails
+// with SupersededError, or if it could never read the standing.
 func (w Watch) Wait(ctx context.Context, conn published.Conn, seen []published.Report) (s Standing, err error) {
 	shown, roll := "", newRoll(w.Number, w.TTL, seen)
 	defer func() {
@@ -97,8 +97,8 @@ func (w Watch) look(ctx context.Context, conn published.Conn, roll *roll) (Stand
 	return roll.call(all, time.Now()), nil
 }
 
-// roll remembers each replica that was seen until it has left in good order. One whose
-// report is no longer there may be dead, or run without the store.
+// roll remembers each replica that was seen, until it has stopped normally. A replica
+// whose report has vanished may be dead, or may run without the store.
 type roll struct {
 	number uint64
 	grace  time.Duration
@@ -110,7 +110,7 @@ type seen struct {
 	last   time.Time // when its report was there
 }
 
-// newRoll returns a roll with the replicas that there were before. A report vanishes
+// newRoll returns a roll with the replicas of before. A report vanishes
 // when its replica has reported nothing for one TTL, but also when the store loses its
 // data. Replicas report again within a tenth of the TTL then, so a replica counts as
 // gone only after half a TTL without a report.
@@ -122,7 +122,7 @@ func newRoll(number uint64, ttl time.Duration, before []published.Report) *roll 
 	return r
 }
 
-// call returns the standing by what the store says now.
+// call returns the standing according to the store now.
 func (r *roll) call(all published.Replicas, now time.Time) Standing {
 	for _, one := range all.Reports {
 		r.seen[one.Replica] = seen{one, now}

@@ -14,7 +14,7 @@ import (
 	"usher/proxy/admin"
 )
 
-// What sessions take. docs/deploy.md lists it.
+// The resources of sessions, which docs/deploy.md lists, too.
 const (
 	sessionDescriptors = 2        // of a place: the client's and the target's
 	lookupDescriptors  = 3        // of a lookup: one for IPv4, one for IPv6, one more while no server answers
@@ -26,8 +26,8 @@ const (
 	hashMemory         = 64 << 20 // of password hashes, see users.HashQueue
 )
 
-// Capacity is how much the process takes on at a time. It follows from the
-// descriptors that it may open and from the memory that it may use.
+// Capacity is how much the process serves at a time. It follows from the number of
+// descriptors and from the memory that it may use.
 type Capacity struct {
 	Descriptors int    // math.MaxInt32: no limit that matters
 	Memory      uint64 // bytes; 0: not known
@@ -40,10 +40,10 @@ type Capacity struct {
 	Lookups     int // proxy.Options.MaxLookups
 	Pipes       int // proxy.Options.MaxPipes
 
-	sharable uint64 // bytes of Memory that hashes leave
+	sharable uint64 // bytes of Memory without those for hashes
 }
 
-// Capacity returns what this process takes on.
+// Capacity returns the capacity of this process.
 func (cfg Config) Capacity() Capacity {
 	c := cfg.capacity(descriptors(), memory())
 	c.Stalled = stalled("/proc/sys/net/ipv4/")
@@ -59,13 +59,13 @@ func (c Capacity) Reserve() int {
 	return min(reserve, c.Descriptors/2)
 }
 
-// Needed returns how many descriptors are used when as many sessions run as may.
+// Needed returns how many descriptors are used when all places are taken.
 func (c Capacity) Needed() int { return sessionDescriptors*c.Sessions + c.Reserve() }
 
-// capacity is Capacity for a process with so many descriptors and so much memory.
-// Half of the memory is for sessions that have made their request, an eighth for
-// clients that have not, and an eighth for pipes. With a users file, this is of the
-// memory that hashes leave.
+// capacity returns the capacity of a process with this many descriptors and this much
+// memory. Half of the memory is for sessions that have sent their request, an eighth for
+// clients that negotiate, and an eighth for pipes. With a users file, the memory for
+// hashes is subtracted first.
 func (cfg Config) capacity(descriptors int, memory uint64) Capacity {
 	c := Capacity{Descriptors: descriptors, Memory: memory, Lookups: min(max(descriptors/48, 1), 85), Pipes: min(max(descriptors/32, 1), 64)}
 	if cfg.UsersFile != "" {

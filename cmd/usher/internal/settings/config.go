@@ -72,7 +72,7 @@ const FromStore = "store"
 // Published reports whether the rules come from the store.
 func (c Config) Published() bool { return c.RuleFile == FromStore }
 
-// misplacedRules returns what contradicts where the rules come from.
+// misplacedRules returns the mistakes of settings that contradict the source of the rules.
 func (c Config) misplacedRules() (problems []error) {
 	if c.Published() && c.Store == Memory {
 		problems = append(problems, errors.New("USHER_CONFIG=store needs a Redis to read the rules from; set USHER_STORE to its URL (for a file of that name write ./store)"))
@@ -217,8 +217,8 @@ func isServiceLink(name, value string) bool {
 	return serviceLink.MatchString(name) || strings.HasSuffix(name, "_PORT") && strings.Contains(value, "://")
 }
 
-// UpgradeBound returns how long an upgrade in place waits for the new process. By
-// default that is longer than a process needs to be ready where the store is away.
+// UpgradeBound returns how long an upgrade in place waits for the new process. The
+// default is longer than a new process takes to be ready if the store does not answer.
 func (cfg Config) UpgradeBound() time.Duration {
 	return cmp.Or(cfg.UpgradeTimeout, 2*cfg.LeaseTTL+30*time.Second)
 }

@@ -90,7 +90,7 @@ func TestServiceLinks(t *testing.T) {
 	if !reflect.DeepEqual(cfg, want) {
 		t.Errorf("settings %+v, want the defaults", cfg)
 	}
-	// Somebody may mean these for Usher.
+	// These may be meant for Usher.
 	_, unknown, err = Load(map[string]string{"USHER_PORT": "1080", "USHER_ADMIN_PORT": "9090", "USHER_PORTS": "tcp://10.0.0.10:1080"})
 	if err != nil || len(unknown) != 3 {
 		t.Errorf("unknown %v, error %v; want all three", unknown, err)
@@ -142,8 +142,8 @@ func TestBadValues(t *testing.T) {
 	}
 }
 
-// Secrets made with echo end in a newline, and env files keep quotation marks.
-// Neither may make another cluster of a replica, or another anything.
+// Secrets made with echo end in a newline, and env files may keep quotation marks.
+// Neither may change a setting: with another cluster name, a replica would count apart.
 func TestWhiteSpaceAndQuotes(t *testing.T) {
 	good := map[string]string{
 		"USHER_LISTEN": "127.0.0.1:1", "USHER_ADMIN_LISTEN": "off", "USHER_CONFIG": "/a b", "USHER_USERS_FILE": "/u",
@@ -229,7 +229,7 @@ func TestNegotiatingByDefault(t *testing.T) {
 	}
 }
 
-// What is taken on fits into the descriptors and the memory.
+// All that runs at the same time fits into the descriptors and the memory.
 func TestCapacity(t *testing.T) {
 	for _, c := range []struct {
 		descriptors           int
@@ -260,7 +260,7 @@ func TestCapacity(t *testing.T) {
 	}
 }
 
-// Hashes of passwords take memory that sessions do not get.
+// The memory for password hashes is not available to sessions.
 func TestCapacityBesideHashes(t *testing.T) {
 	for memory, want := range map[uint64]int{0: 408, 512 << 20: 408, 100 << 20: 400, 64 << 20: 256} {
 		got := (Config{UsersFile: "users"}).capacity(1024, memory)

@@ -1,5 +1,5 @@
 // Package validate checks the text of a rule file as serve would load it, and
-// prints what it found.
+// prints the findings.
 package validate
 
 import (
@@ -15,7 +15,7 @@ import (
 	"usher/proxy/rules"
 )
 
-// Report is what is found in a rule file. Its JSON form is for programs.
+// Report is the result of a check of a rule file. Its JSON form is for programs.
 type Report struct {
 	File        string    `json:"file"`
 	Good        bool      `json:"good"` // it can be served
@@ -41,8 +41,8 @@ type Finding struct {
 }
 
 // Text checks the text of a rule file. cfg says where serve would listen, and
-// known whether clients can log in and which groups there are: the meaning of
-// some rules depends on it. machine are findings about what serve would open on
+// known whether clients can log in and which groups exist, because the meaning of some
+// rules depends on this. machine are findings about what serve would open on
 // this machine; it may be nil.
 func Text(ctx context.Context, name string, text []byte, cfg settings.Config, known policyfile.Accounts, machine func(*rules.Set) []rules.Diagnostic) *Report {
 	set, found := policyfile.Parse(name, text, known)
@@ -93,8 +93,8 @@ func (r *Report) PrintFindings(w io.Writer) {
 	}
 }
 
-// Print writes a summary of a file that can be served, nothing of another one.
-// If the rules are wanted, the summary is a comment above them.
+// Print writes a summary of a file that can be served, and nothing for any other file.
+// With rules, the summary is a comment above them.
 func (r *Report) Print(w io.Writer, withRules bool) error {
 	if !r.Good {
 		return nil
