@@ -20,8 +20,8 @@ import (
 	"usher/deploy/need"
 )
 
-// serverStates asks HAProxy's socket for the servers of its backend replicas: for
-// each the columns of "show stat".
+// serverStates asks HAProxy's socket for the servers of its backend replicas: for each
+// the columns of "show stat".
 func serverStates(socket string) (map[string]map[string]string, error) {
 	conn, err := net.Dial("unix", socket)
 	if err != nil {
@@ -51,7 +51,8 @@ func serverStates(socket string) (map[string]map[string]string, error) {
 	return states, nil
 }
 
-// waitState waits until a server has a status, and the agent's weight is as wanted.
+// waitState waits until a server has a status, and the agent has set the expected
+// weight.
 func waitState(t *testing.T, socket, server, status string, weight func(int) bool) {
 	t.Helper()
 	eventually(t, patience, func() string {
@@ -81,9 +82,9 @@ func runHAProxy(t *testing.T, cfg string) {
 	start(t, "haproxy", nil, program, "-db", "-f", file)
 }
 
-// TestHAProxyFile runs deploy/haproxy/haproxy.cfg, where only addresses are changed,
-// before two replicas: sessions spread, a weight falls with the descriptors in use,
-// and a replica that drains gets no new session and keeps those that it has.
+// TestHAProxyFile runs deploy/haproxy/haproxy.cfg with other addresses before two
+// replicas. Sessions are spread, the weight of a replica falls as it uses up
+// descriptors, and a draining replica gets no new sessions and keeps its old ones.
 func TestHAProxyFile(t *testing.T) {
 	shipped := readFile(t, "../deploy/haproxy/haproxy.cfg")
 	if out, err := exec.Command(need.Program(t, "haproxy"), "-c", "-f", "../deploy/haproxy/haproxy.cfg").CombinedOutput(); err != nil {
@@ -154,8 +155,8 @@ func weighs(t *testing.T, socket string, b *replica) {
 
 }
 
-// drains stops server b under continuous new sessions: none is refused, and none of
-// those that are held is cut.
+// drains stops server b while new sessions arrive without pause. None is refused, and
+// no old session is cut.
 func drains(t *testing.T, socket string, replicas map[string]*replica, c client, held crowd, target string) {
 	t.Helper()
 	// HAProxy's checks of the port are no sessions of a rule.
@@ -198,8 +199,8 @@ func setDescriptors(t *testing.T, pid, limit int) {
 	}
 }
 
-// askInTurn opens n sessions, each when the one before relays: of one address only
-// as many may be connecting as there are free places.
+// askInTurn opens n sessions, each after the previous one relays, because one address
+// may have only as many connecting sessions as there are free places.
 func (c client) askInTurn(t testing.TB, n int, target string) (all crowd) {
 	t.Helper()
 	t.Cleanup(func() { all.close() })
@@ -213,8 +214,8 @@ func (c client) askInTurn(t testing.TB, n int, target string) (all crowd) {
 	return all
 }
 
-// TestAgent shows what HAProxy makes of each answer of the agent, beside a check
-// of the port alone: up, drain, and down with the reason.
+// TestAgent shows HAProxy's reaction to each answer of the agent, beside a check of the
+// port alone: up, drain, and down with the reason.
 func TestAgent(t *testing.T) {
 	socks, admin, agent := need.Port(t), need.Port(t), need.Port(t)
 	const ready, waiting = "127.0.1.1", "127.0.1.2"

@@ -18,7 +18,7 @@ import (
 	"usher/store/redisstore/redistest"
 )
 
-// verb runs a verb of usher against a store, and returns its exit code and what it said.
+// verb runs a verb of usher against a store, and returns its exit code and its output.
 func verb(t testing.TB, store string, args ...string) (code int, said string) {
 	t.Helper()
 	cmd := exec.Command(usher, args...)
@@ -33,10 +33,10 @@ func verb(t testing.TB, store string, args ...string) (code int, said string) {
 	return cmd.ProcessState.ExitCode(), out.String()
 }
 
-// applyTTL is long enough for requests of half a second on a busy machine.
+// applyTTL is long enough for requests that take half a second on a busy machine.
 const applyTTL = "5s"
 
-// following starts replicas that follow the store; each has a store URL of its own.
+// following starts replicas that follow the store. Each has its own store URL.
 func following(t *testing.T, urls ...string) (replicas []*replica) {
 	t.Helper()
 	return followingWith(t, "20s", urls...)
@@ -57,8 +57,8 @@ func followingWith(t *testing.T, storeWait string, urls ...string) (replicas []*
 	return replicas
 }
 
-// reloads are the generations that a test publishes one after another, named by their
-// limit. Equal ones share their counts.
+// reloads are the generations that a test publishes one after another. Each is known by
+// its limit. Generations with the same limit share counters.
 type reloads struct {
 	mu     sync.Mutex
 	limits []int
@@ -72,8 +72,8 @@ func (r *reloads) between() (first, last int) {
 	return r.now, r.next
 }
 
-// spanUnder is the time for which bytes prove that a session was there, and the
-// generations by which it may have been admitted.
+// spanUnder is the time in which bytes prove that a session existed, and the
+// generations that may have admitted it.
 type spanUnder struct {
 	span
 	first, last int
@@ -84,7 +84,7 @@ func (r *reloads) alike(s spanUnder, limit int) bool {
 	return !slices.ContainsFunc(r.limits[s.first:s.last+1], func(l int) bool { return l != limit })
 }
 
-// mostAtOnce returns the most sessions at one moment.
+// mostAtOnce returns the highest number of simultaneous sessions.
 func mostAtOnce(spans []spanUnder) (peak int) {
 	for _, at := range spans { // a peak begins where a session begins
 		n := 0
@@ -111,7 +111,7 @@ type applyTraffic struct {
 	asked, full int
 }
 
-// once asks for a session with a limit and for one without.
+// once asks for a session with a limit and for one without a limit.
 func (a *applyTraffic) once() {
 	c := client{proxy: a.replicas[rand.IntN(len(a.replicas))].socks}
 	first, _ := a.reloads.between()
@@ -142,8 +142,8 @@ func (a *applyTraffic) once() {
 	a.talk(f.Conn)
 }
 
-// talk sends twice through a session, and returns when it sent for the second time: it
-// was there until then.
+// talk sends twice through a session, and returns when it sent for the second time. The
+// session existed until then.
 func (a *applyTraffic) talk(c io.ReadWriteCloser) (until time.Duration) {
 	defer c.Close()
 	for i := range 2 {
@@ -161,8 +161,8 @@ func (a *applyTraffic) talk(c io.ReadWriteCloser) (until time.Duration) {
 }
 
 // TestApplyUnderTraffic publishes one generation after another while clients come and
-// go at three replicas. None of them is refused or cut, no session is admitted by an
-// older generation once apply has returned, and no limit is passed.
+// go at three replicas. No client is refused or cut. When apply has returned, no older
+// generation admits sessions. No limit is exceeded.
 func TestApplyUnderTraffic(t *testing.T) {
 	redis := redistest.Start(t)
 	limited, free := startEcho(t), startEcho(t)
@@ -215,7 +215,7 @@ func TestApplyUnderTraffic(t *testing.T) {
 	a.judge()
 }
 
-// more waits until clients have asked n times more.
+// more waits until clients have asked n more times.
 func (a *applyTraffic) more(n int) {
 	count := func() int {
 		a.mu.Lock()
@@ -231,8 +231,8 @@ func (a *applyTraffic) more(n int) {
 	})
 }
 
-// judge checks each limit alone, and that two generations together admit no more than
-// the limits of both.
+// judge checks each limit alone, and that two generations together admit no more
+// sessions than both limits together.
 func (a *applyTraffic) judge() {
 	limits := slices.Compact(slices.Sorted(slices.Values(a.reloads.limits)))
 	for _, limit := range limits {
@@ -256,9 +256,9 @@ func (a *applyTraffic) judge() {
 	a.t.Logf("%d connections tried, %d of them at a full limit, 0 refused otherwise", a.asked, a.full)
 }
 
-// TestApplyToACutOffReplica: a replica that does not reach the store keeps its rules,
-// and apply says so and does not wait for it for ever. When it is back, it takes the new rules
-// before it admits anybody who waited for the store.
+// TestApplyToACutOffReplica: a replica that does not reach the store keeps its rules.
+// apply reports it, and stops waiting for it. When the replica reaches the store again,
+// it takes the new rules before it admits clients that waited for the store.
 func TestApplyToACutOffReplica(t *testing.T) {
 	redis := redistest.Start(t)
 	way := startFaultProxy(t, strings.TrimSuffix(strings.TrimPrefix(redis.URL(), "redis://"), "/0"), 1)

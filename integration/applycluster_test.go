@@ -12,8 +12,8 @@ import (
 )
 
 // TestApplyToAReplicaWithoutTheShardOfTheRules: on a Redis Cluster, a replica may reach
-// the shards that count its limits and not the one that has the rules. When apply has
-// returned, it admits nobody by an older rule with a limit, whichever shard counts it.
+// the shards that count its limits, but not the one that has the rules. When apply has
+// returned, the replica admits nobody by an older rule with a limit, in any shard.
 func TestApplyToAReplicaWithoutTheShardOfTheRules(t *testing.T) {
 	cluster := redistest.StartCluster(t)
 	do := func(n *redistest.Server, args ...any) {

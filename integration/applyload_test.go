@@ -10,9 +10,9 @@ import (
 )
 
 // TestApplyUnderLoad publishes one generation after another while clients connect
-// through HAProxy without a pause. Each generation lets them reach another target, so
-// each target counts the sessions of one generation alone: never more than its limit.
-// Nobody is refused for another reason than the rules, and nobody is reset.
+// through HAProxy without pause. Each generation lets them reach another target. So
+// each target counts the sessions of one generation, which never exceed its limit.
+// Clients are refused only by the rules, and none is reset.
 func TestApplyUnderLoad(t *testing.T) {
 	const limit, generations = 2, 3
 	redis := redistest.Start(t)

@@ -18,8 +18,7 @@ import (
 	"usher/deploy/need"
 )
 
-// demo is the shipped compose file, running from a copy of it and of what it
-// mounts.
+// demo runs a copy of the shipped compose file and of the files that it mounts.
 type demo struct {
 	t       *testing.T
 	dir     string
@@ -30,7 +29,7 @@ type demo struct {
 	stats   *balancer
 }
 
-// TestComposeDemo counts exactly what the demo of README.md shows.
+// TestComposeDemo runs the demo of README.md, and counts its sessions.
 func TestComposeDemo(t *testing.T) {
 	needDocker(t, "redis:7-alpine", "haproxy:3.0-alpine", "busybox:1.36")
 	d := startDemo(t)
@@ -51,14 +50,15 @@ func startDemo(t *testing.T) *demo {
 	return d
 }
 
-// up starts what the file says.
+// up starts the services.
 func (d *demo) up() {
 	d.t.Helper()
 	d.must("up", "-d", "--no-build")
 	d.stats.waitUp(d.t, 3)
 }
 
-// newDemo copies what the demo needs, and clears up what the test starts of it.
+// newDemo copies the files of the demo, and removes at the end what the test has
+// started.
 func newDemo(t *testing.T) *demo {
 	t.Helper()
 	d := &demo{t: t, dir: shared(t, "demo"), project: "ushertest" + testRun}
@@ -108,28 +108,27 @@ func (d *demo) must(args ...string) string {
 	return out
 }
 
-// curl fetches a page of the target through the proxy, and returns what curl
-// printed.
+// curl fetches a page of the target through the proxy, and returns its output.
 func (d *demo) curl(url string, args ...string) (string, error) {
 	args = append([]string{"-sS", "--max-time", "60", "--proxy", "socks5h://" + d.proxy, url}, args...)
 	out, err := exec.Command(need.Program(d.t, "curl"), args...).CombinedOutput()
 	return string(out), err
 }
 
-// hold is a curl that keeps its session open, and the replica that it is on.
+// hold is a curl that keeps its session open, and the replica that serves it.
 type hold struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 	via    string
 }
 
-// hold starts a curl that keeps a limited session; refused says why there is none.
+// hold starts a curl that keeps a limited session. If there is none, refused says why.
 func (d *demo) hold(t *testing.T) (h *hold, refused string) {
 	t.Helper()
 	return d.holdAt(t, "target")
 }
 
-// holdAt is hold at a host, and maybe port, of the demo.
+// holdAt is hold for another host of the demo, and optionally a port.
 func (d *demo) holdAt(t *testing.T, host string) (h *hold, refused string) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -163,7 +162,7 @@ func (h *hold) close() {
 	<-h.done
 }
 
-// lives reports whether the session is still there.
+// lives reports whether the session still exists.
 func (h *hold) lives() bool {
 	select {
 	case <-h.done:
@@ -173,7 +172,7 @@ func (h *hold) lives() bool {
 	}
 }
 
-// fill takes slots until one is refused, which must be by the rules.
+// fill opens sessions until one is refused. It must be refused by the rules.
 func (d *demo) fill(t *testing.T) (held []*hold) {
 	t.Helper()
 	for {
@@ -190,8 +189,8 @@ func (d *demo) fill(t *testing.T) (held []*hold) {
 	}
 }
 
-// full takes slots until there are n sessions, those in held among them, which
-// must be so within a time. No other is admitted then.
+// full opens sessions until there are n, including those in held. This must succeed
+// within a time. After that, no other is admitted.
 func (d *demo) full(t *testing.T, n int, within time.Duration, held ...*hold) []*hold {
 	t.Helper()
 	eventually(t, within, func() string {
@@ -228,7 +227,7 @@ func (d *demo) onlyLoopback(t *testing.T) {
 		}
 	}
 	for _, id := range strings.Fields(d.must("ps", "-q", "usher")) {
-		eventually(t, 4*patience, func() string { // it is healthy from the engine's first check on
+		eventually(t, 4*patience, func() string { // it is healthy after the first check by the engine
 			got := mustDocker(t, "inspect", "-f",
 				"{{.Config.User}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} {{.HostConfig.SecurityOpt}} {{.State.Health.Status}}", id)
 			if want := "65532:65532 true [ALL] [no-new-privileges:true] healthy"; got != want {
@@ -245,8 +244,8 @@ func (d *demo) onlyLoopback(t *testing.T) {
 	}
 }
 
-// onlyBalancerTrusted checks that replicas take PROXY headers from HAProxy's
-// address and from no other container, LOCAL included.
+// onlyBalancerTrusted checks that replicas accept PROXY headers from HAProxy's address
+// only, and not from other containers. The same holds for LOCAL.
 func (d *demo) onlyBalancerTrusted(t *testing.T) {
 	const addresses = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
 	haproxy := mustDocker(t, "inspect", "-f", addresses, strings.TrimSpace(d.must("ps", "-q", "haproxy")))
@@ -288,7 +287,7 @@ func (d *demo) fetch(t *testing.T) {
 	if out, err := d.curl("http://target:8080/", "--proxy-user", "monica:wrong"); err == nil {
 		t.Errorf("curl as monica with a wrong password: %s", out)
 	}
-	// What is private is closed, whoever asks for it.
+	// Nobody reaches private targets.
 	for url, reply := range map[string]string{
 		"http://redis:6379/":     "(4)", // as for a name that does not exist
 		"http://127.0.0.1:9090/": "(2)", "http://169.254.169.254/": "(2)",

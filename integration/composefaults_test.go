@@ -13,18 +13,17 @@ import (
 	"time"
 )
 
-// TestComposeUnderFaults pauses, kills, disconnects and restarts HAProxy, a replica
-// and Redis of the shipped compose file, one after the other and while clients come
-// and go. No more than five sessions of the limited rule are open at a time, which is
-// counted at the target. Each
-// fault is over without a hand: what was killed, the engine starts again.
+// TestComposeUnderFaults pauses, kills, disconnects and restarts HAProxy, a replica and
+// Redis of the shipped compose file, one after the other, while clients come and go. At
+// most five sessions of the limited rule are open at a time. The services recover from
+// each fault without help: the engine restarts what was killed.
 //
-// Then it scales the replicas, which HAProxy finds by DNS, up and down. No client may
-// notice that.
+// Then it scales the replicas, which HAProxy finds by DNS, up and down. Clients may not
+// notice.
 func TestComposeUnderFaults(t *testing.T) {
 	needDocker(t, "redis:7-alpine", "haproxy:3.0-alpine", "busybox:1.36")
 	d := newDemo(t)
-	// Slots of the dead are free sooner, and a restart does not wait long.
+	// With a short TTL, slots of dead replicas are free sooner, and restarts take less time.
 	d.env = append(d.env, "USHER_LEASE_TTL=2s", "USHER_DRAIN_TIMEOUT=5s")
 	d.up()
 	clients := d.startClients(t)
@@ -37,7 +36,7 @@ func TestComposeUnderFaults(t *testing.T) {
 	t.Run("scaled", func(t *testing.T) { d.scaledUnderLoad(t, clients) })
 }
 
-// composeFault does something to a container, and ends that.
+// composeFault is a fault of a container, and its end.
 type composeFault struct {
 	name     string
 	do, undo func(d *demo, service, id string)
@@ -56,8 +55,8 @@ var composeFaults = []composeFault{
 
 func nothing(*demo, string, string) {}
 
-// killProcess kills the program and not the container, which the engine would take
-// for somebody's wish.
+// killProcess kills the program and not the container. The engine would not restart a
+// container that was killed through it.
 func (d *demo) killProcess(_, id string) {
 	d.t.Helper()
 	pid, err := strconv.Atoi(mustDocker(d.t, "inspect", "-f", "{{.State.Pid}}", id))
@@ -69,8 +68,8 @@ func (d *demo) killProcess(_, id string) {
 	}
 }
 
-// lostNetwork is the network that a disconnected service loses: a replica loses Redis,
-// and keeps its clients.
+// lostNetwork is the network from which a service is disconnected. A replica loses
+// Redis, and keeps its clients.
 var lostNetwork = map[string]string{"haproxy": "edge", "usher": "back", "redis": "back"}
 
 func (d *demo) disconnect(service, id string) {
@@ -91,8 +90,8 @@ func (d *demo) reconnect(service, id string) {
 	mustDocker(d.t, append(args, d.project+"_"+lostNetwork[service], id)...)
 }
 
-// underFault lets a fault last for longer than a lease, and watches what may not
-// suffer.
+// underFault keeps up a fault for longer than a lease, and watches what must not be
+// affected.
 func (d *demo) underFault(t *testing.T, clients *composeClients, service string, f composeFault) {
 	id := strings.Fields(d.must("ps", "-q", service))[0]
 	held := d.holdUnlimited(t, 6)
@@ -149,7 +148,7 @@ func (d *demo) holdUnlimited(t *testing.T, n int) (held []*hold) {
 	return held
 }
 
-// scaledUnderLoad counts the clients that notice that replicas come and go.
+// scaledUnderLoad counts the clients that notice that replicas start and stop.
 func (d *demo) scaledUnderLoad(t *testing.T, clients *composeClients) {
 	for _, n := range []int{5, 3} {
 		before, served := clients.failed.Load(), clients.served.Load()
@@ -207,8 +206,8 @@ func (c *composeClients) trouble() error {
 	return c.last
 }
 
-// startClients starts four clients of the rule without a limit, and eight that contend
-// for five slots. Each keeps its slot for much less than a lease.
+// startClients starts four clients of the rule without a limit, and eight clients that
+// compete for five slots. Each keeps its slot for much less than a lease.
 func (d *demo) startClients(t *testing.T) *composeClients {
 	c := new(composeClients)
 	stop := make(chan struct{})

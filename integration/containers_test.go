@@ -20,9 +20,9 @@ import (
 	"github.com/testcontainers/testcontainers-go/wait"
 )
 
-// TestLimitsInContainers runs the scenarios one after the other in one world
-// of containers: the shipped image and the shipped haproxy.cfg on a network
-// where replicas are hosts of their own.
+// TestLimitsInContainers runs the scenarios one after the other in one world of
+// containers: the shipped image and the shipped haproxy.cfg, on a network where each
+// replica is a host.
 func TestLimitsInContainers(t *testing.T) {
 	needDocker(t, "redis:7-alpine", "haproxy:3.0-alpine", "busybox:1.36")
 	w := newContainerWorld(t, 8*time.Second)
@@ -85,8 +85,8 @@ func newContainerWorld(t *testing.T, ttl time.Duration) *world {
 	return w
 }
 
-// shared returns an empty directory that containers can read: the parents of
-// what a test gets from TempDir are closed to other users, it itself is not.
+// shared returns an empty directory that containers can read. The directories of
+// TempDir cannot be read by other users.
 func shared(t testing.TB, name string) string {
 	dir := filepath.Join(t.TempDir(), name)
 	if err := os.Mkdir(dir, 0o755); err != nil {
@@ -131,7 +131,7 @@ func (h *containerHost) run(image, alias string, binds []string, opts ...testcon
 	return r
 }
 
-// port returns where a port of the container is reached from here.
+// port returns the address at which this machine reaches a port of the container.
 func (r running) port(name string) string {
 	r.t.Helper()
 	port, err := r.c.MappedPort(context.Background(), name)
@@ -141,7 +141,7 @@ func (r running) port(name string) string {
 	return "127.0.0.1:" + port.Port()
 }
 
-// loopback publishes ports on the loopback address and nowhere else.
+// loopback publishes ports on the loopback address only.
 func loopback(ports ...string) testcontainers.CustomizeRequestOption {
 	return testcontainers.WithHostConfigModifier(func(c *container.HostConfig) {
 		c.PortBindings = mobynet.PortMap{}
@@ -161,7 +161,7 @@ func (h *containerHost) replica(name, ruleFile string, ttl time.Duration) *repli
 			"USHER_STORE":               "redis://redis:6379/0",
 			"USHER_LEASE_TTL":           ttl.String(),
 			"USHER_PROXY_PROTOCOL_FROM": "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16",
-			// HAProxy is to look elsewhere before this address is gone.
+			// HAProxy must notice the drain before this address vanishes.
 			"USHER_DRAIN_GRACE":   "3s",
 			"USHER_DRAIN_TIMEOUT": "0s",
 			"USHER_LOG_FORMAT":    "json",

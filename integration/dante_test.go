@@ -18,8 +18,8 @@ import (
 	"usher/deploy/need"
 )
 
-// greeted is a client in the middle of its negotiation: it has sent its
-// greeting, has got the method reply, and sends no request yet.
+// greeted is a client in the middle of its negotiation: it has sent its greeting and
+// received the method. It has not sent a request.
 func (c client) greeted(t testing.TB) net.Conn {
 	t.Helper()
 	conn, err := c.dial()
@@ -37,8 +37,8 @@ func (c client) greeted(t testing.TB) net.Conn {
 	return conn
 }
 
-// closedWithoutAByte sends a greeting and reports how the proxy did not just
-// close the connection, "" if it did.
+// closedWithoutAByte sends a greeting. If the proxy does anything but close the
+// connection, it says what, else it returns "".
 func (c client) closedWithoutAByte() (trouble string) {
 	conn, err := c.dial()
 	if err != nil {
@@ -61,8 +61,9 @@ func reset(err error) bool {
 	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
-// TestTenNegotiating is the session module's first example: a client-rule
-// limits those that negotiate, over all replicas, and nobody after that.
+// TestTenNegotiating is the first example of the page on Dante's session module: a
+// client-rule limits the clients that negotiate, over all replicas. It does not limit
+// them after that.
 func TestTenNegotiating(t *testing.T) {
 	w := newWorld(t, options{rules: func(limited, _ endpoint) string {
 		return fmt.Sprintf(`
@@ -126,8 +127,8 @@ pass {
 	}
 }
 
-// TestTenOnTheWeb is the session module's second example, with the port of a
-// local target in the place of http.
+// TestTenOnTheWeb is the second example of the page on the session module, with the
+// port of a local target instead of http.
 func TestTenOnTheWeb(t *testing.T) {
 	w := newWorld(t, options{rules: func(web, other endpoint) string {
 		return fmt.Sprintf(`
@@ -162,8 +163,8 @@ func users(t testing.TB, names ...string) string {
 	return text.String()
 }
 
-// TestMonica is the session module's third example: one FTP session for
-// monica, no limit for everybody else.
+// TestMonica is the third example of the page on the session module: one FTP session
+// for monica, no limit for others.
 func TestMonica(t *testing.T) {
 	w := newWorld(t, options{users: users(t, "monica", "jo"), rules: func(ftp, _ endpoint) string {
 		return fmt.Sprintf(`
@@ -207,9 +208,9 @@ pass {
 	})
 }
 
-// TestLayer4Page is the redundancy page's minimal configuration for two nodes,
-// with addresses and a log file of the test in the places of its words. It
-// listens where internal: says and leaves from where external: says.
+// TestLayer4Page is the minimal configuration for two nodes on Dante's page about
+// redundancy, with addresses and a log file of the test. It listens at internal:, and
+// connects from external:.
 func TestLayer4Page(t *testing.T) {
 	e := startEcho(t)
 	adminPort := need.Port(t)
@@ -258,8 +259,8 @@ socks pass {
 	}
 }
 
-// TestFullRuleIsAVerdict checks that a full rule ends the matching, and that
-// the kinds of refusal differ as Dante's do.
+// TestFullRuleIsAVerdict checks that a full rule ends the search for a rule, and that
+// the kinds of refusal differ as with Dante.
 func TestFullRuleIsAVerdict(t *testing.T) {
 	w := newWorld(t, options{replicas: 1, rules: func(limited, free endpoint) string {
 		return fmt.Sprintf(`
@@ -305,8 +306,8 @@ socks pass {
 	})
 }
 
-// TestProxyHeaderIsForTheBalancerAlone sends PROXY headers from elsewhere, and
-// none from the balancer's address.
+// TestProxyHeaderIsForTheBalancerAlone sends PROXY headers from other addresses, and
+// connects without one from the balancer's address.
 func TestProxyHeaderIsForTheBalancerAlone(t *testing.T) {
 	w := newWorld(t, options{replicas: 1})
 	direct := client{proxy: w.replicas[0].socks}
@@ -345,7 +346,7 @@ func TestProxyHeaderIsForTheBalancerAlone(t *testing.T) {
 	}
 }
 
-// TestSilentClient checks the one absolute deadline of the negotiation.
+// TestSilentClient checks that negotiation has one absolute deadline.
 func TestSilentClient(t *testing.T) {
 	w := newWorld(t, options{replicas: 1, rules: func(limited, free endpoint) string {
 		return "timeout.negotiate: 1\n" + standard(5)(limited, free)
@@ -372,7 +373,7 @@ func TestSilentClient(t *testing.T) {
 			t.Errorf("%s client: ended after %v, before the 1s", name, took)
 		}
 	}
-	// A byte now and then does not buy time.
+	// Single bytes do not extend the deadline.
 	conn, err := direct.dial()
 	if err != nil {
 		t.Fatal(err)
