@@ -13,8 +13,8 @@ import (
 
 var differentialRecord = flag.Bool("differential.record", false, "write what danted answers into the cases")
 
-// TestDifferential gives danted and Usher the written cases, and compares
-// each answer of both with what is written.
+// TestDifferential asks danted and Usher the questions of the written cases, and
+// compares each answer with the expected one.
 func TestDifferential(t *testing.T) {
 	book := readCases(t)
 	var trials []*ruleCase
@@ -85,19 +85,19 @@ func TestDifferentialReasons(t *testing.T) {
 	}
 }
 
-// answers are what both proxies said to the steps of a trial.
+// answers are the answers of both proxies to the steps of a trial.
 type answers struct{ danted, usher []string }
 
-// noServer is the answer to everything where a file is refused.
+// noServer is the answer to every question if the file is refused.
 const noServer = "file refused"
 
-// workers is how many of each proxy run at a time. Most of the time they wait.
+// workers is how many of each proxy run at a time. They wait most of the time.
 const workers = 3
 
-// settle runs the trials with both proxies, and once more those in which only
-// answers that depend on time are not as expected: a datagram that is lost, or
-// comes too late on a busy machine, looks like one that was dropped. A
-// difference stays. A verdict does not depend on time: it is asked once.
+// settle runs the trials with both proxies. It runs a trial again if only answers that
+// depend on time were unexpected: a datagram that is lost or late on a busy machine
+// looks like a dropped one. Real differences stay. Verdicts do not depend on time, so
+// they are asked once.
 func settle(t *testing.T, trials []*ruleCase, expected func(tr *ruleCase, step int, got answers) bool) []answers {
 	t.Helper()
 	all := contest(t, trials)
@@ -117,8 +117,8 @@ func settle(t *testing.T, trials []*ruleCase, expected func(tr *ruleCase, step i
 	return all
 }
 
-// onlyLate reports whether there are steps whose answers are not as expected,
-// all of them steps whose answers depend on time.
+// onlyLate reports whether some answers are not as expected, and all of these depend on
+// time.
 func (tr *ruleCase) onlyLate(expected func(step int) bool) bool {
 	late := false
 	for i, s := range tr.steps {
@@ -170,7 +170,7 @@ func contest(t *testing.T, trials []*ruleCase) []answers {
 		t.FailNow()
 	}
 	if len(all) > 0 && all[0].danted == nil {
-		t.SkipNow() // why, the subtests have said
+		t.SkipNow() // the subtests have said why
 	}
 	return all
 }

@@ -173,7 +173,7 @@ type interview struct {
 	open  map[string]*party
 }
 
-// party is a connection that was left open.
+// party is an open connection.
 type party struct {
 	net.Conn
 	version int
@@ -194,7 +194,7 @@ func (d *interview) end() {
 	}
 }
 
-// ask asks until the answer is want if q says so, else once.
+// ask asks once. If q says so, it asks until the answer is want.
 func (d *interview) ask(q question, want string) string {
 	if !q.soon || want == "" {
 		return d.askOnce(q)
@@ -279,7 +279,7 @@ var (
 	errHungUp   = errors.New("hung up")
 )
 
-// ended returns err if the connection has ended, and what happened otherwise.
+// ended returns err if the connection has ended, and otherwise what happened.
 func ended(got error, err error) error {
 	if errors.Is(got, io.EOF) || errors.Is(got, io.ErrUnexpectedEOF) || reset(got) {
 		return err
@@ -324,7 +324,7 @@ func (p *party) greet(q question) (words string, err error) {
 	return words, nil
 }
 
-// request sends a request and returns what came of it if it was granted.
+// request sends a request, and returns the result if it was granted.
 func (p *party) request(q question) (string, error) {
 	within(p)
 	if _, err := p.Write(q.message(p.version)); err != nil {
@@ -413,7 +413,7 @@ func (p *party) readReply() (netip.AddrPort, error) {
 	return netip.AddrPortFrom(addr, binary.BigEndian.Uint16(rest[length:])), nil
 }
 
-// peer connects to what a BIND was given, and returns the second reply.
+// peer connects to the address of a BIND, and returns the second reply.
 func (p *party) peer(q question) string {
 	within(p)
 	peer, err := dialFrom(q.from, p.bound.String())

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// casebook is all of testdata/differential: files of cases, and the reasons
-// why some answers differ.
+// casebook is testdata/differential: files of cases, and the reasons why some answers
+// differ.
 type casebook struct {
 	files   []*caseFile
 	reasons map[string]string // by name, in the words of docs/migrating-from-dante.md
@@ -21,7 +21,7 @@ type caseFile struct {
 	trials []*ruleCase
 }
 
-// ruleCase is a case: one file of rules and the questions to a proxy that runs on it.
+// ruleCase is a file of rules, and questions to a proxy that uses it.
 type ruleCase struct {
 	file  string
 	title string
@@ -130,7 +130,7 @@ func parseStep(line string) (*caseStep, error) {
 	return s, err
 }
 
-// parseVerdict reads what both say, or each of them and the reason.
+// parseVerdict reads the answer of both proxies, or the answer of each and the reason.
 func parseVerdict(text string) (danted, usher, reason string, err error) {
 	text, reason, differ := strings.Cut(text, " : ")
 	danted, usher, both := strings.Cut(text, "!=")
@@ -144,8 +144,8 @@ func parseVerdict(text string) (danted, usher, reason string, err error) {
 	return danted, usher, reason, nil
 }
 
-// verdictOf is what parseVerdict reads: a difference that was known keeps its
-// reason, a new one gets "?".
+// verdictOf is the inverse of parseVerdict. A known difference keeps its reason, a new
+// one gets "?".
 func verdictOf(danted, usher, known, reason string) string {
 	switch {
 	case danted == usher:
@@ -156,7 +156,7 @@ func verdictOf(danted, usher, known, reason string) string {
 	return fmt.Sprintf("%s != %s : ?", danted, usher)
 }
 
-// config returns the file that both proxies get.
+// config returns the file for both proxies.
 func (tr *ruleCase) config() string {
 	rules := strings.NewReplacer(" | ", "\n", " }", "\n}").Replace(tr.rules)
 	has := func(keyword string) bool {

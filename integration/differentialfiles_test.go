@@ -12,8 +12,8 @@ import (
 	"usher/deploy/need"
 )
 
-// fileCase is a line of testdata/differential/files: a file, and what becomes
-// of it, with a reason if Usher differs.
+// fileCase is a line of testdata/differential/files: a file, and whether it is
+// accepted, with a reason if Usher differs.
 type fileCase struct {
 	line                  int // from 1
 	text                  string
@@ -22,8 +22,8 @@ type fileCase struct {
 
 const filesTable = casesDir + "/files"
 
-// TestDifferentialFiles checks that Usher takes the files that danted takes,
-// and refuses those that it refuses, but for the differences listed.
+// TestDifferentialFiles checks that Usher accepts the files that danted accepts, and
+// refuses the others, except for the listed differences.
 func TestDifferentialFiles(t *testing.T) {
 	cases := readFileCases(t)
 	lines := strings.Split(readFile(t, filesTable), "\n")
@@ -78,7 +78,7 @@ func readFileCases(t testing.TB) []*fileCase {
 	return cases
 }
 
-// file returns what danted and Usher get to read.
+// file returns the file for danted and Usher.
 func (c *fileCase) file() string {
 	text, bare := strings.CutPrefix(c.text, "bare:")
 	text = strings.NewReplacer(" | ", "\n", ` |`, "\n", `\t`, "\t", `\r`, "\r", `\\`, `\`).Replace(strings.TrimPrefix(text, " "))
@@ -91,8 +91,7 @@ func (c *fileCase) file() string {
 	return "internal: 127.0.0.1 port = 1080\nexternal: 127.0.0.1\n" + text
 }
 
-// verdict runs a program that checks a file, and returns what it made of it
-// and what it said.
+// verdict runs a program that checks a file, and returns its verdict and its output.
 func (l *laboratory) verdict(program string, args ...string) (verdict, said string) {
 	l.t.Helper()
 	// With the race detector a program rests for a second before it ends.

@@ -22,10 +22,9 @@ import (
 	"usher/deploy/need"
 )
 
-// The differential tests give danted and Usher the same file, the same
-// addresses and ports, the same /etc and the same requests, each in a network
-// of its own. So neither touches the machine, nor has anything that the other
-// has not.
+// The differential tests give danted and Usher the same file, addresses, ports, /etc
+// and requests, each in its own network. So neither changes the machine, and both see
+// the same.
 
 // laboratory is such a network: one proxy at a time, and the targets.
 type laboratory struct {
@@ -37,14 +36,14 @@ type laboratory struct {
 	arrived   sync.Map // the marks of those that a target has got
 }
 
-// Where the proxy listens, and where the targets do.
+// The addresses of the proxy and of the targets.
 var (
 	internals   = []string{"127.0.0.1", "127.0.0.2", "::1"} // port 1080
 	targetAddrs = []string{"127.0.1.1", "127.0.1.2", "127.0.2.1", "::1"}
 	targetPorts = []uint16{7, 21, 80, 8080}
 )
 
-// etc is all that there is in /etc.
+// etc is the whole content of /etc.
 var etc = map[string]string{
 	"hosts": `127.0.0.1 localhost
 127.0.1.1 one.test one.alias.test
@@ -66,17 +65,17 @@ var etc = map[string]string{
 	"protocols":     "ip 0 IP\nicmp 1 ICMP\ntcp 6 TCP\nudp 17 UDP\n",
 }
 
-// accounts are the users that both proxies know; the password of each is
-// "pw-" and the name. The hashes are those of crypt(3), SHA-512.
+// accounts are the users that both proxies know. Each password is "pw-" and the name.
+// The hashes are SHA-512 of crypt(3).
 var accounts = map[string]string{
 	"alice": "$6$usher$qAwlXw.dIEgtkTnf1Cps0QYDIeOhviZfOF/IwHD4ud7tkvLpc8BugTSYeVqIqVDhgtljlfRDDHdyjK.sFcgvr1",
 	"bob":   "$6$usher$QFrNDJGLy4knPOxxyf1slq0NDinnR6qoSLNR9Tm/ssLnrihALa7l7u9wVRqjs6nKZAyDzobFdqDTW.Dgx0PAS/",
 	"Alice": "$6$usher$eRP8wwGZ2YNuTyiHDrJMTpgDByNOmE8.b/ogABoN3IOSunGu1/GxGgZNlPPcr5XnIBjWTuqO4cnU9iwMYItJ2.",
 }
 
-// newLaboratory puts the test's goroutine into a network of its own, where
-// the proxies and the targets are then started. It must be the test's own
-// goroutine, which is never let out again: its thread ends with it.
+// newLaboratory moves the test's goroutine to a new network, in which the proxies and
+// the targets are started. It must be the test's own goroutine. Its thread never leaves
+// the network, and ends with it.
 func newLaboratory(t testing.TB) *laboratory {
 	t.Helper()
 	runtime.LockOSThread()
@@ -120,7 +119,7 @@ func newLaboratory(t testing.TB) *laboratory {
 	return l
 }
 
-// loopbackUp switches the loopback interface on, which a new network has off.
+// loopbackUp enables the loopback interface, which is down in a new network.
 func loopbackUp() error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -135,8 +134,8 @@ func loopbackUp() error {
 	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo)
 }
 
-// startTarget starts a target over TCP and one over UDP. Each tells who it is
-// and who it is talking to: over TCP at once, over UDP as its answer.
+// startTarget starts a target over TCP and one over UDP. Each sends its name and the
+// address of its peer: over TCP at once, over UDP as its answer.
 func (l *laboratory) startTarget(addr netip.AddrPort) {
 	l.t.Helper()
 	ln, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(addr))
@@ -170,8 +169,7 @@ func (l *laboratory) startTarget(addr netip.AddrPort) {
 	})
 }
 
-// serveBanners greets everybody with a line, and sends them what they say
-// until they have left.
+// serveBanners sends each client a line, and then echoes until the client closes.
 func serveBanners(ln *net.TCPListener, addr netip.AddrPort) {
 	var running sync.WaitGroup
 	defer running.Wait()
@@ -196,13 +194,13 @@ type contender struct {
 	done chan struct{} // closed when it has ended
 }
 
-// startDanted starts danted on a file; nil if it does not take it.
+// startDanted starts danted with a file, and returns nil if danted refuses the file.
 func (l *laboratory) startDanted(config string) *contender {
 	l.t.Helper()
 	return l.start("v1.4.2 running", 1, nil, need.Program(l.t, "danted"), "-f", config)
 }
 
-// startUsher starts Usher on a file; nil if it does not take it.
+// startUsher starts Usher with a file, and returns nil if Usher refuses the file.
 func (l *laboratory) startUsher(config string) *contender {
 	l.t.Helper()
 	listening := strings.Count(readFile(l.t, config), "internal: ")
@@ -225,8 +223,8 @@ func (l *laboratory) command(env []string, program string, args ...string) *exec
 	return cmd
 }
 
-// start starts a program that sees l.etc as its /etc, and waits until it has
-// said ready count times. It returns nil if the program ends before that.
+// start starts a program that sees l.etc as its /etc, and waits until it has printed
+// ready count times. It returns nil if the program ends before that.
 func (l *laboratory) start(ready string, count int, env []string, program string, args ...string) *contender {
 	l.t.Helper()
 	c := &contender{cmd: l.command(env, program, args...), done: make(chan struct{})}
@@ -265,25 +263,25 @@ func (l *laboratory) start(ready string, count int, env []string, program string
 // stop ends a proxy and all its children.
 func (c *contender) stop(t testing.TB) {
 	t.Helper()
-	syscall.Kill(-c.cmd.Process.Pid, syscall.SIGKILL) //nolint:errcheck // it may have ended, which is what we want
+	syscall.Kill(-c.cmd.Process.Pid, syscall.SIGKILL) //nolint:errcheck // it may have ended before, which is fine
 	<-c.done
 	if said := c.said.String(); strings.Contains(said, "DATA RACE") {
 		t.Errorf("a data race:\n%s", said)
 	}
 }
 
-// within bounds a step of a client.
+// within sets the deadline for one step of a client.
 func within(c net.Conn) net.Conn {
 	c.SetDeadline(time.Now().Add(patience)) //nolint:errcheck // it fails on closed connections, and so does what follows
 	return c
 }
 
-// dialFrom connects from an address of the laboratory to one of the proxy's.
+// dialFrom connects from an address of the laboratory to one of the proxy.
 func dialFrom(from netip.AddrPort, to string) (net.Conn, error) {
 	d := net.Dialer{Timeout: patience}
 	if from.IsValid() {
 		d.LocalAddr = net.TCPAddrFromAddrPort(from)
-		// A source port that a test names is used again and again.
+		// A source port that a case names is used several times.
 		d.Control = func(_, _ string, c syscall.RawConn) error {
 			var failed error
 			if err := c.Control(func(fd uintptr) {
@@ -301,7 +299,7 @@ func dialFrom(from netip.AddrPort, to string) (net.Conn, error) {
 	return within(conn), nil
 }
 
-// readLine reads up to a line's end and not a byte more.
+// readLine reads to the end of a line, and not a byte more.
 func readLine(r io.Reader) (string, error) {
 	var line bytes.Buffer
 	var b [1]byte

@@ -14,15 +14,15 @@ var (
 	differentialSeed  = flag.Uint64("differential.seed", 0, "repeats the random lists of a run; 0 makes new ones")
 )
 
-// enoughLists is how many lists are never without requests that are granted,
-// and datagrams that are answered.
+// enoughLists is a number of lists that always has requests that are granted, and
+// datagrams that are answered.
 const enoughLists = 30
 
 // questionsPerList is how many requests a random list gets.
 const questionsPerList = 40
 
-// TestDifferentialRandom gives danted and Usher random lists of rules, and
-// compares their answers to random questions. What is known to differ is not asked.
+// TestDifferentialRandom gives danted and Usher random lists of rules, and compares
+// their answers to random questions. It does not ask where they are known to differ.
 func TestDifferentialRandom(t *testing.T) {
 	seed := *differentialSeed
 	if seed == 0 {
@@ -49,7 +49,7 @@ func TestDifferentialRandom(t *testing.T) {
 	}
 }
 
-// randomRules makes rules, and what to ask about them.
+// randomRules makes rules, and questions about them.
 type randomRules struct {
 	*rand.Rand
 	methods  []string // the server's
@@ -112,7 +112,7 @@ func (r *randomRules) list() string {
 	for range 2 + r.IntN(7) {
 		list += r.socksRule()
 	}
-	if r.chance(60) { // else little of BIND and UDP comes to its second half
+	if r.chance(60) { // else few BIND and UDP sessions come to their second part
 		list += "socks pass {\n\tfrom: 0/0 to: 0/0\n\tcommand: " +
 			r.of("bind bindreply udpassociate udpreply", "bind udpassociate", "bindreply udpreply") + "\n}\n"
 	}

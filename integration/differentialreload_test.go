@@ -10,16 +10,15 @@ import (
 	"syscall"
 )
 
-// reload writes other rules into the file, tells the proxy, and returns what
-// it does: "reloaded", "kept the old rules" or "ended".
+// reload writes other rules into the file, signals the proxy, and returns its reaction:
+// "reloaded", "kept the old rules" or "ended".
 func (d *interview) reload(q question) string {
 	next := ruleCase{rules: strings.ReplaceAll(q.rules, " | ", "\n") + "\n"}
 	writeFile(d.lab.t, filepath.Join(d.lab.dir, "sockd.conf"), next.config())
 	return d.proxy.hangUp(children(d.proxy.cmd.Process.Pid))
 }
 
-// hangUp sends SIGHUP, and waits until the proxy and all its children have
-// said what they make of it.
+// hangUp sends SIGHUP, and waits until the proxy and all its children have reacted.
 func (c *contender) hangUp(children []string) string {
 	before := len(c.said.String())
 	if err := syscall.Kill(c.cmd.Process.Pid, syscall.SIGHUP); err != nil {
@@ -44,8 +43,8 @@ func (c *contender) hangUp(children []string) string {
 	return became
 }
 
-// saidByAll reports whether each of danted's children has begun to reload,
-// before it looks at another request.
+// saidByAll reports whether each of danted's children has begun to reload. A child
+// reloads before it takes another request.
 func saidByAll(said string, children []string) bool {
 	for _, pid := range children {
 		if !strings.Contains(said, fmt.Sprintf("danted[%s]: info: sighup_child()", pid)) {
@@ -64,7 +63,7 @@ func children(pid int) []string {
 	return strings.Fields(string(list))
 }
 
-// speak sends a line to the target of a connection, which sends it back.
+// speak sends a line to the target of a connection. The target sends it back.
 func (p *party) speak() string {
 	within(p)
 	if _, err := io.WriteString(p, "hello\n"); err != nil {

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// conversation returns the questions to a random list. If there is another one
-// halfway, the sessions that are open have to live through it.
+// conversation returns questions to a random list. If another list is loaded halfway,
+// the open sessions must survive it.
 func (r *randomRules) conversation() []string {
 	if !r.reload {
 		return r.round(0, questionsPerList)
@@ -20,8 +20,8 @@ func (r *randomRules) conversation() []string {
 	return append(all, r.round(half, questionsPerList)...)
 }
 
-// round returns requests, then what comes of those that stay open: peers of
-// binds, and datagrams.
+// round returns requests, and then questions about those that stay open: peers of BIND,
+// and datagrams.
 func (r *randomRules) round(begin, end int) []string {
 	var requests, peers, datagrams, more []string
 	for i := begin; i < end; i++ {
@@ -50,7 +50,7 @@ func (r *randomRules) round(begin, end int) []string {
 	return slices.Concat(requests, peers, datagrams, more)
 }
 
-// client returns who asks: the source's address, and all the words.
+// client returns a client of a question: the address of its source, and its words.
 func (r *randomRules) client() (from string, words []string) {
 	from = r.of("127.0.0.1", "127.0.0.1", "127.0.0.2", "127.1.0.1", "127.1.2.3", "127.200.0.1", "::1")
 	words = []string{"from=" + from}
@@ -60,7 +60,7 @@ func (r *randomRules) client() (from string, words []string) {
 	return from, words
 }
 
-// login returns how a client logs in, if it does.
+// login returns how a client logs in, or nothing.
 func (r *randomRules) login() string {
 	switch {
 	case r.chance(30):
@@ -110,12 +110,12 @@ func (r *randomRules) bind(label string) (text, peer string) {
 	return fmt.Sprintf("%s: %s bind %s", label, strings.Join(words, " "), announced), fmt.Sprintf("from=%s peer %s", source, label)
 }
 
-// associate returns a request for an association, and datagrams for it. A
-// client that announces its own port sends them from there.
+// associate returns a request for an association, and datagrams for it. A client that
+// announces its own port sends from this port.
 func (r *randomRules) associate(label string, port int) (text string, datagrams []string) {
 	from, words := r.client()
 	announced := "0.0.0.0:0"
-	if from == "::1" { // danted goes by the announced family
+	if from == "::1" { // danted uses the announced family
 		announced = "[::]:0"
 	}
 	if r.chance(25) {
@@ -156,7 +156,8 @@ func compare(tr *ruleCase, got answers, kinds map[string]int) (trouble string) {
 	return ""
 }
 
-// agreed reports whether danted and Usher said the same to a step, or differ for a reason.
+// agreed reports whether danted and Usher gave the same answer to a step, or differ for
+// a known reason.
 func agreed(tr *ruleCase, step int, got answers) bool {
 	return got.danted[step] != noServer && (got.danted[step] == got.usher[step] || tr.differsByReplies(step, got) ||
 		tr.differsByLookup(step, got) || tr.differsByName(step, got))
@@ -177,8 +178,8 @@ func (tr *ruleCase) differsByLookup(i int, got answers) bool {
 	return unresolved && got.usher[i] == before+"reply 2" && strings.HasPrefix(tr.steps[i].question.target, "no")
 }
 
-// history returns a question with its answers, and those before it that are
-// about the same connection.
+// history returns a question with its answers, and the earlier ones about the same
+// connection.
 func (tr *ruleCase) history(i int, got answers) string {
 	var lines []string
 	of := tr.steps[i].question.on
@@ -190,9 +191,8 @@ func (tr *ruleCase) history(i int, got answers) string {
 	return strings.Join(lines, "\n")
 }
 
-// differsByReplies reports whether danted let an answer through and Usher did
-// not, because danted no longer asks the rules for the answers of an
-// association: one of them passed.
+// differsByReplies reports whether danted let an answer pass and Usher did not, because
+// danted asks the rules only until one answer of an association has passed.
 func (tr *ruleCase) differsByReplies(i int, got answers) bool {
 	if !strings.HasPrefix(got.danted[i], "answer of ") || got.usher[i] != "no answer" {
 		return false

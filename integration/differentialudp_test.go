@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// silence is how long a datagram may take before it counts as dropped.
+// silence is how long the test waits for a datagram before it counts as dropped.
 const silence = 500 * time.Millisecond
 
 // datagram is one that a client has sent through an association.
@@ -19,8 +19,8 @@ type datagram struct {
 }
 
 // burst returns how many of the next steps are datagrams through different
-// associations. They are sent at once; through the same one, danted may lose
-// the answer to one datagram while it sends another.
+// associations. The test sends these at once. Through the same association, danted may
+// lose the answer to one datagram while it sends another.
 func burst(steps []*caseStep) int {
 	used := map[string]bool{}
 	for n, s := range steps {
@@ -32,9 +32,9 @@ func burst(steps []*caseStep) int {
 	return len(steps)
 }
 
-// datagrams asks several questions at once, and returns what became of each
-// datagram: a target's answer, no answer (it arrived, and the answer did not)
-// or dropped.
+// datagrams asks several questions at once, and returns what happened to each datagram:
+// the answer of a target, no answer (the datagram arrived, the answer did not), or
+// dropped.
 func (d *interview) datagrams(steps []*caseStep) []string {
 	var sent []*datagram
 	for _, s := range steps {
@@ -78,15 +78,15 @@ func (d *interview) send(q question) *datagram {
 	return g
 }
 
-// outcome waits for the answer to a datagram. What comes to its socket for
-// others is noted for them.
+// outcome waits for the answer to a datagram. It records answers to other datagrams
+// that come to the same socket.
 func (d *interview) outcome(g *datagram, deadline time.Time, answered map[string]string) string {
 	if g.trouble != "" {
 		return g.trouble
 	}
 	packet := make([]byte, 1<<16)
 	for answered[g.mark] == "" {
-		// Others may have used the time up, and the answer is there.
+		// Waiting for others may have taken all the time, and the answer has come meanwhile.
 		last := time.Now().Add(10 * time.Millisecond)
 		if last.Before(deadline) {
 			last = deadline

@@ -7,11 +7,11 @@ import (
 	"time"
 )
 
-// source returns an address to come from, other than that of the balancer.
+// source returns a client address other than the balancer's.
 func source(n int) netip.Addr { return netip.AddrFrom4([4]byte{127, 0, 2, byte(n)}) }
 
-// TestLimitByClient: each client address may have two sessions, all of them
-// together seven, whichever replica they meet.
+// TestLimitByClient: each client address may have two sessions, and all together seven,
+// on all replicas.
 func TestLimitByClient(t *testing.T) {
 	w := newWorld(t, options{rules: func(limited, free endpoint) string {
 		return fmt.Sprintf(`
@@ -32,12 +32,12 @@ socks pass {
 		crowd.want(t, 2, notAllowed)
 		held = append(held, crowd.alive())
 	}
-	// The rule's own limit leaves one of the fourth client's two.
+	// The limit of the rule leaves only one session for the fourth client.
 	fourth := client{proxy: w.proxy.proxy, from: source(4)}
 	rest := fourth.ask(t, 12, at)
 	rest.want(t, 1, notAllowed)
 
-	// What one client gives back is the next session's, but for clients with two.
+	// The slot that one client returns is for any client that has less than two.
 	held[0][0].Close()
 	second := client{proxy: w.proxy.proxy, from: source(2)}
 	w.eventuallyGranted(fourth, at)
@@ -49,8 +49,8 @@ socks pass {
 	}
 }
 
-// TestLimitByUser is what operators of Dante asked for and could not write:
-// one line that gives every user two sessions, on all replicas together.
+// TestLimitByUser tests what users of Dante asked for and could not write: one line
+// that gives every user two sessions, on all replicas together.
 func TestLimitByUser(t *testing.T) {
 	w := newWorld(t, options{users: users(t, "monica", "rachel"), rules: func(limited, free endpoint) string {
 		return fmt.Sprintf(`
@@ -78,9 +78,9 @@ socks pass {
 	rachel.ask(t, 3, at).want(t, 0, notAllowed)
 }
 
-// TestRate: five sessions may begin in the window, over all replicas; that
-// they end, or that a replica dies, changes nothing. On a machine that takes
-// longer than the window to ask for them it is tried again with a longer one.
+// TestRate: five sessions may begin in the window, over all replicas. The end of a
+// session or the death of a replica frees none of these. If the machine needs longer
+// than the window to ask, the test tries again with a longer window.
 func TestRate(t *testing.T) {
 	t.Parallel() // most of it is waiting for the window to end
 	for _, seconds := range []int{20, 60, 180} {
@@ -93,8 +93,7 @@ func TestRate(t *testing.T) {
 	t.Fatal("no window was long enough for what is asked within it")
 }
 
-// rateHolds returns false if a window was over before all had been asked that
-// was to be asked within it.
+// rateHolds returns false if a window was over before everything was asked.
 func rateHolds(t *testing.T, seconds int) (inTime bool) {
 	w := newWorld(t, options{rules: func(limited, free endpoint) string {
 		return fmt.Sprintf(`

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// process is a child process that ends with its test and shows what it said
-// when the test failed.
+// process is a child process. It ends with its test. If the test failed, its output is
+// shown.
 type process struct {
 	t    testing.TB
 	name string
@@ -20,7 +20,7 @@ type process struct {
 	done chan struct{} // closed when the process has ended
 }
 
-// output collects what a process says.
+// output collects the output of a process.
 type output struct {
 	mu   sync.Mutex
 	text strings.Builder

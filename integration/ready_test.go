@@ -12,8 +12,8 @@ import (
 	"usher/store/redisstore/redistest"
 )
 
-// TestReadinessOfAStart follows /readyz from a store that is not there to one
-// that gives slots out.
+// TestReadinessOfAStart watches /readyz from the start, when the store does not run,
+// until the store is ready.
 func TestReadinessOfAStart(t *testing.T) {
 	redis := redistest.Start(t)
 	redis.Kill()
@@ -39,8 +39,8 @@ func TestReadinessOfAStart(t *testing.T) {
 	// Rules without a limit do not wait for the store.
 	direct.ask(t, 3, free.endpoint().String()).want(t, 3, notAllowed)
 	direct.ask(t, 3, e.endpoint().String()).want(t, 0, failure)
-	// After two TTL it is ready without: a store that stays away must not
-	// keep the rules from serving that do not need it.
+	// After two TTL it is ready without the store. Rules that do not need the store must
+	// work even if it stays down.
 	r.waitReady(t)
 	if took := time.Since(begin); took < 7*time.Second {
 		t.Errorf("ready without a store after %v, want two TTL", took)
@@ -55,8 +55,8 @@ func TestReadinessOfAStart(t *testing.T) {
 	direct.ask(t, 3, e.endpoint().String()).want(t, 1, notAllowed)
 }
 
-// TestDrain stops a replica behind the balancer: no new clients, no session
-// cut, and an end as soon as its last session is over.
+// TestDrain stops a replica behind the balancer. New clients go elsewhere, no session
+// is cut, and the process ends as soon as its last session is over.
 func TestDrain(t *testing.T) {
 	w := newWorld(t, options{env: map[string]string{
 		"USHER_DRAIN_GRACE": "5s", "USHER_DRAIN_TIMEOUT": "1m",
@@ -75,7 +75,7 @@ func TestDrain(t *testing.T) {
 		}
 		return ""
 	})
-	// It still accepts while balancers find out.
+	// It still accepts clients until balancers notice.
 	late := (client{proxy: victim.socks}).ask(t, 1, w.free.String())
 	late.want(t, 1, notAllowed)
 	eventually(t, patience, func() string {
@@ -85,7 +85,7 @@ func TestDrain(t *testing.T) {
 		return ""
 	})
 	t.Logf("the balancer knew after %v", time.Since(begin).Round(time.Millisecond))
-	// The listener is closed after the grace; nobody notices at the balancer.
+	// The listener is closed after the grace. Clients of the balancer do not notice.
 	eventually(t, patience, func() string {
 		conn, err := (client{proxy: victim.socks}).dial()
 		if err == nil {
@@ -111,7 +111,7 @@ func TestDrain(t *testing.T) {
 	victim.exits(patience, 0)
 }
 
-// TestDrainTimeout checks that the drain has an end, and exits 0.
+// TestDrainTimeout checks that the drain ends after its time limit, with exit code 0.
 func TestDrainTimeout(t *testing.T) {
 	w := newWorld(t, options{replicas: 1, env: map[string]string{"USHER_DRAIN_TIMEOUT": "1s"}})
 	r := w.replicas[0]
@@ -128,9 +128,9 @@ func TestDrainTimeout(t *testing.T) {
 	}
 }
 
-// TestHealthChecksAreNoSessions starts a balancer whose checks are blocked and
-// beyond a limit, were they sessions. They leave no mark in the counters, and
-// none in the log that an operator would look into.
+// TestHealthChecksAreNoSessions starts a balancer whose checks would be blocked or
+// above a limit if they were sessions. They appear neither in the counters nor in the
+// log.
 func TestHealthChecksAreNoSessions(t *testing.T) {
 	w := newWorld(t, options{replicas: 1, alone: true, rules: func(limited, free endpoint) string {
 		return fmt.Sprintf(`

@@ -24,7 +24,7 @@ type replica struct {
 	proc   *process // nil in a container
 }
 
-// descriptorLimit is a key of a replica's environment that is no variable: how many
+// descriptorLimit is a key in a replica's environment that is not a variable: how many
 // descriptors the process may open.
 const descriptorLimit = "ulimit -n"
 
@@ -36,8 +36,8 @@ func startReplica(t testing.TB, name, host string, socksPort, adminPort int, env
 	return r
 }
 
-// launchReplica starts a replica as a process, and does not wait. Of its
-// environment only what env says differs from a replica of the tests.
+// launchReplica starts a replica as a process, and does not wait. env overrides the
+// default environment of test replicas.
 func launchReplica(t testing.TB, name, host string, socksPort, adminPort int, env map[string]string) *replica {
 	t.Helper()
 	r := &replica{
@@ -73,8 +73,8 @@ func launchReplica(t testing.TB, name, host string, socksPort, adminPort int, en
 	return r
 }
 
-// adminClient keeps no connection open, which would show up among the
-// descriptors of the replica.
+// adminClient keeps no connection open, because it would count among the descriptors of
+// the replica.
 var adminClient = &http.Client{
 	Timeout:   patience,
 	Transport: &http.Transport{DisableKeepAlives: true},
@@ -108,7 +108,7 @@ func (r *replica) waitReady(t testing.TB) {
 	})
 }
 
-// status is what the tests read of /status.
+// status is the part of /status that the tests read.
 type status struct {
 	Ready    bool
 	Sessions int
@@ -147,8 +147,8 @@ func (r *replica) status(t testing.TB) status {
 	return st
 }
 
-// counted returns the sessions that the store counts for s1 of the rules in force
-// (current) or of older generations, as this replica heard last.
+// counted returns how many sessions the store counts for s1, by the last answer to this
+// replica: for the rules in force (current) or for older generations.
 func (s status) counted(current bool) (n int64) {
 	for _, l := range s.Rules.Limits {
 		if l.Rule == "s1" && l.Current == current {
@@ -183,8 +183,8 @@ func (r *replica) metrics(t testing.TB) metrics {
 	return m
 }
 
-// sum adds the samples of a metric whose labels contain all of the given
-// texts, such as reason="limit".
+// sum adds the samples of a metric whose labels contain all of these texts, such as
+// reason="limit".
 func (m metrics) sum(name string, labels ...string) (total float64) {
 next:
 	for sample, v := range m {

@@ -41,7 +41,7 @@ func (n *nameServer) write(name string, addrs ...string) {
 	writeFile(n.t, n.file, text)
 }
 
-// set makes addrs the records of a name.
+// set replaces the records of a name by addrs.
 func (n *nameServer) set(name string, addrs ...string) {
 	n.t.Helper()
 	n.write(name, addrs...)
@@ -59,10 +59,10 @@ func serversUp(socket string) (n int, err error) {
 	return n, err
 }
 
-// TestScaleUnderLoad runs deploy/haproxy/haproxy-dns.cfg, where only addresses are
-// changed, with a real name server. Under traffic it scales three replicas to five, and
-// back: no connection is refused or reset, none of the sessions that are held is cut,
-// and the limit holds at the target.
+// TestScaleUnderLoad runs deploy/haproxy/haproxy-dns.cfg with other addresses and a
+// real name server. Under traffic, it scales three replicas to five, and back. No
+// connection is refused or reset, no old session is cut, and the target never has more
+// sessions than the limit.
 func TestScaleUnderLoad(t *testing.T) {
 	const limit, name = 4, "usher.example"
 	haproxy := need.Program(t, "haproxy")
@@ -129,7 +129,8 @@ func TestScaleUnderLoad(t *testing.T) {
 	w.waitIdle()
 }
 
-// edited returns a shipped file with changes, each of a text that it has once.
+// edited returns a shipped file with changes. Each replaces a text that must occur
+// once.
 func edited(t testing.TB, file string, changes ...string) string {
 	t.Helper()
 	text, err := os.ReadFile(file)

@@ -19,7 +19,7 @@ import (
 
 var soakTime = flag.Duration("soak", 3*time.Second, "how long the soak test keeps its clients busy; minutes find slow leaks")
 
-// Limits of the soak test's rules, and clients that are more than these let in.
+// Limits of the soak test's rules. There are more clients than these limits admit.
 const (
 	soakLimit   = 2
 	soakBinds   = 2
@@ -40,7 +40,7 @@ type soak struct {
 	mirror  netip.AddrPort // a UDP target
 }
 
-// gauge counts what is open, the most at a time, and what was refused.
+// gauge counts what is open, the maximum of this, and what was refused.
 type gauge struct {
 	mu                 sync.Mutex
 	now, peak, refused int
@@ -62,7 +62,7 @@ func (g *gauge) count(a answer) {
 	}
 }
 
-// soakKinds are the ways to be a client.
+// soakKinds are the kinds of clients.
 var soakKinds = []struct {
 	name string
 	run  func(s *soak, random *rand.Rand) error
@@ -81,12 +81,12 @@ var soakKinds = []struct {
 	{"udp", (*soak).udp},
 }
 
-// TestSoak keeps clients of all kinds busy on three replicas, and then looks
-// for what they left: sessions, slots, goroutines, descriptors. Every payload
-// comes back as it was sent, and no limit is exceeded.
+// TestSoak lets clients of all kinds use three replicas, and then checks that nothing
+// of them is left: sessions, slots, goroutines, descriptors. Every payload comes back
+// as it was sent, and no limit is exceeded.
 func TestSoak(t *testing.T) {
-	// On a busy machine a replica may lose its lease for a moment, which is for
-	// other tests: here clients wait until it is back.
+	// On a busy machine, a replica may lose its lease for a moment. Other tests are about
+	// that. Here, clients wait until it is back.
 	env := map[string]string{"USHER_STORE_WAIT": "10s"}
 	w := newWorld(t, options{users: users(t, "jo"), env: env, rules: func(limited, free endpoint) string {
 		return fmt.Sprintf(soakRules, limited.to(), soakLimit, soakBinds, soakUDP)
@@ -96,7 +96,7 @@ func TestSoak(t *testing.T) {
 		closed:  fmt.Sprintf("127.0.0.1:%d", need.Port(t)),
 		blocked: fmt.Sprintf("127.0.0.3:%d", w.free.port),
 	}
-	s.rounds(t, 3*len(soakKinds), time.Second) // what the first sessions leave for good is not theirs
+	s.rounds(t, 3*len(soakKinds), time.Second) // what the first sessions leave for good is no leak
 	w.waitNoSlots(t)
 	before := map[*replica]leftovers{}
 	for _, r := range w.replicas {
@@ -112,7 +112,8 @@ func TestSoak(t *testing.T) {
 	s.udps.check(t, "UDP ASSOCIATE", soakUDP)
 }
 
-// check fails if there were more at a time than limit, or if that was never tried.
+// check fails if more than limit were open at a time, or if the limit was never
+// reached.
 func (g *gauge) check(t *testing.T, name string, limit int) {
 	t.Helper()
 	t.Logf("%s: %d at a time, %d refused", name, g.peak, g.refused)
@@ -151,8 +152,8 @@ socks pass {
 }
 `
 
-// rounds lets n clients be one kind after another, until the time is over and
-// each kind has had its turn.
+// rounds runs n clients, each of one kind after another, until the time is over and
+// each kind has run.
 func (s *soak) rounds(t *testing.T, n int, d time.Duration) {
 	t.Helper()
 	end := time.Now().Add(d)
@@ -217,7 +218,7 @@ func (s *soak) limitedExchange(random *rand.Rand) error {
 	defer a.Close()
 	s.limited.add(1)
 	alive := a.relays()
-	s.limited.add(-1) // before anything that may end the session
+	s.limited.add(-1) // before the session can end
 	if !alive {
 		return errors.New("granted, and relays nothing")
 	}
@@ -307,8 +308,8 @@ func (s *soak) hang(random *rand.Rand) error {
 	return nil
 }
 
-// wrongPassword comes from an address of its own: who fails too often is kept
-// out for a while. The balancer names the address.
+// wrongPassword uses its own address, because clients that fail too often are refused
+// for a while. The balancer names the address.
 func (s *soak) wrongPassword(*rand.Rand) error {
 	c := client{proxy: s.proxy.proxy, from: netip.MustParseAddr("127.0.3.1"), user: "jo", password: "wrong"}
 	return c.connect(s.w.free.String()).wantOneOf(noMethod, noReply)
@@ -322,7 +323,7 @@ func (s *soak) forbidden(*rand.Rand) error {
 	return s.proxy.connect(s.blocked).wantOneOf(notAllowed)
 }
 
-// bind lets a peer connect to a listener of the proxy, which then is the echo.
+// bind lets a peer connect to a listener of the proxy. The peer echoes.
 func (s *soak) bind(random *rand.Rand) error {
 	conn, first, err := s.listen()
 	if err != nil || first.reply != granted {
@@ -353,7 +354,7 @@ func (s *soak) bind(random *rand.Rand) error {
 	return s.echoed(conn, random)
 }
 
-// bindInVain leaves before a peer comes.
+// bindInVain closes its connection before a peer comes.
 func (s *soak) bindInVain(*rand.Rand) error {
 	conn, first, err := s.listen()
 	if err != nil || first.reply != granted {

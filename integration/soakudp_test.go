@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// startMirror starts a target that sends every datagram back as it is.
+// startMirror starts a target that sends every datagram back.
 func startMirror(t testing.TB) netip.AddrPort {
 	t.Helper()
 	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort("127.0.0.1:0")))
@@ -34,8 +34,8 @@ func startMirror(t testing.TB) netip.AddrPort {
 	return conn.LocalAddr().(*net.UDPAddr).AddrPort()
 }
 
-// udp sends datagrams through an association, among them some that are
-// dropped, and takes them back. Then it leaves in one of three ways.
+// udp sends datagrams through an association, some of which are dropped, and receives
+// them. Then it ends in one of three ways.
 func (s *soak) udp(random *rand.Rand) error {
 	control, err := s.proxy.dial()
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// Replies of RFC 1928 section 6, and what a client sees when there is none.
+// Replies of RFC 1928 section 6, and what a client sees instead of a reply.
 const (
 	granted    = 0
 	failure    = 1 // general failure: for a rule with a limit, the store is away
@@ -23,7 +23,7 @@ const (
 	noMethod   = -2 // 05 FF, or RFC 1929 said no
 )
 
-// patience bounds every step of a client; nothing is expected to take so long.
+// patience is the time limit for each step of a client. No step should take that long.
 const patience = 30 * time.Second
 
 // client says how to ask for a connection.
@@ -34,7 +34,7 @@ type client struct {
 	password string
 }
 
-// answer is what became of a request.
+// answer is the result of a request.
 type answer struct {
 	net.Conn                // granted: carries the target's bytes
 	reply    int            // as above
@@ -42,8 +42,8 @@ type answer struct {
 	err      error          // why there was no reply, for the messages of tests
 }
 
-// connect asks the proxy for target (host:port; a host that is no address is
-// sent as a name). What it needs to know of SOCKS it has from RFC 1928 and 1929.
+// connect asks the proxy for target (host:port; a host that is not an address is sent
+// as a name). It implements RFC 1928 and 1929 without Usher's code.
 func (c client) connect(target string) answer {
 	conn, err := c.dial()
 	if err != nil {
@@ -61,7 +61,7 @@ func (c client) connect(target string) answer {
 	return a
 }
 
-// dial opens the TCP connection alone, with a deadline of patience.
+// dial opens the TCP connection only, with a deadline of patience.
 func (c client) dial() (net.Conn, error) {
 	d := net.Dialer{Timeout: patience}
 	if c.from.IsValid() {
@@ -176,11 +176,11 @@ func (a answer) relays() bool {
 	return err == nil && back == line
 }
 
-// crowd is what became of several requests.
+// crowd is the results of several requests.
 type crowd []answer
 
-// ask sends n requests at the same time; those that are granted stay open
-// until the test ends or they are closed.
+// ask sends n requests at the same time. Granted ones stay open until the test ends or
+// they are closed.
 func (c client) ask(t testing.TB, n int, target string) crowd {
 	t.Helper()
 	all := make(crowd, n)
@@ -197,7 +197,7 @@ func (c crowd) close() {
 	}
 }
 
-// alive returns those whose bytes come back from the target.
+// alive returns the sessions whose bytes come back from the target.
 func (c crowd) alive() crowd {
 	ok := make([]bool, len(c))
 	together(len(c), func(i int) { ok[i] = c[i].relays() })
@@ -219,8 +219,8 @@ func (c crowd) replies() map[int]int {
 	return count
 }
 
-// want checks that n of the answers were granted and relay, and that all
-// others were answered with reply.
+// want checks that n of the requests were granted and relay, and that all others got
+// reply.
 func (c crowd) want(t testing.TB, n, reply int) {
 	t.Helper()
 	if trouble := c.trouble(n, reply); trouble != "" {
@@ -228,7 +228,7 @@ func (c crowd) want(t testing.TB, n, reply int) {
 	}
 }
 
-// trouble returns what is not as want wants it.
+// trouble returns the differences from what want expects.
 func (c crowd) trouble(n, reply int) string {
 	if got := c.replies(); got[granted] != n || got[reply] != len(c)-n && reply != granted {
 		var err error

@@ -13,10 +13,9 @@ import (
 	"usher/deploy/need"
 )
 
-// TestUDPBesideTheBalancer is the layout of the redundancy page: TCP passes a
-// balancer, here HAProxy in TCP mode, and UDP goes straight to the node that
-// the connection landed on. The balancer either says who the client is, or
-// hides it, as relayd does.
+// TestUDPBesideTheBalancer is the layout of Dante's page about redundancy: TCP passes a
+// balancer, here HAProxy in TCP mode, and UDP goes directly to the node that got the
+// connection. The balancer either names the client, or hides it as relayd does.
 func TestUDPBesideTheBalancer(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -67,15 +66,15 @@ func TestUDPBesideTheBalancer(t *testing.T) {
 	}
 }
 
-// node is a replica of the page.
+// node is a replica in this layout.
 type node struct {
 	*replica
 	external string
 }
 
-// startNodes starts two nodes, and returns them by their internal addresses,
-// and as HAProxy's servers with these options. env names the balancer to them.
-// Their rules let the balancer ask, and the clients' network send.
+// startNodes starts two nodes, and returns them by their internal addresses, and as
+// HAProxy's servers with these options. env names the balancer to them. Their rules
+// admit the balancer's connections, and datagrams from the clients' network.
 func startNodes(t *testing.T, env, option string) (nodes map[netip.Addr]node, servers string) {
 	t.Helper()
 	nodes = map[netip.Addr]node{}
@@ -129,7 +128,7 @@ listen socks
 	return addr
 }
 
-// association is a client's, granted.
+// association is a granted UDP association.
 type association struct {
 	control net.Conn
 	udp     *net.UDPConn

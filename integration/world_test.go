@@ -13,9 +13,8 @@ import (
 	"usher/store/redisstore/redistest"
 )
 
-// world is what the tests of the limits run in: replicas that share a store
-// and a rule file, behind a balancer. There is one of processes and one of
-// containers.
+// world is replicas that share a store and a rule file, behind a balancer. They run as
+// processes or in containers.
 type world struct {
 	t        testing.TB
 	ttl      time.Duration
@@ -67,8 +66,8 @@ socks pass {
 	}
 }
 
-// newWorld starts Redis, replicas and HAProxy as processes, and waits until
-// limited rules admit.
+// newWorld starts Redis, replicas and HAProxy as processes, and waits until rules with
+// a limit admit sessions.
 func newWorld(t testing.TB, o options) *world {
 	t.Helper()
 	redis := redistest.Start(t)
@@ -127,7 +126,7 @@ func (w *world) balance() {
 	w.proxy = client{proxy: w.balancer.addr}
 }
 
-// writeRules replaces the rule file as editors do, by another file.
+// writeRules replaces the rule file by another file, as editors do.
 func (w *world) writeRules(text string) {
 	w.t.Helper()
 	temp := w.ruleFile + ".new"
@@ -150,7 +149,7 @@ func (w *world) living() []*replica {
 	return all
 }
 
-// waitReady waits until every replica has joined a store that gives slots out.
+// waitReady waits until every replica has joined a store that is ready.
 func (w *world) waitReady() {
 	w.t.Helper()
 	living := w.living()
@@ -164,8 +163,8 @@ func (w *world) waitReady() {
 	})
 }
 
-// reload replaces the rules, sends SIGHUP to all replicas, and waits until
-// each has taken them (ok) or refused them.
+// reload replaces the rules, sends SIGHUP to all replicas, and waits until each has
+// accepted them (ok) or refused them.
 func (w *world) reload(text string, ok bool) {
 	w.t.Helper()
 	w.writeRules(text)
