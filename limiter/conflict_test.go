@@ -10,10 +10,10 @@ import (
 	"usher/limiter"
 )
 
-// These tests run replicas with two TTLs among faults in which the shorter one
-// must not count for the sessions of the replicas with the longer one.
+// These tests run replicas with two TTLs under faults. The shorter TTL must not be
+// applied to sessions of replicas with the longer one.
 
-// shorter is a TTL that the tests' other replicas do not have.
+// shorter is a TTL that only some replicas of these tests have.
 func shorter(by time.Duration) func(*limiter.Options) {
 	return func(o *limiter.Options) { o.TTL = ttl / by }
 }
@@ -27,8 +27,8 @@ func waitMismatch(t *testing.T, l *limiter.Limiter) {
 	}
 }
 
-// upUntilJoined lets requests through again, and waits for the next join over way
-// and for what its replica does at once after it.
+// upUntilJoined passes requests on again, and waits for the next join over way and for
+// what its replica does right after it.
 func upUntilJoined(way *link) {
 	joins := way.joins.Load()
 	way.up()
@@ -38,9 +38,9 @@ func upUntilJoined(way *link) {
 	synctest.Wait()
 }
 
-// TestOtherSettingsCreateNoEpoch: a replica that conflicting replicas keep out does
-// not create an epoch when their data is lost, because their sessions live on up to
-// their own lease deadline.
+// TestOtherSettingsCreateNoEpoch: a replica that cannot join because of conflicting
+// replicas does not create an epoch when their data is lost, because their sessions
+// live until their own lease deadline.
 func TestOtherSettingsCreateNoEpoch(t *testing.T) {
 	for name, back := range map[string]bool{"the others come back": true, "the others are away": false} {
 		t.Run(name, func(t *testing.T) {
@@ -69,9 +69,9 @@ func TestOtherSettingsCreateNoEpoch(t *testing.T) {
 	}
 }
 
-// TestRecoveryOfConflictingReplicas: conflicting replicas have created an epoch
-// after a loss, and left. A replica that joins it then watches the recovery for
-// their time.
+// TestRecoveryOfConflictingReplicas: conflicting replicas have created an epoch after a
+// loss, and left. A replica that joins it then recovers for as long as their leases
+// require.
 func TestRecoveryOfConflictingReplicas(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		way1 := newLink()
@@ -94,7 +94,8 @@ func TestRecoveryOfConflictingReplicas(t *testing.T) {
 }
 
 // TestLateJoinOfOtherSettings: a join was sent before its sender knew of conflicting
-// replicas. So it may create an epoch, and it arrives after their data was lost.
+// replicas. So it may create an epoch. It arrives after the data of the others was
+// lost.
 func TestLateJoinOfOtherSettings(t *testing.T) {
 	for _, cutOff := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -127,8 +128,9 @@ func TestLateJoinOfOtherSettings(t *testing.T) {
 	}
 }
 
-// TestConflictingReplicasComeBack: they come back unseen and their data is lost
-// again, between two looks of the replica that waits, or while it is cut off itself.
+// TestConflictingReplicasComeBack: conflicting replicas come back unnoticed and their
+// data is lost again, between two looks of the replica that waits, or while it is cut
+// off itself.
 func TestConflictingReplicasComeBack(t *testing.T) {
 	for name, blind := range map[string]bool{"between two looks": false, "while nobody looks": true} {
 		t.Run(name, func(t *testing.T) {
@@ -165,8 +167,9 @@ func TestConflictingReplicasComeBack(t *testing.T) {
 	}
 }
 
-// TestMismatchedReplicaAdmitsNobody: neither while the store cannot be reached, nor
-// locally, from the moment on at which its next try to join fails.
+// TestMismatchedReplicaAdmitsNobody: a replica that conflicting replicas keep out
+// admits nobody from its next failed attempt to join on, neither locally nor while the
+// store cannot be reached.
 func TestMismatchedReplicaAdmitsNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		way := newLink()

@@ -10,8 +10,8 @@ import (
 	"usher/limiter"
 )
 
-// TestTakenSlotStaysInvalid: also when another lease follows the one with which the
-// slot was lost.
+// TestTakenSlotStaysInvalid: a lost slot stays lost, even if the replica gets a new
+// lease.
 func TestTakenSlotStaysInvalid(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
@@ -30,8 +30,8 @@ func TestTakenSlotStaysInvalid(t *testing.T) {
 	})
 }
 
-// TestDeadlineCountsFromTheFirstSend: the lease lasts from when the last
-// acknowledged request was first sent, and not from its answer or its resend.
+// TestDeadlineCountsFromTheFirstSend: the lease lasts from the first time at which the
+// last acknowledged request was sent, not from its answer or its resend.
 func TestDeadlineCountsFromTheFirstSend(t *testing.T) {
 	for name, resent := range map[string]bool{"a slow answer": false, "a lost answer": true} {
 		t.Run(name, func(t *testing.T) {

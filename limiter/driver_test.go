@@ -10,8 +10,8 @@ import (
 	"usher/limiter"
 )
 
-// TestChangesAreSentAtOnce: the store is told without delay also of what nobody waits for. No
-// time passes in these tests.
+// TestChangesAreSentAtOnce: changes are sent to the store without delay, even if nobody
+// waits for them. No time passes in these tests.
 func TestChangesAreSentAtOnce(t *testing.T) {
 	within := func(t *testing.T, run func(t *testing.T, s *link, l *limiter.Limiter)) {
 		synctest.Test(t, func(t *testing.T) {
@@ -78,8 +78,8 @@ func TestChangesAreSentAtOnce(t *testing.T) {
 	})
 }
 
-// TestLocalAdmissionIsSentAtOnce: a recovering store is told of sessions that were
-// admitted without it.
+// TestLocalAdmissionIsSentAtOnce: a replica reports sessions that it admitted locally
+// to a recovering store.
 func TestLocalAdmissionIsSentAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
@@ -97,9 +97,9 @@ func TestLocalAdmissionIsSentAtOnce(t *testing.T) {
 	})
 }
 
-// TestRefusedDuringRecoveryIsAdmittedLocally: a session waits when the data turns
-// out to be lost. The store answers that it is recovering, which is no reason to
-// refuse the session.
+// TestRefusedDuringRecoveryIsAdmittedLocally: a session waits when the data turns out
+// to be lost. The store answers that it is recovering. This is no reason to refuse the
+// session.
 func TestRefusedDuringRecoveryIsAdmittedLocally(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
@@ -114,8 +114,8 @@ func TestRefusedDuringRecoveryIsAdmittedLocally(t *testing.T) {
 	})
 }
 
-// TestAnswerAfterTheDeadline: a client that sent the batch itself gets its slot also
-// if the answer comes after its wait. Otherwise the slot would be nobody's.
+// TestAnswerAfterTheDeadline: a client that sent the batch itself gets its slot even if
+// the answer comes after its time limit. Otherwise nobody would own the slot.
 func TestAnswerAfterTheDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
@@ -133,8 +133,8 @@ func TestAnswerAfterTheDeadline(t *testing.T) {
 	})
 }
 
-// TestClientLeavesWhileItAsks: the request that a client sent for everybody goes on
-// without the client, and the slot is given back.
+// TestClientLeavesWhileItAsks: a client sends a request for several clients and leaves.
+// The request goes on without it, and its slot is given back.
 func TestClientLeavesWhileItAsks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
@@ -158,8 +158,8 @@ func TestClientLeavesWhileItAsks(t *testing.T) {
 	})
 }
 
-// TestCloseIsCutShort: a request that a client sent hangs. The driver ends when that
-// request does.
+// TestCloseIsCutShort: a request that a client sent hangs. The driver ends when this
+// request ends.
 func TestCloseIsCutShort(t *testing.T) {
 	for _, after := range []time.Duration{ttl / 100, ttl / 20, ttl * 9 / 100} { // since a heartbeat
 		synctest.Test(t, func(t *testing.T) {
@@ -184,8 +184,8 @@ func TestCloseIsCutShort(t *testing.T) {
 	}
 }
 
-// TestCloseWhileTheFirstShardIsAway: sessions that wait for the first shard are told
-// of the end, and are not admitted after it.
+// TestCloseWhileTheFirstShardIsAway: sessions that wait for the first shard are refused
+// when the limiter closes, and are not admitted after that.
 func TestCloseWhileTheFirstShardIsAway(t *testing.T) {
 	for _, locally := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {

@@ -16,7 +16,7 @@ import (
 	"usher/store/storetest"
 )
 
-// requests notes what goes over a link, exchanges included.
+// requests records what is sent over a link, including exchanges.
 type requests struct {
 	mu   sync.Mutex
 	list []string
@@ -28,7 +28,7 @@ func (r *requests) note(op string) {
 	r.list = append(r.list, op)
 }
 
-// take returns what went since the last call.
+// take returns what was sent since the last call.
 func (r *requests) take() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -129,9 +129,10 @@ func elsewhere() limiter.Limit {
 	}
 }
 
-// A replica whose exchanges fail may not know the newest rules. It admits nobody in
-// other shards either when its lease in the first one has ended, also if it asked
-// before. It does when exchanges succeed again, and admissions wait for that.
+// A replica whose exchanges fail may not know the newest rules. When its lease in the
+// first shard has ended, it admits nobody in other shards either, not even sessions
+// that asked before. It admits again when exchanges succeed, and admissions wait for
+// that.
 func TestOtherShardsNeedAnExchange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLink()

@@ -11,7 +11,8 @@ import (
 	"usher/limiter"
 )
 
-// What a replica admits without the store, and what an outage leaves behind.
+// These tests are about what a replica admits without the store, and what remains of an
+// outage.
 
 func TestStoreDownAdmit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -49,8 +50,8 @@ func TestStoreDownAdmit(t *testing.T) {
 	})
 }
 
-// TestOutageIsForgotten: the store is not told of clients that came and went while it
-// was away or recovering.
+// TestOutageIsForgotten: replicas do not report sessions that began and ended while the
+// store was away or recovering.
 func TestOutageIsForgotten(t *testing.T) {
 	for name, c := range map[string]struct {
 		outage  func(*link)
@@ -98,7 +99,8 @@ func TestOutageIsForgotten(t *testing.T) {
 	}
 }
 
-// TestStrictAdmitsNobodyLocally: also if Options.AdmitLocally is set.
+// TestStrictAdmitsNobodyLocally: in strict mode nobody is admitted locally, even with
+// Options.AdmitLocally.
 func TestStrictAdmitsNobodyLocally(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
@@ -110,9 +112,9 @@ func TestStrictAdmitsNobodyLocally(t *testing.T) {
 	})
 }
 
-// TestOneWaitIsEnough: where this replica admits by its own count, the first
-// session of an outage waits for the store and all others do not, however the
-// store fails; once it answers, it is asked again.
+// TestOneWaitIsEnough: with local admission, the first session of an outage waits for
+// the store and all others do not, whatever the store's failure. Once the store
+// answers, sessions ask it again.
 func TestOneWaitIsEnough(t *testing.T) {
 	for name, outage := range map[string]func(*link){
 		"down": (*link).down,
@@ -172,8 +174,8 @@ func TestOneWaitIsEnough(t *testing.T) {
 	}
 }
 
-// TestOneWaitIsEnoughForAllShards: what decides whether replicas agree, the first
-// shard, is waited for once as well, though the others answer.
+// TestOneWaitIsEnoughForAllShards: the same holds for the first shard, which decides
+// whether replicas agree, even if the other shards answer.
 func TestOneWaitIsEnoughForAllShards(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, limits := sharded()

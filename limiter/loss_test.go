@@ -14,7 +14,7 @@ import (
 	"usher/store/storetest"
 )
 
-// spied keeps the last join that was sent.
+// spied records the last join.
 type spied struct {
 	*link
 	join atomic.Pointer[store.Join]
@@ -47,8 +47,8 @@ func again(t *testing.T, data *storetest.Model, j store.Join) {
 	}
 }
 
-// requireOneValid asks a until it admits a session of a limit of one, of which g is
-// a session, or for two TTL. It fails if both are valid then.
+// requireOneValid asks a, until it admits a session of a limit of one, or for two TTL.
+// g is a session of the same limit. It fails if both are valid at the same time.
 func requireOneValid(t *testing.T, a *limiter.Limiter, g *limiter.Grant) {
 	t.Helper()
 	for range 2000 {
@@ -64,9 +64,9 @@ func requireOneValid(t *testing.T, a *limiter.Limiter, g *limiter.Grant) {
 	t.Error("no session is admitted within two TTL")
 }
 
-// TestEpochCreatedTwiceIsNotTheSame: a join arrives twice, the second time at a
-// server that has lost its data again, and creates the same epoch twice. The time
-// for which its replica has witnessed the first must not count for the second.
+// TestEpochCreatedTwiceIsNotTheSame: a join arrives twice, the second time at a server
+// that has lost its data again. So it creates the same epoch twice. The time for which
+// its replica has witnessed the first one must not count for the second one.
 func TestEpochCreatedTwiceIsNotTheSame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		wayB := newLink()
@@ -99,9 +99,9 @@ func TestEpochCreatedTwiceIsNotTheSame(t *testing.T) {
 	})
 }
 
-// TestFailedExpiryDelaysNoBatch: expiring replicas or ending a recovery always fails,
-// as for a Redis user without the right. Batches still take their turn and renew the
-// lease.
+// TestFailedExpiryDelaysNoBatch: the store refuses to expire replicas and to end the
+// recovery, as it does if the Redis user lacks a right. Batches are sent all the same,
+// and renew the lease.
 func TestFailedExpiryDelaysNoBatch(t *testing.T) {
 	for _, failing := range []string{"expire", "end_recovery"} {
 		t.Run(failing, func(t *testing.T) {
@@ -132,9 +132,9 @@ func TestFailedExpiryDelaysNoBatch(t *testing.T) {
 	}
 }
 
-// TestDeadOfLostDataAreForgotten: a replica with other settings knew of a dead one
-// when Redis lost its data and another replica created an epoch. It does not ask to
-// expire the dead one again and again, and joins when the other has died as well.
+// TestDeadOfLostDataAreForgotten: a replica with other settings knew of a dead one when
+// Redis lost its data, and another replica created an epoch. The first one does not ask
+// again and again to expire the dead one, and joins when the other has died as well.
 func TestDeadOfLostDataAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()

@@ -15,16 +15,16 @@ import (
 	"testing"
 )
 
-// A comment //mutate:name marks what a mutation changes. Without a replacement
-// the mutation takes the marked code out: an operand of && or || that is alone on
-// its line, else the statement that begins there. With a replacement it puts that
-// in the place of a condition (if), a head (case), what a loop ranges over, the
-// value of a field, or else of the whole statement.
+// A comment //mutate:name marks what a mutation changes. Without a replacement, the
+// mutation removes the marked code: an operand of && or || that stands alone on its
+// line, otherwise the statement that begins there. With a replacement, it replaces a
+// condition (if), a list of values (case), what a loop ranges over, the value of a
+// field, or else the whole statement.
 
 // mutated are the folders with marked sources, below the module's root.
 var mutated = []string{"limiter", "limiter/replica", "store/internal/model", "store/limit"}
 
-// marker is where a mutation is marked.
+// marker is the location of a mark.
 type marker struct {
 	path string // of the file
 	line int
@@ -173,8 +173,7 @@ func newMutant(root, dir string, m marker, with string) (*mutant, error) {
 	return u, os.WriteFile(u.overlay, overlay, 0o600)
 }
 
-// build compiles the tests of a package. A mutant that does not compile shows
-// nothing.
+// build compiles the tests of a package. A mutant that does not compile proves nothing.
 func (u *mutant) build(t *testing.T, folder string) (binary string, err error) {
 	binary = filepath.Join(u.dir, "mutant.test")
 	cmd := exec.CommandContext(t.Context(), "go", "test", "-c", "-o", binary, "-overlay", u.overlay, "-vet=off", "-ldflags=-s -w", "./"+folder)

@@ -9,10 +9,10 @@ import (
 	"testing"
 )
 
-// mutation takes one mechanism out of the source, where a comment //mutate:name
-// marks it. The test that it names must then fail. That is a schedule of the
-// simulation, among as many as a normal run has, from the first seed; or, if why
-// says what keeps the simulation from noticing, another test.
+// mutation removes one mechanism from the source, at a comment //mutate:name. The test
+// in its row must then fail. This is a schedule of the simulation, among as many as a
+// normal run has, from the first seed. If the simulation cannot notice, it is another
+// test, and why says the reason.
 type mutation struct {
 	name string
 	with string // what replaces the marked code; "" takes it out, see mutate_test.go

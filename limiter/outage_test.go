@@ -95,8 +95,9 @@ func TestOutageStrictClosesAtTheDeadline(t *testing.T) {
 	})
 }
 
-// TestLostLeasesAreCounted: a lost lease counts once, and only if a session relied
-// on it, however soon the replica is back and however many counters it then claims.
+// TestLostLeasesAreCounted: a lost lease counts once, and only if a session relied on
+// it. It does not matter how soon the replica is back and how many counters it claims
+// then.
 func TestLostLeasesAreCounted(t *testing.T) {
 	for name, change := range map[string]func(*limiter.Options){"keep": func(*limiter.Options) {}, "close": strict} {
 		t.Run(name, func(t *testing.T) {
@@ -257,8 +258,8 @@ func TestNoSlotIsReusedAfterTheDeadline(t *testing.T) {
 	})
 }
 
-// TestRecoveryLasts: it takes as long as the lease of a replica that may be away,
-// and little longer.
+// TestRecoveryLasts: a recovery takes as long as the lease of a replica that may be
+// away, and not much longer.
 func TestRecoveryLasts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()

@@ -10,7 +10,7 @@ import (
 	"usher/store/limit"
 )
 
-// web is a pool of that many sessions, and webKey one that has a slot for each key.
+// web is a pool with this number of sessions. webKey has a slot for each key.
 func web(most int64) limiter.Limit {
 	return limiter.Limit{Rule: limiter.Pool("web"), Max: most, KeyMax: limit.None}
 }
@@ -22,7 +22,7 @@ func webKey(key string, most int64) limiter.Limit {
 }
 
 // TestPoolNumbers: each session of a pool is admitted by the number of its own rules,
-// on whichever replica, and a lower number ends none.
+// on every replica. A lower number ends no session.
 func TestPoolNumbers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
@@ -87,7 +87,8 @@ func TestPoolMove(t *testing.T) {
 	}
 }
 
-// TestPoolMoveAfterTheLease: a slot that others may have is not kept.
+// TestPoolMoveAfterTheLease: after the lease deadline, a session that moves within its
+// pool does not keep its slot, because others may have it.
 func TestPoolMoveAfterTheLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()

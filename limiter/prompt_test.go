@@ -17,11 +17,11 @@ import (
 	"usher/store/storetest"
 )
 
-// inStore returns the store's total of a counter, "" for 0.
+// inStore returns the store's total of a counter, or "" for 0.
 func inStore(l *link, counter string) string { return l.data.Dump()["t"][counter] }
 
-// TestMoveIsOneBatch: when the new slot is taken, the old one is free, also where
-// nobody is short of slots.
+// TestMoveIsOneBatch: a session gets its new slot and returns the old one in one batch,
+// even if limits have much room.
 func TestMoveIsOneBatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
@@ -89,8 +89,8 @@ func TestFreedSlotsAreNotKept(t *testing.T) {
 	}
 }
 
-// TestStoreWaitCountsFromTheQuestion: a client that sends the batch itself, and gets
-// no answer, does not wait longer for that.
+// TestStoreWaitCountsFromTheQuestion: a client that sends the batch itself, and gets no
+// answer, does not wait longer than others.
 func TestStoreWaitCountsFromTheQuestion(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const wait = 3 * time.Second
@@ -133,8 +133,8 @@ func TestBusyStoreIsAskedAgainSoon(t *testing.T) {
 	})
 }
 
-// TestMoveWhileInFlight: while a batch with the old counter is under way, the next
-// batch gives back what the session held.
+// TestMoveWhileInFlight: if a session moves while a batch with its old counter is in
+// flight, the next batch returns the old slot.
 func TestMoveWhileInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLink()
@@ -180,7 +180,7 @@ func sharded() (*link, []limiter.Limit) {
 	return s, limits
 }
 
-// TestStoreDownAdmitInEveryShard: sessions are admitted locally also if the store was
+// TestStoreDownAdmitInEveryShard: sessions are admitted locally, even if the store was
 // never reached.
 func TestStoreDownAdmitInEveryShard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -229,7 +229,8 @@ func TestStoreWaitIsOneForAllShards(t *testing.T) {
 	})
 }
 
-// TestNoWaitIsNoRefusal: a store that answers is asked also if sessions may not wait.
+// TestNoWaitIsNoRefusal: with a store wait of 0, a store that answers is asked all the
+// same.
 func TestNoWaitIsNoRefusal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, limits := sharded()
@@ -278,8 +279,8 @@ func TestNoWaitIsNoRefusalForMany(t *testing.T) {
 	}
 }
 
-// TestRecoveryEndsUnderLoad: the recovery ends in its time although sessions ask all
-// the while, so that there is a batch to send whenever one returns.
+// TestRecoveryEndsUnderLoad: the recovery ends in time although sessions ask all the
+// time, so that a new batch is due whenever one returns.
 func TestRecoveryEndsUnderLoad(t *testing.T) {
 	for name, c := range map[string]struct {
 		limit   limiter.Limit

@@ -10,7 +10,7 @@ import (
 	"usher/store/limit"
 )
 
-// rateOf is n sessions in 20 s, and at most most of them at a time.
+// rateOf is a limit of n new sessions in 20 s, and at most most at a time.
 func rateOf(n, most int64) limiter.Limit {
 	return limiter.Limit{Rule: "c1aaaa/s1", Max: most, Throttle: limit.Rate{N: n, Per: 2 * ttl}}
 }

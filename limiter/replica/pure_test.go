@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// mayImport is all that the state machine may import: values, and nothing with
-// which it could read a clock, lock, wait, log or do IO.
+// mayImport is all that the state machine may import: packages of values. None of them
+// can read a clock, lock, wait, log or do IO.
 var mayImport = []string{"cmp", "errors", "maps", "math", "slices", "time", "usher/store", "usher/store/limit"}
 
 // mayUseOfTime are the names of package time that are values.

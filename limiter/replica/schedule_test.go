@@ -7,16 +7,16 @@ import (
 	"usher/store"
 )
 
-// newID makes names of epochs for machines that no store is behind.
+// newID makes names of epochs for machines without a store.
 func newID() string { return "b" }
 
 func newMachine(strict bool) *Machine {
 	return New("h", store.Settings{TTL: 10 * time.Second, Strict: strict}, true, newID)
 }
 
-// TestDriverSleeps: a request that somebody else sent wakes the driver neither
-// when the driver finds it under way nor when it ends, unless something waits for
-// its end.
+// TestDriverSleeps: a request that somebody else sent does not wake the driver, neither
+// when the driver finds it in flight nor when it ends, unless something waits for its
+// end.
 func TestDriverSleeps(t *testing.T) {
 	const now, beat = time.Second, 2 * time.Second
 	for name, news := range map[string]func(*Machine){

@@ -65,7 +65,7 @@ var mixes = []mix{
 	{name: "rates and everything", rates: true, lose: 0.1, late: 0.1, double: 0.1, pause: 0.15, crash: 0.1, partition: 0.15, flush: 0.05, drop: 0.1, restart: 0.05, goBack: 0.05},
 }
 
-// calmFirst lets the recovery of the store end before anything goes wrong.
+// calmFirst lets the recovery of the store end before the faults start.
 const calmFirst = simTTL * 3 / 2
 
 // world is one schedule.
@@ -169,7 +169,7 @@ func (w *world) every(d time.Duration, do func()) {
 	w.after(d, func() { do(); w.every(d, do) })
 }
 
-// runFor lets virtual time pass.
+// runFor advances virtual time.
 func (w *world) runFor(d time.Duration) {
 	end := w.now + d
 	for len(w.events) > 0 && w.events[0].at <= end && w.broken == "" {
@@ -186,7 +186,8 @@ func (w *world) runFor(d time.Duration) {
 	}
 }
 
-// fail says that the invariants of these letters do not hold. The first failure counts.
+// fail reports that the invariants of these letters are broken. The first failure
+// counts.
 func (w *world) fail(letters, format string, args ...any) {
 	if w.broken == "" {
 		w.broken = fmt.Sprintf("at %v: %s: ", w.now, letters) + fmt.Sprintf(format, args...)

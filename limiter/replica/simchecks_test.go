@@ -14,9 +14,9 @@ type appliedToken struct {
 	token   store.Token
 }
 
-// check compares the sessions with the limits: L where strict, K otherwise. In
-// keep mode the sessions of a replica that was cut off are excused, unless all
-// replicas were, and the others had no time since to witness its silence.
+// check compares the sessions with the limits: invariant L in mode close, K in mode
+// keep. In mode keep, the sessions of a replica that was cut off are excused, unless
+// all replicas were cut off and none had time since to witness its silence.
 func (w *world) check() {
 	now := w.count()
 	letters := "K"
@@ -33,13 +33,13 @@ func (w *world) check() {
 	}
 }
 
-// within reports whether n sessions are within a maximum.
+// within reports whether n sessions respect a maximum.
 func within(n, most int64) bool { return most == limit.None || n <= most }
 
-// simCount is how many sessions there are, by simName.
+// simCount is the number of sessions, by simName.
 type simCount struct{ counter, whole [len(simLimits)]int64 }
 
-// count counts the sessions that L, K and G are about.
+// count counts the sessions for L, K and G.
 func (w *world) count() (out simCount) {
 	for _, n := range w.nodes {
 		if !w.strict && w.mix.blackout == 0 && (w.now < n.paused || w.now < n.cut) {
@@ -58,7 +58,8 @@ func (w *world) count() (out simCount) {
 	return out
 }
 
-// checkSums: T, unless a part of the data is missing. Then T waits for the next epoch.
+// checkSums checks T, unless a part of the data is missing. Then T holds again from the
+// next epoch on.
 func (w *world) checkSums() {
 	epoch, err := w.data.Audit()
 	if epoch != w.epoch {
@@ -69,7 +70,7 @@ func (w *world) checkSums() {
 	}
 }
 
-// checkRecovering: R.
+// checkRecovering checks R.
 func (w *world) checkRecovering(r *Request, o *Outcome, had map[string]int64) {
 	for i, e := range r.Batch.Entries {
 		if is := o.Batch.Counts[i].Granted; o.Batch.Recovering && is > max(had[e.Counter], e.Live) {
@@ -78,8 +79,8 @@ func (w *world) checkRecovering(r *Request, o *Outcome, had map[string]int64) {
 	}
 }
 
-// checkGranted: C. What the replica believes is what the store has, as long as
-// the store has what the replica last acknowledged.
+// checkGranted checks C: a replica's view equals the store's, as long as the store has
+// the last batch that it acknowledged.
 func (n *node) checkGranted() {
 	m := n.m
 	token, granted := n.w.data.Ledger(m.id)
@@ -97,9 +98,8 @@ func (n *node) checkGranted() {
 	}
 }
 
-// checkDue: W. A freed slot, like everything else that is to be told, is on its
-// way or waits for a request that is. Nothing is left to the next heartbeat by
-// oversight.
+// checkDue checks W: a freed slot, like anything else that must be sent, is in flight
+// or waits for a request that is. Nothing is left for the next heartbeat by mistake.
 func (n *node) checkDue() {
 	m, since := n.m, n.clock()-simTTL/1000
 	for _, c := range n.waiting {
@@ -115,8 +115,9 @@ func (n *node) checkDue() {
 	}
 }
 
-// checkRefusals: E. A client that is refused as full, as throttled or because too many
-// keys have windows was in a batch whose reply says so.
+// checkRefusals checks E: if a client is refused because a limit is full, a rate is
+// used up, or too many keys have windows, then the client was in a batch whose reply
+// says so.
 func (n *node) checkRefusals(o *Outcome) {
 	n.takeEffects()
 	n.waiting = slices.DeleteFunc(n.waiting, func(c *simWaiter) bool {

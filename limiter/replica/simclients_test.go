@@ -7,7 +7,7 @@ import (
 	"usher/store/limit"
 )
 
-// arrive is the next client of a node.
+// arrive lets the next client come to a node.
 func (n *node) arrive() {
 	if n.dead || n.stopping || n.w.closing {
 		return
@@ -18,8 +18,8 @@ func (n *node) arrive() {
 	n.w.after(n.w.upTo(n.every), n.arrive)
 }
 
-// simLimits are what clients ask for: two rules without rates, of which one
-// counts by key, then rules with rates, and a rule whose keys are bounded.
+// simLimits are the limits that clients ask for: two rules without rates, one of which
+// counts by key; then rules with rates; and a rule with a bound on its keys.
 var simLimits = [...]store.Entry{
 	{Counter: "c1aaaa/s1", Max: 4, RuleMax: limit.None},
 	{Counter: "c1aaaa/s2/x", Max: 2, RuleMax: 3},
@@ -44,18 +44,18 @@ var simLimits = [...]store.Entry{
 	{Counter: "pool/d/y", Max: 3, RuleMax: 4, RuleRate: limit.Rate{N: 3, Per: simTTL / 4}},
 }
 
-// withoutRates is how many of the first have no rate, withoutBounds how many have no
-// bound on their keys, and withoutPools how many are not in a pool.
+// withoutRates is how many limits at the start of the list have no rate. withoutBounds
+// is how many have no bound on their keys, withoutPools how many are not in a pool.
 const withoutRates, withoutBounds, withoutPools = 3, 7, 9
 
 func simRate(n int64) limit.Rate { return limit.Rate{N: n, Per: simTTL / 2} }
 
-// simName says which of simLimits count together: the first with the same counter, and
-// the first of the same rule or pool.
+// simName tells which of simLimits are counted together: it is the first one with the
+// same counter, and the first one of the same rule or pool.
 type simName struct{ counter, whole int }
 
-// simNames are those of simLimits. simMaxima are the largest maxima that a session of
-// them asks with: that of the counter, and that of the rule or pool, by simName.
+// simNames are the names of simLimits. simMaxima are, by name, the largest maxima that
+// sessions ask with: of the counter, and of the rule or pool.
 var simNames, simMaxima = nameLimits()
 
 func nameLimits() (names [len(simLimits)]simName, maxima [len(simLimits)]store.Entry) {
@@ -90,7 +90,7 @@ func larger(first bool, a, b int64) int64 {
 	return max(a, b)
 }
 
-// ask is a client, or one whose session was of another limit until now.
+// ask is a new client, or one whose session had another limit until now.
 func (n *node) ask(old *simSession) {
 	which := n.w.first + n.w.random.IntN(n.w.limits)
 	if n.w.mix.keys {
@@ -137,7 +137,7 @@ func (n *node) giveUp(c *simWaiter) {
 	n.settleSessions()
 }
 
-// takeEffects notes what the machine decided about clients.
+// takeEffects records what the machine decided about clients.
 func (n *node) takeEffects() {
 	for _, e := range n.m.Effects() {
 		if e.Lost {
@@ -149,7 +149,7 @@ func (n *node) takeEffects() {
 	}
 }
 
-// settleSessions takes answers to waiters and notices what was taken away.
+// settleSessions handles answers to waiters, and sessions that lost their slot.
 func (n *node) settleSessions() {
 	n.takeEffects()
 	n.waiting = slices.DeleteFunc(n.waiting, func(c *simWaiter) bool {
@@ -201,7 +201,7 @@ func (n *node) finish(s *simSession) {
 	n.wakeIfDue()
 }
 
-// mayRelay is what Grant.Valid answers.
+// mayRelay is the answer of Grant.Valid.
 func (n *node) mayRelay(s *simSession) bool {
 	if n.dead || s.slot.ended {
 		return false

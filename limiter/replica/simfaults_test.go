@@ -9,7 +9,7 @@ import (
 	"usher/store/storetest"
 )
 
-// storm begins the faults.
+// storm starts the faults.
 func (w *world) storm() {
 	w.calm = false
 	w.happens("the faults begin", nil)
@@ -57,8 +57,8 @@ func (w *world) pause() {
 	w.after(n.paused-w.now, n.wake)
 }
 
-// outage is how long a node is away. Often it is about as long as it takes the
-// others to give it up, because that is where the races are.
+// outage is how long a node is away. Often this is about as long as the others take to
+// expire it, because races are likely then.
 func (w *world) outage(most time.Duration) time.Duration {
 	if w.chance(0.5) {
 		return simTTL*6/10 + w.upTo(simTTL/2)
@@ -66,8 +66,8 @@ func (w *world) outage(most time.Duration) time.Duration {
 	return w.upTo(most)
 }
 
-// partition cuts some nodes off. In a mix where the store loses its data, it
-// often does so when one of them comes back, which is then there first.
+// partition cuts some nodes off. If the mix also loses data, the store often loses it
+// just when one of them comes back. That node is then the first to join.
 func (w *world) partition() {
 	for _, n := range w.nodes {
 		if w.chance(0.5) {
@@ -80,8 +80,8 @@ func (w *world) partition() {
 	}
 }
 
-// blackout cuts all nodes off for the same time. It must leave no session too
-// many, not even in keep mode, where sessions live on.
+// blackout cuts all nodes off for the same time. It must not cause excess sessions, not
+// even in mode keep, where sessions continue.
 func (w *world) blackout() {
 	if w.chance(5 * w.mix.flush) {
 		w.flush() // some are back on the new data when it begins
@@ -108,9 +108,9 @@ func (w *world) flush() {
 	}
 }
 
-// dataLost: a late copy of a join may now create the same epoch again, and copies
-// of the batches after it take effect once more, on nothing. What a replica has
-// witnessed of the data before does not count for these, see mayLook.
+// dataLost: a late copy of a join may now create the same epoch again, and copies of
+// later batches then take effect once more, without the data of before. What a replica
+// witnessed before the loss must not count for the new data, see mayLook.
 func (w *world) dataLost() { clear(w.applied) }
 
 func (w *world) crash() {
@@ -123,7 +123,7 @@ func (w *world) kill(i int) {
 	w.nodes[i] = w.newNode()
 }
 
-// stop ends a replica in good order: its sessions first, then it leaves.
+// stop ends a replica normally: its sessions end, and then it leaves.
 func (w *world) stop() {
 	i := w.random.IntN(len(w.nodes))
 	n := w.nodes[i]
@@ -169,9 +169,8 @@ func (w *world) restart(from storetest.Snapshot) {
 	w.corrupt = true
 }
 
-// failBack: the server follows a lagging replica of its own, and becomes the
-// primary again at once. No connection breaks, and what it had acknowledged
-// meanwhile is gone.
+// failBack: the server follows a lagging replica of its own, and is promoted again at
+// once. No connection breaks, and what the server acknowledged meanwhile is lost.
 func (w *world) failBack() {
 	lagging, windows := w.data.Snapshot(), maps.Clone(w.rates.windows)
 	w.after(w.upTo(simTTL/5), func() {

@@ -62,14 +62,15 @@ func (w *world) newNode() *node {
 	return n
 }
 
-// clock is the node's own: it started with it and runs a little fast or slow.
+// clock is the node's own clock. It starts with the node and runs a little fast or
+// slow.
 func (n *node) clock() time.Duration {
 	return time.Duration(float64(n.w.now+n.offset)*n.rate) + 1
 }
 
-// wake is the goroutine of the node's shard: it sends what is due, and then
-// sleeps for as long as the machine says. If the machine forgets to have it
-// woken for something, that is not done.
+// wake is the goroutine of the node's shard: it sends what is due, and then sleeps for
+// as long as the machine says. If the machine forgets to wake it for something, this is
+// never sent.
 func (n *node) wake() {
 	if n.dead || n.w.now < n.paused {
 		return
@@ -99,15 +100,15 @@ func (n *node) wake() {
 	})
 }
 
-// wakeIfDue is what everybody else does who changed something.
+// wakeIfDue is called by everybody else after a change.
 func (n *node) wakeIfDue() {
 	if n.m.NeedsWake(n.sleepsTo) {
 		n.wake()
 	}
 }
 
-// call is what a client does that waits for an answer: it sends the batch if
-// that is next, and leaves everything else to the goroutine.
+// call is a client that waits for an answer: it sends the batch if that is next, and
+// leaves everything else to the goroutine.
 func (n *node) call() {
 	if now := n.clock(); n.m.BatchNext(now) {
 		if r := n.m.Next(now); r != nil {
@@ -118,7 +119,7 @@ func (n *node) call() {
 	n.wakeIfDue()
 }
 
-// send gives a request to the network; called says that a client sent it.
+// send passes a request to the network. called means that a client sent it.
 func (n *node) send(r *Request, called bool) {
 	w, conn, answered := n.w, n.conn, false
 	w.note(traced{who: n.m.id, phase: n.m.phase, what: "sends", request: r})
@@ -208,7 +209,7 @@ func (n *node) handle(r *Request, o *Outcome, called bool) {
 	}
 }
 
-// execute is the store.
+// execute runs a request in the store.
 func (w *world) execute(n *node, r *Request) *Outcome {
 	ctx := context.Background()
 	c, _ := w.data.Dial(ctx, 0)

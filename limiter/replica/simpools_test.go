@@ -6,8 +6,9 @@ import (
 	"usher/store"
 )
 
-// G: in a pool, each session is admitted by the number that it asked with, against all
-// sessions of the pool. It ends by no number, and keeps its slot while it stays.
+// Invariant G: a pool admits each session by the number that it asked with, counting
+// all sessions of the pool. A lower number ends no session. A session keeps its slot
+// while it stays in the pool.
 
 // inPools returns the mix with clients that ask for pools. Each replica asks with
 // several numbers for the same pool, as if it had a reload between any two sessions.
@@ -28,7 +29,7 @@ func admittedTo(e store.Entry, k store.Count) int64 {
 	return max(0, k.Granted-e.Live)
 }
 
-// checkPools takes a batch that has just taken effect.
+// checkPools checks a batch that has just taken effect.
 func (w *world) checkPools(r *Request, o *Outcome) {
 	if !w.mix.pools {
 		return
@@ -72,7 +73,8 @@ func admittedToPools(r *Request, o *Outcome) map[string]int64 {
 	return out
 }
 
-// checkBegunInPool: no session of a pool begins without the store's word.
+// checkBegunInPool checks that no session of a pool begins without the store's
+// admission.
 func (n *node) checkBegunInPool(e store.Entry) {
 	if !store.InPool(e.Counter) {
 		return
@@ -84,8 +86,8 @@ func (n *node) checkBegunInPool(e store.Entry) {
 	n.mayBegin[e.Counter]--
 }
 
-// checkClaims: sessions of a pool that live are granted, whatever number their replica
-// has now.
+// checkClaims checks that living sessions of a pool are granted, whatever number their
+// replica has now.
 func (w *world) checkClaims(entries []store.Entry, counts []store.Count) {
 	for i, k := range counts {
 		if e := entries[i]; store.InPool(e.Counter) && k.Granted < e.Live {

@@ -31,7 +31,7 @@ func (r *ratesTruth) save()   { r.saved = maps.Clone(r.windows) }
 func (r *ratesTruth) forget() { clear(r.windows) }
 func (r *ratesTruth) goBack() { r.windows = maps.Clone(r.saved) }
 
-// countRates takes the answer to a batch that has just taken effect.
+// countRates records the answer to a batch that has just taken effect.
 func (w *world) countRates(b store.Batch, reply store.BatchReply) {
 	for i, e := range b.Entries {
 		rule := store.RuleOf(e.Counter)
@@ -52,8 +52,8 @@ func (w *world) countRates(b store.Batch, reply store.BatchReply) {
 	}
 }
 
-// shortenWindows takes what every batch does first, also a copy: a window that is used
-// up ends after one length of the rate that finds it so.
+// shortenWindows does what every batch does first, even a copy: a used-up window ends
+// after at most one length of the rate that a batch asks with.
 func (w *world) shortenWindows(b store.Batch) {
 	ruleRates := map[string]limit.Rate{}
 	for _, e := range b.Entries {
@@ -76,7 +76,7 @@ func (w *world) shorten(name string, rate limit.Rate) {
 	}
 }
 
-// used is how much of a window is used that has not ended.
+// used is how much of a window is used, or 0 if it has ended.
 func (w *world) used(name string) int64 {
 	if o := w.rates.windows[name]; w.now < o.end {
 		return o.used
@@ -99,7 +99,8 @@ func (w *world) useWindow(name string, rate limit.Rate, n int64) {
 	}
 }
 
-// checkWindows: the store's windows hold what batches admitted and nothing else.
+// checkWindows checks that the store's windows contain what batches admitted and
+// nothing else.
 func (w *world) checkWindows() {
 	if !w.mix.rates {
 		return
@@ -119,7 +120,7 @@ func (w *world) checkWindows() {
 	}
 }
 
-// checkBegun: a session of that limit begins.
+// checkBegun checks that a session of this limit may begin.
 func (w *world) checkBegun(e store.Entry) {
 	if !e.Throttled() {
 		return

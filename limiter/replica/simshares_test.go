@@ -16,8 +16,8 @@ func (w *world) totals() map[string]string {
 	return w.data.Dump()["t"]
 }
 
-// checkShares: E and Q within a batch that took effect. had is what the replica
-// held before, before the store's totals and notes.
+// checkShares checks E and Q within a batch that took effect. had is what the replica
+// held before; before has the store's totals and notes.
 func (w *world) checkShares(b store.Batch, reply store.BatchReply, had map[string]int64, before map[string]string) {
 	if before == nil || reply.Recovering || b.More {
 		return
@@ -52,7 +52,7 @@ func notesAnother(totals map[string]string, name, replica string) bool {
 	return slices.ContainsFunc(strings.Fields(totals["!"+name]), func(h string) bool { return h != replica })
 }
 
-// checkLeft: F. A replica that has left in good order has left nothing behind.
+// checkLeft checks F: a replica that has left normally has left nothing behind.
 func (n *node) checkLeft(r *Request, o *Outcome) {
 	if !n.stopping || n.m.phase != left || r.Op != Expire || o.Err != nil {
 		return

@@ -63,18 +63,18 @@ func (w *world) note(e traced) {
 	}
 }
 
-// happens notes what befalls the world.
+// happens records an event of the world.
 func (w *world) happens(what string, detail any) {
 	w.note(traced{who: "world", what: what, detail: detail})
 }
 
-// does notes what a replica does or what befalls it.
+// does records an action or an event of a replica.
 func (n *node) does(what string, detail any) {
 	n.w.note(traced{who: n.m.id, what: what, detail: detail, phase: n.m.phase})
 }
 
-// report is what is printed when an invariant is broken: the last events, and how
-// the replicas stand.
+// report is printed when an invariant is broken: the last events, and the state of the
+// replicas.
 func (w *world) report() string {
 	var b strings.Builder
 	fmt.Fprintln(&b, "the letter is explained in docs/guarantees.md")
@@ -90,7 +90,7 @@ func (w *world) report() string {
 	return b.String()
 }
 
-// String tells how a replica stands.
+// String describes the state of a replica.
 func (n *node) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "  %s %v, its clock %v, lease until %v, acknowledged %q", n.m.id, n.m.phase, n.clock(), n.m.leases.current.deadline, n.m.stream.acked)
@@ -125,7 +125,7 @@ func (p phase) String() string {
 	return [...]string{"detached", "claiming", "live", "mismatched", "expiring", "leaving", "left"}[p]
 }
 
-// String tells what a request says.
+// String describes the content of a request.
 func (r *Request) String() string {
 	switch r.Op {
 	case Join:
@@ -164,7 +164,7 @@ func entries(list []store.Entry) string {
 	return b.String()
 }
 
-// describe tells what a request came back with.
+// describe returns the outcome of a request as text.
 func (o *Outcome) describe(r *Request) string {
 	if o.Err != nil {
 		return o.Err.Error()

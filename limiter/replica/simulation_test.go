@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// simLength is how long faults go on in a schedule.
+// simLength is how long the faults of a schedule last.
 const simLength = 10 * simTTL
 
 var (
@@ -17,9 +17,9 @@ var (
 	simFirst = flag.Uint64("sim.first", 1, "seed of the first schedule")
 )
 
-// TestFairness: Q. At a full counter, the shares of their clients that replicas
-// with 1, 1/5 and 1/20 of the clients admit differ by at most 4x, as long as a
-// round trip is short against the time between two clients.
+// TestFairness checks Q. Replicas with 1, 1/5 and 1/20 of the clients share a full
+// counter. The shares of their clients that are admitted differ by at most 4x, as long
+// as a round trip is short against the time between two clients.
 func TestFairness(t *testing.T) {
 	seeds := uint64(5)
 	if testing.Short() {
@@ -116,7 +116,7 @@ func simulate(t *testing.T, m mix, seeds int, length time.Duration, failed *atom
 	}
 }
 
-// tried is what several schedules have tried.
+// tried counts what several schedules have exercised.
 type tried struct {
 	admits, fulls, slowed, crowded, lapses int
 	begun                                  [len(simLimits)]int
@@ -132,7 +132,7 @@ func (s *tried) add(w *world) {
 	}
 }
 
-// check fails the test if the schedules of a mix have not tried what they are for.
+// check fails the test if the schedules of a mix have not exercised what they are for.
 func (s *tried) check(t *testing.T, m mix) {
 	if m.rates && s.slowed == 0 || m.bounded && s.crowded == 0 {
 		t.Errorf("%d refused as throttled, %d for too many keys", s.slowed, s.crowded)

@@ -13,8 +13,8 @@ func keyEntry(key string, ruleMax int64) store.Entry {
 	return store.Entry{Counter: "c1aaaa/s1/" + key, Max: 1, RuleMax: ruleMax}
 }
 
-// TestQueuesStayShort: clients that come and go while nothing is sent leave
-// nothing behind, and take nobody's place.
+// TestQueuesStayShort: clients that come and go while nothing is sent leave nothing in
+// the queues, and other counters keep their positions.
 func TestQueuesStayShort(t *testing.T) {
 	for name, recovering := range map[string]bool{"next batch": false, "next heartbeat": true} {
 		t.Run(name, func(t *testing.T) {
@@ -43,15 +43,15 @@ func TestQueuesStayShort(t *testing.T) {
 			}
 			for i, c := range stillQueued(*list, stay[0].counter.queue) {
 				if c != stay[i].counter {
-					t.Errorf("place %d is that of %s, want %s", i, c.name, stay[i].counter.name)
+					t.Errorf("number %d in the queue is %s, want %s", i, c.name, stay[i].counter.name)
 				}
 			}
 		})
 	}
 }
 
-// TestLocalAdmissionAmongMany: what a replica has of a rule by itself is known
-// without looking at each of its sessions.
+// TestLocalAdmissionAmongMany: the number of a rule's sessions that were admitted
+// locally is known without looking at each session.
 func TestLocalAdmissionAmongMany(t *testing.T) {
 	for _, strict := range []bool{false, true} {
 		m := newMachine(strict)
@@ -86,8 +86,8 @@ func TestLocalAdmissionAmongMany(t *testing.T) {
 	}
 }
 
-// TestMismatchedReplicaForgetsWaiters: a client that asks while a try to join is under way, and is
-// refused because of conflicting replicas, is not remembered.
+// TestMismatchedReplicaForgetsWaiters: a client that asks during an attempt to join,
+// and is refused because of conflicting replicas, is forgotten.
 func TestMismatchedReplicaForgetsWaiters(t *testing.T) {
 	ours := store.Settings{Protocol: 1, TTL: time.Second, Shards: 1}
 	theirs := ours
