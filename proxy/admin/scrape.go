@@ -89,9 +89,14 @@ func (s *scrapes) shared(e encoding) *scrape {
 	return text
 }
 
-// fill collects and encodes text, when no other text is in progress.
+// fill collects and encodes text, when no other text is in progress. If the client leaves
+// before, nothing is collected: those that have left may be very many.
 func (s *scrapes) fill(text *scrape, r *http.Request) {
-	s.turn <- struct{}{}
+	select {
+	case s.turn <- struct{}{}:
+	case <-r.Context().Done():
+		return
+	}
 	defer func() { <-s.turn }()
 	s.metrics.ServeHTTP(text, r)
 }

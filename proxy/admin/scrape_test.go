@@ -2,6 +2,7 @@ package admin
 
 import (
 	"compress/gzip"
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -54,6 +55,36 @@ func TestScrapesShareACollection(t *testing.T) {
 			if texts != 2*want { // one plain, one compressed
 				t.Errorf("%d texts, want %d", texts, 2*want)
 			}
+		}
+	})
+}
+
+// A client that leaves while it waits for its turn costs nothing: nobody waits for its text.
+func TestLeftScrapesAreNotCollected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		texts, finish := 0, make(chan struct{})
+		s := newScrapes(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+			texts++
+			<-finish
+		}))
+		var first, left sync.WaitGroup
+		first.Go(func() { s.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/metrics", nil)) })
+		synctest.Wait()
+		ctx, leave := context.WithCancel(t.Context())
+		for i := range 100 {
+			left.Go(func() {
+				r := httptest.NewRequest("GET", fmt.Sprintf("/metrics?name[]=%d", i), nil)
+				s.ServeHTTP(httptest.NewRecorder(), r.WithContext(ctx))
+			})
+		}
+		synctest.Wait()
+		leave()
+		synctest.Wait()
+		close(finish)
+		left.Wait()
+		first.Wait()
+		if texts != 1 {
+			t.Errorf("%d texts are collected, want 1", texts)
 		}
 	})
 }
