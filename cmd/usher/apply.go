@@ -72,6 +72,9 @@ func (f publishFlags) publish(ctx context.Context, sys system, do func(*publish.
 	if len(f.Message) > published.MaxMessage {
 		return exit.Usage(fmt.Errorf("the message has %d bytes; %d are allowed", len(f.Message), published.MaxMessage))
 	}
+	if f.Wait < 0 {
+		return exit.Usage(errors.New("--wait must not be negative; 0s does not wait"))
+	}
 	key, err := publish.ReadKey(f.Key)
 	if err != nil {
 		return err

@@ -299,6 +299,8 @@ func TestApplySigned(t *testing.T) {
 	requirePart(t, out, "generation 5 is in force on 1 replica")
 	_, complaint = c.verb(2, []string{"USHER_CONFIG=store", "USHER_CONFIG_KEY=" + key}, "serve")
 	requirePart(t, complaint, "private key")
+	_, complaint = c.verb(2, nil, "apply", "--key", key, "--wait=-1s", two)
+	requirePart(t, complaint, "--wait must not be negative")
 }
 
 // Replicas with files of their own and replicas that follow warn of each other.

@@ -10,12 +10,15 @@ import (
 	"usher/proxy/rules"
 )
 
-// builtin are the rules that apply without a rule file.
+// builtin are the rules that apply without a rule file. The last two pass the answers of
+// any peer.
 const builtin = `
 client pass { from: 127.0.0.0/8 to: 0/0 }
 client pass { from: ::1/128 to: 0/0 }
 socks pass { from: 127.0.0.0/8 to: 0/0 }
 socks pass { from: ::1/128 to: 0/0 }
+socks pass { from: 0/0 to: 127.0.0.0/8 command: bindreply udpreply }
+socks pass { from: 0/0 to: ::1/128 command: bindreply udpreply }
 `
 
 // BuiltinName stands for the rule file where there is none.
