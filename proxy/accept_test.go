@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// failing is a listener whose clients come as errors tells, nil being one, and
-// which is closed then. It notes when it was asked.
+// failing is a listener that returns its errors one by one; nil stands for a client.
+// After the last one it is closed. It records when Accept was called.
 type failing struct {
 	errors []error
 	asked  []time.Time
@@ -30,8 +30,8 @@ func (l *failing) Accept() (net.Conn, error) {
 func (l *failing) Close() error   { return nil }
 func (l *failing) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1080} }
 
-// Accepting pauses longer each time that it fails, up to a second, and briefly
-// again once somebody was accepted.
+// After each failure, accepting pauses longer, up to a second. After a success, the
+// first pause is short again.
 func TestAcceptBacksOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &Server{opts: Options{Logger: slog.New(slog.DiscardHandler)}, table: newTable(nil)}
@@ -52,8 +52,8 @@ func TestAcceptBacksOff(t *testing.T) {
 	})
 }
 
-// Whether or not somebody was turned away by means of the spare descriptor, it
-// is taken back, before another client can have it.
+// The spare descriptor is taken back before another client can have it, whether or not
+// a client was turned away with it.
 func TestSpareIsTakenBack(t *testing.T) {
 	ln := listen(t, "127.0.0.1:0")
 	s := &Server{opts: Options{Logger: slog.New(slog.DiscardHandler), Metrics: NewMetrics(nil)}, spare: newSpare()}

@@ -16,7 +16,7 @@ import (
 	"usher/proxy/socks"
 )
 
-// Rules for BIND: the request and the data each have a limit of their own.
+// Rules for BIND: the request and the data have a limit each.
 const bindRules = `
 client pass { from: 0/0 to: 0/0 }
 socks pass { from: 0/0 to: 0/0
@@ -32,7 +32,7 @@ socks pass { from: 127.0.0.2/32 to: 0/0
 
 var loopback = netip.MustParseAddr("127.0.0.1")
 
-// bind asks for BIND and returns where the peer is awaited.
+// bind asks for BIND and returns the address at which the peer is awaited.
 func (c *client) bind(v socks.Version, announced socks.Addr) netip.AddrPort {
 	c.t.Helper()
 	if v == socks.V5 {
@@ -73,7 +73,7 @@ func dialFrom(t *testing.T, source string, to netip.AddrPort) *client {
 	return c
 }
 
-// nobodyListens checks that nothing is accepted at a any more.
+// nobodyListens checks that nobody listens at a any more.
 func nobodyListens(t *testing.T, a netip.AddrPort) {
 	t.Helper()
 	if conn, err := net.Dial("tcp", a.String()); err == nil {
@@ -82,8 +82,8 @@ func nobodyListens(t *testing.T, a netip.AddrPort) {
 	}
 }
 
-// One peer connects, and is told of in the second reply; bytes go both ways,
-// those included that the client sent before there was a peer.
+// One peer connects, and the second reply names it. Bytes go both ways, including those
+// that the client sent before there was a peer.
 func TestBind(t *testing.T) {
 	const logs = "\n\tlog: connect"
 	loggedByReply := strings.Replace(strings.Replace(bindRules, logs, "", 1), "command: bindreply", "command: bindreply"+logs, 1)
@@ -124,7 +124,8 @@ func TestBind(t *testing.T) {
 	}
 }
 
-// Whoever is not the announced peer ends it, with the second reply.
+// If somebody else than the announced peer connects, the session ends with the second
+// reply.
 func TestBindForeignPeer(t *testing.T) {
 	w := newWorld(t, bindRules, withNames(names{"ftp.test": {netip.MustParseAddr("127.0.0.9"), loopback}}))
 	c := w.client()
@@ -155,8 +156,8 @@ func TestBindTakesOnePeer(t *testing.T) {
 	c.expect([]byte("hello"))
 }
 
-// A port is honoured if a rule names it, any peer may come, it is not privileged,
-// and free.
+// The client gets the port that it asks for if a rule names it, any peer may come, the
+// port is not privileged, and it is free.
 func TestBindRequestedPort(t *testing.T) {
 	ports := strings.Replace(bindRules, "to: 0/0", "to: 0/0 port 1024-65535", 2) // in c1, s1
 	ports = strings.Replace(ports, "to: 0/0 port 1024-65535", "to: 0/0", 1)
@@ -199,7 +200,7 @@ func bindRequestedPorts(t *testing.T, text string, named bool) {
 	}
 }
 
-// The address is that of external:, of the announced peer's family.
+// Usher binds the address of external: in the announced peer's family.
 func TestBindExternal(t *testing.T) {
 	w := newWorld(t, bindRules, func(_ *proxy.Options, p *proxy.Policy) { p.External = []netip.Addr{netip.MustParseAddr("127.0.0.5")} })
 	bound := w.client().bind(socks.V5, socks.Addr{IP: netip.IPv4Unspecified()})
@@ -226,8 +227,8 @@ func TestBindTimeout(t *testing.T) {
 	w.left("s1", 2)
 }
 
-// A client that leaves while it waits for its peer is gone at once, whatever
-// it sent too early for anybody to read.
+// If a client leaves while it waits for its peer, the session ends at once, even with
+// unread bytes that the client sent too early.
 func TestHangUpWhileBinding(t *testing.T) {
 	for _, early := range []string{"", "too early"} {
 		w := newWorld(t, bindRules)
@@ -254,8 +255,7 @@ func TestDrainCutsBinding(t *testing.T) {
 	w.reason("drain")
 }
 
-// The rules judge the request by what is bound, and refuse before anything
-// listens.
+// The rules judge the bound address. If they refuse, Usher never listens.
 func TestBindRules(t *testing.T) {
 	w := newWorld(t, `
 client pass { from: 0/0 to: 0/0 }
@@ -295,8 +295,8 @@ socks pass { from: 0/0 to: 0/0 }
 	refuse(blocked, loopback, socks.NotAllowed, "blocked")
 }
 
-// A peer is judged by the rules for bindreply. One with a limit of its own
-// takes the session over from the rule that let the request pass.
+// The rules for bindreply judge a peer. If its rule has its own limit, the session
+// moves to this limit.
 func TestBindReplyRules(t *testing.T) {
 	w := newWorld(t, bindRules)
 	anyPeer := socks.Addr{IP: netip.IPv4Unspecified()}
@@ -331,7 +331,7 @@ func TestBindReplyRules(t *testing.T) {
 	w.left("s1", 2)
 }
 
-// timeout.io is that of the rule that let the peer in.
+// timeout.io is that of the rule that passed the peer.
 func TestBindIdle(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, `
@@ -350,9 +350,9 @@ socks pass { from: 0/0 to: 0/0
 	w.reason("idle")
 }
 
-// external.rotation: same-same connects from, and awaits peers on, the address
-// that the client was accepted on, which external: must list; route on the one
-// at which the route begins, which to an unknown peer there is none.
+// external.rotation: same-same connects from, and awaits peers at, the address that the
+// client connected to. external: must list it. route uses the address at which the
+// route begins. There is no route to an unknown peer.
 func TestExternalRotation(t *testing.T) {
 	seen := make(chan string, 1)
 	to := target(t, "tcp4", func(c *net.TCPConn) { seen <- c.RemoteAddr().(*net.TCPAddr).IP.String() })
@@ -377,8 +377,8 @@ func TestExternalRotation(t *testing.T) {
 	}
 }
 
-// With same-same there is no other address to take its place: neither where
-// external: lists none that the client was accepted on, nor for the other family.
+// same-same never uses another address: neither if external: lacks the address that the
+// client connected to, nor for the other family.
 func TestExternalRotationWithoutTheAddress(t *testing.T) {
 	for _, external := range []string{"127.0.0.5", "::1"} {
 		w := newWorld(t, "external: "+external+"\nexternal.rotation: same-same"+anybody, func(_ *proxy.Options, p *proxy.Policy) {
@@ -395,8 +395,8 @@ func TestExternalRotationWithoutTheAddress(t *testing.T) {
 	}
 }
 
-// No client is another's peer through this server: the rules would see the
-// server's address. When the session is over, the port is like any other.
+// No client can be the peer of another client through this server, because the rules
+// would see the server's address. When the session is over, the port is like any other.
 func TestPeersComeFromOutside(t *testing.T) {
 	w := newWorld(t, anybody)
 	c := w.client()
@@ -413,8 +413,7 @@ func TestPeersComeFromOutside(t *testing.T) {
 	w.client().connect(other, socks.Succeeded)
 }
 
-// Nor does a client get there that began to connect when the port was still
-// somebody else's.
+// The same holds for a client that began to connect before BIND had the port.
 func TestPeersThatBeganToConnectBefore(t *testing.T) {
 	t.Parallel()
 	for range 8 {

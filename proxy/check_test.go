@@ -11,19 +11,19 @@ import (
 	"usher/proxy/socks"
 )
 
-// oneEver is a client-rule whose rate one health check would use up.
+// oneEver is a client-rule whose rate a single health check would use up.
 const oneEver = "client pass { from: 0/0 to: 0/0\n session.max: 1\n session.throttle: 1/3600 }\nsocks pass { from: 0/0 to: 0/0 }\n"
 
-// far trusts a balancer that is not of these tests.
+// far trusts a balancer that these tests do not use.
 func far(o *proxy.Options, _ *proxy.Policy) {
 	o.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32")}
 }
 
-// unhurried gives health checks the time that a busy machine may take for them.
+// unhurried gives health checks as much time as a busy machine needs.
 func unhurried(o *proxy.Options, _ *proxy.Policy) { o.CheckGrace = patience }
 
-// requireChecks waits until n health checks were counted, and fails if they have cost
-// anything else.
+// requireChecks waits until n health checks were counted. It fails if they had any
+// other effect.
 func (w *world) requireChecks(n float64) {
 	w.t.Helper()
 	eventually(w.t, func() string {
@@ -35,9 +35,9 @@ func (w *world) requireChecks(n float64) {
 	w.requireFree()
 }
 
-// A connection that ends without a byte behind its header is a health check, whoever
-// it comes from and however it ends: it takes no slot, uses up no rate, is not logged,
-// and has a counter of its own. The only client of the rate is served after all of them.
+// A connection that ends without a byte after its header is a health check, whoever
+// sent it and however it ends. It takes no slot, uses up no rate, is not logged, and
+// has its own counter. The rate admits one client, which is served after all checks.
 func TestConnectingAndLeavingIsAHealthCheck(t *testing.T) {
 	to := echo(t)
 	for _, c := range []struct {
@@ -82,8 +82,8 @@ func TestConnectingAndLeavingIsAHealthCheck(t *testing.T) {
 	}
 }
 
-// A client that stays without a byte is a client after a second: it is counted and
-// takes a slot, and its end is logged.
+// A client that stays silent counts as a client after a second: it takes a slot, and
+// its end is logged.
 func TestSilentClientsAreCounted(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -126,8 +126,8 @@ func TestSilentClientsAreCounted(t *testing.T) {
 	}
 }
 
-// A silent client ends at the deadline of the negotiation, also if that is not longer
-// than the time in which it could be a health check.
+// A silent client ends at the negotiation deadline, even if the deadline comes before
+// it would count as a client.
 func TestSilentToAShortDeadline(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "client pass { from: 0/0 to: 0/0\n session.max: 1\n timeout.negotiate: 1 }\n"+anybody)
@@ -136,7 +136,7 @@ func TestSilentToAShortDeadline(t *testing.T) {
 	w.left("c1", 1)
 }
 
-// What a client sends in pieces or with pauses is put together.
+// The messages of a client may arrive in pieces and with pauses.
 func TestGreetingInPieces(t *testing.T) {
 	t.Parallel()
 	to := echo(t)

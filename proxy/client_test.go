@@ -42,14 +42,14 @@ func (w *world) clientAt(from string) *client {
 	return c
 }
 
-// Close closes the connection; that it was closed before is fine.
+// Close closes the connection. It may be closed already.
 func (c *client) Close() { _ = c.TCPConn.Close() }
 
-// try sends what the server may not want any more.
+// try sends something that the server may not read any more.
 func (c *client) try(b []byte) { _, _ = c.Write(b) }
 
-// trickle sends first, and then one byte again and again, until stop is called,
-// which waits for the end of it.
+// trickle sends first, and then single bytes, until stop is called. stop waits for the
+// end of this.
 func (c *client) trickle(first []byte, again byte) (stop func()) {
 	over, ended := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -109,7 +109,7 @@ func (c *client) closed() {
 	c.Close()
 }
 
-// request negotiates without a password and asks.
+// request negotiates without a password and sends a request.
 func (c *client) request(q socks.Request) socks.Reply {
 	c.t.Helper()
 	if q.Command == 0 {
@@ -126,7 +126,7 @@ func (c *client) request(q socks.Request) socks.Reply {
 	return reply
 }
 
-// connect asks for a and wants the answer code.
+// connect asks for a and expects this reply code.
 func (c *client) connect(a socks.Addr, want socks.Code) socks.Reply {
 	c.t.Helper()
 	reply := c.request(socks.Request{Addr: a})
@@ -139,7 +139,7 @@ func (c *client) connect(a socks.Addr, want socks.Code) socks.Reply {
 	return reply
 }
 
-// echoes checks that what is sent comes back.
+// echoes checks that what the client sends comes back.
 func (c *client) echoes(text string) {
 	c.t.Helper()
 	c.send([]byte(text))
@@ -195,7 +195,8 @@ func echo(t *testing.T) socks.Addr {
 	return target(t, "tcp4", echoing)
 }
 
-// echoing hides what c is: splicing would keep the descriptors of a pipe.
+// echoing hides the type of c from the relay. Splicing would keep the descriptors of a
+// pipe.
 func echoing(c *net.TCPConn) { _, _ = io.Copy(struct{ io.Writer }{c}, struct{ io.Reader }{c}) }
 
 // names is a resolver without a network.
@@ -218,8 +219,8 @@ func blackhole(t *testing.T) socks.Addr {
 	return addr
 }
 
-// closingHole returns a blackhole, and what makes it an address where nobody
-// listens.
+// closingHole returns a blackhole, and a function that closes it, so that nobody
+// listens there.
 func closingHole(t *testing.T) (hole socks.Addr, free func()) {
 	t.Helper()
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)

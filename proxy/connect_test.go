@@ -96,7 +96,7 @@ func TestLogLine(t *testing.T) {
 	}
 }
 
-// A name with a NUL, which no client of ours writes, is a protocol error.
+// A name with a NUL is a protocol error. Usher's own client code cannot write one.
 func TestReplyToANUL(t *testing.T) {
 	w := newWorld(t, anybody)
 	c := w.client()
@@ -169,8 +169,8 @@ func TestUnknownAddressType(t *testing.T) {
 	w.reason("protocol")
 }
 
-// A name is matched by the addresses that it has, and only those that the
-// rule has in its mask are dialled, in the resolver's order.
+// A name matches by its addresses. Usher dials only the addresses inside the rule's
+// network, in the order of the resolver.
 func TestOnlyMatchedAddressesAreDialled(t *testing.T) {
 	to := echo(t)
 	outside := target(t, "tcp6", func(c *net.TCPConn) { t.Error("an address was dialled that no rule matched") })
@@ -233,8 +233,8 @@ func TestConnectTimeout(t *testing.T) {
 	w.reason("connect_timeout")
 }
 
-// waits is a resolver that knows no slow.test while somebody waits for it, and
-// one other address, which takes a while.
+// waits is a resolver. It answers about slow.test only when the lookup is cancelled,
+// and about other names after a delay.
 type waits struct {
 	names
 	delay time.Duration
@@ -249,9 +249,9 @@ func (r waits) LookupNetIP(ctx context.Context, network, host string) ([]netip.A
 	return nil, ctx.Err()
 }
 
-// timeout.connect is for the names, too: that of the request is answered as one
-// that does not resolve, and those of rules leave no verdict. Each command waits
-// for them.
+// timeout.connect includes the lookups. If the name of the request takes too long, the
+// reply is that of a name that does not resolve. If names of rules take too long, there
+// is no verdict. This holds for each command.
 func TestConnectTimeoutOfNames(t *testing.T) {
 	w := newWorld(t, `
 timeout.connect: 1
@@ -294,8 +294,8 @@ socks pass { from: 0/0 to: 0/0 }
 	w.left("", 0)
 }
 
-// The names of the rules about a peer have the time of the rule that let BIND
-// begin, not that of the settings.
+// The lookups for rules about a peer have the time limit of the rule that passed the
+// BIND request, not that of the settings.
 func TestConnectTimeoutOfPeers(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, `
@@ -313,7 +313,7 @@ socks block { from: slow.test to: 0/0 }
 	w.reason("connect_timeout")
 }
 
-// The time that a name took is gone for the connection.
+// The time of the lookup is not available to the connection.
 func TestConnectTimeoutIsOne(t *testing.T) {
 	need.Seconds(t)
 	t.Parallel()
@@ -330,9 +330,9 @@ socks pass { from: 0/0 to: 0/0
 	w.client().connect(socks.Addr{Name: "late.test", Port: to.Port}, socks.Succeeded) // it is known now
 }
 
-// Without a timeout, a silent address before a good one holds a session up for no
-// more than the delay between attempts. There is one slot, and one line that says
-// what became of each address.
+// Without a timeout, a silent address before a good one delays a session by no more
+// than the pause between attempts. There is one slot, and one log line with the outcome
+// of each address.
 func TestSilentAddressHoldsNobodyUp(t *testing.T) {
 	t.Parallel()
 	hole, second := holeAndEcho(t)
@@ -401,8 +401,8 @@ func TestClientRuleBlocks(t *testing.T) {
 	}
 }
 
-// A refused client that has sent data early gets its answer and a clean end:
-// bytes left unread would make it a reset, which can overtake the answer.
+// A refused client that has sent data early gets its reply and a clean end. If Usher
+// left the data unread, the system would send a reset, which can overtake the reply.
 func TestRefusalIsNoReset(t *testing.T) {
 	w := newWorld(t, "client pass { from: 0/0 to: 0/0 }\nsocks block { from: 0/0 to: 0/0 }\n")
 	var text bytes.Buffer
@@ -452,7 +452,7 @@ func TestAcceptGoesOnAfterExhaustion(t *testing.T) {
 	}
 }
 
-// An error of the listener that does not pass ends Serve and says where.
+// If a listener fails for good, Serve ends with an error that names it.
 func TestServeReportsABrokenListener(t *testing.T) {
 	w := newWorld(t, anybody)
 	err := w.server.Serve(broken{})

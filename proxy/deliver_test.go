@@ -16,9 +16,9 @@ import (
 	"usher/proxy/socks"
 )
 
-// fillAndEnd lets a client send to a target that reads nothing, until nobody takes it.
-// Then both end their direction, the target first or last. It returns the target's end and
-// how much was sent.
+// fillAndEnd lets a client send to a target that reads nothing, until all buffers are
+// full. Then both end their direction, the target first or last. It returns the
+// target's end and how much was sent.
 func fillAndEnd(t *testing.T, w *world, targetFirst bool) (target *net.TCPConn, c *client, sent int64) {
 	t.Helper()
 	ln, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
@@ -56,8 +56,7 @@ func fillAndEnd(t *testing.T, w *world, targetFirst bool) (target *net.TCPConn, 
 	return target, c, sent
 }
 
-// What the kernel has still to send belongs to a session, which lasts until it is sent.
-// Nothing of it is lost.
+// A session lasts until the kernel has sent everything, and nothing is lost.
 func TestSessionLastsUntilDelivered(t *testing.T) {
 	for _, targetFirst := range []bool{true, false} {
 		t.Run(fmt.Sprintf("target first %v", targetFirst), func(t *testing.T) {
@@ -81,7 +80,8 @@ func TestSessionLastsUntilDelivered(t *testing.T) {
 	}
 }
 
-// GuardMemory ends sessions that have ended both directions with much to send.
+// GuardMemory also ends sessions whose both directions have ended and that still have
+// much to send.
 func TestGuardMemoryOfEndedSessions(t *testing.T) {
 	w := newWorld(t, anybody, func(o *proxy.Options, _ *proxy.Policy) { o.MaxBuffered = 1 << 20 })
 	fillAndEnd(t, w, true)
@@ -93,8 +93,8 @@ func TestGuardMemoryOfEndedSessions(t *testing.T) {
 	running.Wait()
 }
 
-// A session that is cut while much is to be sent drops it: the connection does not outlive
-// the slot.
+// If a session is cut while there is much to send, the rest is dropped: the connection
+// does not outlive the slot.
 func TestCutForgetsMuch(t *testing.T) {
 	w := newWorld(t, anybody)
 	target, _, sent := fillAndEnd(t, w, true)

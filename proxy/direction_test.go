@@ -32,8 +32,7 @@ func order(t *testing.T) (files []string) {
 	return files
 }
 
-// What there is. A step in the right direction lowers these bounds; raise one
-// only with a reason.
+// Bounds. When the code improves, lower them. Raise one only for a reason.
 const (
 	maxAgainst        = 1 // pair of files: a session has its server
 	maxSessionFields  = 24

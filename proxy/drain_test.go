@@ -40,8 +40,8 @@ func TestDrainWaits(t *testing.T) {
 	w.reason("done")
 }
 
-// Drain ends what is left when its time is over: negotiating, resolving,
-// dialling and relaying alike, and none of them gets a reply.
+// Drain cuts the remaining sessions when its time is over, whether they negotiate,
+// resolve, dial or relay. None of them gets a reply.
 func TestDrainCuts(t *testing.T) {
 	t.Parallel()
 	to, hole, resolving := echo(t), blackhole(t), stuck{make(chan struct{})}
@@ -100,7 +100,7 @@ socks pass { from: 0/0 to: 0/0
 	}
 }
 
-// What is accepted after the drain is closed, and a listener that comes late
+// Clients that are accepted after the drain are closed, and a listener that comes late
 // is not served.
 func TestNothingAfterDrain(t *testing.T) {
 	w := newWorld(t, anybody)

@@ -19,8 +19,8 @@ socks pass { from: 0/0 to: 0/0
 	session.max: 1 }
 `
 
-// A client that leaves while its target does not answer gives its slot back
-// at once, whether it closes or resets.
+// If a client leaves while its target does not answer, its slot is free at once,
+// whether it closes or resets.
 func TestHangUpWhileDialling(t *testing.T) {
 	hole := blackhole(t)
 	for _, reset := range []bool{false, true} {
@@ -39,7 +39,8 @@ func TestHangUpWhileDialling(t *testing.T) {
 	}
 }
 
-// A client that leaves between two messages is gone, not an error of ours.
+// A client that leaves between two messages is reported as gone, not as an error of
+// Usher.
 func TestHangUpWhileNegotiating(t *testing.T) {
 	w := newWorld(t, oneAtATime)
 	c := w.client()
@@ -55,8 +56,8 @@ func TestHangUpWhileNegotiating(t *testing.T) {
 	}
 }
 
-// storeAway makes a world whose store is away, and a client in it that waits
-// for its slot for as long as it may.
+// storeAway makes a world whose store does not answer, and a client that waits for its
+// slot.
 func storeAway(t *testing.T, rules string) (*world, *client) {
 	t.Helper()
 	st := &leased{Store: memstore.New()}
@@ -73,7 +74,8 @@ func storeAway(t *testing.T, rules string) (*world, *client) {
 	return w, c
 }
 
-// A client that waits for a store which is away, and leaves, is gone at once.
+// If a client leaves while it waits for a store that does not answer, its session ends
+// at once.
 func TestHangUpWhileAdmitting(t *testing.T) {
 	w, c := storeAway(t, oneAtATime)
 	eventually(t, func() string {
@@ -88,7 +90,7 @@ func TestHangUpWhileAdmitting(t *testing.T) {
 	w.reason("client_gone")
 }
 
-// One that stays is not kept beyond the time that it has to negotiate.
+// If it stays, its session ends at the negotiation deadline.
 func TestDeadlineWhileAdmitting(t *testing.T) {
 	w, c := storeAway(t, "timeout.negotiate: 1\n"+oneAtATime)
 	c.closed()
@@ -96,7 +98,7 @@ func TestDeadlineWhileAdmitting(t *testing.T) {
 	w.reason("negotiation_timeout")
 }
 
-// stuck is a resolver that answers when it is told to stop.
+// stuck is a resolver that answers only when it is told to stop.
 type stuck struct{ asked chan struct{} }
 
 func (s stuck) LookupNetIP(ctx context.Context, _, _ string) ([]netip.Addr, error) {
@@ -130,8 +132,8 @@ func (s slow) LookupNetIP(context.Context, string, string) ([]netip.Addr, error)
 	return []netip.Addr{s.addr}, nil
 }
 
-// A client that sends everything and ends its direction awaits an answer: the
-// bytes that are still unread tell it from one that has left.
+// A client that has sent everything and ended its direction waits for an answer. The
+// unread bytes tell it from a client that has left.
 func TestPipelinedHalfCloseIsNoHangUp(t *testing.T) {
 	to := echo(t)
 	resolver := slow{make(chan struct{}), make(chan struct{}), to.IP}
@@ -156,7 +158,7 @@ func TestPipelinedHalfCloseIsNoHangUp(t *testing.T) {
 	w.reason("done")
 }
 
-// A client that leaves while a client-rule looks a name up is gone at once.
+// If a client leaves while a client-rule looks up a name, its session ends at once.
 func TestHangUpWhileClientRulesResolve(t *testing.T) {
 	resolver := stuck{make(chan struct{})}
 	w := newWorld(t, "client block { from: slow.test to: 0/0 }\n"+anybody, unhurried, func(o *proxy.Options, _ *proxy.Policy) { o.Resolver = resolver })
@@ -167,9 +169,9 @@ func TestHangUpWhileClientRulesResolve(t *testing.T) {
 	w.requireChecks(1)
 }
 
-// A client that has ended its direction and left nothing unread cannot be told
-// from one that has closed, and counts as such until it has its reply. After
-// that it may, see TestClientHalfCloses.
+// A client that has ended its direction and left nothing unread looks like one that has
+// closed, and counts as closed until it has its reply. After the reply it may do so,
+// see TestClientHalfCloses.
 func TestHalfCloseBeforeTheReplyIsAHangUp(t *testing.T) {
 	resolver := stuck{make(chan struct{})}
 	w := newWorld(t, oneAtATime, func(o *proxy.Options, _ *proxy.Policy) { o.Resolver = resolver })

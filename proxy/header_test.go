@@ -15,7 +15,7 @@ import (
 	"usher/proxy/socks"
 )
 
-// trusting makes the loopback network a balancer's.
+// trusting makes the loopback network a trusted balancer.
 func trusting(o *proxy.Options, _ *proxy.Policy) {
 	o.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 }
@@ -36,7 +36,7 @@ func header(t *testing.T, version byte, command proxyproto.ProtocolVersionAndCom
 	return b
 }
 
-// behindBalancer lets in only what the header says: this client, at this port.
+// behindBalancer admits one client only, at the address and port of the header.
 const behindBalancer = `
 client pass { from: 192.0.2.7/32 port = 4711 to: 192.0.2.1/32 port = 1080
 	session.max: 1 }
@@ -72,8 +72,8 @@ func TestHeaderSaysWhoTheClientIs(t *testing.T) {
 	w.left("c1", 1)
 }
 
-// UNKNOWN is no health check but a client whom the balancer cannot describe:
-// rules and limits see it at the balancer's address.
+// UNKNOWN is no health check but a client that the balancer cannot describe. Rules and
+// limits see it at the balancer's address.
 func TestUnknownIsAClient(t *testing.T) {
 	to := echo(t)
 	w := newWorld(t, `
@@ -103,7 +103,7 @@ func TestUnknownIsBlocked(t *testing.T) {
 	w.reason("blocked")
 }
 
-// A trusted balancer must say who the client is.
+// A trusted balancer must send a header.
 func TestTrustedWithoutHeader(t *testing.T) {
 	unix := proxyproto.Header{Version: 2, Command: proxyproto.PROXY, TransportProtocol: proxyproto.UnixStream,
 		SourceAddr: &net.UnixAddr{Net: "unix", Name: "a"}, DestinationAddr: &net.UnixAddr{Net: "unix", Name: "b"}}
@@ -140,7 +140,7 @@ func TestTrustedWithoutHeader(t *testing.T) {
 	w.left("", 0)
 }
 
-// Nobody else may say so, whatever the header says.
+// Nobody else may send one, whatever it says.
 func TestHeaderFromAnybodyElse(t *testing.T) {
 	for _, c := range []struct {
 		setups []setup
@@ -177,7 +177,7 @@ func TestOtherProtocols(t *testing.T) {
 	}
 }
 
-// A SOCKS 4 client is told that its user id is too long.
+// A SOCKS 4 client with a user id that is too long gets a reply.
 func TestSocks4UserIDTooLong(t *testing.T) {
 	w := newWorld(t, anybody)
 	c := w.client()
@@ -187,7 +187,7 @@ func TestSocks4UserIDTooLong(t *testing.T) {
 	w.reason("protocol")
 }
 
-// Two balancers in a row that both send a header: there is nobody to trust more.
+// If two balancers in a row both send a header, there is no other address to trust.
 func TestSecondHeader(t *testing.T) {
 	for _, version := range []byte{1, 2} {
 		w := newWorld(t, anybody, trusting)
@@ -202,7 +202,7 @@ func TestSecondHeader(t *testing.T) {
 	}
 }
 
-// Nor is everything a header that begins as one does.
+// Not everything that begins like a header is one.
 func TestNoSecondHeader(t *testing.T) {
 	t.Parallel()
 	for _, sent := range []string{"P", "POST / HTTP/1.1\r\n\r\n", "PROXYING / HTTP/1.1\r\n\r\n", "\r", "\r\n\r\n", "\r\n\r\n\x00\r\nWRONG SIGNATURE"} {

@@ -6,8 +6,8 @@ import (
 	"usher/proxy/socks"
 )
 
-// Nobody begins a session under older rules while newer ones are being loaded: who
-// connects waits, and gets the newer ones. An admitted session keeps its own.
+// No session begins under older rules while newer ones are being loaded. New clients
+// wait, and get the newer rules. Admitted sessions keep their rules.
 func TestHeldClientsGetTheNewRules(t *testing.T) {
 	t.Parallel()
 	to := echo(t)
@@ -32,8 +32,8 @@ func TestHeldClientsGetTheNewRules(t *testing.T) {
 	old.echoes("still there")
 }
 
-// The number of published rules is that of their generation, whatever the store says
-// and though other rules alike had another.
+// The number of published rules is the number of their generation, whatever the store
+// says, even if the same rules had another number before.
 func TestPublishedNumber(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, anybody)

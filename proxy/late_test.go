@@ -10,7 +10,7 @@ import (
 	"usher/proxy/socks"
 )
 
-// replace puts rules in force, as published under a number.
+// replace puts rules in force, as if published under a number.
 func (w *world) replace(number uint64, text string, setups ...setup) {
 	w.t.Helper()
 	p := policy(w.t, text)
@@ -21,14 +21,14 @@ func (w *world) replace(number uint64, text string, setups ...setup) {
 	w.server.SetPolicy(p)
 }
 
-// greet sends a greeting and wants this method.
+// greet sends a greeting and expects this method.
 func (c *client) greet(want socks.Method) {
 	c.t.Helper()
 	c.must(socks.WriteGreeting(c, want))
 	c.expect([]byte{5, byte(want)})
 }
 
-// ask sends a request behind a greeting, and wants the answer code.
+// ask sends a request after a greeting, and expects this reply code.
 func (c *client) ask(command socks.Command, to socks.Addr, want socks.Code) {
 	c.t.Helper()
 	c.must(socks.WriteRequest(c, socks.Request{Version: socks.V5, Command: command, Addr: to}))
@@ -90,7 +90,7 @@ func TestLateRequests(t *testing.T) {
 	})
 }
 
-// The slot of the client-rule is that of the rules in force, and the old one is free.
+// A client gets the slot of its client-rule in the new rules, and returns the old one.
 func TestLateRequestTakesTheNewSlots(t *testing.T) {
 	t.Parallel()
 	to := echo(t)
@@ -127,8 +127,8 @@ func TestLateRequestTakesTheNewSlots(t *testing.T) {
 	full.ask(socks.Connect, to, socks.NotAllowed)
 }
 
-// Rules that came into force while a name was looked up or a slot was awaited decide:
-// the older ones have passed the request by then.
+// If rules come into force during a lookup or while a session waits for a slot, they
+// decide about the request, although the older ones have passed it.
 func TestNewRulesBeforeTheAdmission(t *testing.T) {
 	t.Parallel()
 	asked, answer := make(chan struct{}), make(chan struct{})
@@ -150,7 +150,8 @@ func TestNewRulesBeforeTheAdmission(t *testing.T) {
 	}
 }
 
-// blockingResolver says when it is asked first, and answers all with one address then.
+// blockingResolver reports its first query, and answers all of them with one address
+// when it is released.
 type blockingResolver struct{ asked, answer chan struct{} }
 
 func (r blockingResolver) LookupNetIP(ctx context.Context, _, _ string) ([]netip.Addr, error) {
@@ -163,8 +164,8 @@ func (r blockingResolver) LookupNetIP(ctx context.Context, _, _ string) ([]netip
 	return []netip.Addr{netip.MustParseAddr("127.0.0.1")}, nil
 }
 
-// New rules may demand a method that a client has not used, or know its password no
-// more.
+// New rules may require another method than the client has used, or may no longer
+// accept its password.
 func TestLateLogins(t *testing.T) {
 	t.Parallel()
 	to := echo(t)

@@ -80,7 +80,7 @@ socks pass { from: 0/0 to: 0/0 }
 	w.left("s1", 1)
 }
 
-// Of 30 clients at once exactly 7 get through a rule of 7.
+// Of 30 simultaneous clients, a rule with a limit of 7 admits exactly 7.
 func TestExactUnderABurst(t *testing.T) {
 	to := echo(t)
 	w := newWorld(t, "client pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0\n session.max: 7 }\n")
@@ -101,8 +101,8 @@ func TestExactUnderABurst(t *testing.T) {
 	}
 }
 
-// What becomes of the client-rule's slot once the request is granted
-// (DANTE 2.3), by how many of the rule's 2 slots are free then.
+// What happens to the slot of the client-rule when the request is granted
+// (session.inheritable), by how many of the rule's 2 slots are free then.
 func TestClientSlotAfterTheGrant(t *testing.T) {
 	to := echo(t)
 	for _, c := range []struct {
@@ -165,8 +165,7 @@ socks pass { from: 0/0 to: 0/0
 	w.client().connect(to, socks.NotAllowed)
 }
 
-// Limited rules are refused with 1 when the limiter has closed, unlimited
-// ones go on.
+// When the limiter has closed, rules with a limit refuse with 1, and others work.
 func TestWithoutTheLimiter(t *testing.T) {
 	to := echo(t)
 	w := newWorld(t, `
@@ -185,8 +184,8 @@ socks pass { from: 0/0 to: ::1/128
 	c.echoes("hello")
 }
 
-// A reload leaves running sessions with their rules and counters; new ones
-// get the new rules and count apart.
+// Running sessions keep their rules and counters after a reload. New sessions get the
+// new rules and count separately.
 func TestReload(t *testing.T) {
 	to := echo(t)
 	rules := func(n string) string {
@@ -236,7 +235,7 @@ func TestReload(t *testing.T) {
 	w.left("s1", 2)
 }
 
-// Reloads and sessions at the same time do not lose one another.
+// Simultaneous reloads and sessions lose no session.
 func TestReloadUnderLoad(t *testing.T) {
 	to := echo(t)
 	w := newWorld(t, anybody)

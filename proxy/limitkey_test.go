@@ -16,8 +16,8 @@ func (w *world) as(address string, to socks.Addr) socks.Code {
 	return c.request(socks.Request{Addr: to}).Code
 }
 
-// A client that moves within its IPv6 network gets no new slots: addresses count
-// by their /64, or by what session.state.key.ipv6 says.
+// A client that uses other addresses of its IPv6 network gets no additional slots:
+// addresses count by their /64, or by session.state.key.ipv6.
 func TestLimitByIPv6Network(t *testing.T) {
 	to := echo(t)
 	for _, c := range []struct{ setting, granted, refused, elsewhere, key string }{

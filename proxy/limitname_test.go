@@ -8,7 +8,7 @@ import (
 	"usher/proxy/socks"
 )
 
-// A refusal says which limit is reached, and for whom if it counts by key.
+// A refusal names the limit, and for whom it counts if it has a key.
 func TestRefusalNamesTheLimit(t *testing.T) {
 	to := echo(t)
 	const byFrom, byUser = "session.state.key: from\n", "session.state.key: user\n"
@@ -45,7 +45,7 @@ func TestRefusalNamesTheLimit(t *testing.T) {
 	}
 }
 
-// A client-rule counts before it lets in, and says the same.
+// The same for a client-rule, which counts before the client is let in.
 func TestRefusalOfAClientRuleNamesTheLimit(t *testing.T) {
 	w := newWorld(t, "client pass { from: 0/0 to: 0/0\n session.state.key: from\n session.state.max: 1 }\nsocks pass { from: 0/0 to: 0/0 }\n")
 	first := w.client()

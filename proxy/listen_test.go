@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// 0.0.0.0 and :: are each of their own family, so both can have the same port;
-// no host is both.
+// 0.0.0.0 and :: cover one family each, so both can have the same port. An empty host
+// covers both families.
 func TestListenByFamily(t *testing.T) {
 	v4, v6 := listenEverywhere(t)
 	for host, ln := range map[string]net.Listener{"127.0.0.1": v4, "::1": v6} {
@@ -24,8 +24,8 @@ func TestListenByFamily(t *testing.T) {
 	}
 }
 
-// listenEverywhere listens at 0.0.0.0 and at :: of one port, which somebody may
-// have in one of the two.
+// listenEverywhere listens at 0.0.0.0 and at :: with the same port. It tries again if a
+// port is taken in one family.
 func listenEverywhere(t *testing.T) (v4, v6 net.Listener) {
 	t.Helper()
 	for range 20 {
@@ -54,7 +54,7 @@ func listen(t *testing.T, address string) net.Listener {
 	return ln
 }
 
-// arrivesAt checks that who connects to a host, at the port of ln, comes to ln.
+// arrivesAt checks that a connection to a host, at the port of ln, arrives at ln.
 func arrivesAt(t *testing.T, ln net.Listener, host string) {
 	t.Helper()
 	ln.(*net.TCPListener).SetDeadline(time.Now().Add(patient)) //nolint:errcheck // it is open
@@ -73,9 +73,9 @@ func arrivesAt(t *testing.T, ln net.Listener, host string) {
 	}
 }
 
-// A listener at an unspecified address is reached by every address of the
-// machine of its family, in every spelling, and by none of the other family:
-// there may be somebody else.
+// A listener at an unspecified address is reached at every address of the machine in
+// its family, however the address is written, and at none of the other family, where
+// somebody else may listen.
 func TestOwnAddresses(t *testing.T) {
 	own := []string{"127.0.0.1", "127.9.9.9", "::1", "0.0.0.0", "::", "::ffff:127.0.0.1"}
 	addrs, err := net.InterfaceAddrs()

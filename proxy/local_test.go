@@ -12,7 +12,7 @@ import (
 )
 
 // localHeaders are PROXY headers of kind LOCAL: as balancers send it, and with
-// addresses, which it may carry and nobody may use.
+// addresses, which are allowed and must be ignored.
 func localHeaders(t *testing.T) [][]byte {
 	t.Helper()
 	withAddresses := header(t, 2, proxyproto.PROXY)
@@ -20,8 +20,8 @@ func localHeaders(t *testing.T) [][]byte {
 	return [][]byte{header(t, 2, proxyproto.LOCAL), withAddresses}
 }
 
-// requireFree fails if a client-rule or socks-rule has charged anything, or if
-// anything was logged or counted.
+// requireFree fails if a slot or a rate of a rule was used, or if anything was logged
+// or counted.
 func (w *world) requireFree() {
 	w.t.Helper()
 	w.left("", 0)
@@ -45,8 +45,8 @@ func (w *world) requireFree() {
 	}
 }
 
-// check runs health checks of each kind, one after the other; answer is the
-// method that the greeting is answered with.
+// check runs health checks of each kind, one after the other. answer is the method in
+// the reply to the greeting.
 func (w *world) check(answer socks.Method) {
 	w.t.Helper()
 	w.client().Close() // connect and close
@@ -70,8 +70,8 @@ func (w *world) check(answer socks.Method) {
 	}
 }
 
-// A health check takes no slot, uses up no rate, and is not logged, whatever the
-// rules say of clients at the balancer's address.
+// A health check takes no slot, uses up no rate, and is not logged, whatever the rules
+// say about the balancer's address.
 func TestHealthChecks(t *testing.T) {
 	for _, c := range []struct {
 		name, rules string
@@ -103,8 +103,8 @@ func TestHealthChecksBesideAFullLimit(t *testing.T) {
 	w.left("c1", 1)
 }
 
-// asLocal sends a header of kind LOCAL, and then all that makes a session. It
-// reports whether that was granted.
+// asLocal sends a header of kind LOCAL and then a whole session. It reports whether
+// that was granted.
 func (w *world) asLocal(head []byte, q socks.Request) (c *client, granted bool) {
 	w.t.Helper()
 	c = w.client()
@@ -121,8 +121,9 @@ func (w *world) asLocal(head []byte, q socks.Request) (c *client, granted bool) 
 	return c, err == nil && reply.Code == socks.Succeeded
 }
 
-// Whoever sends more than a greeting after LOCAL is a client at the address of
-// its connection: the limit of 2 holds for all of them, whatever they ask for.
+// A connection that sends more than a greeting after LOCAL is a client, with the
+// address of the connection. All of them count in the limit of 2, whatever they ask
+// for.
 func TestLocalIsLimited(t *testing.T) {
 	t.Parallel()
 	to := echo(t)
@@ -160,8 +161,8 @@ func limitIn(where string, limit int) string {
 	return "client pass { from: 127.0.0.0/8 to: 0/0\n" + in["client"] + "\n}\nsocks pass { from: 127.0.0.0/8 to: 0/0\n" + in["socks"] + "\n}\n"
 }
 
-// localIsShown checks that the log, metrics and status show what was granted and
-// what was refused, at the real address.
+// localIsShown checks that log, metrics and status show granted and refused sessions,
+// with the address of the connection.
 func (w *world) localIsShown(where string, attempts, granted int) {
 	w.t.Helper()
 	rule := map[string]string{"client": "c1", "socks": "s1"}[where]
@@ -183,8 +184,8 @@ func (w *world) localIsShown(where string, attempts, granted int) {
 	w.hold("s1", granted)
 }
 
-// The client-rules are asked about the address of the connection, and whom they
-// do not let in is closed without a reply and logged.
+// The client-rules judge the address of the connection. Blocked clients are closed
+// without a reply and logged.
 func TestLocalIsJudged(t *testing.T) {
 	to := echo(t)
 	for _, c := range []struct{ name, rules, reason string }{
@@ -220,7 +221,7 @@ func TestLocalIsJudged(t *testing.T) {
 	}
 }
 
-// The method that the rules demand is demanded of whoever comes with LOCAL.
+// Clients that come with LOCAL must use a method of the rules, too.
 func TestLocalNeedsItsPassword(t *testing.T) {
 	to := echo(t)
 	for _, rules := range []string{
@@ -257,8 +258,8 @@ func TestLocalNeedsItsPassword(t *testing.T) {
 	}
 }
 
-// What ends before it is a whole check and was not ended by the balancer is told
-// as any client's end.
+// If a connection ends before it is a complete check, and the balancer has not ended
+// it, it is reported like a client's.
 func TestLocalThatIsNoCheck(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ name, sent, reason string }{

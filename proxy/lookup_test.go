@@ -11,7 +11,7 @@ import (
 	"usher/proxy/socks"
 )
 
-// asked is a resolver that knows one name and counts what leaves for others.
+// asked is a resolver that knows one name and counts the queries for others.
 type asked struct{ lookups *atomic.Int64 }
 
 func (r asked) LookupNetIP(_ context.Context, _, name string) ([]netip.Addr, error) {
@@ -22,8 +22,8 @@ func (r asked) LookupNetIP(_ context.Context, _, name string) ([]netip.Addr, err
 	return nil, errors.New("no such host")
 }
 
-// A name that no rule could pass is not looked up: its owner would learn of it, and
-// the reply would tell the client whether it exists.
+// A name that no rule could pass is not looked up. The owner of the name would learn of
+// it, and the reply would tell the client whether it exists.
 func TestNamesOfBlockedRequests(t *testing.T) {
 	const client, rest = "client pass { from: 0/0 to: 0/0 }\n", "socks pass { from: 0/0 to: 0/0 }\n"
 	for name, c := range map[string]struct {
@@ -67,7 +67,7 @@ func TestNamesOfBlockedRequests(t *testing.T) {
 	}
 }
 
-// Nor are the names of datagrams, of which each is judged by itself.
+// The same for names of datagrams, each of which is judged by itself.
 func TestNamesOfBlockedDatagrams(t *testing.T) {
 	r := asked{new(atomic.Int64)}
 	w := newWorld(t, `
@@ -91,8 +91,8 @@ socks pass { from: 0/0 to: 127.0.0.0/8 port = 53 }
 	}
 }
 
-// A client cannot tell a name that is blocked for its addresses from one that does
-// not exist. The log can.
+// A client cannot tell whether a name is blocked because of its addresses or does not
+// exist. The log can.
 func TestBlockedNamesAreLikeMissingOnes(t *testing.T) {
 	for name, c := range map[string]struct {
 		rules   string

@@ -30,9 +30,9 @@ import (
 	"usher/store/memstore"
 )
 
-// Tests that wait are parallel, and wait together: they use no processor
-// meanwhile. Tests that count the descriptors of the process, as world.left does,
-// are not parallel; they run before, one at a time.
+// Tests that wait run in parallel, because they use no processor meanwhile. Tests that
+// count the descriptors of the process, as world.left does, run before them, one at a
+// time.
 func TestMain(m *testing.M) {
 	flag.Parse()
 	given := false
@@ -45,10 +45,10 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(need.Summary(m))
 }
 
-// patience bounds every wait of these tests.
+// patience is the time limit of every wait in these tests.
 const patience = time.Minute
 
-// anybody is the rule file in which everything is allowed.
+// anybody is a rule file that allows everything.
 const anybody = `
 client pass { from: 0/0 to: 0/0 }
 socks pass { from: 0/0 to: 0/0 }
@@ -65,7 +65,7 @@ type world struct {
 	fds     census // open before any client came
 }
 
-// setup changes what a world is made of.
+// setup changes the options of a world.
 type setup func(*proxy.Options, *proxy.Policy)
 
 // withMonica adds a users file: monica, whose password is sesame.
@@ -166,8 +166,8 @@ func (w *world) slots(rule string, maximum int64) int {
 	}
 }
 
-// hold waits until n sessions have a slot of rule. Unlike slots it takes none
-// itself, which a session that asks meanwhile would miss.
+// hold waits until n sessions have a slot of rule. Unlike slots, it takes no slot
+// itself, so that it never keeps another session out.
 func (w *world) hold(rule string, n int) {
 	w.t.Helper()
 	eventually(w.t, func() string {
@@ -263,11 +263,11 @@ func labelsOf(m *dto.Metric) map[string]string {
 	return labels
 }
 
-// census names what exists at a moment. Counts would not do: what an earlier
-// test left may end between two of them.
+// census names what exists at one moment. A count would not do, because something of an
+// earlier test may end between two counts.
 type census map[string]bool
 
-// since returns what is new.
+// since returns what did not exist before.
 func (c census) since(before census) []string {
 	var fresh []string
 	for name := range c {
@@ -278,8 +278,8 @@ func (c census) since(before census) []string {
 	return fresh
 }
 
-// descriptors names the open ones by what the kernel calls them: a socket has a
-// number of its own.
+// descriptors returns the kernel's names of the open descriptors. Each socket has its
+// own number.
 func descriptors(t *testing.T) census {
 	t.Helper()
 	const dir = "/proc/self/fd"
@@ -296,7 +296,7 @@ func descriptors(t *testing.T) census {
 	return open
 }
 
-// goroutines names the running ones.
+// goroutines returns the names of the running goroutines.
 func goroutines() census {
 	stacks := make([]byte, 16<<20)
 	stacks = stacks[:runtime.Stack(stacks, true)]
@@ -307,7 +307,7 @@ func goroutines() census {
 	return running
 }
 
-// eventually polls until wrong has nothing to complain about.
+// eventually polls until wrong returns no complaint.
 func eventually(t *testing.T, wrong func() string) {
 	t.Helper()
 	end := time.Now().Add(patience)
@@ -323,7 +323,7 @@ func eventually(t *testing.T, wrong func() string) {
 	}
 }
 
-// log keeps JSON lines.
+// log records JSON lines.
 type log struct {
 	mu    sync.Mutex
 	lines []map[string]any

@@ -10,7 +10,7 @@ import (
 	"usher/proxy/socks"
 )
 
-// tally is a resolver that counts what it is asked.
+// tally is a resolver that counts queries.
 type tally struct {
 	asked *atomic.Int64
 	addr  netip.Addr
@@ -21,7 +21,7 @@ func (r tally) LookupNetIP(context.Context, string, string) ([]netip.Addr, error
 	return []netip.Addr{r.addr}, nil
 }
 
-// Sessions and rules share what is known of names, until a reload.
+// Sessions and rules share the cache of names, until a reload.
 func TestNamesUntilAReload(t *testing.T) {
 	to := echo(t)
 	const text = `
@@ -45,7 +45,7 @@ socks pass { from: 0/0 to: 0/0 }
 	ask("a.test", socks.HostUnreachable, 4)
 }
 
-// A final dot is no part of a name, of whatever it is asked.
+// A final dot of a name makes no difference, in requests and in rules.
 func TestFinalDot(t *testing.T) {
 	to := echo(t)
 	peer := newPeer(t, to.IP.String())

@@ -59,7 +59,7 @@ func TestPassword(t *testing.T) {
 	w.left("", 0)
 }
 
-// A source that fails too often is told the same, and reported apart.
+// A source that fails too often gets the same answer, and is reported separately.
 func TestTooManyPasswords(t *testing.T) {
 	w := newWorld(t, anybody, withMonica(t), func(o *proxy.Options, _ *proxy.Policy) { o.MaxAuthFailures = 2 })
 	for i, password := range []string{"a", "b", "sesame"} {
@@ -78,7 +78,7 @@ func TestTooManyPasswords(t *testing.T) {
 	}
 }
 
-// The server's order decides; what is not offered by both is not used.
+// The server's order decides. Only methods that both offer are used.
 func TestChoiceOfMethod(t *testing.T) {
 	user := withMonica(t)
 	const clientRule, rest = "client pass { from: 0/0 to: 0/0\n", "}\nsocks pass { from: 0/0 to: 0/0 }\n"
@@ -115,8 +115,8 @@ func TestChoiceOfMethod(t *testing.T) {
 	}
 }
 
-// SOCKS 4 knows no passwords and so is refused wherever one is asked for
-// (CVE-2024-54662 was a way round).
+// SOCKS 4 has no passwords, so it is refused wherever one is required (as a bypass:
+// CVE-2024-54662).
 func TestSocks4IsNoWayRoundPasswords(t *testing.T) {
 	t.Parallel()
 	to := echo(t)
@@ -156,7 +156,7 @@ func TestSocks4IsNoWayRoundPasswords(t *testing.T) {
 	}
 }
 
-// script is a whole client, written in one go, with a password.
+// script is everything that a client with a password sends, written at once.
 func script(t *testing.T, command socks.Command, to socks.Addr) (text []byte, answer []byte) {
 	t.Helper()
 	var b bytes.Buffer
@@ -190,7 +190,7 @@ func TestPipelinedAndByteByByte(t *testing.T) {
 	w.left("", 0)
 }
 
-// Wherever a client stops, nothing of it is left.
+// Wherever a client stops, nothing of it is left behind.
 func TestTruncatedEverywhere(t *testing.T) {
 	to := echo(t)
 	w := newWorld(t, `
@@ -240,7 +240,7 @@ func TestRandomBytesLeaveNothing(t *testing.T) {
 	w.left("c1", 500)
 }
 
-// One absolute deadline ends the silent and those that trickle.
+// One absolute deadline ends silent clients and those that send single bytes.
 func TestNegotiationDeadline(t *testing.T) {
 	need.Seconds(t)
 	w := newWorld(t, "client pass { from: 0/0 to: 0/0\n session.max: 3\n timeout.negotiate: 3 }\nsocks pass { from: 0/0 to: 0/0 }\n")

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// A client that is turned away for want of descriptors, and has sent its
-// greeting, gets a clean end: one that is reset may think the server broken.
+// A client that has sent its greeting and is closed for lack of descriptors gets a
+// clean end. After a reset, it may think that the server is broken.
 func TestShedIsNoReset(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

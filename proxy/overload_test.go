@@ -11,8 +11,8 @@ import (
 	"usher/proxy/socks"
 )
 
-// However many clients wait without a request, one that makes its request is
-// served: one of the same source has to go.
+// However many clients wait without a request, a client that sends its request is
+// served. To make room, one of the same source is closed.
 func TestTooManyNegotiate(t *testing.T) {
 	to := echo(t)
 	w := newWorld(t, anybody, func(o *proxy.Options, _ *proxy.Policy) { o.MaxNegotiating = 2 })
@@ -59,8 +59,8 @@ func TestTooManyNegotiate(t *testing.T) {
 	w.log.wait(t, 6) // the last of them
 }
 
-// One source that opens any number of connections takes no place from others,
-// however slow they are. Behind a balancer the sources are those of the headers.
+// One source may open any number of connections. It takes no negotiating slots from
+// others, however slow they are. Behind a balancer, sources are those of the headers.
 func TestOneSourceCrowdsOutItself(t *testing.T) {
 	const most, flood = 8, 200
 	to := echo(t)
@@ -103,7 +103,7 @@ func TestOneSourceCrowdsOutItself(t *testing.T) {
 	}
 }
 
-// silentNames is a resolver that never answers. It counts what it is asked.
+// silentNames is a resolver that never answers. It counts queries.
 type silentNames struct{ asked atomic.Int32 }
 
 func (s *silentNames) LookupNetIP(ctx context.Context, _, _ string) ([]netip.Addr, error) {
@@ -131,8 +131,8 @@ func (c *client) code() socks.Code {
 	return r.Code
 }
 
-// Above the bound a session is refused, with a reply and a reason. UDP and BIND
-// count twice. Clients that negotiate have room all the same.
+// Above the maximum, a session is refused with a reply and a reason. UDP and BIND count
+// twice. Clients can negotiate all the same.
 func TestSessionsAreBounded(t *testing.T) {
 	to := echo(t)
 	w := newWorld(t, anybody, func(o *proxy.Options, _ *proxy.Policy) { o.MaxSessions = 3 })
@@ -167,8 +167,8 @@ func TestSessionsAreBounded(t *testing.T) {
 	})
 }
 
-// A client whose sessions wait for names or targets that never answer takes half of
-// what is free. Others connect meanwhile.
+// If the sessions of a client wait for names or targets that never answer, it takes at
+// most half of the free places. Others connect meanwhile.
 func TestOneSourceWaitsInVain(t *testing.T) {
 	to := echo(t)
 	names := new(silentNames)
@@ -200,8 +200,8 @@ func TestOneSourceWaitsInVain(t *testing.T) {
 	}
 }
 
-// When as many sessions run as may, some clients can negotiate still. The more
-// sessions there are, the fewer those are.
+// When all places are taken, some clients can still negotiate. The more sessions run,
+// the fewer these are.
 func TestSessionsMakeNegotiatorsGo(t *testing.T) {
 	to := echo(t)
 	w := newWorld(t, anybody, func(o *proxy.Options, _ *proxy.Policy) { o.MaxSessions = 2 })
@@ -224,7 +224,7 @@ func TestSessionsMakeNegotiatorsGo(t *testing.T) {
 	}
 }
 
-// Associations of one client take most places and leave the last ones: others connect
+// Associations of one client take most places and leave the last ones. Others connect
 // meanwhile.
 func TestOneSourceConnectsWithoutEnd(t *testing.T) {
 	to := echo(t)

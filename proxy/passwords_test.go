@@ -41,9 +41,9 @@ func monica(t *testing.T) *users.Checker {
 	return known
 }
 
-// inLine returns a session, for which so much time is left to negotiate, whose
-// password waits for its turn: other hashes are computed until free is called. If
-// the machine is too busy for a session to get there in time, it gets more.
+// inLine returns a session whose password waits for its turn, with this much time left
+// to negotiate. Other hashes are computed until free is called. If the machine is too
+// busy for a session to get there in time, it gets more time.
 func inLine(t *testing.T, left time.Duration) (client *net.TCPConn, lines *bytes.Buffer, ended chan struct{}, free func()) {
 	t.Helper()
 	known := monica(t)
@@ -91,7 +91,7 @@ func tryInLine(t *testing.T, known *users.Checker, left time.Duration) (client *
 	return client, lines, ended, free, true
 }
 
-// Watched reports whether some session watches its client, and has found it there.
+// Watched reports whether a session watches its client and has found it connected.
 func Watched() bool {
 	stacks := make([]byte, 16<<20)
 	stacks = stacks[:runtime.Stack(stacks, true)]
@@ -103,8 +103,8 @@ func Watched() bool {
 	return false
 }
 
-// A client that leaves while it waits for its turn is forgotten at once, and
-// costs no hash.
+// A client that leaves while it waits for its turn is forgotten at once. No hash is
+// computed for it.
 func TestHangUpWhileHashesWait(t *testing.T) {
 	client, lines, ended, free := inLine(t, time.Hour)
 	client.Close()
@@ -141,7 +141,7 @@ func TestDeadlineAfterHashesWaited(t *testing.T) {
 	}
 }
 
-// Nor does a wait that does not end go on beyond it.
+// The same for a wait that does not end: it does not last beyond the deadline.
 func TestDeadlineWhileHashesWait(t *testing.T) {
 	t.Parallel()
 	client, lines, ended, free := inLine(t, 300*time.Millisecond)

@@ -21,8 +21,8 @@ socks pass { from: 0/0 to: 127.0.0.3/32
 	session.max: %[1]d }
 `
 
-// Three rules with one pool have one limit together, which a reload does not begin anew.
-// Raising and lowering hold for new sessions at once.
+// Three rules in one pool share one limit, which continues over a reload. A changed
+// number applies to new sessions at once.
 func TestPoolOverRulesAndReloads(t *testing.T) {
 	w := newWorld(t, fmt.Sprintf(webPool, 3, "web"))
 	var targets []socks.Addr
@@ -72,9 +72,9 @@ func TestPoolOverRulesAndReloads(t *testing.T) {
 	})
 }
 
-// A session that moves from a client-rule to a socks-rule, or to the rule of BIND's peer,
-// keeps its slot if both are in one pool: one slot is enough, and no other client can
-// take it in between.
+// A session that moves from a client-rule to a socks-rule, or to the rule of BIND's
+// peer, keeps its slot if both are in one pool. One slot is enough, and no other client
+// can take it meanwhile.
 func TestPoolKeepsTheSlot(t *testing.T) {
 	for _, limit := range []string{"session.max: 1", "maxsessions: 1", "session.state.key: from\nsession.state.max: 1", "session.max: 1\nsession.throttle: 1/3600"} {
 		t.Run(limit, func(t *testing.T) {

@@ -14,8 +14,9 @@ import (
 	"usher/deploy/need"
 )
 
-// A target towards which all local ports are in use is not an unreachable network,
-// and a machine without an address to come from has no lack of ports.
+// If all local ports towards a target are in use, this is not reported as an
+// unreachable network. If the machine has no source address, this is not reported as a
+// lack of ports.
 func TestNoFreePort(t *testing.T) {
 	s, _, ctx := newSession(t, "client pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0 }\n", 0)
 	t.Cleanup(func() { s.finish(nil) })
@@ -33,8 +34,8 @@ func TestNoFreePort(t *testing.T) {
 	}
 }
 
-// inNetworkOfOnePort does the test in a network namespace of its own, which
-// belongs to the thread. It returns what is missing for it.
+// inNetworkOfOnePort runs the test in its own network namespace, which belongs to the
+// thread. It returns why it could not.
 func inNetworkOfOnePort(ctx context.Context, t *testing.T, s *session) (missing string) {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return "the right to create network namespaces"

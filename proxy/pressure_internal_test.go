@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// Of the source that takes most, the session that takes most goes first.
+// Of the source that takes most, the session that takes most is ended first.
 func TestHeaviest(t *testing.T) {
 	a, b, none := netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("2001:db8::/64"), netip.Prefix{}
 	list := []buffered{{nil, a, 10}, {nil, b, 50}, {nil, a, 30}, {nil, none, 5}, {nil, a, 25}, {nil, b, 1}}
@@ -27,8 +27,8 @@ func TestHeaviest(t *testing.T) {
 	}
 }
 
-// GuardMemory may look at a session while deliver does. deliver waits for that, and still
-// sees what is to be sent.
+// GuardMemory may inspect a session while deliver runs. deliver waits for that, and
+// still sees the data that is to be sent.
 func TestDeliverBesideGuardMemory(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -23,8 +23,8 @@ func sendForever(c io.Writer) {
 	}
 }
 
-// When the kernel buffers too much, sessions of the source that takes most are ended,
-// with a reason. Another client's session moves data meanwhile.
+// When the kernel buffers too much, Usher ends sessions of the source that takes most,
+// with a reason. The session of another client relays meanwhile.
 func TestGuardMemory(t *testing.T) {
 	const bound, stalled = 8 << 20, 24 // more than 256 KiB each, even where buffers are small
 	to, mute := echo(t), target(t, "tcp4", func(c *net.TCPConn) { sendForever(c) })

@@ -46,7 +46,7 @@ func TestClientHalfCloses(t *testing.T) {
 	w.reason("done")
 }
 
-// The target ends its direction and still gets all that the client sends.
+// If the target ends its direction, it still gets everything that the client sends.
 func TestTargetHalfCloses(t *testing.T) {
 	const text = "sent after the end"
 	got := make(chan string, 1)
@@ -71,7 +71,8 @@ func TestTargetHalfCloses(t *testing.T) {
 	w.reason("done")
 }
 
-// Much data both ways at once arrives whole, past full socket buffers.
+// Much data in both directions at once arrives complete, even if socket buffers are
+// full.
 func TestBulkBothWays(t *testing.T) {
 	to := echo(t)
 	w := newWorld(t, anybody)
@@ -110,7 +111,7 @@ func TestResetEndsBothSides(t *testing.T) {
 	w.left("", 0)
 }
 
-// A session without a byte for timeout.io ends; one that talks does not.
+// A session without any data for timeout.io ends. One with data does not.
 func TestIdle(t *testing.T) {
 	need.Seconds(t)
 	to := echo(t)
@@ -143,7 +144,7 @@ func TestIdleByRule(t *testing.T) {
 	w.reason("idle")
 }
 
-// leased is a store in memory that has a lease, and can be cut off.
+// leased is a store in memory that has leases, and can be cut off.
 type leased struct {
 	*memstore.Store
 	cut atomic.Bool
@@ -173,8 +174,8 @@ func (c cuttable) Batch(ctx context.Context, b store.Batch) (store.BatchReply, e
 	return c.Conn.Batch(ctx, b)
 }
 
-// losable adds a strict limiter, whose lease is lost when its store is cut off. The
-// lease is long enough for a busy machine to renew it in time until then.
+// losable adds a strict limiter that loses its lease when its store is cut off. Until
+// then, the lease is long enough for a busy machine to renew it in time.
 func losable(t *testing.T) (*leased, setup) {
 	t.Helper()
 	st := &leased{Store: memstore.New()}
@@ -187,8 +188,8 @@ func losable(t *testing.T) (*leased, setup) {
 	return st, func(o *proxy.Options, _ *proxy.Policy) { o.Limiter = strict }
 }
 
-// In strict mode a limited session whose lease is lost ends, though nothing
-// moves; unlimited ones go on.
+// In strict mode, a session with a limit ends when the lease is lost, even if it is
+// idle. Sessions without a limit continue.
 func TestLostLeaseEndsSessions(t *testing.T) {
 	need.Seconds(t)
 	t.Parallel()
@@ -214,7 +215,7 @@ socks pass { from: 0/0 to: 0/0 }
 	free.echoes("still here")
 }
 
-// So does a client that negotiates with a slot of its client-rule.
+// The same for a client that negotiates with a slot of its client-rule.
 func TestLostLeaseEndsNegotiations(t *testing.T) {
 	need.Seconds(t)
 	t.Parallel()
@@ -231,8 +232,8 @@ func TestLostLeaseEndsNegotiations(t *testing.T) {
 	}
 }
 
-// A connected session that says nothing is two goroutines and two descriptors,
-// whatever watches over it.
+// An idle connected session has two goroutines and two descriptors, whatever watches
+// it.
 func TestIdleSessionIsSmall(t *testing.T) {
 	need.Seconds(t)
 	accepted := make(chan *net.TCPConn, 1)
@@ -282,9 +283,9 @@ func TestIdleSessionIsSmall(t *testing.T) {
 	<-accepted
 }
 
-// TestResetWhileTheOtherWayIsBusy: the system tells of a reset once, and a
-// write in the other direction may be told of it. It must not look like an end
-// to the target all the same: what was sent may not be all.
+// TestResetWhileTheOtherWayIsBusy: the system reports a reset once, possibly to a write
+// in the other direction. Even so, the target must not see a normal end, because data
+// may be missing.
 func TestResetWhileTheOtherWayIsBusy(t *testing.T) {
 	t.Parallel()
 	full, over := make(chan struct{}), make(chan error)

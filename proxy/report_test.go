@@ -6,8 +6,8 @@ import (
 	"usher/proxy/socks"
 )
 
-// log: connect in either rule of a session writes a line as soon as it is
-// connected; the line at the end is written in any case.
+// log: connect in either rule of a session writes a line when the session is connected.
+// The line at the end is always written.
 func TestLogConnect(t *testing.T) {
 	to := echo(t)
 	for _, c := range []struct {
@@ -40,7 +40,7 @@ func TestLogConnect(t *testing.T) {
 	}
 }
 
-// connected checks a session's line of its connect against that of its end.
+// connected compares the line about the connect with the line at the end.
 func connected(t *testing.T, line, end map[string]any) {
 	t.Helper()
 	if line["msg"] != "session connected" || line["level"] != "INFO" {
@@ -61,7 +61,7 @@ func connected(t *testing.T, line, end map[string]any) {
 	}
 }
 
-// Who is refused was never connected, whatever log: says.
+// A refused session has no line about a connect, whatever log: says.
 func TestLogConnectRefused(t *testing.T) {
 	w := newWorld(t, "client pass { from: 0/0 to: 0/0 \n log: connect }\nsocks pass { from: 0/0 to: 0/0\n log: connect }\n")
 	w.client().connect(refused(t), socks.ConnectionRefused)

@@ -36,8 +36,8 @@ func TestRuleKeepsItsSeries(t *testing.T) {
 	}
 }
 
-// What a rule can do to a session has a series from the load on, at the start and
-// after a reload: increase() does not see the first event otherwise.
+// Every outcome that a rule can have for a session has a series from the load on, at
+// the start and after a reload. Otherwise increase() would miss the first event.
 func TestSeriesBeginAtZero(t *testing.T) {
 	const rules = `
 client pass { from: 0/0 to: 0/0
@@ -89,8 +89,8 @@ socks pass { from: 0/0 to: 0/0
 	}
 }
 
-// Series of rules that are gone do not pile up, and those of a rule that still has
-// a session stay.
+// Series of removed rules do not accumulate. Those of a rule that still has a session
+// stay.
 func TestSeriesOfGoneRulesEnd(t *testing.T) {
 	to := echo(t)
 	numbered := func(i int) string {
@@ -119,8 +119,8 @@ func TestSeriesOfGoneRulesEnd(t *testing.T) {
 	}
 }
 
-// A name may move to another rule while the digest stays. Each series is there once
-// all the same: Prometheus could read no metrics otherwise.
+// A name may move to another rule while the digest stays. Each series must exist once
+// only, because Prometheus rejects duplicate ones.
 func TestNameMovesToAnotherRule(t *testing.T) {
 	to, elsewhere := echo(t), echo(t)
 	const client = "client pass { from: 0/0 to: 0/0 }\n"
@@ -143,8 +143,8 @@ func TestNameMovesToAnotherRule(t *testing.T) {
 	}
 }
 
-// Rules that are loaded again before their number is known are still one generation
-// when it is.
+// Rules that are loaded again before their number is known are one generation once it
+// is known.
 func TestNumberIsKnownLate(t *testing.T) {
 	t.Parallel()
 	to := echo(t)

@@ -23,11 +23,11 @@ import (
 	"usher/store/memstore"
 )
 
-// patient bounds every wait of these tests.
+// patient is the time limit of every wait in these tests.
 const patient = time.Minute
 
-// newSession returns a session that began a while ago, its client's end, and
-// the context for live, which the test has to call.
+// newSession returns a session that began a while ago, its client's end, and the
+// context for live. The test must call live.
 func newSession(t *testing.T, text string, ago time.Duration) (*session, *net.TCPConn, context.Context) {
 	t.Helper()
 	set, found := rules.Parse("sockd.conf", []byte(text), rules.Env{})
@@ -85,8 +85,8 @@ func pair(t *testing.T) (a, b *net.TCPConn) {
 	return dialled.(*net.TCPConn), accepted.(*net.TCPConn)
 }
 
-// A session's sockets are closed before its slot is given back: they would
-// outlive the slot that they are counted by.
+// A session's sockets are closed before its slot is given back. Otherwise they would
+// outlive the slot that counts them.
 func TestClosedBeforeRelease(t *testing.T) {
 	s, client, ctx := newSession(t, "client pass { from: 0/0 to: 0/0\n session.max: 1 }\nsocks pass { from: 0/0 to: 0/0 }\n", 0)
 	admit := func() error {
@@ -115,8 +115,8 @@ func TestClosedBeforeRelease(t *testing.T) {
 	}
 }
 
-// The negotiation's deadline counts from the accept: of its hour all but a
-// moment has passed before the rules were asked.
+// The negotiation deadline counts from the accept. In this test, almost all of its hour
+// is over when the rules are asked.
 func TestDeadlineCountsFromAccept(t *testing.T) {
 	s, client, ctx := newSession(t, "timeout.negotiate: 3600\nclient pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0 }\n",
 		time.Hour-100*time.Millisecond)
@@ -133,8 +133,8 @@ func TestDeadlineCountsFromAccept(t *testing.T) {
 	}
 }
 
-// The negotiation's deadline holds while a client-rule looks a name up. There
-// is no verdict then: the rule whose name is not known might block.
+// The negotiation deadline ends a client-rule's lookup of a name. Then there is no
+// verdict: the rule whose name is not known might block.
 func TestDeadlineOfClientRules(t *testing.T) {
 	s, client, ctx := newSession(t, `timeout.negotiate: 3600
 client block { from: slow.test to: 0/0 }
@@ -156,7 +156,8 @@ socks pass { from: 0/0 to: 0/0 }
 	}
 }
 
-// Each reason for which clients are turned away is told of, whatever else was.
+// Each reason for which clients are closed is reported, even if another one was
+// reported just before.
 func TestTurnedAwayForTwoReasons(t *testing.T) {
 	var lines bytes.Buffer
 	s := &Server{opts: Options{Logger: slog.New(slog.NewTextHandler(&lines, nil)), Metrics: NewMetrics(nil)}}
@@ -183,7 +184,7 @@ func (r slowResolver) LookupNetIP(ctx context.Context, _, _ string) ([]netip.Add
 	}
 }
 
-// noting is a resolver that notes that it was asked.
+// noting is a resolver that records that it was asked.
 type noting struct {
 	asked atomic.Bool
 	addr  netip.Addr
@@ -194,8 +195,8 @@ func (r *noting) LookupNetIP(context.Context, string, string) ([]netip.Addr, err
 	return []netip.Addr{r.addr}, nil
 }
 
-// Nothing is begun for a session that has lost its lease while it negotiated,
-// and nothing is told to a client without it, neither a method nor a verdict.
+// If a session loses its lease while it negotiates, nothing begins for it, and its
+// client is told neither a method nor a verdict.
 func TestLostLeaseBeforeTheReply(t *testing.T) {
 	const pass = "socks pass { from: 0/0 to: 0/0 }\n"
 	for _, c := range []struct {
@@ -232,7 +233,7 @@ func TestLostLeaseBeforeTheReply(t *testing.T) {
 	}
 }
 
-// Nor is a client told that its password is right.
+// Nor is the client told that its password is right.
 func TestLostLeaseBeforeTheVerdictOnAPassword(t *testing.T) {
 	s, client, ctx := newSession(t, "client pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0 }\n", 0)
 	known := monica(t)
@@ -245,8 +246,8 @@ func TestLostLeaseBeforeTheVerdictOnAPassword(t *testing.T) {
 	wantAnswers(ctx, t, s, client, said.Bytes(), "\x05\x02", "lease_lost")
 }
 
-// wantAnswers lets a session live, whose client says all at once, so that
-// nothing of it comes after the end, and checks what the client gets until then.
+// wantAnswers runs a session whose client sends everything at once, so that nothing
+// comes after the end, and checks the answers.
 func wantAnswers(ctx context.Context, t *testing.T, s *session, client *net.TCPConn, said []byte, want, reason string) {
 	t.Helper()
 	var lines bytes.Buffer
@@ -265,8 +266,8 @@ func wantAnswers(ctx context.Context, t *testing.T, s *session, client *net.TCPC
 	}
 }
 
-// A refusal has a second of its own: it is told though the negotiation's time
-// is over, and is no wait for a client that takes nothing any more.
+// A refusal has its own second. It is sent even if the time to negotiate is over, and
+// does not wait longer for a client that reads nothing.
 func TestRefusalHasASecond(t *testing.T) {
 	t.Parallel()
 	s, client, _ := newSession(t, "client pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0 }\n", 0)
@@ -294,7 +295,7 @@ func TestRefusalHasASecond(t *testing.T) {
 	}
 }
 
-// A client that a client-rule blocks is closed without a wait for its first byte. The
+// A client that a client-rule blocks is closed without waiting for its first byte. The
 // session begins in an hour, so that such a wait would last.
 func TestBlockedClientIsClosedAtOnce(t *testing.T) {
 	s, client, ctx := newSession(t, "client block { from: 0/0 to: 0/0 }\n", -time.Hour)
@@ -305,8 +306,8 @@ func TestBlockedClientIsClosedAtOnce(t *testing.T) {
 	s.server.table.running.Wait()
 }
 
-// What a blocked client has sent by then tells whether it is a balancer that
-// USHER_PROXY_PROTOCOL_FROM leaves out.
+// The first bytes of a blocked client tell whether it is a balancer that is missing in
+// USHER_PROXY_PROTOCOL_FROM.
 func TestBlockedBalancerIsNamed(t *testing.T) {
 	const remedy = "add it to USHER_PROXY_PROTOCOL_FROM"
 	trusted := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}

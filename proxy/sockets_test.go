@@ -8,7 +8,7 @@ import (
 	"unsafe"
 )
 
-// The first reason of a cut counts, and ends the context.
+// The first reason of a cut counts, and cancels the context with it.
 func TestCut(t *testing.T) {
 	var s sockets
 	closed := make(chan struct{})
@@ -40,8 +40,8 @@ func TestCutWithoutContext(t *testing.T) {
 	}
 }
 
-// A cut waits for no close: that may wait for a call in progress on a socket, and
-// the call for a lock of the limiter, which is held by the caller of the cut.
+// A cut does not wait for close. close may wait for a call on the socket, and that call
+// for a lock of the limiter, which the caller of the cut holds.
 func TestCutWaitsForNothing(t *testing.T) {
 	var s sockets
 	closing, cut := make(chan struct{}), make(chan struct{})
@@ -56,8 +56,8 @@ func TestCutWaitsForNothing(t *testing.T) {
 	s.close()
 }
 
-// What each idle session has on the heap fills its sizes of the allocator: one
-// word more takes 32 bytes.
+// The memory of an idle session fills the size classes of the allocator. One more word
+// would take 32 bytes.
 func TestSessionIsSmall(t *testing.T) {
 	if runtime.GOARCH != "amd64" && runtime.GOARCH != "arm64" {
 		t.Skip("sizes of 64-bit systems")

@@ -12,7 +12,7 @@ import (
 )
 
 // When a rule counts as many addresses as it may, sessions of other addresses are
-// refused with a reason of their own, and those of counted ones are not.
+// refused with their own reason. Sessions of counted addresses are not.
 func TestThrottleKeysAreBounded(t *testing.T) {
 	to := echo(t)
 	st := memstore.New()

@@ -68,8 +68,8 @@ func TestAssociation(t *testing.T) {
 	w.left("s1", 1)
 }
 
-// A datagram from anybody but the client is not relayed and ends nothing,
-// before and after the client's port is known.
+// A datagram from somebody else than the client is not relayed and ends nothing, before
+// and after the client's port is known.
 func TestForeignDatagrams(t *testing.T) {
 	for _, c := range []struct {
 		name     string
@@ -102,7 +102,7 @@ func TestForeignDatagrams(t *testing.T) {
 	}
 }
 
-// What is no datagram for the relay is dropped, and the rest goes on.
+// Malformed datagrams are dropped, and the association continues.
 func TestMalformedDatagrams(t *testing.T) {
 	w := newWorld(t, anybody)
 	a := w.associate(nowhere)
@@ -130,7 +130,7 @@ func TestMalformedDatagrams(t *testing.T) {
 	}
 }
 
-// Who was not spoken to is not heard.
+// Datagrams from peers that the client has not contacted are dropped.
 func TestUnsolicitedReplies(t *testing.T) {
 	w := newWorld(t, anybody)
 	a := w.associate(nowhere)
@@ -163,8 +163,8 @@ socks pass { from: 0/0 to: 0/0 }
 	a.hears(stranger.addr, "hi")
 }
 
-// Every datagram is judged, in both directions, and by the rules that were in
-// force when the association began.
+// Every datagram is judged, in both directions, by the rules that were in force when
+// the association began.
 func TestRulesForDatagrams(t *testing.T) {
 	w := newWorld(t, `
 client pass { from: 0/0 to: 0/0 }
@@ -226,9 +226,9 @@ func TestAssociationsAreLimited(t *testing.T) {
 	})
 }
 
-// Nobody reaches through an association what is Usher's own: its listeners,
-// and the sockets of associations, where a datagram would come from a host that
-// clients may be at.
+// Nobody reaches Usher's own sockets through an association: its listeners, and the
+// sockets of associations, where a datagram would seem to come from a host at which
+// clients may be.
 func TestOwnAddressesOverUDP(t *testing.T) {
 	admin := netip.MustParseAddrPort("127.0.0.1:9")
 	w := newWorld(t, anybody, func(o *proxy.Options, _ *proxy.Policy) { o.Own = []netip.AddrPort{admin} })
@@ -247,8 +247,8 @@ func TestOwnAddressesOverUDP(t *testing.T) {
 	a.exchange(&peer{t, p, other.relay}, "now it is somebody else's")
 }
 
-// That holds at every address of the machine, where the socket is that clients
-// know by an address that is translated on its way.
+// This holds at every address of the machine, if clients know the socket by an address
+// that is translated on its way.
 func TestOwnAddressesBehindATranslator(t *testing.T) {
 	w := newWorld(t, anybody, func(o *proxy.Options, _ *proxy.Policy) {
 		o.UDPAdvertise = []netip.Addr{netip.MustParseAddr("192.0.2.1")}
@@ -262,7 +262,7 @@ func TestOwnAddressesBehindATranslator(t *testing.T) {
 	}
 }
 
-// A port that nobody listens at, and answers ICMP, ends nothing.
+// A target port where nobody listens, and that answers with ICMP, ends nothing.
 func TestRefusedDatagrams(t *testing.T) {
 	w := newWorld(t, anybody)
 	a := w.associate(nowhere)

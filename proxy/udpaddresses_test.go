@@ -13,8 +13,8 @@ import (
 	"usher/proxy/socks"
 )
 
-// external: is where datagrams come from; a family that has no external
-// address is not reached.
+// Datagrams come from the external: address of their family. A family without one is
+// not reached.
 func TestExternalAddressOverUDP(t *testing.T) {
 	w := newWorld(t, anybody, func(_ *proxy.Options, p *proxy.Policy) { p.External = []netip.Addr{netip.MustParseAddr("127.0.0.7")} })
 	a := w.associate(nowhere)
@@ -26,8 +26,8 @@ func TestExternalAddressOverUDP(t *testing.T) {
 	w.dropped("no_external", 1)
 }
 
-// external.rotation: route is asked for the first target, and what it says must
-// be an external address.
+// external.rotation: route asks for the route to the first target. The source address
+// of this route must be an external: address.
 func TestRouteOverUDP(t *testing.T) {
 	external := func(addr string) setup {
 		return func(_ *proxy.Options, p *proxy.Policy) { p.External = []netip.Addr{netip.MustParseAddr(addr)} }
@@ -42,8 +42,8 @@ func TestRouteOverUDP(t *testing.T) {
 	}
 }
 
-// Clients are told the advertised address of their family, and the socket is
-// bound where what is sent there arrives.
+// Clients are told the advertised address of their family. The socket is bound where
+// datagrams to that address arrive.
 func TestAdvertisedAddress(t *testing.T) {
 	elsewhere := netip.MustParseAddr("192.0.2.1") // translated on its way: any address of ours will do
 	for _, c := range []struct {
@@ -74,7 +74,7 @@ func TestAdvertisedAddress(t *testing.T) {
 	}
 }
 
-// Ports come from the range alone; when all are taken the answer is 1.
+// Ports come only from the range. When all are taken, the reply is 1.
 func TestPortRange(t *testing.T) {
 	free := newPeer(t, "127.0.0.1")
 	port := free.addr.Port()
@@ -113,8 +113,8 @@ func TestPortRangeOfARule(t *testing.T) {
 	}
 }
 
-// behindRelay lets clients associate from behind a balancer, and one of them
-// send datagrams.
+// behindRelay lets clients associate from behind a balancer, and lets one of them send
+// datagrams.
 const behindRelay = `
 client pass { from: 127.0.0.1/32 to: 0/0 }
 socks pass { from: 127.0.0.8/32 to: 0/0
@@ -130,7 +130,7 @@ func relayed(o *proxy.Options, _ *proxy.Policy) {
 	o.UDPRelayFrom = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}
 }
 
-// relayedFrom says the same, and where these clients send from.
+// relayedFrom also names the networks of these clients.
 func relayedFrom(networks ...string) setup {
 	return func(o *proxy.Options, p *proxy.Policy) {
 		relayed(o, p)
@@ -140,9 +140,8 @@ func relayedFrom(networks ...string) setup {
 	}
 }
 
-// A stranger who sends to every port does not get the association of a client that
-// a balancer hides: the client must say from where it sends, or its network must
-// be known.
+// A stranger that sends to every port does not get the association of a client that a
+// balancer hides: the client must announce its address, or its network must be known.
 func TestStrangersOfHiddenClients(t *testing.T) {
 	const open = "client pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0 }\n"
 	for _, announced := range []socks.Addr{nowhere, {IP: netip.MustParseAddr("127.0.0.8")}, {IP: nowhere.IP, Port: 4711}, {Name: "client.test", Port: 4711}} {
@@ -164,8 +163,8 @@ func TestStrangersOfHiddenClients(t *testing.T) {
 	}
 }
 
-// Of a client whom a balancer hides, what it announced is believed, and if
-// that is not complete, the first datagram that the rules pass says who it is.
+// If a balancer hides a client, Usher uses the announced address. If that is
+// incomplete, the first datagram that the rules pass fixes the address.
 func TestClientsHiddenByABalancer(t *testing.T) {
 	for _, c := range []struct {
 		name     string
@@ -192,8 +191,8 @@ func TestClientsHiddenByABalancer(t *testing.T) {
 	}
 }
 
-// The request of such a client is judged by what it announced. The balancer's
-// address need not pass.
+// The request of such a client is judged by the announced address. The rules need not
+// pass the balancer's address.
 func TestRulesForClientsHiddenByABalancer(t *testing.T) {
 	w := newWorld(t, `
 client pass { from: 127.0.0.1/32 to: 0/0 }
@@ -209,8 +208,8 @@ socks pass { from: 127.0.0.8/32 to: 0/0 }
 	}
 }
 
-// Of other clients that announce a port, the rules must pass that and the
-// connection's, and the rule of the latter is charged.
+// If another client announces a port, the rules must pass both this port and that of
+// the connection. The rule of the connection counts the session.
 func TestRulesForAnnouncedPorts(t *testing.T) {
 	for _, c := range []struct {
 		connection   string // what becomes of it
@@ -236,8 +235,8 @@ socks %s { from: 0/0 to: 0/0 }
 	}
 }
 
-// Nobody else may claim to be somebody else: without UDPRelayFrom, and from
-// any other address, the connection's address is the client's.
+// Nobody else may announce another address: without UDPRelayFrom, and for connections
+// from other addresses, the client's address is that of the connection.
 func TestAnnouncementsOfOthers(t *testing.T) {
 	elsewhere := func(o *proxy.Options, _ *proxy.Policy) {
 		o.UDPRelayFrom = []netip.Prefix{netip.MustParsePrefix("127.0.0.2/32")}
@@ -252,9 +251,8 @@ func TestAnnouncementsOfOthers(t *testing.T) {
 	}
 }
 
-// The PROXY header says who the client is, and so from where it may send, even
-// if its balancer, and its own address, are among those that hide clients
-// otherwise.
+// The PROXY header names the client, which may send from this address, even if the
+// balancer or the client's own address is in UDPRelayFrom.
 func TestAssociationBehindProxyProtocol(t *testing.T) {
 	hiding := func(o *proxy.Options, _ *proxy.Policy) {
 		o.UDPRelayFrom = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}

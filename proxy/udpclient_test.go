@@ -49,7 +49,7 @@ func (p *peer) get() (b []byte, from netip.AddrPort) {
 	return b[:n], from
 }
 
-// expect reads one datagram, which must be this one.
+// expect reads one datagram and requires that it is this one.
 func (p *peer) expect(want string) (from netip.AddrPort) {
 	p.t.Helper()
 	b, from := p.get()
@@ -66,8 +66,8 @@ type associated struct {
 	relay netip.AddrPort // BND
 }
 
-// associate asks for an association, as a client at 127.0.0.1 that announces
-// this address, and wants it granted.
+// associate asks for an association, as a client at 127.0.0.1 that announces this
+// address. It must be granted.
 func (w *world) associate(announced socks.Addr) *associated {
 	w.t.Helper()
 	a := &associated{client: w.client()}
@@ -101,7 +101,7 @@ func (a *associated) say(to netip.AddrPort, data string) {
 	a.udp.send(datagram(a.t, socks.AddrOf(to), data), a.relay)
 }
 
-// hears reads a datagram of a peer.
+// hears reads a datagram from a peer.
 func (a *associated) hears(from netip.AddrPort, want string) {
 	a.t.Helper()
 	b, relay := a.udp.get()
@@ -114,8 +114,8 @@ func (a *associated) hears(from netip.AddrPort, want string) {
 	}
 }
 
-// exchange checks that a datagram goes to the peer, and its answer comes back.
-// It returns where the peer got it from.
+// exchange checks that a datagram reaches the peer, and that its answer comes back. It
+// returns the address from which the peer got it.
 func (a *associated) exchange(p *peer, text string) (from netip.AddrPort) {
 	a.t.Helper()
 	a.say(p.addr, text)

@@ -12,8 +12,8 @@ import (
 	"usher/proxy/socks"
 )
 
-// The association ends with the control connection, however that ends, and
-// not by what is sent there.
+// The association ends with the control connection, however that ends. What the client
+// sends there does not end it.
 func TestAssociationEndsWithItsConnection(t *testing.T) {
 	for how, end := range map[string]func(*associated){
 		"close":      func(a *associated) { a.Close() },
@@ -94,7 +94,7 @@ func TestAssociationEndsWhileNamesAreAway(t *testing.T) {
 	w.reason("done")
 }
 
-// Draining cuts associations when its time is over.
+// A drain cuts associations when its time is over.
 func TestDrainCutsAssociations(t *testing.T) {
 	w := newWorld(t, "client pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0\n session.max: 1 }\n")
 	a := w.associate(nowhere)

@@ -10,7 +10,7 @@ import (
 	"usher/proxy/socks"
 )
 
-// following lets clients have another port after so much silence.
+// following lets clients change their port after this much silence.
 func following(silence time.Duration) setup {
 	return func(o *proxy.Options, _ *proxy.Policy) { o.UDPFollow = silence }
 }
@@ -36,7 +36,7 @@ func TestClientWithANewPort(t *testing.T) {
 	}
 }
 
-// The rules have to pass a datagram from the new port first.
+// The rules must pass a datagram from the new port first.
 func TestRulesForANewPort(t *testing.T) {
 	first, second := newPeer(t, "127.0.0.1"), newPeer(t, "127.0.0.1")
 	w := newWorld(t, "client pass { from: 0/0 to: 0/0 }\nsocks block { from: 0/0 port = "+strconv.Itoa(int(second.addr.Port()))+" to: 0/0 }\nsocks pass { from: 0/0 to: 0/0 }\n", following(1))
@@ -50,8 +50,8 @@ func TestRulesForANewPort(t *testing.T) {
 	a.hears(target.addr, "still there")
 }
 
-// Who only shares the address of a client does not get its association: while its
-// port speaks, if it announced its port, and if a balancer hides it.
+// Somebody who shares the address of a client does not get its association: while the
+// client's port sends, if the client announced its port, and if a balancer hides it.
 func TestNeighboursOfClients(t *testing.T) {
 	for name, c := range map[string]struct {
 		setups    []setup

@@ -31,8 +31,8 @@ func udpAt(t *testing.T) (*net.UDPConn, netip.AddrPort) {
 	return conn, conn.LocalAddr().(*net.UDPAddr).AddrPort()
 }
 
-// An association that has lost its lease sends nothing more in either direction,
-// and ends.
+// An association that has lost its lease sends nothing more in either direction, and
+// ends.
 func TestAssociationsNeedTheLease(t *testing.T) {
 	for name, up := range map[string]bool{"to the target": true, "to the client": false} {
 		t.Run(name, func(t *testing.T) {
@@ -77,7 +77,7 @@ func TestAssociationsNeedTheLease(t *testing.T) {
 	}
 }
 
-// associate asks for an association, and returns where to send to.
+// associate asks for an association, and returns the address for its datagrams.
 func associate(t *testing.T, control *net.TCPConn) netip.AddrPort {
 	t.Helper()
 	err := errors.Join(socks.WriteGreeting(control, socks.NoAuth),

@@ -15,8 +15,8 @@ import (
 	"usher/proxy/socks"
 )
 
-// A name that takes its time does not hold up the other datagrams, only so
-// many wait for names at a time, and what waited goes out.
+// A slow name does not delay other datagrams. The number of datagrams that wait for
+// names is bounded, and they are sent when the name is known.
 func TestSlowNames(t *testing.T) {
 	release := make(chan struct{})
 	w := newWorld(t, anybody, func(o *proxy.Options, _ *proxy.Policy) {
@@ -40,8 +40,8 @@ func TestSlowNames(t *testing.T) {
 	w.dropped("unresolved", 1)
 }
 
-// The first port that the rules pass is the client's, be it that a datagram of
-// another one came before and waits for a name.
+// The first port that the rules pass is the client's, even if an earlier datagram from
+// another port waits for a name.
 func TestSlowNamesComeTooLate(t *testing.T) {
 	release := make(chan struct{})
 	w := newWorld(t, anybody, func(o *proxy.Options, _ *proxy.Policy) {
@@ -58,7 +58,7 @@ func TestSlowNamesComeTooLate(t *testing.T) {
 	named.expect("by name")
 }
 
-// slowNames answers when it is released; "missing.test" it does not know.
+// slowNames answers when it is released. It does not know "missing.test".
 type slowNames struct {
 	release chan struct{}
 	addr    netip.Addr
@@ -76,7 +76,7 @@ func (s *slowNames) LookupNetIP(ctx context.Context, _, host string) ([]netip.Ad
 	return []netip.Addr{s.addr}, nil
 }
 
-// lateNames answers no name before it is too late.
+// lateNames answers each name too late.
 type lateNames struct{}
 
 func (lateNames) LookupNetIP(ctx context.Context, _, _ string) ([]netip.Addr, error) {
@@ -84,7 +84,7 @@ func (lateNames) LookupNetIP(ctx context.Context, _, _ string) ([]netip.Addr, er
 	return nil, ctx.Err()
 }
 
-// A rule that blocks a name is not passed over because the name is slow.
+// A rule that blocks a name is not skipped because the name is slow.
 func TestSlowNamesOfRulesBlock(t *testing.T) {
 	need.Seconds(t)
 	t.Parallel() // it waits for five seconds
@@ -132,7 +132,7 @@ func newPeers(t *testing.T, at ...string) []*peer {
 	return nil
 }
 
-// within returns where the next datagram came from, the zero AddrPort if none comes
+// within returns where the next datagram came from, or the zero AddrPort if none comes
 // within a short time.
 func (p *peer) within(short time.Duration) netip.AddrPort {
 	p.t.Helper()
@@ -149,7 +149,7 @@ func (p *peer) within(short time.Duration) netip.AddrPort {
 	return from
 }
 
-// skipTo reads datagrams up to this one.
+// skipTo reads datagrams until it gets this one.
 func (p *peer) skipTo(want string) {
 	p.t.Helper()
 	for {
@@ -159,7 +159,7 @@ func (p *peer) skipTo(want string) {
 	}
 }
 
-// drain takes what has arrived, and returns how many datagrams that was.
+// drain reads all datagrams that have arrived, and returns how many there were.
 func (p *peer) drain() (n int) {
 	for p.within(20 * time.Millisecond).IsValid() {
 		n++

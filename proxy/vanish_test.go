@@ -21,7 +21,7 @@ func (c *client) urgent(b byte) {
 	c.must(failed)
 }
 
-// inline lets urgent data of a connection stay where they are in the stream.
+// inline keeps urgent data of a connection in the stream.
 func inline(t *testing.T, c *net.TCPConn) {
 	t.Helper()
 	raw, err := c.SyscallConn()
@@ -36,8 +36,8 @@ func inline(t *testing.T, c *net.TCPConn) {
 	}
 }
 
-// No byte of a stream is lost that was sent as urgent, as an interrupt of telnet
-// or FTP's ABOR are, in either direction.
+// No byte is lost that was sent as urgent data, such as an interrupt of telnet or ABOR
+// of FTP, in either direction.
 func TestUrgentByteIsRelayed(t *testing.T) {
 	to := target(t, "tcp4", func(c *net.TCPConn) {
 		inline(t, c)
@@ -83,10 +83,10 @@ func TestUrgentByteOfPeer(t *testing.T) {
 	}
 }
 
-// Who resets a connection is gone, though it had ended its direction before, or
-// is a client that sent what nobody takes, and though the other side is silent:
-// nobody reads from it then, and nobody writes to it. Its session and its slot
-// must not outlive it.
+// A peer that resets its connection is gone, even if it had ended its direction before,
+// or is a client whose data nobody reads, and the other side is silent. Usher neither
+// reads nor writes there at that time. The session must end all the same, and return
+// its slot.
 func TestResetIsNoticedWhoeverIsSilent(t *testing.T) {
 	t.Parallel()
 	reset := func(c *net.TCPConn) {
@@ -144,8 +144,8 @@ func TestResetIsNoticedWhoeverIsSilent(t *testing.T) {
 	}
 }
 
-// A client that is slow gets what its target sent before it broke off, as far as
-// it had come: the break is met when that is written.
+// A slow client still gets what its target sent before a reset, as far as it had
+// arrived: the client's connection breaks only after that.
 func TestSlowClientOfATargetThatBreaksOff(t *testing.T) {
 	need.Seconds(t)
 	t.Parallel()
@@ -175,8 +175,8 @@ func TestSlowClientOfATargetThatBreaksOff(t *testing.T) {
 	w.reason("target_error")
 }
 
-// flood sends until nothing more goes through for a while. That it stands still
-// once may be a busy machine.
+// flood sends until nothing more goes through for a while. A single pause may mean a
+// busy machine.
 func (c *client) flood() {
 	c.t.Helper()
 	for still := 0; still < 3; {

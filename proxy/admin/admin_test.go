@@ -153,7 +153,7 @@ func TestLosingTheStoreKeepsReadyButNotStrict(t *testing.T) {
 	w.want(t, "GET", "/readyz?strict=1", 200, `"limited": false`)
 }
 
-// Who asks why a replica is not ready is told how the store fails, and since when.
+// /readyz tells how the store fails, and since when.
 func TestReasonsNameTheFailure(t *testing.T) {
 	w := serve(t)
 	w.ready.Listening()
@@ -265,7 +265,7 @@ func TestSilentConnectionIsClosed(t *testing.T) {
 	}
 }
 
-// Any number of connections of one client keeps no other one out.
+// Connections of one client keep no other client out, however many they are.
 func TestIdleConnectionsKeepNobodyOut(t *testing.T) {
 	w := serve(t)
 	at := strings.TrimPrefix(w.url, "http://")
@@ -309,7 +309,7 @@ func TestIdleConnectionsKeepNobodyOut(t *testing.T) {
 	group.Wait()
 }
 
-// A name that somebody else let point here is refused.
+// A request for a name that somebody else has pointed at this address is refused.
 func TestHosts(t *testing.T) {
 	w := serve(t)
 	for host, want := range map[string]int{

@@ -17,8 +17,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Scrapes that come while a text is made get its bytes, whatever their headers say;
-// the next one is made anew. Two texts are never made at a time.
+// Scrapes that come while a text is made get its bytes, whatever their headers say. The
+// next scrape gets a new text. Two texts are never made at the same time.
 func TestScrapesShareACollection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		reg := prometheus.NewRegistry()
@@ -123,7 +123,7 @@ func TestEncodingFor(t *testing.T) {
 	}
 }
 
-// A scrape of named metrics gets them alone.
+// A scrape of named metrics gets only these.
 func TestScrapeOfNames(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	for _, name := range []string{"one", "two"} {

@@ -73,8 +73,8 @@ func TestVictimHasTheMost(t *testing.T) {
 	}
 }
 
-// TestVictimIsRandom: within a source, and among sources that have as many,
-// it does not matter how long somebody has been in.
+// TestVictimIsRandom: within a source, and among sources with the same number of
+// members, the victim does not depend on how long a member has been there.
 func TestVictimIsRandom(t *testing.T) {
 	const members, rounds = 256, 256 * 200
 	for name, sources := range map[string]int{"one source": 1, "a source each": members} {

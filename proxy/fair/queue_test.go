@@ -69,7 +69,7 @@ func TestTry(t *testing.T) {
 	}
 }
 
-// What one source may do at a time leaves room for others at once.
+// One source may do only so much at a time, which leaves room for others at once.
 func TestEachSourceIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		got := order(t, &Queue{Size: 4, Each: 2}, 1, 1, 1, 1, 2, 3, 1)
@@ -125,8 +125,7 @@ func TestAbandonedWork(t *testing.T) {
 	})
 }
 
-// TestQueueUnderLoad: turns that come as contexts end are neither lost nor given
-// twice.
+// TestQueueUnderLoad: if turns come while contexts end, no turn is lost or given twice.
 func TestQueueUnderLoad(t *testing.T) {
 	q := &Queue{Size: 3, Each: 2}
 	var mu sync.Mutex
@@ -164,8 +163,9 @@ func TestQueueUnderLoad(t *testing.T) {
 	}
 }
 
-// A source that comes last waits for the piece of work that runs, however much 30 others
-// with higher ranks have to do. Where all ranks are alike, it waits for one piece of each.
+// A source that comes last waits for the running piece of work only, however much 30
+// others with higher ranks have to do. If all ranks are the same, it waits for one
+// piece of each.
 func TestLastSourceWaitsForOnePieceOfEach(t *testing.T) {
 	const flooding, each, honest = 30, 8, 31
 	var work []int

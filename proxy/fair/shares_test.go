@@ -20,7 +20,7 @@ func fill(t *testing.T, s *Shares, n int, want error) (list []*Share) {
 	}
 }
 
-// However many places a source makes wait, it leaves some to others.
+// However many places a source asks for, it leaves some to others.
 func TestPlacesThatWaitAreShared(t *testing.T) {
 	s := &Shares{Size: 120}
 	first := fill(t, s, 1, ErrWaiting)
@@ -53,7 +53,7 @@ func TestPlacesThatWaitAreShared(t *testing.T) {
 	}
 }
 
-// settle takes places for a source, which do not wait, until it gets no more.
+// settle takes connected places for a source until it gets no more.
 func settle(t *testing.T, s *Shares, n int, want error) (list []*Share) {
 	t.Helper()
 	for {
@@ -69,8 +69,8 @@ func settle(t *testing.T, s *Shares, n int, want error) (list []*Share) {
 	}
 }
 
-// A source may hold as many places as it wants while many are free. Of the last eighth,
-// sources that have more than are free get none, and others do.
+// A source may hold any number of places while many are free. Of the last eighth, a
+// source gets none if it holds more than are free.
 func TestLastPlacesAreShared(t *testing.T) {
 	s := &Shares{Size: 408}
 	if office := settle(t, s, 1, ErrShare); len(office) != 357 || s.Free() != 51 {

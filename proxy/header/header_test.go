@@ -15,9 +15,9 @@ import (
 	proxyproto "github.com/pires/go-proxyproto"
 )
 
-// What read accepts is what the library makes of the same bytes; it
-// takes the header and nothing behind it, however the bytes arrive; no part of
-// it passes for a whole; and it prints back to what reads the same.
+// read accepts what the library accepts, with the same meaning. It takes the header and
+// nothing after it, however the bytes arrive. No part of a header is accepted as a
+// whole. A header that is printed reads back as the same.
 func FuzzRead(f *testing.F) {
 	const v2 = "\r\n\r\n\x00\r\nQUIT\n"
 	for _, seed := range []string{
@@ -79,8 +79,8 @@ func TestReset(t *testing.T) {
 	}
 }
 
-// A header may be as long as the library says, and one that claims to be longer
-// is not waited for.
+// A header may be as long as the library allows. Usher does not wait for the rest of
+// one that claims to be longer.
 func TestLongestHeader(t *testing.T) {
 	for _, tooMuch := range []int{0, 1} {
 		length := int(proxyproto.MaxV2HeaderSize) + tooMuch

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// patient bounds every wait of these tests.
+// patient is the time limit of every wait in these tests.
 const patient = time.Minute
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -39,8 +39,8 @@ func pair(t *testing.T) (a, b *net.TCPConn) {
 	return dialled.(*net.TCPConn), accepted.(*net.TCPConn)
 }
 
-// A writer that is blocked in the middle of a buffer when it loses its right
-// to write does not write the rest of it once it can.
+// A writer that is blocked in the middle of a buffer when it loses its right to write
+// does not write the rest when it can.
 func TestWriterAsksBeforeEverySystemCall(t *testing.T) {
 	from, to := pair(t)
 	raw, err := from.SyscallConn()
@@ -83,9 +83,9 @@ func TestWriterAsksBeforeEverySystemCall(t *testing.T) {
 	}
 }
 
-// waitBlocked waits until the writer to c is blocked, as nobody reads: c takes
-// no more, and n, which moves with each write, does not any more. Stillness alone
-// may be a busy machine.
+// waitBlocked waits until the writer to c is blocked because nobody reads: c accepts no
+// more, and n, which changes with each write, no longer changes. An unchanged n alone
+// may mean a busy machine.
 func waitBlocked(t *testing.T, c *net.TCPConn, n *atomic.Int64) int64 {
 	t.Helper()
 	tick := time.NewTicker(50 * time.Millisecond)
@@ -106,7 +106,7 @@ func waitBlocked(t *testing.T, c *net.TCPConn, n *atomic.Int64) int64 {
 	return 0
 }
 
-// writable tells whether the system would take bytes for c.
+// writable reports whether the system would accept bytes for c.
 func writable(t *testing.T, c *net.TCPConn) bool {
 	t.Helper()
 	raw, err := c.SyscallConn()
@@ -165,8 +165,8 @@ func TestReaderHoldsNoBuffer(t *testing.T) {
 	}
 }
 
-// A client that has gone looks as if it had ended its direction. Where its target
-// is silent, the relay ends all the same.
+// A client that has gone looks as if it had ended its direction. If its target is
+// silent, the relay ends all the same.
 func TestFinWait(t *testing.T) {
 	for name, idle := range map[string]time.Duration{"without timeout.io": 0, "with a long one": time.Hour} {
 		t.Run(name, func(t *testing.T) {
@@ -191,8 +191,9 @@ func TestFinWait(t *testing.T) {
 	}
 }
 
-// A relay that ends early resets a connection on which the kernel has much to send. Else
-// the kernel would keep it, and the peer would take it for all.
+// A relay that ends early resets a connection on which the kernel has much to send.
+// Otherwise the kernel would keep the connection, and the peer would take what comes
+// for everything.
 func TestEarlyEndForgetsMuch(t *testing.T) {
 	client, fromClient := pair(t)
 	target, toTarget := pair(t)

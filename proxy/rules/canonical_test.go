@@ -9,7 +9,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// Any file that is accepted prints to one that means the same.
+// Any accepted file prints to a text with the same meaning.
 func TestCanonicalText(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		text := drawFile(rt)
@@ -21,7 +21,7 @@ func TestCanonicalText(t *testing.T) {
 	})
 }
 
-// checkCanonical holds that the canonical text of a set is that of an equal set.
+// checkCanonical checks that the canonical text of a set reads back as an equal set.
 func checkCanonical(t rapid.TB, set *Set) {
 	t.Helper()
 	printed := set.String()
@@ -37,7 +37,7 @@ func checkCanonical(t rapid.TB, set *Set) {
 	}
 }
 
-// meaning is what of a set does not depend on where its lines stand.
+// meaning is the part of a set that does not depend on the lines of the file.
 type meaning struct {
 	Settings Settings
 	Rules    []Rule

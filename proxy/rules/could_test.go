@@ -7,8 +7,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// What a rule passes at some addresses, it could pass; and who blocks all of them
-// decides about each.
+// If a rule passes a name at some addresses, Could says that it could pass. If it says
+// that a rule blocks all addresses, that rule decides about each.
 func TestCouldPassIsNoGuess(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		set, diags := Parse("random", []byte(anyRules(t)), testEnv)
@@ -42,7 +42,7 @@ func TestCouldPassIsNoGuess(t *testing.T) {
 	})
 }
 
-// A name is looked up only where that can matter.
+// A name is looked up only if this can change the verdict.
 func TestCouldPass(t *testing.T) {
 	const all = "socks pass { from: 0/0 to: 0/0 }\n"
 	client := netip.MustParseAddrPort("10.0.0.1:4711")

@@ -17,9 +17,9 @@ func TestMain(m *testing.M) { os.Exit(need.Summary(m).Run()) }
 // danteExamples is where Debian's dante-server keeps its examples.
 const danteExamples = "/usr/share/doc/dante-server/examples"
 
-// danteVerdicts say, for each of Dante's example files, what becomes of it: as
-// it is, and with all that is commented out in it. These are the errors in their
-// order, the beginning of each; none if the file is taken.
+// danteVerdicts say for each of Dante's example files whether it is accepted, as it is
+// and with all commented lines enabled. They are the beginnings of the errors in their
+// order, or empty.
 var danteVerdicts = map[string]struct{ asIs, inFull []string }{
 	"danted-basic.conf": {},
 	"danted-chaining.conf": {
@@ -37,8 +37,8 @@ var danteVerdicts = map[string]struct{ asIs, inFull []string }{
 	}},
 }
 
-// Dante's own examples are taken, or refused for the lines that are not ours.
-// They are read in place: their licence is not the project's.
+// Dante's own examples are accepted, or refused for lines that Usher does not support.
+// The test reads the installed files, because their licence is not Usher's.
 func TestDanteExamples(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join(danteExamples, "*.conf*"))
 	if err != nil {
@@ -84,8 +84,8 @@ func compareErrors(t *testing.T, name, text string, want []string) {
 	}
 }
 
-// uncommented brings in the lines that are commented out: those whose comment
-// begins with a keyword, a rule or a brace.
+// uncommented enables the commented lines: those whose comment begins with a keyword, a
+// rule or a brace.
 func uncommented(text string) string {
 	language := newLanguage(keywords)
 	rule := regexp.MustCompile(`^((client|socks) (pass|block)|route) *\{|^\}`)

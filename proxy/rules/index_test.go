@@ -10,7 +10,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// linear asks every rule in order: what an index must not differ from.
+// linear asks every rule in order. An index must give the same answers.
 func (s *Set) linear(client bool, q Query) Verdict {
 	q = q.plain()
 	if client {
@@ -29,7 +29,7 @@ func (s *Set) linear(client bool, q Query) Verdict {
 	return Verdict{}
 }
 
-// The pools are small, so that rules and queries meet.
+// The choices are few, so that queries often match rules.
 var (
 	someAddresses = []string{"0/0", "0/0", "0/0", "0/0", "0/0", "0/0", "0.0.0.0/0", "::/0", "10.0.0.0/8", "10.0.0.0/16", "10.0.0.1/32", "10.0.0.0/31", "192.0.2.0/24",
 		"128.0.0.0/1", "2001:db8::/32", "2001:db8::6/128", "lo", "eth0", "eth9", "@special", "one.test", "two.test", "six.test", "none.test"}
@@ -42,8 +42,8 @@ var (
 		"socksmethod: username", "command: connect", "command: bindreply udpreply", "protocol: udp", "proxyprotocol: socks_v4"}
 )
 
-// anyRules writes a file that is accepted: .domain and group: are errors where
-// they would block nothing.
+// anyRules writes a file that is accepted. It avoids .domain and group: in rules that
+// block, where they would block nothing and are errors.
 func anyRules(t *rapid.T) string {
 	pick := func(label string, from ...string) string { return rapid.SampledFrom(from).Draw(t, label) }
 	var b strings.Builder
@@ -145,7 +145,7 @@ func TestIndexKnowsEveryPort(t *testing.T) {
 	}
 }
 
-// subsequence reports whether part can be had by leaving out of whole.
+// subsequence reports whether part is whole without some of its elements.
 func subsequence(part, whole []string) bool {
 	for _, w := range whole {
 		if len(part) > 0 && part[0] == w {
@@ -155,8 +155,8 @@ func subsequence(part, whole []string) bool {
 	return len(part) == 0
 }
 
-// A list of ten thousand is asked about a handful of rules, whatever tells
-// its rules apart. That counts rules, as times are not to be relied on.
+// In a list of ten thousand rules, a query is compared with few rules, whatever the
+// rules differ in. The test counts rules, because times vary.
 func TestIndexLeavesOutMostRules(t *testing.T) {
 	for _, l := range longLists {
 		set := parse(t, l.text(10_000))
@@ -171,7 +171,7 @@ func TestIndexLeavesOutMostRules(t *testing.T) {
 	}
 }
 
-// So it is with what else is asked about than requests.
+// The same for questions other than requests.
 func TestEveryIndexLeavesOutMostRules(t *testing.T) {
 	var text strings.Builder
 	for _, kind := range []string{"client", "socks"} {
@@ -199,8 +199,8 @@ func (x *index) asked(q *Query) (n int) {
 	return n
 }
 
-// longList is a kind of long list that people have, with a query that its
-// last rule answers.
+// longList is a kind of long list that is used in practice, with a query that its last
+// rule answers.
 type longList struct {
 	name  string
 	rule  func(i int) string
@@ -244,8 +244,8 @@ var longLists = []longList{
 		"socks pass { from: 0/0 to: 0/0 }", request("10.2.3.4", 80).as("monica")},
 }
 
-// crowdedLists are those of which several rules are asked: that have two
-// conditions, each shared by many, or none that is filed.
+// crowdedLists are lists in which several rules are compared: they have two conditions,
+// each shared by many rules, or only conditions that the index does not cover.
 var crowdedLists = []longList{
 	{"users of networks",
 		func(i int) string {

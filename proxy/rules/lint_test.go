@@ -11,7 +11,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// lints returns the findings of a text as place and beginning of the message.
+// lints returns the findings of a text: location and beginning of the message.
 func lints(t *testing.T, text string) string {
 	t.Helper()
 	var words []string
@@ -93,7 +93,7 @@ func TestLintCovered(t *testing.T) {
 	}
 }
 
-// In lists that differ in one thing, each rule is compared with a few others.
+// If the rules of a list differ in one thing only, each is compared with a few others.
 func TestLintComparesFewRules(t *testing.T) {
 	const n = 10_000
 	lists := append(slices.Clone(longLists),
@@ -115,8 +115,8 @@ func TestLintComparesFewRules(t *testing.T) {
 	}
 }
 
-// Where there would be too many comparisons, that is said, and nothing that they
-// would have told; but what rules let clients reach is compared first.
+// If there would be too many comparisons, this is reported, instead of their findings.
+// But what rules let clients reach is compared first.
 func TestLintIsBounded(t *testing.T) {
 	text := "client pass { from: 10.0.0.0/8 to: 0/0 }\nsocks block { from: 0/0 to: 0/0 port = 1 }\n"
 	for i := range 100 { // all hold port 1, and none takes all of a later one
@@ -148,8 +148,8 @@ func TestLintIsBounded(t *testing.T) {
 	}
 }
 
-// Whatever the rules: one that is said never to match does not decide about
-// any query, and is found by no index.
+// For any rules: a rule that is reported as never matching decides no query, and no
+// index finds it.
 func TestLintCoveredIsNeverWrong(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		set, _ := Parse("random", []byte(anyRules(t)), testEnv)

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// told returns what Lint says of a text.
+// told returns the findings of Lint about a text.
 func told(t *testing.T, text string) string {
 	t.Helper()
 	var all []string
@@ -74,7 +74,7 @@ func TestLintEntrances(t *testing.T) {
 	}
 }
 
-// What a remedy says can be done: nobody is locked out, and nothing is opened.
+// Remedies can be obeyed: they lock nobody out, and open nothing.
 func TestRemediesDoNoHarm(t *testing.T) {
 	const in = "client pass { from: 0/0 to: 0/0 }\n"
 	for _, c := range []struct{ name, text, want, not string }{

@@ -177,8 +177,8 @@ socks pass { from: 0/0 to: mapped.test port = 10 }
 	}
 }
 
-// A .domain ends at a dot, by whatever the index finds its rule, and in a walk
-// without an index.
+// A .domain matches at dots only, both if the index finds its rule and without an
+// index.
 func TestDomainsBeginAtALabel(t *testing.T) {
 	for _, from := range []string{"0/0", "127.0.0.1/32"} { // found by the domain, or by the client
 		set := parse(t, "socks pass { from: "+from+" to: .one.test }")
@@ -362,7 +362,7 @@ socks pass { from: 0/0 to: 0/0 port = 5
 	})
 }
 
-// The request for an association has no target yet (DANTE 2.4).
+// The request for an association has no target yet.
 func TestAssociationRequest(t *testing.T) {
 	ask := Query{From: netip.MustParseAddrPort("127.0.0.1:4000"), Version: SOCKS5, Command: UDPAssociate}
 	for _, c := range []struct{ name, rule, want string }{
@@ -398,7 +398,7 @@ func TestAssociationRequest(t *testing.T) {
 	}
 }
 
-// What the examples of the seed pages say they do.
+// The examples of Dante's documentation do what it says.
 func TestSeedExamples(t *testing.T) {
 	open := func(name string) *Set { return parse(t, string(read(t, "testdata/good/"+name))) }
 	client := Query{To: Target{Addr: netip.MustParseAddr("192.0.2.1"), Port: 1080}}.from("10.1.1.1:4000")

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// The built-in means its networks, in each place and for each kind of question.
+// @special means its networks, in each part of a rule and for each kind of question.
 func TestSpecial(t *testing.T) {
 	var networks strings.Builder
 	for _, n := range specialNetworks {
@@ -42,7 +42,7 @@ func TestSpecial(t *testing.T) {
 	}
 }
 
-// Findings know what the built-in holds.
+// Findings consider the networks of @special.
 func TestLintSpecial(t *testing.T) {
 	const head = "socksmethod: none\nclient pass { from: 0/0 to: 0/0 }\n"
 	const preset = "socks block { from: 0/0 to: @special command: connect udpassociate }\n"

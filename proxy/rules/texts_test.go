@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// Every text that the parser can say is said in some golden file: in its
-// source, that is every string with two words.
+// Every message of the parser appears in a golden file. Messages are the strings with
+// at least two words in its source.
 func TestEveryTextIsSaid(t *testing.T) {
 	var golden strings.Builder
 	for _, dir := range []string{"good", "bad"} {

@@ -67,7 +67,7 @@ func busy(t *testing.T, g *Guard) (free []func()) {
 	return free
 }
 
-// attempt is what one check says: ok, failed, throttled, or another error.
+// attempt is the result of one check: ok, failed, throttled, or another error.
 func attempt(ctx context.Context, g *Guard, known *Checker, from, password string) string {
 	switch ok, err := g.Check(ctx, known, netip.MustParseAddr(from), "monica", password); {
 	case errors.Is(err, ErrThrottled):
@@ -112,8 +112,8 @@ func TestTooManyWrongPasswords(t *testing.T) {
 	})
 }
 
-// The minute for which a source is refused begins with the failure that was one
-// too many, whenever in its own minute that was.
+// A source is refused for a minute from its last failure on, whenever in its own minute
+// that was.
 func TestRefusedForTheNextMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		known, g := monica(t), newGuard(2)
@@ -132,7 +132,7 @@ func TestRefusedForTheNextMinute(t *testing.T) {
 	})
 }
 
-// What is remembered needs no hash, and after its minute it does again.
+// A remembered password needs no hash for a minute, and then needs one again.
 func TestHashedAgainAfterAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		known, g := monica(t), newGuard(0)
@@ -173,8 +173,8 @@ func TestSourcesAreBounded(t *testing.T) {
 	}
 }
 
-// A client with a wrong password locks out its user at its address, and nobody else
-// there. One that tries many users locks out its whole address, in the end.
+// A client with wrong passwords locks out this user at its address, and nobody else
+// there. If it tries many users, its whole address is locked out in the end.
 func TestWrongPasswordsOfOneUser(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		known, g := monica(t), newGuard(3)
@@ -212,9 +212,9 @@ func TestWrongPasswordsOfOneUser(t *testing.T) {
 	})
 }
 
-// While as many hashes as may be are computed, others wait as long as their context lets
-// them, but for those whose password is remembered; and who waits behind the
-// last failure that is allowed costs no hash.
+// While the maximum number of hashes is being computed, others wait as long as their
+// context allows, except for remembered passwords. A check that waits behind the last
+// allowed failure costs no hash.
 func TestHashesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		known, g := monica(t), newGuard(1)
@@ -254,7 +254,8 @@ func TestHashesAreBounded(t *testing.T) {
 	})
 }
 
-// Who is gone when the turn comes costs no hash, though both may come at once.
+// A client that has gone when its turn comes costs no hash, even if both happen at the
+// same time.
 func TestNoHashAfterTheClientHasLeft(t *testing.T) {
 	known, g := monica(t), newGuard(0)
 	ctx, cancel := context.WithCancelCause(t.Context())
@@ -266,7 +267,7 @@ func TestNoHashAfterTheClientHasLeft(t *testing.T) {
 	}
 }
 
-// order is a password that nobody has. It notes which ones were tried.
+// order is a password that nobody has. It records which ones were tried.
 type order struct{ tried []string }
 
 func (o *order) MatchesPassword(password string) bool {
@@ -274,9 +275,8 @@ func (o *order) MatchesPassword(password string) bool {
 	return false
 }
 
-// A source has one hash computed at a time, and while it has much to compute,
-// others need not wait for all of it. Those who have given no wrong password go
-// first.
+// Only one hash of a source is computed at a time. If a source has much to compute,
+// others do not wait for all of it. Sources without wrong passwords go first.
 func TestHashesTakeTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var done order

@@ -143,8 +143,8 @@ func (p probe) MatchesPassword(password string) bool {
 	return password == "sesame"
 }
 
-// An unknown user is hashed for like a known one, always like the same one,
-// and is refused even if the hash happens to match.
+// For an unknown user, the same hash is computed each time, as for a known one. The
+// user is refused even if the hash happens to match.
 func TestUnknownUserCostsTheSame(t *testing.T) {
 	c := &Checker{memory: newMemory()}
 	counts := make([]int, 3)
@@ -162,8 +162,8 @@ func TestUnknownUserCostsTheSame(t *testing.T) {
 	}
 }
 
-// Replicas, and processes that were started anew, agree about whose hash stands
-// in for an unknown user's; a line more takes over its share and moves no other.
+// Replicas and restarted processes agree on whose hash stands in for an unknown user's.
+// An additional line takes over its share and changes no other.
 func TestUnknownUserCostsTheSameEverywhere(t *testing.T) {
 	line := func(user, salt string) string {
 		return user + ":" + strings.Replace(vectors["apr1"], "saltsalt", salt, 1) + "\n"
