@@ -18,7 +18,7 @@ import (
 	"usher/store/redisstore/redistest"
 )
 
-// cluster is a Redis and replicas that follow what is published there.
+// cluster is a Redis and replicas that follow its published rules.
 type cluster struct {
 	t      *testing.T
 	server *redistest.Server
@@ -30,8 +30,9 @@ func newCluster(t *testing.T) *cluster {
 	return &cluster{t: t, server: redistest.Start(t), dir: t.TempDir()}
 }
 
-// env is the environment of replicas and verbs. A lease of this length bears requests
-// of half a second on a busy machine, and replicas hear of what is new as often.
+// env is the environment of replicas and verbs. With a lease of this length, requests
+// may take half a second on a busy machine. Replicas learn of news at the same
+// interval.
 func (c *cluster) env(more ...string) []string {
 	return append([]string{"USHER_STORE=" + c.server.URL(), "USHER_LEASE_TTL=5s"}, more...)
 }
@@ -83,12 +84,12 @@ func requirePart(t *testing.T, text string, parts ...string) {
 	}
 }
 
-// rulesFor are rules of which the limit tells them apart.
+// rulesFor are rules that can be told apart by their limit.
 func rulesFor(limit int) string {
 	return fmt.Sprintf("socksmethod: none\nclient pass { from: 127.0.0.0/8 to: 0/0 }\nsocks pass { from: 127.0.0.0/8 to: 0/0\n command: connect session.max: %d }\n", limit)
 }
 
-// From nothing published to a rollback, on three replicas.
+// From an empty store to a rollback, on three replicas.
 func TestApply(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
@@ -221,7 +222,7 @@ func TestStartFromCache(t *testing.T) {
 	p.eventually("/status", `"max": 30`)
 }
 
-// Of those who publish at the same time each learns whether its rules were published.
+// If several publish at the same time, each learns whether its rules were published.
 func TestApplyAtTheSameTime(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
@@ -267,7 +268,7 @@ func TestApplyAtTheSameTime(t *testing.T) {
 	p.eventually("/status", fmt.Sprintf(`"file": "generation %d"`, 1+won))
 }
 
-// Only what the key has signed is taken, by replicas that start and by those that run.
+// Replicas accept only signed rules, at their start and later.
 func TestApplySigned(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
@@ -303,7 +304,7 @@ func TestApplySigned(t *testing.T) {
 	requirePart(t, complaint, "--wait must not be negative")
 }
 
-// Replicas with files of their own and replicas that follow warn of each other.
+// Replicas with their own files and replicas that follow warn of each other.
 func TestMixOfFilesAndPublishedRules(t *testing.T) {
 	need.Seconds(t)
 	t.Parallel()
@@ -324,7 +325,7 @@ func TestMixOfFilesAndPublishedRules(t *testing.T) {
 	own.eventually("/status", `"max": 30`)
 }
 
-// A replica that was there when apply began, and reports no more, may serve the old
+// A replica that existed when apply began and no longer reports may serve the old
 // rules: apply names it and fails. When it is back, it takes the new rules.
 func TestApplyNamesAReplicaThatVanished(t *testing.T) {
 	t.Parallel()
@@ -349,8 +350,8 @@ func TestApplyNamesAReplicaThatVanished(t *testing.T) {
 	requirePart(t, out, "generation 2 is in force on 2 replicas\n")
 }
 
-// A generation that cannot be read hides no other one, and newer rules can be
-// published, be it an older one or the newest.
+// An unreadable generation, old or newest, hides no other one, and newer rules can be
+// published.
 func TestUnreadableGeneration(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)

@@ -14,7 +14,7 @@ import (
 	"usher/store/redisstore/redistest"
 )
 
-// A Redis that does not answer is told of with the time that it was given.
+// The error about a Redis that does not answer has the time limit.
 func TestStoreThatDoesNotAnswer(t *testing.T) {
 	need.Seconds(t)
 	t.Parallel()
@@ -27,10 +27,10 @@ func TestStoreThatDoesNotAnswer(t *testing.T) {
 	p.eventually("/status", "of USHER_LEASE_TTL")
 }
 
-// A Redis that answers and refuses all that writes, as one that was made a
-// replica does, is told of in the log and by the status, and has one line when that is over. The lease is
-// long because a request may take a tenth of it, and one that is late on a busy
-// machine is a failure of its own.
+// A Redis that answers and refuses all writes, as after it was made a replica, is
+// reported in the log and in the status. One line tells when this is over. The lease is
+// long because a request may take a tenth of it, and a late request on a busy machine
+// is another failure.
 func TestStoreThatRefuses(t *testing.T) {
 	need.Seconds(t)
 	t.Parallel()
@@ -62,8 +62,8 @@ func TestStoreThatRefuses(t *testing.T) {
 	}
 }
 
-// A password from a file is used, a warning tells of an insecure connection to the store,
-// and the password is not shown.
+// A password from a file is used. A warning reports an insecure connection to the
+// store. The password is never shown.
 func TestPasswordFromAFile(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, "--requirepass", "geheim")
@@ -81,9 +81,9 @@ func TestPasswordFromAFile(t *testing.T) {
 	}
 }
 
-// A Redis, or somebody on the way to it, that announces more than a reply may
-// have is a store that fails: the process lives, and rules without a limit
-// serve. Its words reach no terminal as they are.
+// If a Redis, or somebody between, announces more than a reply may have, the store
+// counts as failed: the process survives, and rules without a limit work. The text is
+// made safe before it reaches a terminal.
 func TestHostileStore(t *testing.T) {
 	t.Parallel()
 	rules := ruleFile(t, "client pass { from: 127.0.0.0/8 to: 0/0 }\nsocks pass { from: 127.0.0.0/8 to: 0/0 }\n")
@@ -133,8 +133,8 @@ func TestHostileStore(t *testing.T) {
 	}
 }
 
-// A Redis that is back with a password is another failure than one that is away,
-// and the cause that an operator has to know.
+// A Redis that is back and requires a password is another failure than one that is
+// away, and it is the one that an operator must know.
 func TestStoreThatIsBackWithAPassword(t *testing.T) {
 	need.Seconds(t)
 	t.Parallel()
@@ -153,8 +153,8 @@ func TestStoreThatIsBackWithAPassword(t *testing.T) {
 	p.eventually("/readyz?strict=1", "NOAUTH")
 }
 
-// A replica that stops leaves the store, and has not lost it, however slowly the store
-// answers.
+// A replica that stops leaves the store. It does not log that it lost the store,
+// however slowly the store answers.
 func TestLeavingIsNoLoss(t *testing.T) {
 	need.Seconds(t)
 	t.Parallel()
@@ -198,7 +198,7 @@ func TestReplicaThatWasPausedLogsItsLostLease(t *testing.T) {
 	}
 }
 
-// Port 1 of a loopback address that nobody uses stands for a Redis that is away.
+// Port 1 of an unused loopback address stands for a Redis that is away.
 func TestStoreThatIsAway(t *testing.T) {
 	t.Parallel()
 	p := launch(t, "USHER_STORE=redis://:geheim@127.9.9.9:1/0", "USHER_LEASE_TTL=1s", "USHER_CONFIG="+ruleFile(t, passLoopback))
@@ -217,8 +217,8 @@ func TestStoreThatIsAway(t *testing.T) {
 	}
 }
 
-// While the store is away, a replica that may admit holds the limit by its own
-// count, and says of which sessions the store knows nothing.
+// While the store is away, a replica with USHER_STORE_DOWN=admit holds the limit by its
+// own count, and reports which sessions the store does not know.
 func TestAdmitWhileTheStoreIsAway(t *testing.T) {
 	t.Parallel()
 	rules := strings.Replace(passLoopback, "maxsessions: 3", "maxsessions: 2\n rule.name: web", 1)
@@ -249,8 +249,8 @@ func TestAdmitWhileTheStoreIsAway(t *testing.T) {
 	}
 }
 
-// The bound on the users that a rule counts holds over replicas, and frees places
-// when the time of the rate is over.
+// The bound on the users that a rule counts holds over all replicas. When the time of
+// the rate is over, other users are counted.
 func TestThrottleKeysOverReplicas(t *testing.T) {
 	need.Seconds(t)
 	t.Parallel()

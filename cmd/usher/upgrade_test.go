@@ -38,7 +38,8 @@ func endSuccessors(t *testing.T, p *process) {
 	})
 }
 
-// descriptors returns what the descriptors of a process are, such as socket:[4711].
+// descriptors returns what the descriptors of a process refer to, such as
+// socket:[4711].
 func descriptors(t *testing.T, pid int) (list []string) {
 	t.Helper()
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
@@ -123,7 +124,8 @@ func TestUpgrade(t *testing.T) {
 }
 
 // wantOnlyListeners checks that a new process shares three listeners with the old one,
-// and otherwise what both have from this test, such as the standard descriptors.
+// and nothing else except what both have from this test, such as the standard
+// descriptors.
 func wantOnlyListeners(t *testing.T, old, now []string) {
 	t.Helper()
 	mine := descriptors(t, os.Getpid())
@@ -139,8 +141,8 @@ func wantOnlyListeners(t *testing.T, old, now []string) {
 	}
 }
 
-// TestUpgradeFails shows why an upgrade did not come about, in the answer of the
-// command and in the log, and that the old process goes on.
+// TestUpgradeFails checks that the answer of the command and the log say why an upgrade
+// failed, and that the old process continues.
 func TestUpgradeFails(t *testing.T) {
 	need.Seconds(t)
 	t.Parallel()

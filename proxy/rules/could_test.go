@@ -7,8 +7,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// If a rule passes a name at some addresses, Could says that it could pass. If it says
-// that a rule blocks all addresses, that rule decides about each.
+// If a rule passes a name at some addresses, CouldPass reports that one could pass. If
+// it names a rule that blocks all addresses, that rule decides about each.
 func TestCouldPassIsNoGuess(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		set, diags := Parse("random", []byte(anyRules(t)), testEnv)

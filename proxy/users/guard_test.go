@@ -112,8 +112,8 @@ func TestTooManyWrongPasswords(t *testing.T) {
 	})
 }
 
-// A source is refused for a minute from its last failure on, whenever in its own minute
-// that was.
+// A source is refused for a minute. This minute begins with the failure that exceeds
+// the bound, however late in the minute of counting it was.
 func TestRefusedForTheNextMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		known, g := monica(t), newGuard(2)

@@ -62,7 +62,7 @@ func setUser(t *testing.T, name string, rules []string, servers ...*redistest.Se
 	}
 }
 
-// forget lets a server forget what exercise left there, and the scripts.
+// forget removes from a server the data of exercise, and the scripts.
 func forget(t *testing.T, server *redistest.Server) {
 	t.Helper()
 	admin := server.Client()
@@ -84,8 +84,8 @@ func login(t *testing.T, rules []string) string {
 	return "usher:" + rules[i][1:] + "@"
 }
 
-// allNeeded expects that with an addition the user at url may all that a replica
-// does, and that nothing of it is too much.
+// allNeeded checks that with the addition the user at url may do all that a replica
+// does, and that each right is needed.
 func allNeeded(t *testing.T, addition []string, become func(addition []string), url string) {
 	t.Helper()
 	become(addition)
@@ -101,7 +101,7 @@ func allNeeded(t *testing.T, addition []string, become func(addition []string), 
 	become(addition)
 }
 
-// minimalClusterUser is TestMinimalUser for what a Redis Cluster needs beyond.
+// minimalClusterUser is TestMinimalUser for the additional rights on a Redis Cluster.
 func minimalClusterUser(t *testing.T, cluster *redistest.Cluster) {
 	rules := aclRules(t)
 	url := strings.Replace(cluster.URL(), "://", "://"+login(t, rules), 1)
@@ -122,8 +122,8 @@ func minimalClusterUser(t *testing.T, cluster *redistest.Cluster) {
 	}
 }
 
-// minimalSentinelUser is the same for the user of the sentinels. That of the
-// servers behind them needs nothing beyond.
+// minimalSentinelUser is the same for the user of the sentinels. The user of the
+// servers behind them needs no additional rights.
 func minimalSentinelUser(t *testing.T, group *redistest.Sentinels) {
 	rules := aclRules(t)
 	setUser(t, "usher", rules, group.Servers...)
@@ -135,8 +135,8 @@ func minimalSentinelUser(t *testing.T, group *redistest.Sentinels) {
 	warns(t, url, "min-replicas-to-write or min-replicas-max-lag is 0")
 }
 
-// TestMinimalUser holds the documentation's ACL line to what it says: it is
-// enough, and nothing of it is too much.
+// TestMinimalUser checks the ACL line of the documentation: it suffices, and each of
+// its rights is needed.
 func TestMinimalUser(t *testing.T) {
 	server := redistest.Start(t)
 	rules := aclRules(t)
@@ -189,7 +189,7 @@ func TestMinimalUser(t *testing.T) {
 	})
 }
 
-// exercise does everything once that a replica does to a store.
+// exercise makes each kind of request of a replica once.
 func exercise(ctx context.Context, s store.Store) (err error) {
 	defer func() { err = errors.Join(err, s.Close()) }()
 	c, err := s.Dial(ctx, 0)

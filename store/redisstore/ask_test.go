@@ -10,8 +10,8 @@ import (
 	"usher/store/redisstore/redistest"
 )
 
-// The answer of the highest epoch wins, also if it comes last: one who is cut
-// off from the others may be quick.
+// The answer with the highest epoch wins, even if it comes last, because a node that is
+// cut off from the others may be the fastest.
 func TestNewestAnswerWins(t *testing.T) {
 	old, current := redistest.Start(t), redistest.Start(t)
 	var peers []*peer

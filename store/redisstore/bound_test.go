@@ -53,8 +53,8 @@ var legitimate = map[string]string{
 	"batch of 64": batchReply(store.MaxEntries),
 }
 
-// clusterSlots is the answer of a cluster of that many primaries, each with a
-// replica, and with names and addresses as long as they get.
+// clusterSlots is the answer of a cluster with this number of primaries, each with a
+// replica, with the longest possible names and addresses.
 func clusterSlots(n int) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "*%d\r\n", n)
@@ -66,7 +66,7 @@ func clusterSlots(n int) string {
 	return b.String()
 }
 
-// members is the answer to Observe with that many replicas.
+// members is the answer to Observe with this number of replicas.
 func members(n int) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%%%d\r\n", n)
@@ -140,8 +140,8 @@ func TestHostileRepliesDoNotPass(t *testing.T) {
 	}
 }
 
-// FuzzBound: what passes is what came, the verdict is the same wherever the
-// data is cut, and a header that announces too much never passes whole.
+// FuzzBound: replies pass unchanged, the verdict does not depend on where the data is
+// cut, and a header that announces too much never passes completely.
 func FuzzBound(f *testing.F) {
 	for _, text := range legitimate {
 		f.Add([]byte(text[:min(len(text), 4096)]), uint16(1))
@@ -170,8 +170,8 @@ func FuzzBound(f *testing.F) {
 	})
 }
 
-// FuzzReplies lets a server answer anything to all that the store asks: no
-// answer is a panic, and none costs memory by what it claims.
+// FuzzReplies lets a server answer anything to all requests of the store. No answer
+// causes a panic, or takes memory just by announcing a length.
 func FuzzReplies(f *testing.F) {
 	ordinary := "%0\r\n$25\r\nredis_version:7.0.15\r\n\r\n\r\n$18\r\nmaster_replid:a\r\n\r\n\r\n"
 	for _, text := range legitimate {
@@ -198,7 +198,7 @@ func FuzzReplies(f *testing.F) {
 	})
 }
 
-// questions are all that the store asks servers.
+// questions are all requests of the store to servers.
 var questions = map[string]func(context.Context, *link){
 	"shard": func(ctx context.Context, l *link) {
 		c := &conn{link: l, keys: keysOf("fuzz", 0), locator: fixed("")}
@@ -228,15 +228,15 @@ var questions = map[string]func(context.Context, *link){
 	},
 }
 
-// answered is a peer that has this connection and gets no other.
+// answered is a peer that has this connection and gets no other one.
 func answered(l *link) *peer {
 	p := newPeer("127.0.0.1:1", func(context.Context, string) (*link, error) { return nil, errBroken })
 	p.link = l
 	return p
 }
 
-// TestAnnouncedBytesAddUp: a reply in parts cannot announce more than one may
-// have in all.
+// TestAnnouncedBytesAddUp: the parts of a reply cannot announce more together than a
+// reply may have.
 func TestAnnouncedBytesAddUp(t *testing.T) {
 	for n, want := range map[int]error{2: nil, 1000: nil, 50000: errReplySize} {
 		text := strings.Repeat(fmt.Sprintf("*%d\r\n", n), maxNesting) + strings.Repeat(":1\r\n", 1<<19)

@@ -37,8 +37,8 @@ func TestCheckEviction(t *testing.T) {
 	}
 }
 
-// A Redis that cannot save refuses to count. Setting stop-writes-on-bgsave-error
-// or save, as the warning says, is indeed the remedy.
+// A Redis that cannot save refuses writes. The warning's remedy,
+// stop-writes-on-bgsave-error or save, helps.
 func TestCheckPersistence(t *testing.T) {
 	server := redistest.Start(t)
 	set := func(name, value string) {
@@ -103,8 +103,8 @@ func checkSentinels(t *testing.T, group *redistest.Sentinels) {
 	set(map[string]string{"min-replicas-to-write": "0", "min-replicas-max-lag": "10"})
 }
 
-// Behind sentinels a server may have no CONFIG, as in managed services: what can
-// be found without it is reported, and the check ends.
+// Behind sentinels, a server may have no CONFIG, as in managed services. The check
+// reports what it finds without CONFIG, and ends.
 func TestCheckWithoutConfig(t *testing.T) {
 	server := redistest.Start(t, "--rename-command", "CONFIG", "HIDDEN", "--maxmemory-policy", "allkeys-lru",
 		"--min-replicas-to-write", "1")
@@ -130,7 +130,7 @@ func TestCheckWithoutConfig(t *testing.T) {
 	}
 }
 
-// A server that cannot be asked takes nothing away from what the others say.
+// If a server cannot be asked, the findings about the others are reported all the same.
 func TestCheckOfSomeServers(t *testing.T) {
 	away, here := redistest.Loopback(t), redistest.Start(t, "--maxmemory-policy", "allkeys-lru")
 	away.Close()
@@ -157,8 +157,8 @@ func TestCheckOfSomeServers(t *testing.T) {
 	}
 }
 
-// checkCluster: with full coverage required, the loss of one primary ends the
-// service of all.
+// checkCluster: if the cluster requires full coverage, the loss of one primary stops
+// all nodes.
 func checkCluster(t *testing.T, cluster *redistest.Cluster) {
 	set := func(value string) {
 		for _, n := range cluster.Nodes {

@@ -11,9 +11,9 @@ import (
 	"usher/store/redisstore/redistest"
 )
 
-// A step back of Redis' wall clock leaves windows with an end that is farther
-// off than they are long. One that is used up then has its own length left, and
-// refuses no longer. The user from before the right was needed goes on.
+// If Redis' wall clock is set back, windows end too late. A used-up window then gets
+// its own length, so that it does not refuse longer than that. A Redis user of an older
+// version, without the right for this, keeps working.
 func TestClockOfRedisStepsBack(t *testing.T) {
 	server := redistest.Start(t)
 	rules := aclRules(t)

@@ -16,8 +16,7 @@ import (
 	"usher/store/redisstore/redistest"
 )
 
-// meter is one replica on a shard of a server of its own, and what its scripts
-// cost there.
+// meter is one replica on a shard of its own server, and the cost of its scripts there.
 type meter struct {
 	testing.TB
 	server *redistest.Server
@@ -82,8 +81,8 @@ func (m *meter) expire() store.ExpireReply {
 	return reply
 }
 
-// fill gives the replica counters of n keys, with one session each, as batches
-// would in a longer time.
+// fill gives the replica counters of n keys, with one session each, as batches would
+// over a longer time.
 func (m *meter) fill(n int) {
 	m.Helper()
 	const prefix, most = "usher:{meter:0}:", 1000
@@ -104,7 +103,7 @@ func (m *meter) fill(n int) {
 	}
 }
 
-// entries are as many as a request may carry, from the key of number first on.
+// entries are the maximum of one request, from the key with number first on.
 func (m *meter) entries(first int, live int64) []store.Entry {
 	var list []store.Entry
 	for i := range store.MaxEntries {
@@ -113,7 +112,8 @@ func (m *meter) entries(first int, live int64) []store.Entry {
 	return list
 }
 
-// leastCost is the least of several costs: other work on the machine only adds.
+// leastCost is the lowest of several costs, because other work on the machine only adds
+// to them.
 func (m *meter) leastCost(times int, do func(i int)) time.Duration {
 	least := time.Duration(math.MaxInt64)
 	for range 8 {
@@ -122,8 +122,8 @@ func (m *meter) leastCost(times int, do func(i int)) time.Duration {
 	return least
 }
 
-// cost returns how long a call of what do does takes in the server, by its own
-// account.
+// cost returns how long one call of do takes in the server, by the server's own
+// measurement.
 func (m *meter) cost(times int, do func(i int)) time.Duration {
 	m.Helper()
 	m.server.Client().ConfigResetStat(m.Context())
@@ -144,7 +144,7 @@ func (m *meter) cost(times int, do func(i int)) time.Duration {
 	return time.Duration(us * float64(time.Microsecond))
 }
 
-// BenchmarkBatch reports what a batch costs Redis, by what is in it.
+// BenchmarkBatch reports the cost of batches in Redis, by their content.
 func BenchmarkBatch(b *testing.B) {
 	m := newMeter(b)
 	entry := func(name string, live int64) store.Entry {
@@ -183,8 +183,8 @@ func BenchmarkBatch(b *testing.B) {
 	}
 }
 
-// TestScriptCostIsBounded: what a script costs depends on what the request says,
-// not on how much the shard counts.
+// TestScriptCostIsBounded: the cost of a script depends on its request, not on the
+// amount of data in the shard.
 func TestScriptCostIsBounded(t *testing.T) {
 	// A walk over all of them would take twenty times as long.
 	grows := func(small, large time.Duration) bool { return large > 8*small }
@@ -212,7 +212,7 @@ func least(a, b map[string]time.Duration) map[string]time.Duration {
 	return lower
 }
 
-// scriptCosts measures on a shard with so many counters of one replica.
+// scriptCosts measures on a shard with this number of counters of one replica.
 func scriptCosts(t *testing.T, counters int) map[string]time.Duration {
 	t.Helper()
 	m := newMeter(t)

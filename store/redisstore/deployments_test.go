@@ -65,8 +65,8 @@ func TestLosses(t *testing.T) {
 	})
 }
 
-// TestNothingIsLeft: what was counted as often as it was given back takes no
-// place, so that clients who came once do not fill the data.
+// TestNothingIsLeft: counters that are back at 0 take no memory, so that old clients do
+// not fill Redis.
 func TestNothingIsLeft(t *testing.T) {
 	for _, name := range []string{"s1", "s1/from=192.0.2.1"} {
 		m := newMeter(t)
@@ -83,8 +83,8 @@ func TestNothingIsLeft(t *testing.T) {
 	}
 }
 
-// TestHistory: a server that was a replica for a moment may have lost what it
-// had acknowledged, and its connections know nothing of it.
+// TestHistory: a server that was a replica for a moment may have lost acknowledged
+// data, without any effect on its connections.
 func TestHistory(t *testing.T) {
 	server := redistest.Start(t)
 	storetest.RunHistory(t, open(t, server.URL(), "test"), server.Turn)
@@ -140,8 +140,9 @@ func reach(t *testing.T, url string) error {
 	return dial(t, s)
 }
 
-// patient returns a context for requests that find their server. Without a deadline a
-// store gives each sentinel and node a second only, and a busy machine may take longer.
+// patient returns a context for requests that find their server. Without a deadline, a
+// store waits for each sentinel and node for one second only, and a busy machine may
+// take longer.
 func patient(t *testing.T) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -199,7 +200,7 @@ func TestSentinels(t *testing.T) {
 	})
 }
 
-// takesLong leaves a test of ten seconds out with -short.
+// takesLong skips a test of ten seconds with -short.
 func takesLong(t *testing.T) {
 	t.Helper()
 	if testing.Short() {
@@ -292,9 +293,9 @@ func shardsAreSpread(t *testing.T, cluster *redistest.Cluster) {
 	t.Log(used)
 }
 
-// startWithoutShardZero: who was there before goes on with the rules that other
-// nodes count. Who starts must first agree with the others, in shard 0, on how
-// many shards there are, and admits by none until it has.
+// startWithoutShardZero: running replicas continue with the rules that other nodes
+// count. A new replica must first agree with the others, in shard 0, on the number of
+// shards. Until then, it admits nobody by any limit.
 func startWithoutShardZero(t *testing.T, cluster *redistest.Cluster) {
 	name := "test-" + rand.Text()
 	join := func() *limiter.Limiter {

@@ -26,7 +26,7 @@ func connected(t *testing.T) (*redistest.Server, store.Conn) {
 	return server, c
 }
 
-// A call ends with its context, though the server says nothing.
+// A call ends with its context, even if the server never answers.
 func TestSilentServer(t *testing.T) {
 	server, c := connected(t)
 	if err := syscall.Kill(server.PID(), syscall.SIGSTOP); err != nil {
@@ -49,7 +49,7 @@ func TestSilentServer(t *testing.T) {
 	}
 }
 
-// What the server has refused is not sent again behind the caller's back.
+// A request that the server has refused is not sent again by the client library.
 func TestNothingIsSentTwice(t *testing.T) {
 	server, c := connected(t)
 	join := store.Join{Replica: "h", Candidate: "b1", Stream: 1, Settings: pairSettings(false), Space: "c1a"}

@@ -2,10 +2,10 @@ package redisstore
 
 import "context"
 
-// SlotOf is for comparison with what servers say.
+// SlotOf is exported to tests, to compare it with the answers of servers.
 var SlotOf = slotOf
 
-// Command says something to the server of the first shard.
+// Command sends a command to the server of the first shard.
 func (s *Store) Command(ctx context.Context, args ...any) error {
 	c, err := s.Dial(ctx, 0)
 	if err != nil {

@@ -15,15 +15,15 @@ import (
 	"usher/store/redisstore/redistest"
 )
 
-// Lengths that let the client library panic or use up the memory, if it sees
-// them.
+// Lengths that make the client library panic or use up the memory if they reach it.
 var hostileLengths = []string{
 	"$4611686018427387904\r\n", "!4611686018427387904\r\n", "=4611686018427387904\r\n",
 	"*4611686018427387904\r\n", "%4611686018427387904\r\n", "~4611686018427387904\r\n", ">4611686018427387904\r\n",
 	"*2000000000\r\n", "$100000000000\r\n",
 }
 
-// A server that announces more than a reply may have is a store that fails.
+// If a server announces more than a reply may have, this counts as a failure of the
+// store.
 func TestHostileServer(t *testing.T) {
 	files := redistest.NewCertificates(t)
 	pair, err := tls.LoadX509KeyPair(files.Cert, files.Key)
@@ -91,7 +91,7 @@ func useOnce(t *testing.T, url string) error {
 	return err
 }
 
-// What a server says reaches people as one short line of printable text.
+// People see a server's texts as one short line of printable text.
 func TestTextsOfTheServerAreOneLine(t *testing.T) {
 	const words = "ERR \x1b[31mred\x07 \u202egnp.exe \u200b\x7f\u0085"
 	const want = `ERR \x1b[31mred\a \u202egnp.exe \u200b\x7f\u0085`

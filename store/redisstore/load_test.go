@@ -25,8 +25,8 @@ const (
 	loadHold  = 40 * time.Millisecond
 )
 
-// load is replicas that keep limits full: two that have one session of each
-// rule that stays, and on all of them workers whose sessions come and go.
+// load is replicas that keep limits full. Two of them have a permanent session of each
+// rule. On all of them, workers begin and end sessions.
 type load struct {
 	t        *testing.T
 	url      string
@@ -100,8 +100,8 @@ func (l *load) eventuallyAdmit(r *limiter.Limiter, rule int) (g *limiter.Grant) 
 	return g
 }
 
-// work asks whenever it has nothing, and not at the moment that its own last
-// session ends: whoever does that is always first.
+// work asks whenever it has no session, but not immediately after its own last session
+// has ended: it would always be first.
 func (l *load) work(r *limiter.Limiter, replica, rule int) {
 	for pause(l.ctx) {
 		g, err := r.Admit(l.ctx, ruleLimit(rule))
@@ -126,7 +126,7 @@ func pause(ctx context.Context) bool {
 	}
 }
 
-// enter counts who may relay from now on, this session included.
+// enter counts the sessions that may relay from now on, including this one.
 func (l *load) enter(replica, rule int, g *limiter.Grant) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -168,8 +168,8 @@ func (l *load) recovers() {
 	})
 }
 
-// stop ends the load and holds it to the invariants: the limit was never
-// exceeded, the sessions that stay were never cut, and no slot is lost.
+// stop ends the load and checks the invariants: the limit was never exceeded, permanent
+// sessions were never cut, and no slot is lost.
 func (l *load) stop() {
 	l.t.Helper()
 	l.cancel()
@@ -198,7 +198,7 @@ func (l *load) stop() {
 	}
 }
 
-// refill takes exactly as many slots as there are, spread over the replicas.
+// refill takes exactly as many slots as the limits have, spread over the replicas.
 func (l *load) refill(rule int) {
 	l.t.Helper()
 	var held []*limiter.Grant

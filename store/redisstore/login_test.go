@@ -18,8 +18,8 @@ func writeSecret(t *testing.T, file, text string) {
 	}
 }
 
-// A password that is changed at the servers and in its file is the one that the
-// next connection gives, to a server, to sentinels and to nodes of a cluster.
+// If a password changes at the servers and in its file, the next connection uses the
+// new one: to a server, to sentinels and to nodes of a cluster.
 func TestPasswordRotates(t *testing.T) {
 	dir := t.TempDir()
 	user, password := filepath.Join(dir, "user"), filepath.Join(dir, "password")
@@ -97,8 +97,8 @@ func TestSecretFiles(t *testing.T) {
 	}
 }
 
-// Files with secrets that every user may read, and any file that every user may write,
-// are told of.
+// There is a warning about files with secrets that every user may read, and about any
+// file that every user may write.
 func TestExposedFiles(t *testing.T) {
 	dir := t.TempDir()
 	tls := redistest.NewCertificates(t)

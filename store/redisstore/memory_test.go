@@ -10,8 +10,8 @@ import (
 	"usher/store/limit"
 )
 
-// What Redis may need for one client address: for its window, and for what it has of
-// a limit in the totals and in the ledger of one replica. docs/redis.md gives both.
+// The memory of Redis for one client address: for its window, and for its limit in the
+// totals and in the ledger of one replica. docs/redis.md gives both.
 const (
 	windowMemory = 250
 	countMemory  = 300
@@ -28,8 +28,8 @@ func (m *meter) used() int64 {
 	return n
 }
 
-// begins lets sessions of new addresses begin, and returns how many were admitted
-// and how many of the others got no window.
+// begins starts sessions of new addresses. It returns how many were admitted, and how
+// many others got no window.
 func (m *meter) begins(from, to int, maxKeys int64) (admitted, noWindow int) {
 	m.Helper()
 	for from < to {
@@ -50,7 +50,8 @@ func (m *meter) begins(from, to int, maxKeys int64) (admitted, noWindow int) {
 	return admitted, noWindow
 }
 
-// The sessions of an address that a limit counts take what the documentation says.
+// The sessions of an address with a limit take as much memory as the documentation
+// says.
 func TestMemoryOfCountedKeys(t *testing.T) {
 	m := newMeter(t)
 	const addresses = 20000
@@ -71,8 +72,8 @@ func TestMemoryOfCountedKeys(t *testing.T) {
 	}
 }
 
-// A flood of addresses under one rule does not take more of Redis than the bound of
-// the rule.
+// A flood of addresses under one rule does not take more memory of Redis than the bound
+// of the rule allows.
 func TestWindowsAreBoundedByTheRule(t *testing.T) {
 	m := newMeter(t)
 	const most = 1000
@@ -88,8 +89,8 @@ func TestWindowsAreBoundedByTheRule(t *testing.T) {
 	}
 }
 
-// A flood of addresses does not take more of Redis than maxmemory: those that
-// would begin a window then get none, and all else goes on.
+// A flood of addresses does not take more memory of Redis than maxmemory. Above it,
+// addresses get no new windows, and everything else continues.
 func TestWindowsAreBoundedByMaxmemory(t *testing.T) {
 	m := newMeter(t)
 	config := func(name, value string) {

@@ -46,7 +46,7 @@ func TestScriptsEqualModel(t *testing.T) {
 	})
 }
 
-// pair is the two stores, and what the replicas on them know.
+// pair is the two stores, and the state of the replicas in them.
 type pair struct {
 	ctx      context.Context
 	raw      *redis.Client
@@ -97,7 +97,7 @@ func newPair(t *rapid.T, raw *redis.Client, begin func(), url, cluster string) *
 	return p
 }
 
-// both does one thing to both stores and wants the same answer.
+// both makes one request to both stores and requires the same answer.
 func (p *pair) both(t *rapid.T, what string, do func(store.Conn) (any, error)) any {
 	var replies []string
 	var first any
@@ -129,10 +129,10 @@ func pairSettings(strict bool) store.Settings {
 	return store.Settings{Protocol: 1, TTL: time.Second, Strict: strict, Shards: 1}
 }
 
-// pairRate is n in a window that does not end by itself while a test runs.
+// pairRate is a rate of n in a window that does not end by itself while a test runs.
 func pairRate(n int64) limit.Rate { return limit.Rate{N: n, Per: time.Hour} }
 
-// pairPools are what three generations ask of pools with.
+// pairPools are the numbers of pools in three generations.
 var pairPools = [][]store.Entry{
 	{
 		{Counter: "pool/p", Max: 3, RuleMax: limit.None},
@@ -149,8 +149,8 @@ var pairPools = [][]store.Entry{
 	},
 }
 
-// entries draws entries; a join's are without rates. What a replica asks for, it asks
-// with the numbers of one generation, and it may have sessions of another.
+// entries draws entries. Those of a join have no rates. A replica asks with the numbers
+// of one generation, and may have sessions of another.
 func (p *pair) entries(t *rapid.T, rates bool) []store.Entry {
 	generation := rapid.IntRange(0, len(pairPools)-1).Draw(t, "generation")
 	out := p.draw(t, rates, slices.Concat(pairRules, pairPools[generation]))
@@ -242,7 +242,7 @@ func (p *pair) batch(t *rapid.T) {
 	}
 }
 
-// again sends what was sent before, as it was.
+// again sends an earlier request once more, unchanged.
 func (p *pair) again(t *rapid.T) {
 	if len(p.sent) == 0 {
 		t.Skip("nothing was sent yet")
@@ -268,7 +268,7 @@ func (p *pair) endRecovery(t *rapid.T) {
 	p.both(t, "observe", func(c store.Conn) (any, error) { return c.Observe(p.ctx, []string{"c1a/s1", "c1a/s2"}) })
 }
 
-// lose drops one key, seldom.
+// lose rarely drops one key.
 func (p *pair) lose(t *rapid.T) {
 	if rapid.IntRange(0, 5).Draw(t, "seldom") > 0 {
 		return
@@ -276,7 +276,7 @@ func (p *pair) lose(t *rapid.T) {
 	p.drop(t, rapid.SampledFrom([]string{"m", "t", "r:h0", "r:h1"}).Draw(t, "key"))
 }
 
-// turn begins another history of the same data, seldom.
+// turn rarely begins another history of the same data.
 func (p *pair) turn(t *rapid.T) {
 	if rapid.IntRange(0, 5).Draw(t, "seldom") > 0 {
 		return

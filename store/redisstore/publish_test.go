@@ -213,8 +213,8 @@ func reports(url string) func(t *testing.T) {
 	}
 }
 
-// garbledGenerations: what others write into the keys is an error, of a kind that
-// does not end the connection, because the limits are counted over the same one. It
+// garbledGenerations: data that others write into the keys causes an error that does
+// not end the connection, because the limits are counted over the same connection. It
 // hides no other generation, and a new one can be published.
 func garbledGenerations(url string) func(t *testing.T) {
 	return func(t *testing.T) {
@@ -259,7 +259,7 @@ func TestPublishingNeedsNoOtherRights(t *testing.T) {
 	publishing(t, strings.Replace(server.URL(), "://", "://"+login(t, rules), 1))
 }
 
-// TestKeysOfOtherTypes: whoever puts another type there stops no counting.
+// TestKeysOfOtherTypes: keys of a wrong type do not stop the counting.
 func TestKeysOfOtherTypes(t *testing.T) {
 	server := redistest.Start(t)
 	p := newPress(t, server.URL())

@@ -10,7 +10,7 @@ import (
 	"usher/store/redisstore/redistest"
 )
 
-// endpoints lets a real cluster name its nodes in each way that there is.
+// endpoints makes a real cluster name its nodes in each possible way.
 func endpoints(t *testing.T, cluster *redistest.Cluster) {
 	set := func(name, value string) {
 		t.Helper()
@@ -48,8 +48,8 @@ func reachAll(t *testing.T, url string) {
 	}
 }
 
-// TestClusterOverIPv6: a node that does not know its address, and one that
-// gives an address of IPv6.
+// TestClusterOverIPv6: one node does not know its address, another one gives an IPv6
+// address.
 func TestClusterOverIPv6(t *testing.T) {
 	if l, err := net.Listen("tcp", "[::1]:0"); err != nil {
 		t.Skip("this machine has no IPv6:", err)
@@ -66,7 +66,7 @@ func TestClusterOverIPv6(t *testing.T) {
 	}
 }
 
-// What CLUSTER SLOTS may say by its documentation, and what it may not.
+// Answers to CLUSTER SLOTS that its documentation allows, and some that it does not.
 func TestAnswersToClusterSlots(t *testing.T) {
 	const id = "$2\r\nid\r\n"
 	for name, c := range map[string]struct {

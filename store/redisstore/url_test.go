@@ -73,8 +73,8 @@ func TestBadURLs(t *testing.T) {
 	}
 }
 
-// TestLoginErrors: what a server or the network answers is shown, and the
-// password is not.
+// TestLoginErrors: errors show the answer of a server or the network, and not the
+// password.
 func TestLoginErrors(t *testing.T) {
 	server := redistest.Start(t, "--requirepass", "right")
 	for url, want := range map[string]string{

@@ -35,8 +35,8 @@ func (g *gate) String() string {
 	return g.text.String()
 }
 
-// A stalled reader makes nobody wait, costs bounded memory, and its lines are
-// counted. What was queued is written when the reader is back.
+// Nobody waits for a stalled reader. It costs bounded memory, and its lost lines are
+// counted. Queued lines are written when the reader is back.
 func TestQueueOfAStalledReader(t *testing.T) {
 	var g gate
 	q := newQueue(&g, nil)
@@ -90,7 +90,7 @@ func TestQueueThatFails(t *testing.T) {
 	}
 }
 
-// A file that is rotated gets no line that was logged before.
+// After a rotation, the new file gets no line that was logged before.
 func TestQueueReopensBetweenLines(t *testing.T) {
 	var g gate
 	q := newQueue(&g, func() { fmt.Fprintln(&g, "reopened") })
@@ -106,7 +106,7 @@ func TestQueueReopensBetweenLines(t *testing.T) {
 	}
 }
 
-// A line longer than what is written at once is one write.
+// A line that is longer than a batch of lines is written at once.
 func TestQueueOfLongLines(t *testing.T) {
 	var g gate
 	q := newQueue(&g, nil)

@@ -64,8 +64,8 @@ func TestCheckAuth(t *testing.T) {
 	}
 }
 
-// TestGroupsOfRules holds that a rule that blocks is refused where it would
-// block nobody, and one that passes is warned about where it passes nobody.
+// TestGroupsOfRules checks that a rule that would block nobody is an error, and that
+// one that passes nobody is a warning.
 func TestGroupsOfRules(t *testing.T) {
 	groups, err := users.LoadGroups(write(t, filepath.Join(t.TempDir(), "groups"), "staff: monica\nempty:\n"))
 	if err != nil {
@@ -101,10 +101,10 @@ func TestGroupsOfRules(t *testing.T) {
 	}
 }
 
-// TestUsersOfRules holds that a rule that blocks a user is an error where nobody can be
-// that user for want of a users file. It is a warning where nobody could be with one,
-// by the version, a client-rule or the settings: the rule blocks nobody in Dante
-// either. One that asks for a method only is no error.
+// TestUsersOfRules checks that a rule that blocks a user is an error if nobody can be
+// this user because there is no users file. It is a warning if nobody could be this
+// user even with one, because of the SOCKS version, a client-rule or the settings: then
+// the rule blocks nobody in Dante either. A rule with a method only is no error.
 func TestUsersOfRules(t *testing.T) {
 	const in = "client pass { from: 0/0 to: 0/0 }\n"
 	const all = "socks pass { from: 0/0 to: 0/0 }\n"

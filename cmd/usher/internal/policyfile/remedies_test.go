@@ -48,8 +48,8 @@ type remedy struct {
 	after               []map[string]string // for each way to obey
 }
 
-// Every remedy is obeyed, in each of its ways: the finding goes away, the files load,
-// nothing else is found, and nobody gets in who was refused before.
+// Every remedy is obeyed, in each of its ways. The finding disappears, the files load,
+// there are no other findings, and nobody gets in who was refused before.
 func TestRemediesAreObeyed(t *testing.T) {
 	for _, c := range remedies(t) {
 		t.Run(c.title, func(t *testing.T) {
@@ -92,7 +92,7 @@ func (c remedy) obeyed(t *testing.T, before, after loaded) {
 	}
 }
 
-// narrow checks that after lets nobody in whom before refuses.
+// narrow checks that after admits nobody whom before refuses.
 func (c remedy) narrow(t *testing.T, before, after loaded) {
 	t.Helper()
 	rapid.Check(t, func(t *rapid.T) {
@@ -130,7 +130,7 @@ func drawQuestion(t *rapid.T) []string {
 	return args
 }
 
-// loaded is what became of a set of files.
+// loaded is the result of loading a set of files.
 type loaded struct {
 	policy *proxy.Policy // nil: they cannot be served
 	err    error
@@ -153,7 +153,7 @@ var remedyMachine = rules.Env{Interface: func(name string) ([]netip.Addr, bool) 
 	return addrs, addrs != nil
 }}
 
-// load finds what usher validate finds.
+// load returns the findings of usher validate.
 func (c remedy) load(t *testing.T, files map[string]string) (l loaded) {
 	t.Helper()
 	dir := t.TempDir()

@@ -51,7 +51,8 @@ func TestStoreNews(t *testing.T) {
 	}
 }
 
-// A request that ends by its own limit is told with that and what sets it.
+// If a request ends by its own time limit, the line has the limit and the variable that
+// sets it.
 func TestFailureOfALateAnswer(t *testing.T) {
 	w := Watch{ttl: 2 * time.Second}
 	late := fmt.Errorf("read: %w", os.ErrDeadlineExceeded)
@@ -102,8 +103,7 @@ func TestEffectsDependOnTheSettings(t *testing.T) {
 	}
 }
 
-// told is a log, of which it can be said how many lines it has and what the
-// last one says.
+// told is a log that counts its lines and has the last one.
 type told struct{ bytes.Buffer }
 
 func (o *told) want(t *testing.T, lines int, last ...string) {
@@ -120,8 +120,8 @@ func (o *told) want(t *testing.T, lines int, last ...string) {
 	}
 }
 
-// A store that fails is told of once, and once more when nothing has failed for
-// a while and something was written.
+// A failing store is logged once, and once more when nothing has failed for a while and
+// something was written.
 func TestStoreFailureIsLoggedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out told
@@ -149,9 +149,8 @@ func TestStoreFailureIsLoggedOnce(t *testing.T) {
 	})
 }
 
-// The first failure may be another one than that which lasts. What changes is
-// told, but not at each change where failures take turns; what lasts is
-// repeated.
+// The first failure may differ from the lasting one. Changes are logged, but not each
+// one if failures alternate. A lasting failure is repeated.
 func TestChangedStoreFailureIsLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out told
