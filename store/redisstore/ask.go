@@ -103,7 +103,8 @@ func newest[A any](ctx context.Context, peers []*peer, question func(context.Con
 		err    error
 	}
 	replies := make(chan reply, len(peers))
-	for _, p := range peers {
+	errs := make([]error, len(peers)) // in the order of peers, so that the same failure has the same text
+	for i, p := range peers {
 		go func() { // ends within ctx, and is waited for below
 			var r reply
 			r.err = p.ask(ctx, func(ctx context.Context, c *redis.Conn) (err error) {
@@ -111,18 +112,16 @@ func newest[A any](ctx context.Context, peers []*peer, question func(context.Con
 				return err
 			})
 			if r.err != nil {
-				r.err = fmt.Errorf("%s: %w", p.addr, r.err)
+				errs[i] = fmt.Errorf("%s: %w", p.addr, r.err)
 			}
 			replies <- r
 		}()
 	}
 	var best reply
-	var errs []error
 	found := false
 	for range peers {
 		switch r := <-replies; {
 		case r.err != nil:
-			errs = append(errs, r.err)
 		case !found || r.epoch > best.epoch:
 			best, found = r, true
 		}

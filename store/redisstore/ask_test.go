@@ -2,6 +2,7 @@ package redisstore
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -40,6 +41,30 @@ func TestNewestAnswerWins(t *testing.T) {
 		})
 		if addr != current.Addr || epoch != 2 || err != nil {
 			t.Errorf("%s, epoch %d, %v; want %s", addr, epoch, err, current.Addr)
+		}
+	}
+}
+
+// While nobody answers, the failure has the same text each time: it is logged if it is
+// new.
+func TestSameFailureSameText(t *testing.T) {
+	l, err := parseURL("redis+cluster://127.9.9.1:1,127.9.9.2:1,127.9.9.3:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := newNodes(l)
+	t.Cleanup(n.close)
+	for i := range 4 {
+		addr := fmt.Sprintf("127.9.8.%d:1", i)
+		n.seen[addr] = newPeer(addr, n.open)
+	}
+	_, first := n.locate(t.Context(), "usher:{default:0}:g")
+	if first == nil {
+		t.Fatal("somebody answers")
+	}
+	for range 100 {
+		if _, err := n.locate(t.Context(), "usher:{default:0}:g"); err == nil || err.Error() != first.Error() {
+			t.Fatalf("first %v\nthen %v", first, err)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package redisstore
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -92,6 +93,7 @@ func (n *nodes) remembered() (peers []*peer) {
 	for _, p := range n.seen {
 		peers = append(peers, p)
 	}
+	slices.SortFunc(peers, func(a, b *peer) int { return strings.Compare(a.addr, b.addr) })
 	return peers
 }
 
