@@ -55,16 +55,11 @@ func TestApplyToAReplicaWithoutTheShardOfTheRules(t *testing.T) {
 			if a.err == nil && a.reply == granted {
 				a.Close()
 			}
-			all = append(all, int(a.reply))
+			all = append(all, a.reply)
 		}
 		return all
 	}
-	eventually(t, patience, func() string {
-		if all := replies(); slices.ContainsFunc(all, func(r int) bool { return r != granted }) {
-			return fmt.Sprint("replies ", all)
-		}
-		return ""
-	})
+	eventually(t, patience, allAre(granted, replies))
 
 	rulesAt := cluster.Serving(cluster.Slot("{default:0}"))
 	do(rulesAt, "ACL", "SETUSER", "far", "off")
@@ -79,13 +74,20 @@ func TestApplyToAReplicaWithoutTheShardOfTheRules(t *testing.T) {
 	client{proxy: replicas[1].socks}.ask(t, 1, free.endpoint().String()).want(t, 1, notAllowed) // it goes on
 
 	do(rulesAt, "ACL", "SETUSER", "far", "on")
-	eventually(t, patience, func() string {
-		if all := replies(); slices.ContainsFunc(all, func(r int) bool { return r != notAllowed }) {
+	eventually(t, patience, allAre(notAllowed, replies))
+	if code, said := verb(t, near, "rollback"); code != 0 || !strings.Contains(said, "generation 3 is in force on 2 replicas") {
+		t.Errorf("exit code %d\n%s", code, said)
+	}
+}
+
+// allAre returns a function that returns "" if each of the replies is want, and else says
+// which ones there are.
+func allAre(want int, replies func() []int) func() string {
+	return func() string {
+		all := replies()
+		if slices.ContainsFunc(all, func(r int) bool { return r != want }) {
 			return fmt.Sprint("replies ", all)
 		}
 		return ""
-	})
-	if code, said := verb(t, near, "rollback"); code != 0 || !strings.Contains(said, "generation 3 is in force on 2 replicas") {
-		t.Errorf("exit code %d\n%s", code, said)
 	}
 }
