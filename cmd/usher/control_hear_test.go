@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// askDeaf runs a verb with --pid, with an environment of its own.
+// askDeaf runs a verb with --pid, in its own environment.
 func askDeaf(t *testing.T, env []string, pid int, args ...string) (out, code string) {
 	t.Helper()
 	cmd := exec.Command("usher", append(args, fmt.Sprint("--pid=", pid))...)
@@ -20,8 +20,8 @@ func askDeaf(t *testing.T, env []string, pid int, args ...string) (out, code str
 	return string(text), "0"
 }
 
-// TestControlWithoutAdmin: with --pid a command sends its signal though nobody can tell
-// what becomes of it, and says so with an exit code of its own.
+// TestControlWithoutAdmin: with --pid, a command sends its signal even if it cannot
+// learn the result, and reports this with its own exit code.
 func TestControlWithoutAdmin(t *testing.T) {
 	t.Parallel()
 	p := launchOnly(t, exec.Command("usher"), "USHER_CONFIG="+ruleFile(t, passLoopback), "USHER_ADMIN_LISTEN=off")

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// reload tells what became of it, without a look at the log.
+// reload prints its result, so that nobody needs the log.
 func TestReloadCommand(t *testing.T) {
 	t.Parallel()
 	file := ruleFile(t, passLoopback)

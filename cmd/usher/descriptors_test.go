@@ -24,8 +24,8 @@ func dialSocks(t *testing.T, p *process) net.Conn {
 	return c
 }
 
-// TestOutOfDescriptors takes all of them, sees that who comes next is closed
-// at once, and that the process serves as before when they are back.
+// TestOutOfDescriptors uses up all descriptors. The next client is closed at once, and
+// the process serves again when descriptors are free.
 func TestOutOfDescriptors(t *testing.T) {
 	t.Parallel()
 	p := launchCommand(t, exec.Command("sh", "-c", "ulimit -n 40; exec usher"), "USHER_MAX_NEGOTIATING=1000", "USHER_MAX_SESSIONS=1000")
@@ -62,7 +62,7 @@ func TestOutOfDescriptors(t *testing.T) {
 	}
 }
 
-// TestSoftLimitIsRaised holds what docs/deploy.md says of the soft limit.
+// TestSoftLimitIsRaised checks what docs/deploy.md says about the soft limit.
 func TestSoftLimitIsRaised(t *testing.T) {
 	t.Parallel()
 	p := launchCommand(t, exec.Command("sh", "-c", "ulimit -Sn 64; ulimit -Hn 200; exec usher"))

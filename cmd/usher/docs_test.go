@@ -47,8 +47,8 @@ var (
 	link    = regexp.MustCompile(`\]\(([^)\s]+)\)`)
 )
 
-// anchors returns what links to headings of a page may name, as GitHub makes
-// them: lower case, blanks as hyphens, a number from the second of its name on.
+// anchors returns the link targets of the headings of a page, as GitHub makes them:
+// lower case, hyphens for blanks, and a number if the same heading came before.
 func anchors(page string) map[string]bool {
 	found := map[string]bool{}
 	for _, h := range heading.FindAllStringSubmatch(fence.ReplaceAllString(page, ""), -1) {
@@ -118,8 +118,8 @@ func goPackages(t *testing.T, root string) (found []string) {
 	return found
 }
 
-// TestArchitectureIsTrue holds docs/architecture.md to the tree: its map has
-// every package, and every file that it names is there.
+// TestArchitectureIsTrue compares docs/architecture.md with the tree: its map has every
+// package, and every file that it names exists.
 func TestArchitectureIsTrue(t *testing.T) {
 	page := pages(t)["docs/architecture.md"]
 	_, chart, _ := strings.Cut(page, "\n## Packages\n")
@@ -173,8 +173,8 @@ func source(t *testing.T, roots ...string) string {
 	return all.String()
 }
 
-// TestLogMessagesExist holds the table of log lines in docs/observability.md
-// to the source.
+// TestLogMessagesExist compares the table of log lines in docs/observability.md with
+// the source.
 func TestLogMessagesExist(t *testing.T) {
 	_, table, _ := strings.Cut(pages(t)["docs/observability.md"], "\n| message | when |\n|---|---|\n")
 	table, _, _ = strings.Cut(table, "\n\n")
@@ -207,7 +207,7 @@ func TestReadmeRules(t *testing.T) {
 	}
 }
 
-// TestNamedTestsExist holds the pages to the tests that they name.
+// TestNamedTestsExist checks that the tests that pages name exist.
 func TestNamedTestsExist(t *testing.T) {
 	code := source(t, "cmd", "proxy", "limiter", "store", "integration")
 	for name, page := range pages(t) {

@@ -11,9 +11,9 @@ import (
 	"usher/cmd/usher/internal/exit"
 )
 
-// TestDocumentedExamples runs what pages show: a fenced block whose first line is
-// "# NAME.conf" is a file, and a block of the language console has commands and
-// their output, in which "..." stands for any text. Each file must be asked about.
+// TestDocumentedExamples runs the examples of pages. A fenced block whose first line is
+// "# NAME.conf" is a file. A block of the language console has commands and their
+// output, in which "..." stands for any text. There must be a command for each file.
 func TestDocumentedExamples(t *testing.T) {
 	for _, c := range []struct {
 		page  string
@@ -91,7 +91,7 @@ func runExamples(t *testing.T, page string) map[string]bool {
 	return asked
 }
 
-// runExample compares what a command prints with what the page shows.
+// runExample compares the output of a command with the page.
 func runExample(t *testing.T, env map[string]string, words []string, want string) {
 	t.Helper()
 	var out strings.Builder
@@ -106,8 +106,8 @@ func runExample(t *testing.T, env map[string]string, words []string, want string
 	}
 }
 
-// noWarnings checks that nothing is found in a file, but that its list of private
-// targets is a short one.
+// noWarnings checks that a file has no findings, except that its list of private
+// targets is incomplete.
 func noWarnings(t *testing.T, name string) {
 	t.Helper()
 	var out strings.Builder

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// forbidden are the edges that the structure lives by, with the reason for each.
-// A package stands for itself and what is below it.
+// forbidden are imports that would break the structure, with the reason for each. A
+// package stands for itself and the packages below it.
 var forbidden = []struct{ from, to, why string }{
 	{"usher/store", "usher/limiter", "the store's contract is what limiters are built on"},
 	{"usher/store", "usher/proxy", "a store counts, and knows no SOCKS"},
@@ -106,8 +106,7 @@ var forbidden = []struct{ from, to, why string }{
 	{"usher/store/redisstore", "usher/store/memstore", "stores stand beside each other"},
 }
 
-// allowed are packages of values that whoever has the reason may import, in
-// spite of the edges above.
+// allowed are packages of values that may be imported in spite of the list above.
 var allowed = []struct{ from, to, why string }{
 	{"usher/proxy/users", "usher/proxy/fair", "hashes take turns by source"},
 	{"usher/proxy/resolve", "usher/proxy/fair", "lookups take turns by source"},
@@ -148,8 +147,7 @@ func TestImportsRunOneWay(t *testing.T) {
 	}
 }
 
-// What is pure must not reach the network through a package that it imports,
-// either.
+// Pure packages must not reach the network through their imports, either.
 func TestPurePackagesReachNoNetwork(t *testing.T) {
 	for _, pure := range []string{"usher/proxy/rules", "usher/proxy/decide"} {
 		out, err := exec.Command("go", "list", "-deps", pure).Output()

@@ -72,7 +72,7 @@ func talk(t *testing.T, p *process, target string) {
 	}
 }
 
-// The death of the program that reads the log costs lines, and nothing else.
+// If the program that reads the log dies, lines are lost, and nothing else.
 func TestLogReaderDies(t *testing.T) {
 	t.Parallel()
 	p, r := launchInto(t)
@@ -98,7 +98,7 @@ func TestLogReaderDies(t *testing.T) {
 	}
 }
 
-// A log reader that stalls with a full pipe holds up no session, reload or stop.
+// A log reader that stalls with a full pipe delays no session, reload or stop.
 func TestLogReaderStalls(t *testing.T) {
 	t.Parallel()
 	pass := strings.Replace(passLoopback, "maxsessions: 3", "", 1)
@@ -127,7 +127,7 @@ func TestLogReaderStalls(t *testing.T) {
 	}
 }
 
-// A start that fails ends, although nobody reads why.
+// A failed start ends, even if nobody reads why.
 func TestFailureThatNobodyReads(t *testing.T) {
 	t.Parallel()
 	r, w, err := os.Pipe()

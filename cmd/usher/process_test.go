@@ -18,7 +18,8 @@ import (
 	"time"
 )
 
-// patience bounds every wait for another process; nothing should come near it.
+// patience is the time limit of every wait for another process. No wait should take
+// that long.
 const patience = time.Minute
 
 // exitStatus returns the exit code in the error of a command, as text.
@@ -60,7 +61,7 @@ func launchCommand(t *testing.T, cmd *exec.Cmd, env ...string) *process {
 	return p
 }
 
-// launchOnly is launchCommand, and waits for nothing.
+// launchOnly is launchCommand, and does not wait.
 func launchOnly(t *testing.T, cmd *exec.Cmd, env ...string) *process {
 	t.Helper()
 	p := &process{t: t, cmd: cmd, ended: make(chan struct{}), more: make(chan struct{})}
@@ -194,7 +195,7 @@ func write(t *testing.T, name, text string) string {
 	return name
 }
 
-// ruleFile writes a rule file into a folder of its own.
+// ruleFile writes a rule file into its own folder.
 func ruleFile(t *testing.T, text string) string {
 	t.Helper()
 	return write(t, filepath.Join(t.TempDir(), "sockd.conf"), text)

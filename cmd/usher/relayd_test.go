@@ -19,7 +19,8 @@ import (
 
 const relaydFiles = top + "/deploy/relayd/"
 
-// replaced returns a shipped file with changes, each of a text that it has once.
+// replaced returns a shipped file with changes. Each replaces a text that must occur
+// once.
 func replaced(t *testing.T, file string, changes ...string) string {
 	t.Helper()
 	text, err := os.ReadFile(file)
@@ -47,7 +48,7 @@ func checkScript(t *testing.T, address, usher, limit string) string {
 		"SOCKSPORT=1080 ", "SOCKSPORT="+port+" ", "USHER=/usr/local/bin/usher", "USHER="+usher, "PROBETIME=2s ", "PROBETIME="+limit+" "))
 }
 
-// shells are what /bin/sh is on systems that people use.
+// shells are programs that are /bin/sh on common systems.
 func shells(t *testing.T) map[string][]string {
 	return map[string][]string{
 		"dash":       {need.Program(t, "dash")},
@@ -152,8 +153,8 @@ func TestRelaydCheckScript(t *testing.T) {
 	}
 }
 
-// relayd kills a script that takes too long. Nothing of it may stay: the probe ends
-// by its own time-out, and then its output is closed.
+// relayd kills a script that takes too long. Nothing of it may remain: the probe ends
+// by its own time limit, and closes its output.
 func TestRelaydKillsTheCheckScript(t *testing.T) {
 	t.Parallel()
 	program, err := exec.LookPath("usher")
@@ -210,8 +211,8 @@ func TestRelaydKillsTheCheckScript(t *testing.T) {
 // relaydChecks are the three checks of the shipped file, as it numbers them.
 var relaydChecks = []string{"script", "tcp", "binary"}
 
-// relaydConf is the shipped file with one of its checks in force, and with the addresses
-// of this test.
+// relaydConf is the shipped file with one of its checks, and with the addresses of this
+// test.
 func relaydConf(t *testing.T, number int, changes ...string) string {
 	t.Helper()
 	head, checks, found := strings.Cut(replaced(t, relaydFiles+"relayd.conf", changes...), "\t# Choose one check.\n")
@@ -234,8 +235,8 @@ func relaydConf(t *testing.T, number int, changes ...string) string {
 	return conf + "}\n"
 }
 
-// TestRelaydBinaryCheck does what relayd does for the binary checks of the shipped file:
-// it sends the bytes, and compares those that come.
+// TestRelaydBinaryCheck does the same as relayd for the binary checks of the shipped
+// file: it sends the bytes, and compares the answer.
 func TestRelaydBinaryCheck(t *testing.T) {
 	t.Parallel()
 	conf := relaydConf(t, 3)
@@ -276,8 +277,8 @@ func TestRelaydBinaryCheck(t *testing.T) {
 	asks(closed, send, expect)
 }
 
-// TestRelayd runs relayd with the shipped file, where only addresses are changed, for
-// each of its checks, where there is one: a session passes through it.
+// TestRelayd runs relayd, if it is installed, with the shipped file and other
+// addresses, for each of its checks. A session passes through it.
 func TestRelayd(t *testing.T) {
 	t.Parallel()
 	for number := range relaydChecks {

@@ -27,8 +27,8 @@ var rooms = map[string][]string{
 	"serve": {"agent", "await", "counting", "follow", "handover", "inforce", "listen", "logging", "monitor", "signals", "systemd"},
 }
 
-// TestRoomsKnowOnlyThese holds the packages of the command to the list, in both
-// directions: what is listed is needed.
+// TestRoomsKnowOnlyThese compares the imports of the packages with the list, in both
+// directions: each listed import is needed.
 func TestRoomsKnowOnlyThese(t *testing.T) {
 	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}}:{{join .Imports " "}}`, "usher/cmd/usher/internal/...").Output()
 	if err != nil {

@@ -170,7 +170,7 @@ func TestReloadOfUsers(t *testing.T) {
 	p.eventually("/metrics", "usher_config_last_reload_successful 0\n")
 }
 
-// TestReloadOfGroups goes through a mistake and a change in the groups file.
+// TestReloadOfGroups reloads a mistake and then a change in the groups file.
 func TestReloadOfGroups(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -204,7 +204,7 @@ func TestReloadOfGroups(t *testing.T) {
 	ask("fred", 2)
 }
 
-// TestSecretsAreNotLogged greps all that a process says, at level debug, for
+// TestSecretsAreNotLogged searches the whole output of a process, at level debug, for
 // the passwords that it handles.
 func TestSecretsAreNotLogged(t *testing.T) {
 	t.Parallel()
@@ -352,7 +352,7 @@ func TestSecondSignalExitsAtOnce(t *testing.T) {
 	p.logged("second signal, exiting at once")
 }
 
-// One request to stop may arrive as several signals, in any order.
+// One wish to stop may arrive as several signals, in any order.
 func TestRepeatedSignalsAreOneStop(t *testing.T) {
 	t.Parallel()
 	for _, order := range [][]syscall.Signal{{syscall.SIGTERM, syscall.SIGTERM}, {syscall.SIGTERM, syscall.SIGINT, syscall.SIGTERM}, {syscall.SIGINT, syscall.SIGTERM}} {
@@ -392,9 +392,9 @@ func TestRulesAreLintedAtTheStart(t *testing.T) {
 	p.loggedTimes(dead, 2)
 }
 
-// overlooked returns the text of rules that take many times longer to look over
-// than to load, even on a busy machine:
-// no index tells them apart, and many names are compared before two differ.
+// overlooked returns rules that take much longer to lint than to load, even on a busy
+// machine: no index tells them apart, and many names must be compared before two rules
+// differ.
 func overlooked() string {
 	var text strings.Builder
 	text.WriteString("socksmethod: username\nclient pass { from: 0/0 to: 0/0 }\n")
@@ -476,7 +476,7 @@ func TestLogFilesAreReopened(t *testing.T) {
 	}
 }
 
-// TestMetricsAreDocumented holds docs/observability.md to what /metrics says.
+// TestMetricsAreDocumented compares docs/observability.md with /metrics.
 func TestMetricsAreDocumented(t *testing.T) {
 	t.Parallel()
 	doc, err := os.ReadFile("../../docs/observability.md")

@@ -25,9 +25,9 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// TestIntegration runs the tests of the module usher/integration. Each of them
-// is a subtest here when it has ended, with its output, so that -v, -json and
-// -run 'TestIntegration/TestFaults' do what they do elsewhere.
+// TestIntegration runs the tests of the module usher/integration. When one of them has
+// ended, it becomes a subtest here, with its output. So -v, -json and -run
+// 'TestIntegration/TestFaults' work as usual.
 func TestIntegration(t *testing.T) {
 	cmd := exec.Command("go", append([]string{"test", "-json", "-count=1"}, arguments(t)...)...)
 	cmd.Dir = module
@@ -52,7 +52,7 @@ func TestIntegration(t *testing.T) {
 	}
 }
 
-// arguments are the flags of this run that the other one is to have as well.
+// arguments are the flags of this run that the other one gets, too.
 func arguments(t *testing.T) []string {
 	var args []string
 	if raceEnabled {
@@ -84,7 +84,7 @@ type event struct {
 	Elapsed              float64 // seconds
 }
 
-// result is what is known of one test of the other run.
+// result is the known part of one test of the other run.
 type result struct {
 	name     string // without those of the tests that it is a part of
 	output   strings.Builder
@@ -100,8 +100,8 @@ type results struct {
 	other strings.Builder // output that belongs to no test
 }
 
-// read takes events until the run has ended. A test of the top level is
-// replayed when it has ended.
+// read handles events until the run has ended. A top-level test is replayed when it has
+// ended.
 func (r *results) read(t *testing.T, out io.Reader) error {
 	lines := bufio.NewScanner(out)
 	lines.Buffer(nil, 16<<20)
@@ -129,8 +129,7 @@ func (r *results) read(t *testing.T, out io.Reader) error {
 	return lines.Err()
 }
 
-// test returns the test of this name, and makes it and those that it is a part
-// of on first sight.
+// test returns the test of this name. At the first time, it creates it and its parents.
 func (r *results) test(name string) *result {
 	if known := r.tests[name]; known != nil {
 		return known
@@ -155,7 +154,7 @@ func (r *results) replayRest(t *testing.T) {
 	}
 }
 
-// replay makes a test of the other run one of this run.
+// replay repeats a test of the other run as one of this run.
 func (r *result) replay(t *testing.T) {
 	t.Run(r.name, func(t *testing.T) {
 		for _, child := range r.children {
@@ -176,7 +175,7 @@ func (r *result) replay(t *testing.T) {
 	})
 }
 
-// said is the test's output without the frame that go test puts around it.
+// said is the test's output without the lines that go test adds.
 func (r *result) said() string {
 	var b strings.Builder
 	for line := range strings.Lines(r.output.String()) {

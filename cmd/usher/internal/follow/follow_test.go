@@ -27,10 +27,11 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(need.Summary(m)) }
 
-// A request has a tenth of it. On a busy machine it may take seconds.
+// The lease is long because a request may take a tenth of it. On a busy machine,
+// requests take seconds.
 const ttl = 20 * time.Second
 
-// station is a cluster of a test, on a Redis of its own.
+// station is a cluster of a test, on its own Redis.
 type station struct {
 	t       *testing.T
 	server  *redistest.Server
@@ -67,7 +68,7 @@ func (s *station) dial() published.Conn {
 	return c
 }
 
-// put makes t the newest generation, whatever was there.
+// put makes t the newest generation, whatever was there before.
 func (s *station) put(t published.Text) published.Text {
 	s.t.Helper()
 	list, err := s.conn.Generations(s.t.Context())
@@ -88,7 +89,7 @@ func (s *station) text(number uint64, rules string) published.Text {
 	return published.New(number, s.cluster, "c1x", "", rules, time.Now())
 }
 
-// flush takes all data, as a restart does.
+// flush removes all data, as a restart does.
 func (s *station) flush() {
 	s.t.Helper()
 	if err := s.server.Client().FlushAll(s.t.Context()).Err(); err != nil {
@@ -96,7 +97,7 @@ func (s *station) flush() {
 	}
 }
 
-// target notes what a follower does to it.
+// target records what a follower does to it.
 type target struct {
 	mu      sync.Mutex
 	loaded  []string
@@ -132,7 +133,7 @@ func (g *target) Hold() func() {
 
 func (g *target) Sessions() map[uint64]int { return map[uint64]int{1: 2} }
 
-// follower is a Follower with what it does and says.
+// follower is a Follower, and a record of its actions and log lines.
 type follower struct {
 	*Follower
 	*target // what it does to it
@@ -165,7 +166,7 @@ func (f *follower) exchange() {
 	}
 }
 
-// is expects which rules are in force, and which number is refused for what.
+// is checks which rules are in force, and which number is refused for which reason.
 func (f *follower) is(number uint64, rules string, refused uint64, reason string) {
 	f.t.Helper()
 	st := f.State()
@@ -180,7 +181,7 @@ func (f *follower) is(number uint64, rules string, refused uint64, reason string
 	}
 }
 
-// reports expects what a replica says of itself in the store.
+// reports checks the report of a replica in the store.
 func (s *station) reports(number, refused uint64, reason string) {
 	s.t.Helper()
 	all, err := s.conn.Replicas(s.t.Context())
@@ -234,8 +235,8 @@ func keyPair(t *testing.T) (ed25519.PrivateKey, []ed25519.PublicKey) {
 	return key, keys
 }
 
-// Nobody opens the proxy by writing to the store: what the key has not signed for this
-// cluster and this number is refused and said, and the rules before stay.
+// Nobody can open the proxy by writing to the store. Rules that the key has not signed
+// for this cluster and this number are refused and reported, and the old rules stay.
 func TestOnlySignedRulesAreTaken(t *testing.T) {
 	key, keys := keyPair(t)
 	other, _ := keyPair(t)
@@ -281,8 +282,8 @@ func TestOnlySignedRulesAreTaken(t *testing.T) {
 	}
 }
 
-// An older generation is no news, though it was signed: the replica publishes its own
-// again. So does one after the store has lost its data.
+// An older generation is not taken, even if it is signed: the replica publishes its own
+// again. It does the same after the store has lost its data.
 func TestOlderRulesAreNotTaken(t *testing.T) {
 	key, keys := keyPair(t)
 	s := newStation(t)
@@ -427,7 +428,7 @@ func TestCache(t *testing.T) {
 	}
 }
 
-// First waits, says for what, and ends when rules are published.
+// First waits, reports for what, and ends when rules are published.
 func TestFirst(t *testing.T) {
 	s := newStation(t)
 	f := s.follow()
@@ -466,7 +467,7 @@ func TestFirst(t *testing.T) {
 	f.is(2, "two", 0, "")
 }
 
-// Members that do not follow are warned about once, and only if they stay.
+// Members that do not follow cause a warning, once, and only if they stay.
 func TestMix(t *testing.T) {
 	s := newStation(t)
 	f := s.follow()
@@ -497,7 +498,8 @@ func TestMix(t *testing.T) {
 	}
 }
 
-// What the store answers and Usher does not write changes nothing, and is said once.
+// If the store answers something that Usher never writes, nothing changes, and this is
+// reported once.
 func TestUnreadable(t *testing.T) {
 	s := newStation(t)
 	f := s.follow()

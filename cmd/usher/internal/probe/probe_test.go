@@ -121,8 +121,8 @@ func saysDown(t *testing.T, what string, r Result, kind Kind, reason string) {
 	}
 }
 
-// short is the time for servers that never answer. A busy machine gets more, as
-// it may need all of that for the steps before.
+// short is the time for servers that never answer. A busy machine gets more, because it
+// may need all of that for the steps before.
 const short = 100 * time.Millisecond
 
 func TestWhyItIsDown(t *testing.T) {
@@ -184,7 +184,7 @@ func TestWhyItIsDown(t *testing.T) {
 	}
 }
 
-// A stranger who finds the listener of a probe gets nothing, and is in nobody's way.
+// A stranger that finds the listener of a probe gets nothing, and disturbs nobody.
 func TestStrangers(t *testing.T) {
 	stranger := make(chan string, 1)
 	relay := server(t, func(c net.Conn) {
@@ -261,7 +261,7 @@ func TestCount(t *testing.T) {
 	}
 }
 
-// What the probe cannot do is an error, and not the server's fault.
+// If the probe itself cannot work, this is an error, and not the server's fault.
 func TestOwnFault(t *testing.T) {
 	o := options(says(t))
 	o.Bind = netip.MustParseAddr("192.0.2.1")
