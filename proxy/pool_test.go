@@ -76,8 +76,10 @@ func TestPoolOverRulesAndReloads(t *testing.T) {
 // peer, keeps its slot if both are in one pool. One slot is enough, and no other client
 // can take it meanwhile.
 func TestPoolKeepsTheSlot(t *testing.T) {
+	t.Parallel()
 	for _, limit := range []string{"session.max: 1", "maxsessions: 1", "session.state.key: from\nsession.state.max: 1", "session.max: 1\nsession.throttle: 1/3600"} {
 		t.Run(limit, func(t *testing.T) {
+			t.Parallel()
 			to := echo(t)
 			in := "session.pool: one\n" + limit
 			w := newWorld(t, fmt.Sprintf("client pass { from: 0/0 to: 0/0\n%s }\nsocks pass { from: 0/0 to: 0/0\ncommand: connect bind\n%[1]s }\n"+

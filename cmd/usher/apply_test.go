@@ -328,6 +328,7 @@ func TestMixOfFilesAndPublishedRules(t *testing.T) {
 // A replica that existed when apply began and no longer reports may serve the old
 // rules: apply names it and fails. When it is back, it takes the new rules.
 func TestApplyNamesAReplicaThatVanished(t *testing.T) {
+	need.Seconds(t)
 	t.Parallel()
 	c := newCluster(t)
 	c.verb(0, nil, "apply", c.file("one.conf", rulesFor(10)))

@@ -6,6 +6,8 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"usher/deploy/need"
 )
 
 // askDeaf runs a verb with --pid, in its own environment.
@@ -23,6 +25,7 @@ func askDeaf(t *testing.T, env []string, pid int, args ...string) (out, code str
 // TestControlWithoutAdmin: with --pid, a command sends its signal even if it cannot
 // learn the result, and reports this with its own exit code.
 func TestControlWithoutAdmin(t *testing.T) {
+	need.Seconds(t)
 	t.Parallel()
 	p := launchOnly(t, exec.Command("usher"), "USHER_CONFIG="+ruleFile(t, passLoopback), "USHER_ADMIN_LISTEN=off")
 	p.logged("listening for SOCKS clients")

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"usher/deploy/need"
 )
 
 // agentSays returns the answer of the agent listener.
@@ -101,6 +103,7 @@ func TestUndrainWithinTheGrace(t *testing.T) {
 // TestDrainWhileWaitingForRules: a process that has no rules yet is drained at once and
 // taken back, is not upgraded, and stays drained when there are rules.
 func TestDrainWhileWaitingForRules(t *testing.T) {
+	need.Seconds(t)
 	t.Parallel()
 	c := newCluster(t)
 	p := c.replica("web1", "USHER_AGENT_LISTEN=127.0.0.1:0", "USHER_DRAIN_GRACE=10m")

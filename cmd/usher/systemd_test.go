@@ -144,6 +144,7 @@ func TestSystemdIsNotified(t *testing.T) {
 // TestSystemdWaits: a service that waits for published rules, or for its store, asks
 // systemd for time, and says what it waits for.
 func TestSystemdWaits(t *testing.T) {
+	need.Seconds(t)
 	t.Parallel()
 	m, socket := startManager(t)
 	c := newCluster(t)

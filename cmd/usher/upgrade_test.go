@@ -189,6 +189,7 @@ func TestUpgradeRefused(t *testing.T) {
 
 // TestStopWhileUpgrading ends both processes.
 func TestStopWhileUpgrading(t *testing.T) {
+	need.Seconds(t)
 	t.Parallel()
 	store := redistest.Start(t)
 	p := launchUpgradable(t, "USHER_STORE="+store.URL(), "USHER_CONFIG="+ruleFile(t, passLoopback), "USHER_LEASE_TTL=10m", "USHER_UPGRADE_TIMEOUT=10m")

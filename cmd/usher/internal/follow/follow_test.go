@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -214,6 +215,14 @@ func TestFollow(t *testing.T) {
 	all, err := s.conn.Replicas(t.Context())
 	if err != nil || len(all.Reports) > 0 || !slices.Equal(all.Left, []string{f.Replica()}) {
 		t.Errorf("%+v, %v", all, err)
+	}
+	left := fmt.Sprintf("usher:{%s:0}:on:%s", s.cluster, f.Replica())
+	redis := s.server.Client()
+	if rest, err := redis.PTTL(t.Context(), left).Result(); err != nil || rest <= 0 || rest > ttl {
+		t.Errorf("the report is kept for %v, %v", rest, err)
+	}
+	if err := redis.PExpire(t.Context(), left, time.Millisecond).Err(); err != nil { // as after the TTL
+		t.Fatal(err)
 	}
 	redistest.Eventually(t, time.Minute, "the store has forgotten it", func() bool {
 		all, err := s.conn.Replicas(t.Context())
@@ -430,6 +439,7 @@ func TestCache(t *testing.T) {
 
 // First waits, reports for what, and ends when rules are published.
 func TestFirst(t *testing.T) {
+	need.Seconds(t)
 	s := newStation(t)
 	f := s.follow()
 	s.server.Kill()
