@@ -66,6 +66,20 @@ func (s *shard) begins(g *Grant) (old *replica.Slot) {
 	return old
 }
 
+// keep reports whether g keeps its slot, because the limit is of the same counter of a
+// pool. That needs no store, so it does not matter which shards are away.
+func (s *shard) keep(g *Grant, limit Limit) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := g.slot
+	if g.kept = s.machine.Keeps(s.limiter.now(), old, limit.entry(s.limiter.options.MaxKeys)); g.kept {
+		s.begins(g)
+		g.slot = old
+	}
+	s.passOn()
+	return g.kept
+}
+
 // await waits for the answer until the deadline. Without an answer, it withdraws the
 // request.
 func (s *shard) await(ctx context.Context, g *Grant, w *replica.Waiter, deadline time.Duration) (err error, answered bool) {

@@ -17,6 +17,7 @@ type Grant struct {
 
 	answered chan error  // while it waits: gets the answer, unless the wait ends first
 	lost     atomic.Bool // slot was taken away
+	kept     bool        // the last Move within a pool has left the slot as it was
 	whenLost func()      // nil, or called then; guarded by shard.mu
 }
 
@@ -24,11 +25,15 @@ type Grant struct {
 // rules are in different shards. Move returns the errors of Admit. If it fails, it
 // has given the old slot back as well.
 func (g *Grant) Move(ctx context.Context, limit Limit) error {
+	g.kept = false
 	if limit.Rule == "" {
 		g.giveUp()
 		return nil
 	}
 	s := g.limiter.shardOf(limit.Rule)
+	if g.shard == s && s.keep(g, limit) {
+		return nil
+	}
 	asked := g.limiter.now()
 	if s.index > 0 {
 		first, wait := g.limiter.shards[0], g.limiter.options.StoreWait
@@ -54,6 +59,14 @@ func (g *Grant) Move(ctx context.Context, limit Limit) error {
 		return s.orLocally(g, limit, ErrUnavailable)
 	}
 	return err
+}
+
+// Undo gives back what the last Move has taken. A slot that Move has left as it was,
+// because both limits are of one counter of a pool, stays.
+func (g *Grant) Undo() {
+	if !g.kept {
+		g.giveUp()
+	}
 }
 
 // Release gives the slot back. It is idempotent and never waits for the store.

@@ -136,6 +136,7 @@ var mutations = []mutation{
 	{"a-pool-keeps-the-numbers-that-it-began-with", "case false:", pools + "calm/keep", ""},
 	{"refused-by-the-number-of-another", `err := reason(n, c.bounds, c.rule != "")`, pools + "messages/keep", ""},
 	{"a-session-that-stays-in-its-pool-asks-again", "false", pools + "calm/keep", ""},
+	{"a-session-stays-in-its-pool-after-the-lease", "return !s.ended", driver + "TestPoolMoveAfterTheLeaseKeep", cutOffExcused},
 	{"claims-of-a-pool-state-a-maximum", "e.RuleMax = s.bounds.ruleMax + 0*limit.None", pools + "restarts/strict", ""},
 	{"a-batch-with-two-rates-of-a-pool", "waiting < 0 && !pools.agree(c)", pools + "messages/keep", ""},
 	{"a-window-lasts-as-long-as-the-rate-that-opened-it", "", pools + "calm/keep", ""},

@@ -27,6 +27,7 @@ func (s *session) admitClient(ctx context.Context) error {
 	}
 	err := s.grant.Move(ctx, limit)
 	if limit != (limiter.Limit{}) && s.server.table.outdated(s) {
+		s.grant.Undo() // in a pool, the session would keep the slot, which older rules have given
 		return errOutdated
 	}
 	if err != nil {
@@ -42,7 +43,8 @@ func (s *session) admitClient(ctx context.Context) error {
 // to its end, unless the client-rule says otherwise. The error is errOutdated if newer
 // rules are in force, also if they came while it waited.
 func (s *session) admitRequest(ctx context.Context) error {
-	if !decide.Inherits(s.clientRule, s.socksRule) {
+	inherits := decide.Inherits(s.clientRule, s.socksRule)
+	if !inherits {
 		if err := s.grant.Move(ctx, s.limit(s.socksRule)); err != nil {
 			if s.server.table.outdated(s) {
 				return errOutdated
@@ -51,6 +53,9 @@ func (s *session) admitRequest(ctx context.Context) error {
 		}
 	}
 	if !s.server.table.setStage(s, s.socksRule, s.request.Command) {
+		if !inherits {
+			s.grant.Undo() // as in admitClient
+		}
 		return errOutdated
 	}
 	s.endOnLostLease()

@@ -32,13 +32,20 @@ func (m *Machine) Ask(now time.Duration, owner any, old *Slot, want store.Entry,
 	return got, w, err
 }
 
-// stays reports whether a slot is of that counter, which is a pool's, and still good.
+// Keeps reports whether a session that asks for want keeps its slot, see Ask.
+func (m *Machine) Keeps(now time.Duration, held *Slot, want store.Entry) bool {
+	return held != nil && m.stays(now, held, want.Counter)
+}
+
+// stays reports whether a slot is of that counter, which is a pool's, and still good:
+// after its lease, another replica may have it. A slot that was admitted locally needs
+// no lease.
 func (m *Machine) stays(now time.Duration, s *Slot, counter string) bool {
 	if s.counter == nil || !s.counter.pool || s.counter.name != counter {
 		return false
 	}
 	m.CheckDeadlines(now)
-	return !s.ended
+	return !s.ended && (s.local || !s.counter.lease.passed(now)) //mutate:a-session-stays-in-its-pool-after-the-lease
 }
 
 func (m *Machine) ask(now time.Duration, owner any, want store.Entry, deadline time.Duration) (*Slot, *Waiter, error) {
