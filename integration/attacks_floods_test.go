@@ -197,8 +197,8 @@ func TestAttackConnectFlood(t *testing.T) {
 		{20000, 5400},         // and 5000 may
 	} {
 		t.Run(fmt.Sprint(c.descriptors), func(t *testing.T) {
-			if testing.Short() && c.descriptors > fewDescriptors {
-				t.Skip("takes long")
+			if c.descriptors > fewDescriptors {
+				need.Seconds(t)
 			}
 			var own syscall.Rlimit
 			if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &own); err != nil || own.Max < uint64(c.descriptors) {

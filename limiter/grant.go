@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 
 	"usher/limiter/replica"
+	"usher/store"
 )
 
 // Grant holds a slot of one limit for a session, or nothing if the session has no
@@ -31,7 +32,7 @@ func (g *Grant) Move(ctx context.Context, limit Limit) error {
 		return nil
 	}
 	s := g.limiter.shardOf(limit.Rule)
-	if g.shard == s && s.keep(g, limit) {
+	if g.shard == s && store.InPool(limit.Rule) && s.keep(g, limit) {
 		return nil
 	}
 	asked := g.limiter.now()
