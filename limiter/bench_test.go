@@ -24,7 +24,7 @@ func BenchmarkAdmission(b *testing.B) {
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			l := limiter.New(limiter.Options{Store: memstore.New(), TTL: time.Hour, StoreWait: time.Minute})
-			defer l.Close(b.Context()) //nolint:errcheck // the store is in memory
+			defer l.Close(b.Context())
 			l.SetSpace("a", nil)
 			for b.Loop() {
 				g, err := l.Admit(b.Context(), c.client)
