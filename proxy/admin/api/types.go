@@ -120,6 +120,9 @@ type Limit struct {
 	Shares     []Share `json:"shares"`   // of the replicas that have answered
 	Keys       []Key   `json:"keys"`     // the fullest ones
 	Refused    uint64  `json:"refused"`  // by this limit in the last minute, on the replicas that have answered
+	// Holders are the clients and users with most of its sessions, at most ten, over the
+	// replicas that have answered. They are left out while the limit is not nearly full.
+	Holders []record.Holder `json:"holders,omitempty"`
 	// WouldRefuse counts, in mode report, the sessions that enforce would have refused
 	// since the replicas have started.
 	WouldRefuse uint64    `json:"would_refuse,omitempty"`
