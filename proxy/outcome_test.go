@@ -10,10 +10,12 @@ import (
 	"syscall"
 	"testing"
 
+	"usher/proxy/record"
 	"usher/proxy/socks"
 )
 
-// TestReasonsAreDocumented holds the table of docs/observability.md to outcomes.
+// TestReasonsAreDocumented holds the table of docs/observability.md, and the words of
+// package record, to outcomes.
 func TestReasonsAreDocumented(t *testing.T) {
 	doc, err := os.ReadFile("../docs/observability.md")
 	if err != nil {
@@ -35,6 +37,9 @@ func TestReasonsAreDocumented(t *testing.T) {
 	for reason := range reasons {
 		if !documented[reason] {
 			t.Errorf("docs/observability.md does not explain %s", reason)
+		}
+		if _, ok := record.Explain(reason); !ok {
+			t.Errorf("package record does not explain %s", reason)
 		}
 		delete(documented, reason)
 	}
