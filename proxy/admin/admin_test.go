@@ -215,22 +215,23 @@ func TestMetrics(t *testing.T) {
 		`usher_build_info{goversion="go1.26",version="v1"} 1`,
 		`usher_replica_info{replica="host-1"} 1`,
 		"usher_config_generation 5\n",
+		`usher_generation_info{generation="g5-9f31c2ab"} 1`,
 		"usher_config_last_reload_successful 0\n",
 		"usher_config_last_reload_success_timestamp_seconds 1.7e+09\n",
-		`usher_rule_sessions{generation="g5-9f31c2ab",rule="web"} 2`,
-		`usher_rule_sessions{generation="g4-00000000",rule="s:1f0c9a2e"} 7`,
-		`usher_rule_sessions{generation="g5-9f31c2ab",rule="s:00c0ffee"} 4`,
-		`usher_rule_sessions_limit{generation="g5-9f31c2ab",rule="web"} 5`,
+		`usher_limit_sessions{generation="g5-9f31c2ab",rule="web"} 2`,
+		`usher_limit_sessions{generation="g4-00000000",rule="s:1f0c9a2e"} 7`,
+		`usher_limit_sessions{generation="g5-9f31c2ab",rule="s:00c0ffee"} 4`,
+		`usher_limit_max{generation="g5-9f31c2ab",rule="web"} 5`,
 		`usher_pool_sessions{pool="mails"} 6`,
-		`usher_pool_sessions_limit{generation="g5-9f31c2ab",pool="mails"} 3`,
-		`usher_pool_sessions_limit{generation="g4-00000000",pool="mails"} 8`,
+		`usher_pool_max{generation="g5-9f31c2ab",pool="mails"} 3`,
+		`usher_pool_max{generation="g4-00000000",pool="mails"} 8`,
 		`usher_store_operation_duration_seconds_count{op="batch"} 2`,
 		`usher_store_errors_total{op="batch"} 1`,
 		"usher_store_joined 1\n", "usher_store_recovering 0\n", "usher_store_settings_mismatch 0\n",
 		"usher_store_replicas 3\n", "usher_store_generations 2\n",
 		"# TYPE usher_store_leases_lost_total counter\n", "usher_store_leases_lost_total 4\n",
 	)
-	if _, body := w.ask(t, "GET", "/metrics"); strings.Contains(body, `usher_rule_sessions_limit{generation="g5-9f31c2ab",rule="s:00c0ffee"}`) {
+	if _, body := w.ask(t, "GET", "/metrics"); strings.Contains(body, `usher_limit_max{generation="g5-9f31c2ab",rule="s:00c0ffee"}`) {
 		t.Error("there is a limit of a rule that has no maximum")
 	}
 }

@@ -87,6 +87,8 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 var (
 	generation = desc("config_generation",
 		"Number of the generation of the rules in force. 0 until the store has returned it.")
+	generationInfo = desc("generation_info",
+		"Always 1. The label is the generation of the rules in force, as in other metrics.", "generation")
 	reloadOK = desc("config_last_reload_successful",
 		"1 if the last load of the rules succeeded, 0 if it failed and the old rules stay in force.")
 	reloadTime = desc("config_last_reload_success_timestamp_seconds",
@@ -97,14 +99,14 @@ var (
 		"Generation that is published and that this replica does not accept. 0 if there is none.")
 	publishedSilent = desc("config_replicas_not_following",
 		"Members of the store that do not follow the published rules. 0 without USHER_CONFIG=store.")
-	ruleSessions = desc("rule_sessions",
+	limitSessions = desc("limit_sessions",
 		"Sessions of a limited rule without a pool across all replicas, as last read from the store.", "rule", "generation")
-	ruleLimit = desc("rule_sessions_limit",
-		"Limit of usher_rule_sessions.", "rule", "generation")
+	limitMax = desc("limit_max",
+		"How many usher_limit_sessions the rule admits.", "rule", "generation")
 	poolSessions = desc("pool_sessions",
 		"Sessions of a pool across all replicas, as last read from the store.", "pool")
-	poolLimit = desc("pool_sessions_limit",
-		"Limit of usher_pool_sessions for new sessions of a generation.", "pool", "generation")
+	poolMax = desc("pool_max",
+		"How many usher_pool_sessions the pool admits for a generation.", "pool", "generation")
 	storeJoined = desc("store_joined",
 		"1 while this replica is a member in the store.")
 	storeRecovering = desc("store_recovering",
@@ -121,8 +123,8 @@ var (
 
 // Describe implements prometheus.Collector.
 func (c *snapshotCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{generation, reloadOK, reloadTime, publishedNewest, publishedRefused, publishedSilent, ruleSessions, ruleLimit,
-		poolSessions, poolLimit, storeJoined, storeRecovering, storeMismatch, storeReplicas, storeGenerations, storeLeasesLost} {
+	for _, d := range []*prometheus.Desc{generation, generationInfo, reloadOK, reloadTime, publishedNewest, publishedRefused, publishedSilent,
+		limitSessions, limitMax, poolSessions, poolMax, storeJoined, storeRecovering, storeMismatch, storeReplicas, storeGenerations, storeLeasesLost} {
 		ch <- d
 	}
 }
@@ -134,6 +136,9 @@ func (c *snapshotCollector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
 	gauge(generation, float64(now.Rules.Number))
+	if now.Rules.Generation != "" {
+		gauge(generationInfo, 1, now.Rules.Generation)
+	}
 	gauge(reloadOK, flag(now.Rules.ReloadOK))
 	gauge(reloadTime, float64(now.Rules.Loaded.UnixMilli())/1000)
 	var published Published
@@ -163,16 +168,16 @@ func collectLimits(limits []RuleLimit, gauge func(d *prometheus.Desc, v float64,
 	for _, l := range limits {
 		switch {
 		case l.Pool == "":
-			gauge(ruleSessions, float64(l.Sessions), l.Name, l.Generation)
+			gauge(limitSessions, float64(l.Sessions), l.Name, l.Generation)
 			if l.Max >= 0 {
-				gauge(ruleLimit, float64(l.Max), l.Name, l.Generation)
+				gauge(limitMax, float64(l.Max), l.Name, l.Generation)
 			}
 			continue
 		case once(series{l.Pool, ""}):
 			gauge(poolSessions, float64(l.Sessions), l.Pool)
 		}
 		if once(series{l.Pool, l.Generation}) && l.Max >= 0 {
-			gauge(poolLimit, float64(l.Max), l.Pool, l.Generation)
+			gauge(poolMax, float64(l.Max), l.Pool, l.Generation)
 		}
 	}
 }
