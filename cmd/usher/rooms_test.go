@@ -19,6 +19,7 @@ var rooms = map[string][]string{
 	"control":    {"signals"},
 	"counting":   {"stores", "storewatch"},
 	"inforce":    {"follow", "listen", "logging", "policyfile"},
+	"logging":    {"lines"},
 	"monitor":    {"agent", "handover", "listen"},
 	"policyfile": {"listen"}, // interfaces that rules name
 	"publish":    {"policyfile", "rollout", "validate"},

@@ -7,6 +7,7 @@ package logging
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"github.com/lmittmann/tint"
 	"github.com/mattn/go-isatty"
 
+	"usher/cmd/usher/internal/lines"
 	"usher/cmd/usher/internal/settings"
 	"usher/proxy/printable"
 	"usher/proxy/rules"
@@ -33,8 +35,8 @@ type Logs struct {
 // destination is one of stderr, stdout and the log files.
 type destination struct {
 	name     string
-	queue    *queue
-	file     *logFile // nil: stderr or stdout
+	queue    *lines.Queue
+	file     *lines.File // nil: stderr or stdout
 	handler  slog.Handler
 	reported uint64 // dropped lines that the log has mentioned
 }
@@ -73,18 +75,18 @@ func (l *Logs) add(name string, w io.Writer, cfg settings.Config, level slog.Lev
 	d := &destination{name: name}
 	var reopen func()
 	if w == nil {
-		f, err := openLogFile(name)
+		f, err := lines.OpenFile(name)
 		if err != nil {
-			return err
+			return fmt.Errorf("logoutput or errorlog: %w; name a file that usher can write, or stderr", err)
 		}
 		d.file, w = f, f
 		reopen = func() {
-			if err := f.reopen(); err != nil {
+			if err := f.Reopen(); err != nil {
 				l.Error("cannot reopen log file, still writing to the old one", "error", err.Error())
 			}
 		}
 	}
-	d.queue = newQueue(w, reopen)
+	d.queue = lines.NewQueue(w, reopen)
 	d.handler = newHandler(d.queue, isTerminal(w), cfg, level)
 	l.destinations = append(l.destinations, d)
 	return nil
@@ -191,7 +193,7 @@ func (l *Logs) Reopen() {
 // slow or failed, and because the budget was used up.
 func (l *Logs) Dropped() (unwritten, overBudget uint64) {
 	for _, d := range l.destinations {
-		unwritten += d.queue.dropped()
+		unwritten += d.queue.Dropped()
 	}
 	return unwritten, l.budget.dropped()
 }
@@ -214,17 +216,17 @@ func (l *Logs) reportDrops() {
 }
 
 func (l *Logs) reportDropsOf(d *destination, now time.Time) {
-	lines := d.queue.dropped() - d.reported
-	if lines == 0 {
+	n := d.queue.Dropped() - d.reported
+	if n == 0 {
 		return
 	}
 	line := slog.NewRecord(now, slog.LevelError, "log lines dropped", 0)
-	line.AddAttrs(slog.Uint64("lines", lines), slog.String("destination", d.name),
+	line.AddAttrs(slog.Uint64("lines", n), slog.String("destination", d.name),
 		slog.String("remedy", "check the program that reads the log, and the space for log files"))
 	for _, to := range l.destinations {
-		if to.queue.works() {
-			d.reported += lines
-			lines = 0
+		if to.queue.Works() {
+			d.reported += n
+			n = 0
 			_ = to.handler.Handle(context.Background(), line) // a queue does not fail
 		}
 	}
@@ -237,7 +239,7 @@ const flushPatience = time.Second
 // destination.
 func (l *Logs) Flush() {
 	for _, d := range l.destinations {
-		d.queue.flush(flushPatience)
+		d.queue.Flush(flushPatience)
 	}
 }
 
@@ -250,8 +252,8 @@ func (l *Logs) Close() error {
 	}
 	var all []error
 	for _, d := range l.destinations {
-		if d.queue.close(flushPatience) && d.file != nil {
-			all = append(all, d.file.file.Close())
+		if d.queue.Close(flushPatience) && d.file != nil {
+			all = append(all, d.file.Close())
 		}
 	}
 	return errors.Join(all...)

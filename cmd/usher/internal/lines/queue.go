@@ -1,4 +1,6 @@
-package logging
+// Package lines writes whole lines to destinations that may be slow, stalled or broken,
+// so that callers never wait. The log and the accounting share it.
+package lines
 
 import (
 	"bytes"
@@ -8,16 +10,17 @@ import (
 	"time"
 )
 
-// queueBytes bounds the lines of a destination that wait to be written.
+// queueBytes bounds the lines of one destination that wait to be written.
 const queueBytes = 4 << 20
 
 // atomicBytes is how much is written at a time, if that is several lines. A pipe
 // takes as much (PIPE_BUF of Linux) without lines of other processes in between.
 const atomicBytes = 4096
 
-// queue writes lines to a destination that may be slow, stalled or broken, so that
-// callers never wait. It drops and counts the lines that do not fit.
-type queue struct {
+// Queue writes lines to one destination, in their order. It drops and counts the lines
+// that do not fit, and those that the destination did not take. It is safe for
+// concurrent use.
+type Queue struct {
 	out    io.Writer
 	reopen func() // runs between two writes; nil if the destination has none
 
@@ -34,16 +37,19 @@ type queue struct {
 	lines []byte // that are being written; of the goroutine
 }
 
-// newQueue starts a goroutine that writes to out until close.
-func newQueue(out io.Writer, reopen func()) *queue {
-	q := &queue{out: out, reopen: reopen, wanted: -1, ended: make(chan struct{})}
+// NewQueue starts a goroutine that writes to out until Close. It calls reopen for Reopen,
+// between two writes; nil: the destination has none. A Write of out that fails has
+// written the lines that its result counts.
+func NewQueue(out io.Writer, reopen func()) *Queue {
+	q := &Queue{out: out, reopen: reopen, wanted: -1, ended: make(chan struct{})}
 	q.changed = sync.NewCond(&q.mu)
 	go q.run()
 	return q
 }
 
-// Write queues one line. It never waits for the destination and never fails.
-func (q *queue) Write(line []byte) (int, error) {
+// Write queues one line, with its line end. It never waits for the destination and never
+// fails.
+func (q *Queue) Write(line []byte) (int, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.closed || q.pending.Len()+len(line) > queueBytes {
@@ -56,7 +62,7 @@ func (q *queue) Write(line []byte) (int, error) {
 }
 
 // Reopen calls reopen once the lines so far are written.
-func (q *queue) Reopen() {
+func (q *Queue) Reopen() {
 	if q.reopen == nil {
 		return
 	}
@@ -66,8 +72,8 @@ func (q *queue) Reopen() {
 	q.changed.Broadcast()
 }
 
-// run writes until close, and then what is left.
-func (q *queue) run() {
+// run writes until Close, and then what is left.
+func (q *Queue) run() {
 	defer close(q.ended)
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -88,7 +94,7 @@ func (q *queue) run() {
 }
 
 // unlocked runs f without the lock.
-func (q *queue) unlocked(f func()) {
+func (q *Queue) unlocked(f func()) {
 	q.writing = true
 	q.mu.Unlock()
 	f()
@@ -99,7 +105,7 @@ func (q *queue) unlocked(f func()) {
 
 // take moves the first lines from pending to lines: as many as can be written at
 // once, at least one, and none from behind a reopen. q.mu is held.
-func (q *queue) take() {
+func (q *Queue) take() {
 	text := q.pending.Bytes()
 	if q.wanted > 0 {
 		text = text[:q.wanted]
@@ -114,7 +120,7 @@ func (q *queue) take() {
 	q.lines = append(q.lines[:0], q.pending.Next(n)...)
 }
 
-func (q *queue) write() {
+func (q *Queue) write() {
 	n, err := q.out.Write(q.lines)
 	if err != nil {
 		q.unwritten.Add(uint64(bytes.Count(q.lines[n:], []byte("\n"))))
@@ -124,18 +130,18 @@ func (q *queue) write() {
 	q.mu.Unlock()
 }
 
-// works reports whether a further line is likely to be written soon.
-func (q *queue) works() bool {
+// Works reports whether a further line is likely to be written soon.
+func (q *Queue) Works() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return !q.failing && q.pending.Len() < queueBytes/2
 }
 
-// dropped returns how many lines were not written.
-func (q *queue) dropped() uint64 { return q.unwritten.Load() }
+// Dropped returns how many lines were not written.
+func (q *Queue) Dropped() uint64 { return q.unwritten.Load() }
 
-// flush waits until all lines are written, at most for patience.
-func (q *queue) flush(patience time.Duration) {
+// Flush waits until all lines are written, at most for patience.
+func (q *Queue) Flush(patience time.Duration) {
 	late := false
 	timer := time.AfterFunc(patience, func() {
 		q.mu.Lock()
@@ -151,10 +157,10 @@ func (q *queue) flush(patience time.Duration) {
 	}
 }
 
-// close stops taking lines and waits until those it has are written, at most for
+// Close stops taking lines and waits until those it has are written, at most for
 // patience. It reports false if the destination is stalled: the goroutine then
 // stays in its write.
-func (q *queue) close(patience time.Duration) bool {
+func (q *Queue) Close(patience time.Duration) bool {
 	q.mu.Lock()
 	q.closed = true
 	q.changed.Broadcast()

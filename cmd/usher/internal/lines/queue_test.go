@@ -1,4 +1,4 @@
-package logging
+package lines
 
 import (
 	"bytes"
@@ -39,7 +39,7 @@ func (g *gate) String() string {
 // counted. Queued lines are written when the reader is back.
 func TestQueueOfAStalledReader(t *testing.T) {
 	var g gate
-	q := newQueue(&g, nil)
+	q := NewQueue(&g, nil)
 	g.mu.Lock()
 	line := []byte(strings.Repeat("x", 1023) + "\n")
 	const lines = 3 * queueBytes / 1024
@@ -48,19 +48,19 @@ func TestQueueOfAStalledReader(t *testing.T) {
 			t.Fatal(n, err)
 		}
 	}
-	if q.works() {
+	if q.Works() {
 		t.Error("a full queue is said to work")
 	}
-	dropped := q.dropped()
+	dropped := q.Dropped()
 	if dropped < lines-queueBytes/1024-atomicBytes/1024 || dropped > lines-queueBytes/1024 {
 		t.Errorf("%d of %d lines dropped", dropped, lines)
 	}
-	if q.close(time.Millisecond) {
+	if q.Close(time.Millisecond) {
 		t.Error("a stalled destination was closed")
 	}
 	g.mu.Unlock()
 	<-q.ended
-	if written := uint64(g.text.Len() / 1024); written+dropped != lines || q.dropped() != dropped {
+	if written := uint64(g.text.Len() / 1024); written+dropped != lines || q.Dropped() != dropped {
 		t.Errorf("%d lines written and %d dropped of %d", written, dropped, lines)
 	}
 	if g.most > atomicBytes {
@@ -70,22 +70,22 @@ func TestQueueOfAStalledReader(t *testing.T) {
 
 func TestQueueThatFails(t *testing.T) {
 	g := gate{err: errors.New("broken pipe")}
-	q := newQueue(&g, nil)
+	q := NewQueue(&g, nil)
 	fmt.Fprintln(q, "one")
 	fmt.Fprintln(q, "two")
-	q.flush(time.Minute)
-	if q.dropped() != 2 || q.works() {
-		t.Errorf("%d lines dropped, want 2", q.dropped())
+	q.Flush(time.Minute)
+	if q.Dropped() != 2 || q.Works() {
+		t.Errorf("%d lines dropped, want 2", q.Dropped())
 	}
 	g.mu.Lock()
 	g.err = nil
 	g.mu.Unlock()
 	fmt.Fprintln(q, "three")
-	if !q.close(time.Minute) || g.text.String() != "three\n" || !q.works() {
+	if !q.Close(time.Minute) || g.text.String() != "three\n" || !q.Works() {
 		t.Errorf("written: %q", g.text.String())
 	}
 	fmt.Fprintln(q, "late")
-	if q.dropped() != 3 {
+	if q.Dropped() != 3 {
 		t.Error("a line after the end is not counted")
 	}
 }
@@ -93,14 +93,14 @@ func TestQueueThatFails(t *testing.T) {
 // After a rotation, the new file gets no line that was logged before.
 func TestQueueReopensBetweenLines(t *testing.T) {
 	var g gate
-	q := newQueue(&g, func() { fmt.Fprintln(&g, "reopened") })
+	q := NewQueue(&g, func() { fmt.Fprintln(&g, "reopened") })
 	g.mu.Lock()
 	fmt.Fprintln(q, "one")
 	fmt.Fprintln(q, "two")
 	q.Reopen()
 	fmt.Fprintln(q, "three")
 	g.mu.Unlock()
-	q.close(time.Minute)
+	q.Close(time.Minute)
 	if got := g.text.String(); got != "one\ntwo\nreopened\nthree\n" {
 		t.Errorf("%q", got)
 	}
@@ -109,12 +109,12 @@ func TestQueueReopensBetweenLines(t *testing.T) {
 // A line that is longer than a batch of lines is written at once.
 func TestQueueOfLongLines(t *testing.T) {
 	var g gate
-	q := newQueue(&g, nil)
+	q := NewQueue(&g, nil)
 	long := strings.Repeat("x", 3*atomicBytes)
 	fmt.Fprintln(q, "short")
 	fmt.Fprintln(q, long)
 	fmt.Fprintln(q, "short")
-	q.close(time.Minute)
+	q.Close(time.Minute)
 	if got := g.text.String(); got != "short\n"+long+"\nshort\n" || g.most != len(long)+1 {
 		t.Errorf("%d bytes, at most %d at once", len(got), g.most)
 	}
@@ -123,11 +123,11 @@ func TestQueueOfLongLines(t *testing.T) {
 func TestFlushDoesNotWaitForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stalled := make(chan struct{})
-		q := newQueue(stall(stalled), nil)
+		q := NewQueue(stall(stalled), nil)
 		fmt.Fprintln(q, "line")
-		q.flush(time.Second)
+		q.Flush(time.Second)
 		close(stalled)
-		q.close(time.Second)
+		q.Close(time.Second)
 	})
 }
 
