@@ -21,11 +21,12 @@ var rooms = map[string][]string{
 	"inforce":    {"follow", "listen", "logging", "policyfile"},
 	"logging":    {"lines"},
 	"monitor":    {"agent", "handover", "listen"},
+	"overview":   {"policyfile"},
 	"policyfile": {"listen"}, // interfaces that rules name
 	"publish":    {"policyfile", "rollout", "validate"},
 	"validate":   {"policyfile"},
 	// The running service puts its parts together.
-	"serve": {"agent", "await", "counting", "follow", "handover", "inforce", "listen", "logging", "monitor", "signals", "systemd"},
+	"serve": {"agent", "await", "counting", "follow", "handover", "inforce", "listen", "logging", "monitor", "overview", "signals", "systemd"},
 }
 
 // TestRoomsKnowOnlyThese compares the imports of the packages with the list, in both

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"usher/proxy/admin/api"
 	"usher/proxy/fair"
 	"usher/proxy/printable"
 )
@@ -27,7 +28,9 @@ type Options struct {
 	Gatherer prometheus.Gatherer
 	// Names are the host names that clients may ask for, besides IP addresses and
 	// localhost.
-	Names  []string
+	Names []string
+	// API answers the paths below api.Prefix.
+	API    http.Handler
 	Logger *slog.Logger // for errors of the HTTP server
 }
 
@@ -36,7 +39,7 @@ type Options struct {
 // the most. So idle connections keep no health check out.
 const MaxConnections = 32
 
-// Server answers GET and HEAD of /healthz, /readyz, /metrics and /status.
+// Server answers GET and HEAD of /healthz, /readyz, /metrics and /status, and the API.
 type Server struct {
 	o    Options
 	http http.Server
@@ -94,6 +97,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /healthz", healthz)
 	mux.HandleFunc("GET /readyz", s.readyz)
 	mux.HandleFunc("GET /status", s.status)
+	mux.Handle(api.Prefix, s.o.API)
 	mux.Handle("GET /metrics", newScrapes(promhttp.HandlerFor(s.o.Gatherer, promhttp.HandlerOpts{
 		ErrorLog:      slog.NewLogLogger(s.o.Logger.Handler(), slog.LevelError),
 		ErrorHandling: promhttp.ContinueOnError,
@@ -111,7 +115,8 @@ func index(w http.ResponseWriter, _ *http.Request) {
 		"/healthz  200 while the process is alive\n"+
 		"/readyz   200 if balancers should send clients here (?strict=1: and limited rules can admit now)\n"+
 		"/metrics  metrics for Prometheus\n"+
-		"/status   JSON; usher status prints it\n")
+		"/status   JSON; usher status prints it\n"+
+		"/api/v1/cluster, rules, limits, sessions, refusals  JSON about all replicas\n")
 }
 
 // healthz depends on nothing outside the process. Otherwise an outage of the store
@@ -168,9 +173,14 @@ func (s *Server) unready(now Snapshot) string {
 }
 
 func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, s.Status())
+}
+
+// Status returns what /status answers. It is safe for concurrent use.
+func (s *Server) Status() Status {
 	now := s.o.Snapshot()
 	reason := s.unready(now)
-	writeJSON(w, http.StatusOK, Status{Ready: reason == "", Reason: reason, Snapshot: now})
+	return Status{Ready: reason == "", Reason: reason, Snapshot: now}
 }
 
 func writeJSON(w http.ResponseWriter, code int, body any) {

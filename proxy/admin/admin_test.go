@@ -70,7 +70,7 @@ func serve(t *testing.T) world {
 	admin.CollectSnapshot(reg, snapshot)
 	ready := admin.NewReadiness(time.Now(), time.Hour)
 	srv := admin.New(admin.Options{
-		Readiness: ready, Snapshot: snapshot, Gatherer: reg, Names: []string{"usher-1.example"}, Logger: slog.New(slog.DiscardHandler),
+		Readiness: ready, Snapshot: snapshot, Gatherer: reg, Names: []string{"usher-1.example"}, API: http.NotFoundHandler(), Logger: slog.New(slog.DiscardHandler),
 	})
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -93,6 +93,13 @@ func (s *Set) String() string { return s.text(false) }
 // where it was read.
 func (s *Set) Numbered() string { return s.text(true) }
 
+// Text returns a rule of s in the canonical spelling, see String.
+func (s *Set) Text(r *Rule) string {
+	var b strings.Builder
+	r.print(&b, s, false)
+	return b.String()
+}
+
 func (s *Set) text(numbered bool) string {
 	var b strings.Builder
 	line(&b, "", "internal.protocol", familyNames(s.Settings.Internal)...)

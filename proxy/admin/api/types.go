@@ -1,5 +1,5 @@
-// Package api defines what the admin listener answers under /api/v1. Any replica
-// answers for the whole cluster.
+// Package api is the API of the admin listener under /api/v1: the answers, what serves
+// them and a client. Any replica answers for the whole cluster.
 package api
 
 import (
@@ -14,7 +14,7 @@ type Replica struct {
 	Name       string    `json:"name"`              // USHER_REPLICA
 	Address    string    `json:"address,omitempty"` // of its admin listener; "": nobody can ask it
 	Version    string    `json:"version,omitempty"`
-	State      string    `json:"state"`           // alive, draining, missing (a member that does not answer), dead (its lease has ended), left
+	State      string    `json:"state"`           // Alive ...
 	Error      string    `json:"error,omitempty"` // why it does not answer
 	Started    time.Time `json:"started,omitzero"`
 	Seen       time.Time `json:"seen,omitzero"` // when it last showed itself in the store
@@ -23,7 +23,18 @@ type Replica struct {
 	Sessions   int       `json:"sessions"`
 	Ready      bool      `json:"ready"`
 	Reason     string    `json:"reason,omitempty"` // why it is not ready
+	// ReloadError says why it keeps older rules than those that it was to load last.
+	ReloadError string `json:"reload_error,omitempty"`
 }
+
+// States of a replica.
+const (
+	Alive    = "alive"
+	Draining = "draining" // takes no new sessions
+	Silent   = "missing"  // a member of the store that does not answer
+	Dead     = "dead"     // its lease has ended
+	Left     = "left"     // it has stopped in good order
+)
 
 // Missing is a replica whose part of an answer is not there.
 type Missing struct {
@@ -55,7 +66,7 @@ type Store struct {
 type Cluster struct {
 	Answer
 	Cluster  string    `json:"cluster"` // USHER_CLUSTER
-	Health   string    `json:"health"`  // ok, degraded, down
+	Health   string    `json:"health"`  // OK ...
 	Reasons  []string  `json:"reasons"` // why it is not ok; never null
 	Sessions int       `json:"sessions"`
 	Store    Store     `json:"store"`
@@ -111,6 +122,7 @@ type Limit struct {
 	Name       string  `json:"name"`
 	Location   string  `json:"location"`
 	Generation string  `json:"generation"`
+	Digest     string  `json:"digest"` // of the generation
 	Current    bool    `json:"current"`
 	Pool       string  `json:"pool,omitempty"`
 	Mode       string  `json:"mode"` // enforce, report
@@ -121,8 +133,8 @@ type Limit struct {
 	Keys       []Key   `json:"keys"`     // the fullest ones
 	Refused    uint64  `json:"refused"`  // by this limit in the last minute, on the replicas that have answered
 	// Holders are the clients and users with most of its sessions, at most ten, over the
-	// replicas that have answered. They are left out while the limit is not nearly full.
-	Holders []record.Holder `json:"holders,omitempty"`
+	// replicas that have answered.
+	Holders []record.Holder `json:"holders"`
 	// WouldRefuse counts, in mode report, the sessions that enforce would have refused
 	// since the replicas have started.
 	WouldRefuse uint64    `json:"would_refuse,omitempty"`
@@ -147,6 +159,8 @@ type Sessions struct {
 // Refusals is the answer of /api/v1/refusals, newest first.
 type Refusals struct {
 	Answer
+	Total    int          `json:"total"` // that match the filter
+	Offset   int          `json:"offset"`
 	Refusals []record.End `json:"refusals"`
 }
 
@@ -154,6 +168,12 @@ type Refusals struct {
 type Ended struct {
 	Answer
 	Ended []string `json:"ended"` // ids of sessions
+}
+
+// Changed is the answer to a request to drain or undrain a replica.
+type Changed struct {
+	Answer
+	Changed Replica `json:"changed"` // that replica, afterwards
 }
 
 // Error is the body of every answer that is no success.

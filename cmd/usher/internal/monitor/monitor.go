@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"runtime"
@@ -32,7 +33,9 @@ type Options struct {
 	Snapshot func() admin.Snapshot // what this package does not know itself
 	Registry *prometheus.Registry
 	Weight   func() int // for agent checks, see agent.Options
-	Logger   *slog.Logger
+	// API returns what answers the paths of the API. It may use status for requests.
+	API    func(status func() admin.Status) http.Handler
+	Logger *slog.Logger
 }
 
 // Monitor has the admin and the agent listener. After Build it is safe for concurrent
@@ -95,6 +98,7 @@ func (m *Monitor) Build(o Options) {
 	admin.CollectSnapshot(o.Registry, snapshot)
 	m.admin = admin.New(admin.Options{
 		Readiness: m.Ready, Snapshot: snapshot, Gatherer: o.Registry, Names: names(m.cfg), Logger: o.Logger,
+		API: o.API(func() admin.Status { return m.admin.Status() }),
 	})
 	m.agent = agent.New(agent.Options{Unready: m.admin.Unready, Weight: o.Weight})
 }

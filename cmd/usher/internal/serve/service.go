@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"cmp"
 	"errors"
 	"net"
 
@@ -17,6 +18,7 @@ import (
 	"usher/cmd/usher/internal/monitor"
 	"usher/cmd/usher/internal/settings"
 	"usher/cmd/usher/internal/systemd"
+	"usher/limiter"
 	"usher/proxy"
 	"usher/proxy/admin"
 	"usher/proxy/rules"
@@ -34,6 +36,7 @@ type service struct {
 	counting *counting.Counting
 	proxy    *proxy.Server
 
+	id    string         // of this replica in the store
 	socks []net.Listener // as they were opened
 	loops *listen.Loops
 	tasks tasks
@@ -113,14 +116,17 @@ func (s *service) assemble(policy *proxy.Policy) {
 	s.proxy = proxy.New(s.proxyOptions(capacity, metrics), policy)
 	s.tasks.run(func() { s.proxy.GuardMemory(s.tasks.ctx) })
 	s.policy.Serve(s.proxy, policy, s.log.Logger)
-	s.monitor.Build(monitor.Options{Snapshot: s.snapshot, Registry: metrics, Weight: s.weight(capacity.Sessions), Logger: s.log.Logger})
+	s.monitor.Build(monitor.Options{
+		Snapshot: s.snapshot, Registry: metrics, Weight: s.weight(capacity.Sessions), API: s.api, Logger: s.log.Logger,
+	})
 	s.monitor.Ready.Listening()
 }
 
 func (s *service) startCounting(metrics *prometheus.Registry) {
 	id, exchange := s.policy.Exchanges()
+	s.id = cmp.Or(id, limiter.NewID())
 	s.counting.Start(s.cfg, counting.Options{
-		Logger: s.log.Logger, Observe: admin.NewStoreMetrics(metrics).Observe, ID: id, Exchange: exchange,
+		Logger: s.log.Logger, Observe: admin.NewStoreMetrics(metrics).Observe, ID: s.id, Exchange: exchange,
 	})
 	s.tasks.run(func() { s.policy.WarnOfMix(s.tasks.ctx, s.counting.Store, s.log.Logger) })
 }
