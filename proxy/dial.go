@@ -71,6 +71,7 @@ func (s *session) dial(ctx context.Context, d *decide.Session, addrs []netip.Add
 	}
 	if target != nil {
 		s.dialled.at = netip.AddrPortFrom(at, port)
+		s.server.young.Add(target, keepAliveOf(s.socksRule.KeepAlives.External))
 		return target, nil
 	}
 	if cause := context.Cause(ctx); cause != nil {
@@ -92,7 +93,7 @@ func attempt(s *session, d *decide.Session, to netip.AddrPort) (race.Connect, er
 		return nil, err
 	}
 	return func(ctx context.Context) (*net.TCPConn, error) {
-		dialer := sockopt.Dialer(from, keepAliveOf(s.socksRule.KeepAlives.External))
+		dialer := sockopt.Dialer(from)
 		conn, err := dialer.DialContext(ctx, "tcp", to.String())
 		if err != nil {
 			return nil, withPorts(err, from.Addr(), to.Addr())

@@ -119,7 +119,8 @@ func wantKept(t *testing.T, which string, c *net.TCPConn, on, idle, interval, co
 
 // Keep-alive follows the rules that let the session in: towards the client the
 // socks-rule's in what that says, and the client-rule's in the rest; towards the
-// target the socks-rule's.
+// target the socks-rule's. Targets get theirs at once, because it is due soon: see
+// sockopt.Young.
 func TestKeepAliveByRule(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -134,9 +135,11 @@ socks pass { from: 0/0 to: 0/0 port = 1
   external.socket.so_keepalive: 0 }
 socks pass { from: 0/0 to: 0/0
   internal.tcp.tcp_keepcnt: 2
-  external.tcp.tcp_keepidle: 600 }
+  external.tcp.tcp_keepidle: 4 }
 socks pass { from: 0/0 to: 0/0 port = 2
-  internal.tcp.tcp_keepidle: 60 }
+  internal.tcp.tcp_keepidle: 60
+  external.tcp.tcp_keepidle: 3
+  external.tcp.tcp_keepcnt: 6 }
 `, 0)
 	t.Cleanup(func() { s.finish(nil) })
 	s.from, s.to = addrPort(s.client.RemoteAddr()), addrPort(s.client.LocalAddr())
@@ -152,8 +155,8 @@ socks pass { from: 0/0 to: 0/0 port = 2
 		clientIdle, clientCount   int
 	}{
 		{0, "client, by a socks-rule that says nothing", "target that is not watched", 0, 0, 0, 0, 31, 4},
-		{2, "client, by a socks-rule that says what the server does", "target", 1, 60, 15, 4, 60, 4},
-		{1, "client, by its socks-rule and its client-rule", "target", 1, 600, 15, 4, 31, 2},
+		{2, "client, by a socks-rule that says what the server does", "target", 1, 3, 15, 6, 60, 4},
+		{1, "client, by its socks-rule and its client-rule", "target", 1, 4, 15, 4, 31, 2},
 	} {
 		s.keepClientAlive(s.clientRule.KeepAlives.Internal) // each is a session of its own
 		s.socksRule = s.gen.policy.Rules.Socks[c.rule]

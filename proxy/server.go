@@ -17,6 +17,7 @@ import (
 	"usher/proxy/resolve"
 	"usher/proxy/rules"
 	"usher/proxy/selfaddr"
+	"usher/proxy/sockopt"
 	"usher/proxy/users"
 )
 
@@ -112,8 +113,9 @@ type Server struct {
 	ids         atomic.Uint64 // of sessions
 	prefix      string        // of session ids, tells processes apart in a shared log
 
-	clientSockets selfaddr.Set // of UDP associations: their client-facing addresses, bound and advertised
-	awaiting      selfaddr.Set // where BIND awaits peers, to the end of the session
+	clientSockets selfaddr.Set  // of UDP associations: their client-facing addresses, bound and advertised
+	awaiting      selfaddr.Set  // where BIND awaits peers, to the end of the session
+	young         sockopt.Young // connections to targets
 
 	tcp, udp decide.Machine // what decisions about connections and datagrams ask the system
 

@@ -23,7 +23,7 @@ func TestDialerWithoutLatePort(t *testing.T) {
 	}
 	defer ln.Close()
 	from := netip.MustParseAddrPort("127.0.0.1:0")
-	dialer := Dialer(from, net.KeepAliveConfig{})
+	dialer := Dialer(from)
 	conn, err := dialer.DialContext(t.Context(), "tcp", ln.Addr().String())
 	if err != nil {
 		t.Fatal(err)

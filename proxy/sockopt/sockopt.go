@@ -71,12 +71,10 @@ func networkOf(address string) string {
 	return "tcp6"
 }
 
-// Dialer returns a dialer that connects from an address, whose port is 0, and
-// with the keep-alive k. The zero AddrPort leaves the address to the system.
-func Dialer(from netip.AddrPort, k net.KeepAliveConfig) net.Dialer {
-	// Without this, the dialer would switch keep-alive on if the configuration is
-	// off.
-	d := net.Dialer{KeepAlive: -1, KeepAliveConfig: k, Control: urgentInline}
+// Dialer returns a dialer that connects from an address, whose port is 0, and without
+// keep-alive. The zero AddrPort leaves the address to the system.
+func Dialer(from netip.AddrPort) net.Dialer {
+	d := net.Dialer{KeepAlive: -1, Control: urgentInline}
 	if from.IsValid() { // bind only if needed: each bound socket takes a port, and there are few
 		d.LocalAddr, d.Control = net.TCPAddrFromAddrPort(from), choosePortLate
 	}
