@@ -67,7 +67,7 @@ func (s *session) dial(ctx context.Context, d *decide.Session, addrs []netip.Add
 		return attempt(s, d, netip.AddrPortFrom(a, port))
 	})
 	if len(addrs) > 1 {
-		s.dialled.failures = failures
+		s.dialled.failed = describe(failures)
 	}
 	if target != nil {
 		s.dialled.at = netip.AddrPortFrom(at, port)

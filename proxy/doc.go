@@ -26,7 +26,9 @@
 // The steps use these files, each of which uses only those after it, but for the
 // pairs that TestFilesRunOneWay allows:
 //
-//	report.go          log lines
+//	report.go          what is told about the end of a session: log lines, records
+//	operate.go         what an operator sees of the sessions, and does to them
+//	describe.go        sessions as records
 //	decision.go        asks package decide, which makes all decisions and knows their order; usher explain asks it, too
 //	slot.go            asks the limiter
 //	deadline.go        time limits of the steps
@@ -37,6 +39,7 @@
 //	pressure.go        ends sessions when the kernel buffers too much for them
 //	overload.go        closes clients when descriptors or places are short
 //	server.go          what sessions share
+//	refusals.go        the last refusals
 //	rulemetrics.go     series of the rules in force
 //	table.go           sessions and generations
 //	metrics.go         for Prometheus

@@ -172,7 +172,7 @@ func (m nameMetrics) LookedUp(took time.Duration) { m.lookups.Observe(took.Secon
 // finish counts the end of s.
 func (m *Metrics) finish(s *session, o outcome, took time.Duration) {
 	switch {
-	case s.granted:
+	case s.stage.connected:
 		m.duration.Observe(took.Seconds())
 	case o.target:
 		m.connectErrors.WithLabelValues(o.reason).Inc()

@@ -42,6 +42,7 @@ var (
 
 	errLeaseLost = errors.New("the session has lost its slot, because the lease ended")
 	errDrain     = errors.New("the server is stopping")
+	errEnded     = errors.New("an operator has ended the session")
 )
 
 // silent is the code of errors that get no reply: the client closed, made no
@@ -96,6 +97,7 @@ var outcomes = []outcome{
 	{limiter.ErrUnavailable, socks.GeneralFailure, "store_unavailable", false},
 	{limiter.ErrClosed, socks.GeneralFailure, "drain", false},
 	{errDrain, silent, "drain", false},
+	{errEnded, silent, "ended", false},
 
 	{udp.ErrPorts, socks.GeneralFailure, "udp_ports", false},
 	{udp.ErrSocket, socks.GeneralFailure, "udp_socket", false},

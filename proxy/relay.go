@@ -13,6 +13,6 @@ func (s *session) relayTo(target *net.TCPConn, t rules.Timeouts) func() error {
 	s.sockets.dropContext()
 	s.opening = nil
 	return relay.New(s.client, target, relay.Options{
-		Idle: t.IO, FinWait: t.FinWait, MayWrite: s.valid, Pipes: s.server.pipes, Up: &s.up, Down: &s.down,
+		Idle: t.IO, FinWait: t.FinWait, MayWrite: s.valid, Pipes: s.server.pipes, Up: &s.up, Down: &s.down, Moved: &s.moved,
 	}).Run
 }

@@ -25,7 +25,7 @@ func (s *session) succeed(addr socks.Addr) error {
 	if err := s.reply(addr); err != nil {
 		return err
 	}
-	s.granted = true
+	s.server.table.setConnected(s)
 	s.reportConnected()
 	return nil
 }

@@ -5,18 +5,21 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
 	"usher/proxy/decide"
 	"usher/proxy/race"
-	"usher/proxy/rules"
+	"usher/proxy/record"
 	"usher/proxy/udp"
 )
 
-// report counts the session and writes one log line about its end. It always
-// writes it, so log: disconnect and log: error in a rule change nothing.
+// report counts the session, and tells the log, the list of refusals and Options.Ended
+// about its end. It always does, so log: disconnect and log: error in a rule change
+// nothing.
 func (s *session) report(err error) {
 	o := outcomeOf(err)
 	log := s.server.opts.Logger
@@ -26,27 +29,40 @@ func (s *session) report(err error) {
 			slog.String("client", s.from.String()), slog.String("reason", o.reason))
 		return
 	}
-	took := time.Since(s.began)
-	s.server.opts.Metrics.finish(s, o, took)
-	if !log.Enabled(context.Background(), slog.LevelInfo) {
+	now := time.Now()
+	s.server.opts.Metrics.finish(s, o, now.Sub(s.began))
+	logged := log.Enabled(context.Background(), slog.LevelInfo)
+	if s.stage.connected && !logged && s.server.opts.Ended == nil {
 		return
 	}
-	message := "session refused"
-	if s.granted {
-		message = "session ended"
+	e := endOf(s, err, o, now)
+	if logged {
+		message := "session ended"
+		if e.Refused {
+			message = "session refused"
+		}
+		log.LogAttrs(context.Background(), slog.LevelInfo, message, endAttrs(&e)...)
 	}
-	attrs := s.attrs(o.reason)
-	if s.granted {
-		attrs = append(attrs, slog.Int64("bytes_up", s.up.Load()), slog.Int64("bytes_down", s.down.Load()))
+	if e.Refused {
+		s.server.refused.add(e)
 	}
+	if s.server.opts.Ended != nil {
+		s.server.opts.Ended(e)
+	}
+}
+
+// endOf returns the record of a session's end.
+func endOf(s *session, err error, o outcome, now time.Time) record.End {
+	e := record.End{Session: described(s), Time: now, Reason: o.reason, Refused: !s.stage.connected}
+	e.Seconds = now.Sub(s.began).Seconds()
+	e.FailedAddresses = s.dialled.failed
 	if s.udp != nil {
-		attrs = append(attrs, udpAttrs(s.udp.Stats())...)
+		e.UDP = datagrams(s.udp.Stats())
 	}
-	attrs = append(attrs, slog.Float64("seconds", took.Seconds()))
 	if err != nil && o.reason != "done" {
-		attrs = append(attrs, slog.String("error", err.Error()))
+		e.Error = err.Error()
 	}
-	log.LogAttrs(context.Background(), slog.LevelInfo, message, attrs...)
+	return e
 }
 
 // isCheck reports whether a session that ended with err was a health check: a
@@ -65,96 +81,114 @@ func (s *session) reportConnected() {
 	if !wanted || !log.Enabled(context.Background(), slog.LevelInfo) {
 		return
 	}
-	log.LogAttrs(context.Background(), slog.LevelInfo, "session connected", s.attrs("")...)
+	r := described(s)
+	log.LogAttrs(context.Background(), slog.LevelInfo, "session connected", sessionAttrs(&r, "", s.dialled.failed)...)
 }
 
-// attrs are the keys that a session's lines share, as far as they are known;
-// those that do not apply are left out. Strings that the client chose are
-// bounded by the protocol (255 bytes); escaping them is the log handler's part.
-func (s *session) attrs(reason string) []slog.Attr {
+// described returns all that is known about a session. Only its own goroutine may ask.
+func described(s *session) record.Session {
+	v := seen{s, s.gen, s.stage}
+	r := v.identity()
+	addClientRule(&r, s.clientRule)
+	addRule(&r, s.socksRule)
+	v.addRequest(&r)
+	v.addFarEnd(&r)
+	r.Pool, r.LimitKey = poolOf(s.clientRule, s.socksRule), s.limitKey
+	if s.grant != nil && !s.grant.Confirmed() {
+		r.Confirmed = new(bool) // false: admitted without the store
+	}
+	return r
+}
+
+// sessionAttrs returns the keys of a record that all lines about a session share. Those
+// that do not apply are left out. Escaping what the client chose is the log handler's
+// part.
+func sessionAttrs(r *record.Session, reason, failed string) []slog.Attr {
 	attrs := make([]slog.Attr, 0, 23)
 	text := func(key, value string) {
 		if value != "" {
 			attrs = append(attrs, slog.String(key, value))
 		}
 	}
-	text("session", s.server.sessionID(s.id))
-	text("generation", s.server.table.label(s.gen))
+	text("session", r.ID)
+	text("generation", r.Generation)
 	text("reason", reason)
-	text("client", s.from.String())
-	text("client_rule", id(s.clientRule))
-	text("client_rule_name", name(s.clientRule))
-	text("client_rule_at", at(s.clientRule))
-	text("rule", id(s.socksRule))
-	text("rule_name", name(s.socksRule))
-	text("rule_at", at(s.socksRule))
-	text("pool", poolOf(s.clientRule, s.socksRule))
-	text("limit_key", s.limitKey)
-	text("user", s.user)
-	if s.request.Version != 0 {
-		attrs = append(attrs, slog.Int("socks", int(s.request.Version)))
-		if s.request.Command != 0 {
-			text("command", commandName(s.request.Command))
-		}
-		if a := s.request.Addr; a.Name != "" || a.IP.IsValid() {
-			text("target", a.String())
-		}
+	text("client", r.Client.String())
+	text("client_rule", r.ClientRule)
+	text("client_rule_name", r.ClientRuleName)
+	text("client_rule_at", r.ClientRuleAt)
+	text("rule", r.Rule)
+	text("rule_name", r.RuleName)
+	text("rule_at", r.RuleAt)
+	text("pool", r.Pool)
+	text("limit_key", r.LimitKey)
+	text("user", r.User)
+	if r.SOCKS != 0 {
+		attrs = append(attrs, slog.Int("socks", r.SOCKS))
 	}
-	if s.grant != nil && !s.grant.Confirmed() {
-		attrs = append(attrs, slog.Bool("confirmed", false)) // admitted without the store
+	text("command", r.Command)
+	text("target", r.Target)
+	if r.Confirmed != nil {
+		attrs = append(attrs, slog.Bool("confirmed", *r.Confirmed))
 	}
 	address := func(key string, a netip.AddrPort) {
 		if a.IsValid() {
 			text(key, a.String())
 		}
 	}
-	address("dialled", s.dialled.at)
-	if s.awaited != nil {
-		address("bound", s.awaited.at)
-		address("peer", s.awaited.peer)
-	}
-	text("failed_addresses", describe(s.dialled.failures))
+	address("dialled", r.Dialled)
+	address("bound", r.Bound)
+	address("peer", r.Peer)
+	text("failed_addresses", failed)
 	return attrs
 }
 
-// poolOf returns the pool of the limit that a session asked last, "" if there is none.
-// Each rule is nil if none matched yet.
-func poolOf(client, request *rules.Rule) string {
-	switch {
-	case request != nil && (client == nil || !decide.Inherits(client, request)):
-		return request.Session.Pool
-	case client != nil:
-		return client.Session.Pool
+// endAttrs returns the keys of the last line about a session.
+func endAttrs(e *record.End) []slog.Attr {
+	attrs := sessionAttrs(&e.Session, e.Reason, e.FailedAddresses)
+	if !e.Refused {
+		attrs = append(attrs, slog.Int64("bytes_up", e.BytesUp), slog.Int64("bytes_down", e.BytesDown))
 	}
-	return ""
+	if e.UDP != nil {
+		attrs = append(attrs, udpAttrs(e.UDP)...)
+	}
+	attrs = append(attrs, slog.Float64("seconds", e.Seconds))
+	if e.Error != "" {
+		attrs = append(attrs, slog.String("error", e.Error))
+	}
+	return attrs
+}
+
+// datagrams returns the record of an association.
+func datagrams(u udp.Stats) *record.UDP {
+	r := &record.UDP{UDPRelay: u.Advertised, UDPClient: u.Client, UDPClientMoves: u.Moves, DatagramsUp: u.Up, DatagramsDown: u.Down}
+	for _, d := range u.Dropped {
+		if r.Dropped == nil {
+			r.Dropped = make(map[string]int64)
+		}
+		r.Dropped[d.Reason] = d.N
+	}
+	return r
 }
 
 // udpAttrs returns the keys for an association in the last line of its session.
-func udpAttrs(u udp.Stats) []slog.Attr {
-	attrs := []slog.Attr{slog.String("udp_relay", u.Advertised.String())}
-	if u.Client.IsValid() {
-		attrs = append(attrs, slog.String("udp_client", u.Client.String()))
+func udpAttrs(u *record.UDP) []slog.Attr {
+	attrs := []slog.Attr{slog.String("udp_relay", u.UDPRelay.String())}
+	if u.UDPClient.IsValid() {
+		attrs = append(attrs, slog.String("udp_client", u.UDPClient.String()))
 	}
-	if u.Moves > 0 {
-		attrs = append(attrs, slog.Int64("udp_client_moves", u.Moves))
+	if u.UDPClientMoves > 0 {
+		attrs = append(attrs, slog.Int64("udp_client_moves", u.UDPClientMoves))
 	}
-	attrs = append(attrs, slog.Int64("datagrams_up", u.Up), slog.Int64("datagrams_down", u.Down))
+	attrs = append(attrs, slog.Int64("datagrams_up", u.DatagramsUp), slog.Int64("datagrams_down", u.DatagramsDown))
 	var dropped []any
-	for _, d := range u.Dropped {
-		dropped = append(dropped, slog.Int64(d.Reason, d.N))
+	for _, reason := range slices.Sorted(maps.Keys(u.Dropped)) {
+		dropped = append(dropped, slog.Int64(reason, u.Dropped[reason]))
 	}
 	if len(dropped) > 0 {
 		attrs = append(attrs, slog.Group("dropped", dropped...))
 	}
 	return attrs
-}
-
-// name returns rule.name of a rule, "" if it has none.
-func name(r *rules.Rule) string {
-	if r == nil {
-		return ""
-	}
-	return r.Name
 }
 
 // maxDescribed bounds the addresses in one line, because a name may have many.

@@ -14,6 +14,7 @@ import (
 	"usher/limiter"
 	"usher/proxy/decide"
 	"usher/proxy/fair"
+	"usher/proxy/record"
 	"usher/proxy/resolve"
 	"usher/proxy/rules"
 	"usher/proxy/selfaddr"
@@ -34,6 +35,12 @@ type Options struct {
 	Limiter *limiter.Limiter // required
 	Logger  *slog.Logger     // nil: nothing is logged
 	Metrics *Metrics         // nil: nothing is measured
+	// Replica is the name of this replica in records. It may be empty.
+	Replica string
+	// Ended is called at the end of each session, and for each that is refused, after
+	// the log line. It must not wait, because the session's slot is free by then, but not
+	// its memory. Many goroutines call it at once. nil: nobody wants to know.
+	Ended func(record.End)
 	// TrustedProxies are the balancers. They must send a PROXY header. No other
 	// client may send one.
 	TrustedProxies []netip.Prefix
@@ -99,13 +106,14 @@ type Options struct {
 //
 // To stop it, call CloseListeners, then Drain, then close the limiter.
 type Server struct {
-	opts   Options
-	table  *table
-	names  *resolve.Cache
-	guard  *users.Guard
-	hashes *fair.Queue   // password hashes
-	pipes  chan struct{} // has a token for each pipe of a relay; nil: any number
-	spare  *spare
+	opts    Options
+	table   *table
+	refused lastRefusals
+	names   *resolve.Cache
+	guard   *users.Guard
+	hashes  *fair.Queue   // password hashes
+	pipes   chan struct{} // has a token for each pipe of a relay; nil: any number
+	spare   *spare
 
 	negotiators negotiators
 	places      fair.Shares   // of sessions that have made their request

@@ -13,9 +13,8 @@ import (
 
 // sockets are closed when a session ends or is cut. They are safe for concurrent use.
 type sockets struct {
-	mu     sync.Mutex // held while they are closed, which may wait
-	open   []io.Closer
-	closed bool
+	mu   sync.Mutex  // held while they are closed, which may wait
+	open []io.Closer // nil: they are closed
 
 	cutting sync.Mutex              // never held for long
 	reason  error                   // of the first cut; nil: there was none
@@ -75,7 +74,7 @@ func (s *sockets) cause(err error) error {
 func (s *sockets) closeOnEnd(c io.Closer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
+	if s.open == nil {
 		_ = c.Close()
 		return
 	}
@@ -94,9 +93,6 @@ func (s *sockets) eachTCP(f func(*net.TCPConn)) (source netip.Prefix) {
 
 // each does what eachTCP does. s.mu is held.
 func (s *sockets) each(f func(*net.TCPConn)) (source netip.Prefix) {
-	if s.closed {
-		return netip.Prefix{}
-	}
 	for _, c := range s.open {
 		switch c := c.(type) {
 		case *net.TCPConn:
@@ -113,13 +109,10 @@ func (s *sockets) each(f func(*net.TCPConn)) (source netip.Prefix) {
 func (s *sockets) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
-		return
-	}
-	s.closed = true
 	for _, c := range s.open {
 		_ = c.Close()
 	}
+	s.open = nil
 }
 
 // closer is a function that is called when the sockets are closed.

@@ -8,7 +8,7 @@ import (
 
 	"usher/limiter"
 	"usher/proxy/fair"
-	"usher/proxy/race"
+	"usher/proxy/idle"
 	"usher/proxy/rules"
 	"usher/proxy/socks"
 	"usher/proxy/udp"
@@ -30,7 +30,6 @@ type session struct {
 	// the allocator has is 448.
 	stage    stage // guarded by the table's mutex
 	isClient bool  // else no more than a health check, so far: see isCheck
-	granted  bool  // the client was told that it is connected
 	method   rules.Method
 
 	from       netip.AddrPort // who the client is, by the PROXY header if there is one
@@ -46,6 +45,7 @@ type session struct {
 	valid    func() bool      // nil, or asked before every write: see endOnLostLease
 	udp      *udp.Association // nil but for UDP ASSOCIATE
 	up, down atomic.Int64     // safe: bytes relayed to and from the target
+	moved    idle.Stamp       // safe: when the last of them were relayed; zero before the relay
 
 	sockets sockets // safe: client and what else is open
 }
@@ -68,9 +68,15 @@ type opening struct {
 
 // stage is how far a session has come. In the zero stage, no client-rule has passed
 // it yet: it is a health check, or was accepted just now.
+//
+// Others may read a field of the session once its stage, which they read with the
+// table's mutex, says that the field no longer changes: from once there is a rule, what
+// was requested once there is a command, to what it is connected once it is.
 type stage struct {
-	rule    *rules.Rule   // that passed it last
-	command socks.Command // 0: it negotiates
+	rule        *rules.Rule   // that passed it last
+	command     socks.Command // 0: it negotiates
+	connected   bool          // the client was told so
+	unconfirmed bool          // admitted for its command without the store
 }
 
 // awaited is the peer of BIND.
@@ -82,6 +88,6 @@ type awaited struct {
 
 // dialled is what became of the addresses of a target.
 type dialled struct {
-	at       netip.AddrPort // connected
-	failures []race.Failure // those that were tried in vain, if there are several
+	at     netip.AddrPort // connected
+	failed string         // those that were tried in vain, if there are several, see describe
 }

@@ -176,8 +176,15 @@ func (t *table) setStage(s *session, r *rules.Rule, command socks.Command) bool 
 	if t.isOutdated(s) {
 		return false
 	}
-	s.stage = stage{rule: r, command: command}
+	s.stage = stage{rule: r, command: command, unconfirmed: command != 0 && !s.grant.Confirmed()}
 	return true
+}
+
+// setConnected records that the client of s was told that it is connected.
+func (t *table) setConnected(s *session) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s.stage.connected = true
 }
 
 // remove removes s. It panics if s is not there. The goroutine of s must call

@@ -45,7 +45,7 @@ func (s *session) openAssociation(ctx context.Context) (*udp.Association, error)
 		Judge: s.decision(), Names: s.server.names, Metrics: s.server.opts.Metrics.udp,
 		Control: s.client, Client: client, Follow: s.server.opts.UDPFollow,
 		Advertise: s.server.opts.UDPAdvertise, Ports: cmp.Or(s.socksRule.UDPPorts, s.server.opts.UDPPorts),
-		Heard: &s.server.clientSockets, MayWrite: s.valid, Up: &s.up, Down: &s.down,
+		Heard: &s.server.clientSockets, MayWrite: s.valid, Up: &s.up, Down: &s.down, Moved: &s.moved,
 	}
 	o.Judge.Machine = s.server.udp
 	return udp.Open(o)

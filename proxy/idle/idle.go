@@ -7,29 +7,40 @@ import (
 	"time"
 )
 
-// start is the zero of the times in a Timer. A time.Time would need more memory, and
-// every session has a Timer.
+// start is the zero of the times in a Stamp. A time.Time would need more memory, and
+// every session has a Stamp.
 var start = time.Now()
 
+// Stamp is when something has moved last. The zero Stamp stands for the start of this
+// process. A Stamp is safe for concurrent use.
+type Stamp struct{ at atomic.Int64 } // nanoseconds since start
+
+// Touch records that something moves now.
+func (s *Stamp) Touch() { s.at.Store(int64(time.Since(start))) }
+
+// Idle returns for how long nothing has moved.
+func (s *Stamp) Idle() time.Duration { return time.Since(start) - time.Duration(s.at.Load()) }
+
 // Timer calls a function when nothing has moved for a limit. Touch only stores the
-// time. The timer is set again when it fires, so a busy relay pays one clock read for a
-// write. The zero Timer has no limit. A Timer is safe for concurrent use after Start.
+// time, in a Stamp. The timer is set again when it fires, so a busy relay pays one clock
+// read for a write. The zero Timer has no limit. A Timer is safe for concurrent use after Start.
 type Timer struct {
-	limit  atomic.Int64 // nanoseconds; 0: none
+	moved  *Stamp        // nil before Start
+	limit  time.Duration // guarded by mu; 0: none
 	expire func()
-	moved  atomic.Int64 // time of the last movement: nanoseconds since start
 
 	mu      sync.Mutex
 	timer   *time.Timer // nil: there is no limit, or it is over
 	stopped bool
 }
 
-// Start sets the limit, 0 for none. When nothing has moved for that time, the Timer calls
-// expire once, in a goroutine of its own. Start must be called once.
-func (t *Timer) Start(limit time.Duration, expire func()) {
+// Start sets the limit, 0 for none, and touches moved. When nothing has moved for that
+// time, the Timer calls expire once, in a goroutine of its own. Start must be called
+// once.
+func (t *Timer) Start(limit time.Duration, moved *Stamp, expire func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.expire = expire
+	t.moved, t.expire = moved, expire
 	t.set(limit)
 }
 
@@ -38,7 +49,7 @@ func (t *Timer) Start(limit time.Duration, expire func()) {
 func (t *Timer) Shorten(limit time.Duration) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	now := time.Duration(t.limit.Load())
+	now := t.limit
 	if t.stopped || limit == 0 || now != 0 && now <= limit {
 		return false
 	}
@@ -49,25 +60,22 @@ func (t *Timer) Shorten(limit time.Duration) bool {
 	return true
 }
 
-// set sets the limit and the timer. t.mu is held.
+// set touches the stamp, and sets the limit and the timer. t.mu is held.
 func (t *Timer) set(limit time.Duration) {
+	t.moved.Touch()
 	if limit == 0 {
 		return
 	}
-	t.limit.Store(int64(limit))
-	t.moved.Store(int64(time.Since(start)))
+	t.limit = limit
 	t.timer = time.AfterFunc(limit, t.check)
 }
 
-// Touch records that something has moved.
+// Touch records that something moves now.
 func (t *Timer) Touch() {
-	if t.limit.Load() != 0 {
-		t.moved.Store(int64(time.Since(start)))
+	if t.moved != nil {
+		t.moved.Touch()
 	}
 }
-
-// Idle returns for how long nothing has moved.
-func (t *Timer) Idle() time.Duration { return time.Since(start) - time.Duration(t.moved.Load()) }
 
 // Stop ends the Timer. It may be called again.
 func (t *Timer) Stop() {
@@ -93,7 +101,7 @@ func (t *Timer) over() bool {
 	if t.timer == nil {
 		return false
 	}
-	idle, limit := t.Idle(), time.Duration(t.limit.Load())
+	idle, limit := t.moved.Idle(), t.limit
 	if idle >= limit {
 		t.timer, t.stopped = nil, true
 		return true

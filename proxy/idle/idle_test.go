@@ -10,8 +10,11 @@ import (
 func TestTimer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began, expired := time.Now(), make(chan time.Duration, 9)
-		var timer Timer
-		timer.Start(10*time.Second, func() { expired <- time.Since(began) })
+		var (
+			timer Timer
+			moved Stamp
+		)
+		timer.Start(10*time.Second, &moved, func() { expired <- time.Since(began) })
 		for range 5 {
 			time.Sleep(9 * time.Second)
 			timer.Touch()
@@ -28,8 +31,11 @@ func TestTimer(t *testing.T) {
 
 func TestStoppedTimer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var timer Timer
-		timer.Start(10*time.Second, func() { t.Error("expired though it was stopped") })
+		var (
+			timer Timer
+			moved Stamp
+		)
+		timer.Start(10*time.Second, &moved, func() { t.Error("expired though it was stopped") })
 		time.Sleep(9 * time.Second)
 		timer.Stop()
 		timer.Stop()
@@ -38,8 +44,11 @@ func TestStoppedTimer(t *testing.T) {
 }
 
 func TestNoLimit(t *testing.T) {
-	var timer Timer
-	timer.Start(0, func() { t.Error("expired") })
+	var (
+		timer Timer
+		moved Stamp
+	)
+	timer.Start(0, &moved, func() { t.Error("expired") })
 	timer.Touch()
 	timer.Stop()
 }
@@ -55,8 +64,11 @@ func TestShorten(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			began, expired := time.Now(), make(chan time.Duration, 9)
-			var timer Timer
-			timer.Start(c.before, func() { expired <- time.Since(began) })
+			var (
+				timer Timer
+				moved Stamp
+			)
+			timer.Start(c.before, &moved, func() { expired <- time.Since(began) })
 			time.Sleep(5 * time.Second)
 			timer.Touch()
 			if shorter := timer.Shorten(c.limit); shorter != (c.before != 10*time.Second) {

@@ -18,7 +18,7 @@ type Session struct {
 
 	ClientRule     string `json:"client_rule,omitempty"` // c1
 	ClientRuleName string `json:"client_rule_name,omitempty"`
-	ClientRuleAt   string `json:"client_rule_at,omitempty"` // file:line:col
+	ClientRuleAt   string `json:"client_rule_at,omitempty"` // file:line
 	Rule           string `json:"rule,omitempty"`           // s1
 	RuleName       string `json:"rule_name,omitempty"`
 	RuleAt         string `json:"rule_at,omitempty"`
@@ -78,5 +78,19 @@ type End struct {
 	// Refused: the client was never told that it is connected.
 	Refused bool   `json:"refused"`
 	Error   string `json:"error,omitempty"`
-	Held    *Held  `json:"held,omitempty"` // if a limit has refused it
+	// FailedAddresses are addresses of the target that were tried in vain, each with the
+	// reason, if there are several.
+	FailedAddresses string `json:"failed_addresses,omitempty"`
+	Held            *Held  `json:"held,omitempty"` // if a limit has refused it
+	*UDP                   // if it was an association
+}
+
+// UDP is what an association has relayed.
+type UDP struct {
+	UDPRelay       netip.AddrPort   `json:"udp_relay,omitzero"`  // where the client was to send its datagrams
+	UDPClient      netip.AddrPort   `json:"udp_client,omitzero"` // from where they came
+	UDPClientMoves int64            `json:"udp_client_moves,omitempty"`
+	DatagramsUp    int64            `json:"datagrams_up"`
+	DatagramsDown  int64            `json:"datagrams_down"`
+	Dropped        map[string]int64 `json:"dropped,omitempty"` // datagrams by reason
 }

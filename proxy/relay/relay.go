@@ -41,6 +41,9 @@ type Options struct {
 	// Up and Down count the bytes that were written to the target and to the
 	// client, while they move. Both are required.
 	Up, Down *atomic.Int64
+	// Moved is touched whenever a byte was written, and at the start. nil: nobody wants
+	// to know.
+	Moved *idle.Stamp
 }
 
 // Relay is two directions and what they share. There is one for each connected
@@ -62,11 +65,14 @@ type Relay struct {
 // keep the stack of Run small, because a goroutine keeps a stack that has grown. An
 // idle relay fits into the smallest stack.
 func New(client, target *net.TCPConn, o Options) *Relay {
+	if o.Moved == nil {
+		o.Moved = new(idle.Stamp)
+	}
 	r := &Relay{mayWrite: o.MayWrite, pipes: o.Pipes}
 	r.up = flow{relay: r, from: client, to: target, bytes: o.Up}
 	r.down = flow{relay: r, from: target, to: client, bytes: o.Down}
 	r.finWait = o.FinWait
-	r.idle.Start(o.Idle, r.expire)
+	r.idle.Start(o.Idle, o.Moved, r.expire)
 	r.downEnded.Add(1)
 	return r
 }

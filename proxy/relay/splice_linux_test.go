@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"usher/deploy/need"
+	"usher/proxy/idle"
 )
 
 // running is one direction of a relay that runs.
@@ -229,7 +230,8 @@ func TestSpliceAsksBeforeEverySystemCall(t *testing.T) {
 // What is spliced keeps its relay alive, though nothing comes back.
 func TestSplicedBytesAreNoIdleness(t *testing.T) {
 	o := new(Relay)
-	o.idle.Start(time.Hour, func() { t.Error("idle for an hour") })
+	moved := new(idle.Stamp)
+	o.idle.Start(time.Hour, moved, func() { t.Error("idle for an hour") })
 	t.Cleanup(o.idle.Stop)
 	r := startFlow(t, o)
 	sent := r.spliced() // and is blocked
@@ -241,7 +243,7 @@ func TestSplicedBytesAreNoIdleness(t *testing.T) {
 	if err := <-r.ended; err != nil {
 		t.Error(err)
 	}
-	if since, silent := time.Since(blocked), o.idle.Idle(); silent >= since {
+	if since, silent := time.Since(blocked), moved.Idle(); silent >= since {
 		t.Errorf("idle for %v, although bytes moved in the last %v", silent, since)
 	}
 }
@@ -461,14 +463,15 @@ func startNarrow(t *testing.T, o *Relay) *running {
 // though the rest waits.
 func TestPartOfABufferHasMoved(t *testing.T) {
 	o := new(Relay)
-	o.idle.Start(time.Hour, func() { t.Error("idle for an hour") })
+	moved := new(idle.Stamp)
+	o.idle.Start(time.Hour, moved, func() { t.Error("idle for an hour") })
 	t.Cleanup(o.idle.Stop)
 	began := time.Now()
 	r := startNarrow(t, o)
 	if n := r.flow.bytes.Load(); n >= bufferSize {
 		t.Fatalf("%d bytes: the connection takes whole buffers", n)
 	}
-	if o.idle.Idle() >= time.Since(began) {
+	if moved.Idle() >= time.Since(began) {
 		t.Error("none has moved for timeout.io")
 	}
 }

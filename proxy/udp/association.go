@@ -63,6 +63,7 @@ type Options struct {
 	Heard    *selfaddr.Set
 	MayWrite func() bool   // asked before every system call that sends; nil: always
 	Up, Down *atomic.Int64 // count the bytes relayed to and from targets
+	Moved    *idle.Stamp   // touched at the start and with each datagram; nil: nobody wants to know
 }
 
 // Association relays the datagrams of one client. Each one is judged by the
@@ -104,6 +105,9 @@ func Open(o Options) (*Association, error) {
 }
 
 func newAssociation(o Options, front *socket, advertised netip.AddrPort) *Association {
+	if o.Moved == nil {
+		o.Moved = new(idle.Stamp)
+	}
 	o.Heard.Add(front.local, advertised)
 	return &Association{
 		o: o, front: front, advertised: advertised,
@@ -123,7 +127,7 @@ func (a *Association) Advertised() netip.AddrPort { return a.advertised }
 // ended the connection. To end the association from outside, close the control
 // connection and the association. Run may be called once.
 func (a *Association) Run(ctx context.Context, limit time.Duration) error {
-	a.idle.Start(limit, func() { a.fail(ErrIdle) })
+	a.idle.Start(limit, a.o.Moved, func() { a.fail(ErrIdle) })
 	defer a.idle.Stop()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"usher/proxy/decide"
+	"usher/proxy/idle"
 	"usher/proxy/resolve"
 	"usher/proxy/rules"
 	"usher/proxy/selfaddr"
@@ -350,7 +351,8 @@ func TestDatagramsTakeNoMemory(t *testing.T) {
 	front, client, clientAddr := pair(t, nil)
 	upstream, target, targetAddr := pair(t, nil)
 	a := between(t, front, upstream, clientAddr.Addr())
-	a.idle.Start(time.Hour, func() { t.Error("idle for an hour") })
+	moved := new(idle.Stamp)
+	a.idle.Start(time.Hour, moved, func() { t.Error("idle for an hour") })
 	t.Cleanup(a.idle.Stop)
 	began := time.Now()
 	request, err := socks.AppendUDPHeader(nil, socks.AddrOf(targetAddr))
@@ -377,7 +379,7 @@ func TestDatagramsTakeNoMemory(t *testing.T) {
 	}); n > 0 {
 		t.Errorf("%v allocations", n)
 	}
-	if a.idle.Idle() >= time.Since(began) {
+	if moved.Idle() >= time.Since(began) {
 		t.Error("a relayed datagram does not restart the idle timeout of the association")
 	}
 	if c := a.client.known.Load(); c == nil || c.from != clientAddr {
