@@ -101,6 +101,9 @@ func TestApply(t *testing.T) {
 	for _, p := range replicas {
 		p.admin = p.logged("admin listener open")["address"].(string)
 		p.eventually("/readyz", "nothing is published for the cluster default; publish rules with usher apply FILE")
+		if code, body := p.get("/api/v1/cluster"); code != 503 || !strings.Contains(body, "no rules yet") {
+			t.Errorf("the API answers %d %s without rules", code, body)
+		}
 		if code, _ := p.get("/readyz"); code != 503 {
 			t.Error("ready without rules:", code)
 		}

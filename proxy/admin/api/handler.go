@@ -41,6 +41,11 @@ func (h Handler) Routes() http.Handler {
 	return mux
 }
 
+// NotYet answers all paths of a process that has no rules yet.
+func NotYet(w http.ResponseWriter, _ *http.Request) {
+	WriteError(w, http.StatusServiceUnavailable, Error{Error: "this replica has no rules yet", Remedy: "ask another replica, or read in /readyz what it waits for"})
+}
+
 // plain is for a path without parameters.
 func plain(answer func(Source, *http.Request) any) func(Source, *http.Request) (any, error) {
 	return func(s Source, r *http.Request) (any, error) {

@@ -24,16 +24,18 @@ import (
 	"usher/cmd/usher/internal/listen"
 	"usher/cmd/usher/internal/settings"
 	"usher/proxy/admin"
+	"usher/proxy/admin/api"
 	"usher/proxy/selfaddr"
 )
 
-// Options say what a Monitor answers. All fields are required. The functions are called
+// Options say what a Monitor answers. All fields but API are required. The functions are called
 // concurrently.
 type Options struct {
 	Snapshot func() admin.Snapshot // what this package does not know itself
 	Registry *prometheus.Registry
 	Weight   func() int // for agent checks, see agent.Options
-	// API returns what answers the paths of the API. It may use status for requests.
+	// API returns what answers the paths of the API. It may use status for requests. nil:
+	// there are no rules to tell about yet.
 	API    func(status func() admin.Status) http.Handler
 	Logger *slog.Logger
 }
@@ -96,9 +98,13 @@ func (m *Monitor) Build(o Options) {
 		return now
 	}
 	admin.CollectSnapshot(o.Registry, snapshot)
+	answers := http.Handler(http.HandlerFunc(api.NotYet))
+	if o.API != nil {
+		answers = o.API(func() admin.Status { return m.admin.Status() })
+	}
 	m.admin = admin.New(admin.Options{
 		Readiness: m.Ready, Snapshot: snapshot, Gatherer: o.Registry, Names: names(m.cfg), Logger: o.Logger,
-		API: o.API(func() admin.Status { return m.admin.Status() }),
+		API: answers,
 	})
 	m.agent = agent.New(agent.Options{Unready: m.admin.Unready, Weight: o.Weight})
 }
