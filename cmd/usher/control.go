@@ -8,6 +8,9 @@ import (
 
 	"usher/cmd/usher/internal/control"
 	"usher/cmd/usher/internal/exit"
+	"usher/cmd/usher/internal/inspect"
+	"usher/cmd/usher/internal/screen"
+	"usher/cmd/usher/internal/settings"
 	"usher/proxy/printable"
 )
 
@@ -22,7 +25,7 @@ type controlFlags struct {
 
 // target returns the usher with this admin listener; "" means USHER_ADMIN_LISTEN.
 func (s system) target(where string, pid int, timeout time.Duration) control.Target {
-	t := control.Target{Admin: where, PID: pid, Timeout: timeout}
+	t := control.Target{Admin: where, PID: pid, Timeout: timeout, Token: func() (string, error) { return settings.AdminToken(s.environ) }}
 	if where != "" {
 		return t
 	}
@@ -34,27 +37,16 @@ func (s system) target(where string, pid int, timeout time.Duration) control.Tar
 	return t
 }
 
+// caller is for the verbs that ask a cluster.
+func (s system) caller() inspect.Caller {
+	return inspect.Caller{
+		Screen: screen.New(s.stdout, s.environ), Stderr: s.stderr,
+		Target: func(where string, timeout time.Duration) control.Target { return s.target(where, 0, timeout) },
+	}
+}
+
 func (c controlFlags) target(sys system) control.Target {
 	return sys.target(c.Admin, c.PID, c.Timeout)
-}
-
-type statusCmd struct {
-	Admin   string        `help:"Address of the admin listener. Default: USHER_ADMIN_LISTEN." placeholder:"HOST:PORT"`
-	Timeout time.Duration `help:"How long to wait for the answer." default:"2s"`
-	JSON    bool          `name:"json" help:"Print the raw JSON answer."`
-}
-
-// Run requests /status and prints it as text or JSON.
-func (s statusCmd) Run(ctx context.Context, sys system) error {
-	st, text, err := sys.target(s.Admin, 0, s.Timeout).Status(ctx)
-	if err != nil {
-		return err
-	}
-	if s.JSON {
-		_, err = sys.stdout.Write(text)
-		return err
-	}
-	return control.Print(sys.stdout, st)
 }
 
 type reloadCmd struct{ controlFlags }

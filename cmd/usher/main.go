@@ -15,6 +15,7 @@ import (
 	"usher/cmd/usher/internal/build"
 	"usher/cmd/usher/internal/control"
 	"usher/cmd/usher/internal/exit"
+	"usher/cmd/usher/internal/inspect"
 	"usher/cmd/usher/internal/settings"
 	"usher/proxy/printable"
 )
@@ -97,22 +98,27 @@ func (s system) config() (settings.Config, error) {
 type cli struct {
 	VersionFlag kong.VersionFlag `name:"version" help:"Print the version."`
 
-	Serve       serveCmd       `cmd:"" default:"1" help:"Run the proxy. This is the default command."`
-	Validate    validateCmd    `cmd:"" help:"Check a rule file. Exit code 0: serve can load it, 1: it cannot."`
-	Explain     explainCmd     `cmd:"" help:"Show which rule decides about a request, why earlier rules do not match, and which limits apply. Exit code 0: it passes, 3: it is refused."`
-	Probe       probeCmd       `cmd:"" help:"Ask a running usher whether it is ready, or with --socks prove that a SOCKS server forwards. Exit code 0: up, 1: down."`
-	Status      statusCmd      `cmd:"" help:"Show the rules, limits in use and store of a running usher."`
-	Reload      reloadCmd      `cmd:"" help:"Reload the rules of a running usher and show the result. Exit code 0: the new rules are in force, 1: they are not."`
-	Apply       applyCmd       `cmd:"" help:"Publish a rule file for all replicas of a cluster, and wait until they follow. Exit code 0: it is in force on all of them, 1: it is not."`
-	Rollback    rollbackCmd    `cmd:"" help:"Publish the rules of an older generation again."`
-	Generations generationsCmd `cmd:"" help:"List the rules that are published for a cluster, and the replicas that follow."`
-	Keygen      keygenCmd      `cmd:"" help:"Make a key pair to sign published rules with."`
-	Upgrade     upgradeCmd     `cmd:"" help:"Replace a running usher by a new process of the program that is installed now; no client is refused. Exit code 0: the new one serves, 1: the old one goes on."`
-	Drain       drainCmd       `cmd:"" help:"Let a running usher take no new sessions, until undrain."`
-	Undrain     undrainCmd     `cmd:"" help:"Let a running usher take new sessions again."`
-	Stop        stopCmd        `cmd:"" help:"Drain and stop a running usher, and wait until it has ended."`
-	Man         manCmd         `cmd:"" hidden:"" help:"Print the manual page usher(1)."`
-	Version     versionCmd     `cmd:"" name:"version" help:"Print version, commit, build date and Go version."`
+	Serve       serveCmd         `cmd:"" default:"1" help:"Run the proxy. This is the default command."`
+	Validate    validateCmd      `cmd:"" help:"Check a rule file. Exit code 0: serve can load it, 1: it cannot."`
+	Explain     explainCmd       `cmd:"" help:"Show which rule decides about a request, why earlier rules do not match, and which limits apply. Exit code 0: it passes, 3: it is refused."`
+	Probe       probeCmd         `cmd:"" help:"Ask a running usher whether it is ready, or with --socks prove that a SOCKS server forwards. Exit code 0: up, 1: down."`
+	Status      inspect.Status   `cmd:"" help:"Show the health of the cluster, and the rules, limits and store of a running usher."`
+	Sessions    inspect.Sessions `cmd:"" help:"List the sessions of all replicas."`
+	Limits      inspect.Limits   `cmd:"" help:"List the limits: how full they are, and who holds the slots."`
+	Refusals    inspect.Refusals `cmd:"" help:"List the last refusals of all replicas."`
+	Why         inspect.Why      `cmd:"" help:"Say why a client or user was refused, who holds the slots, and what to do."`
+	End         inspect.End      `cmd:"" help:"End sessions, on whichever replica they run."`
+	Reload      reloadCmd        `cmd:"" help:"Reload the rules of a running usher and show the result. Exit code 0: the new rules are in force, 1: they are not."`
+	Apply       applyCmd         `cmd:"" help:"Publish a rule file for all replicas of a cluster, and wait until they follow. Exit code 0: it is in force on all of them, 1: it is not."`
+	Rollback    rollbackCmd      `cmd:"" help:"Publish the rules of an older generation again."`
+	Generations generationsCmd   `cmd:"" help:"List the rules that are published for a cluster, and the replicas that follow."`
+	Keygen      keygenCmd        `cmd:"" help:"Make a key pair to sign published rules with."`
+	Upgrade     upgradeCmd       `cmd:"" help:"Replace a running usher by a new process of the program that is installed now; no client is refused. Exit code 0: the new one serves, 1: the old one goes on."`
+	Drain       drainCmd         `cmd:"" help:"Let a running usher take no new sessions, until undrain."`
+	Undrain     undrainCmd       `cmd:"" help:"Let a running usher take new sessions again."`
+	Stop        stopCmd          `cmd:"" help:"Drain and stop a running usher, and wait until it has ended."`
+	Man         manCmd           `cmd:"" hidden:"" help:"Print the manual page usher(1)."`
+	Version     versionCmd       `cmd:"" name:"version" help:"Print version, commit, build date and Go version."`
 }
 
 // run parses args and runs one verb. Only main exits.
@@ -125,7 +131,7 @@ func run(ctx context.Context, args []string, sys system) error {
 		kong.Vars{"version": build.This().String()},
 		kong.Exit(func(int) { answered = true }), // only --help and --version exit
 		kong.BindTo(ctx, (*context.Context)(nil)),
-		kong.Bind(sys),
+		kong.Bind(sys, sys.caller()),
 	)
 	if err != nil {
 		return fmt.Errorf("command line: %w", err) // a mistake in the tags of cli

@@ -20,9 +20,11 @@ var rooms = map[string][]string{
 	"counting":   {"stores", "storewatch"},
 	"inforce":    {"follow", "listen", "logging", "policyfile"},
 	"logging":    {"lines"},
+	"inspect":    {"control", "screen", "show"},
 	"monitor":    {"agent", "handover", "listen"},
 	"overview":   {"policyfile"},
 	"policyfile": {"listen"}, // interfaces that rules name
+	"show":       {"screen"},
 	"publish":    {"policyfile", "rollout", "validate"},
 	"validate":   {"policyfile"},
 	// The running service puts its parts together.

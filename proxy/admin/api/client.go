@@ -28,6 +28,8 @@ type Client struct {
 	HTTP *http.Client
 	// Timeout bounds each request; 0: 10 s.
 	Timeout time.Duration
+	// Body, if it is not nil, gets the JSON text of each answer that is a success.
+	Body func(text []byte)
 }
 
 // FailedError is an answer that is no success.
@@ -122,6 +124,9 @@ func (c *Client) do(ctx context.Context, method, path string, v url.Values, a an
 	}
 	if err := json.Unmarshal(text, a); err != nil {
 		return fmt.Errorf("the answer of %s is none of this API: %w; check the address and the version of that usher", c.Address, err)
+	}
+	if c.Body != nil {
+		c.Body(text)
 	}
 	return nil
 }

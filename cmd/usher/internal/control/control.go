@@ -15,6 +15,7 @@ import (
 
 	"usher/cmd/usher/internal/exit"
 	"usher/proxy/admin"
+	"usher/proxy/admin/api"
 	"usher/proxy/printable"
 )
 
@@ -24,6 +25,24 @@ type Target struct {
 	NoAdmin error         // why the address is not known; nil: it is
 	PID     int           // 0: the process that the admin listener names
 	Timeout time.Duration // for all that one method does
+	// Token returns the token of the admin listener, "" if there is none. nil: there is none.
+	Token func() (string, error)
+}
+
+// Client returns a client of the API.
+func (t Target) Client() (*api.Client, error) {
+	if t.NoAdmin != nil {
+		return nil, t.NoAdmin
+	}
+	token, err := t.token()
+	return &api.Client{Address: reachable(t.Admin), Token: token, Timeout: t.Timeout}, err
+}
+
+func (t Target) token() (string, error) {
+	if t.Token == nil {
+		return "", nil
+	}
+	return t.Token()
 }
 
 // Get requests path from the admin listener. The body is cut at 1 MiB.
@@ -36,6 +55,9 @@ func (t Target) Get(ctx context.Context, path string) (code int, body []byte, er
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+reachable(t.Admin)+path, nil)
 	if err != nil {
 		return 0, nil, exit.Usage(fmt.Errorf("admin address %q: %w", t.Admin, err))
+	}
+	if token, err := t.token(); err == nil && token != "" { // what needs none works without
+		req.Header.Set("Authorization", "Bearer "+token)
 	}
 	// Without a Transport of its own the client would use HTTP_PROXY.
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
