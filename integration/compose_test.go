@@ -75,8 +75,10 @@ func newDemo(t *testing.T) *demo {
 		fmt.Sprintf("USHER_EDGE_NET=10.%d.%d", 64+rand.IntN(64), rand.IntN(256))) // beside a demo that runs
 
 	writeFile(t, filepath.Join(d.dir, "docker-compose.yml"), readFile(t, "../docker-compose.yml"))
-	if err := os.CopyFS(filepath.Join(d.dir, "deploy/compose"), os.DirFS("../deploy/compose")); err != nil {
-		t.Fatal(err)
+	for _, folder := range []string{"deploy/compose", "deploy/monitoring"} {
+		if err := os.CopyFS(filepath.Join(d.dir, folder), os.DirFS("../"+folder)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	t.Cleanup(func() {
 		if t.Failed() {

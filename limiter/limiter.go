@@ -89,6 +89,12 @@ func (l Limit) entry(maxKeys int64) store.Entry {
 	}
 }
 
+// Operations returns the names of all requests to the store, for Options.Observe.
+func Operations() []string {
+	return []string{string(replica.Dial), string(replica.Join), string(replica.Batch), string(replica.Observe),
+		string(replica.Expire), string(replica.EndRecovery)}
+}
+
 // Options configure a Limiter.
 type Options struct {
 	Store store.Store
@@ -115,8 +121,7 @@ type Options struct {
 	// 0 means no bound.
 	MaxKeys int64
 	// Observe, if set, is called after every request to the store with its operation
-	// (dial, join, batch, observe, expire or end_recovery), its duration and its
-	// error. Several goroutines call it.
+	// (one of Operations), its duration and its error. Several goroutines call it.
 	Observe func(op string, took time.Duration, err error)
 	// ID identifies this replica in the store. No other replica may ever have the
 	// same. "" means a new one from NewID.

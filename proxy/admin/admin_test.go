@@ -226,7 +226,7 @@ func TestMetrics(t *testing.T) {
 		`usher_pool_max{generation="g5-9f31c2ab",pool="mails"} 3`,
 		`usher_pool_max{generation="g4-00000000",pool="mails"} 8`,
 		`usher_store_operation_duration_seconds_count{op="batch"} 2`,
-		`usher_store_errors_total{op="batch"} 1`,
+		`usher_store_errors_total{op="batch"} 1`, `usher_store_errors_total{op="dial"} 0`,
 		"usher_store_joined 1\n", "usher_store_recovering 0\n", "usher_store_settings_mismatch 0\n",
 		"usher_store_replicas 3\n", "usher_store_generations 2\n",
 		"# TYPE usher_store_leases_lost_total counter\n", "usher_store_leases_lost_total 4\n",

@@ -5,6 +5,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"usher/limiter"
 )
 
 // NewRegistry returns a registry that holds the metrics of the Go runtime and
@@ -43,6 +45,9 @@ func NewStoreMetrics(reg prometheus.Registerer) *StoreMetrics {
 			Name: "usher_store_errors_total",
 			Help: "Failed operations of the store.",
 		}, []string{"op"}),
+	}
+	for _, op := range limiter.Operations() {
+		m.errors.WithLabelValues(op) // the series begins at 0
 	}
 	reg.MustRegister(m.duration, m.errors)
 	return m

@@ -1,0 +1,135 @@
+package integration
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+
+	"usher/deploy/need"
+)
+
+// alerts are the shipped alert rules.
+const alerts = "../deploy/monitoring/alerts.yml"
+
+// alertRule is an alert of the shipped file.
+type alertRule struct {
+	Alert       string
+	Expr        string
+	For         string
+	Labels      map[string]string
+	Annotations map[string]string
+}
+
+// alertRules returns the shipped alerts.
+func alertRules(t testing.TB) (all []alertRule) {
+	t.Helper()
+	var file struct {
+		Groups []struct{ Rules []alertRule }
+	}
+	if err := yaml.Unmarshal([]byte(readFile(t, alerts)), &file); err != nil {
+		t.Fatal(err)
+	}
+	for _, group := range file.Groups {
+		all = append(all, group.Rules...)
+	}
+	if len(all) < 10 {
+		t.Fatalf("%s has %d alerts", alerts, len(all))
+	}
+	return all
+}
+
+// promtool runs Prometheus' own checks, which must succeed.
+func promtool(t testing.TB, args ...string) {
+	t.Helper()
+	if out, err := exec.Command(need.Program(t, "promtool"), args...).CombinedOutput(); err != nil {
+		t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+}
+
+// TestAlertRules has Prometheus check the shipped alerts, and run their cases.
+func TestAlertRules(t *testing.T) {
+	promtool(t, "check", "rules", alerts)
+	promtool(t, "test", "rules", "../deploy/monitoring/alerts_test.yml")
+}
+
+// Each alert fires in one case, does not in another, and is explained.
+func TestAlertsHaveCases(t *testing.T) {
+	var cases struct {
+		Tests []struct {
+			Cases []struct {
+				Alert string `yaml:"alertname"`
+				Exp   []any  `yaml:"exp_alerts"`
+			} `yaml:"alert_rule_test"`
+		}
+	}
+	if err := yaml.Unmarshal([]byte(readFile(t, "../deploy/monitoring/alerts_test.yml")), &cases); err != nil {
+		t.Fatal(err)
+	}
+	fires, silent := map[string]bool{}, map[string]bool{}
+	for _, test := range cases.Tests {
+		for _, c := range test.Cases {
+			fires[c.Alert] = fires[c.Alert] || len(c.Exp) > 0
+			silent[c.Alert] = silent[c.Alert] || len(c.Exp) == 0
+		}
+	}
+	page := readFile(t, "../docs/monitoring.md")
+	var names []string
+	for _, a := range alertRules(t) {
+		if !fires[a.Alert] || !silent[a.Alert] {
+			t.Errorf("%s: a case in which it fires: %v, and one in which it does not: %v", a.Alert, fires[a.Alert], silent[a.Alert])
+		}
+		if !strings.Contains(page, "| `"+a.Alert+"` |") {
+			t.Errorf("docs/monitoring.md does not explain %s", a.Alert)
+		}
+		if a.Labels["severity"] == "" || a.Annotations["summary"] == "" || a.Annotations["description"] == "" {
+			t.Errorf("%s lacks a severity, a summary or a description", a.Alert)
+		}
+		names = append(names, a.Alert)
+	}
+	if rows := strings.Count(page, "\n| `Usher"); rows != len(names) {
+		t.Errorf("docs/monitoring.md explains %d alerts, there are %d", rows, len(names))
+	}
+	if slices.Sort(names); len(slices.Compact(names)) != len(fires) {
+		t.Errorf("there are cases of %d alerts, and %d alerts", len(fires), len(names))
+	}
+}
+
+// prometheusConfig writes the configuration of the demo, for replicas at these addresses,
+// and returns its name. Nothing waits: it scrapes and evaluates four times a second, and
+// alerts fire at once, because Prometheus has tested how long they wait (TestAlertRules).
+func prometheusConfig(t testing.TB, targets ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	var config map[string]any
+	if err := yaml.Unmarshal([]byte(readFile(t, "../deploy/compose/prometheus/prometheus.yml")), &config); err != nil {
+		t.Fatal(err)
+	}
+	rules := filepath.Join(dir, "alerts.yml")
+	var hasty []string
+	for line := range strings.Lines(readFile(t, alerts)) {
+		if !strings.HasPrefix(line, "        for: ") {
+			hasty = append(hasty, line)
+		}
+	}
+	writeFile(t, rules, strings.Join(hasty, ""))
+	config["global"] = map[string]any{"scrape_interval": "250ms", "scrape_timeout": "250ms", "evaluation_interval": "250ms"}
+	config["rule_files"] = []string{rules}
+	job := config["scrape_configs"].([]any)[0].(map[string]any)
+	delete(job, "dns_sd_configs")
+	job["static_configs"] = []any{map[string]any{"targets": targets}}
+	text, err := yaml.Marshal(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(dir, "prometheus.yml")
+	if err := os.WriteFile(name, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	promtool(t, "check", "config", name)
+	return name
+}
