@@ -275,6 +275,23 @@ func (l *Limiter) Close(ctx context.Context) error {
 	return err
 }
 
+// Highest is the highest count of a counter that this replica has seen.
+type Highest struct {
+	Sessions int64     // over all replicas
+	At       time.Time // when it was seen for the first time; zero: there was none yet
+}
+
+// Highest returns the highest count of a counter named in SetSpace since this replica
+// counts there. It is exact for what this replica has admitted. Of what other replicas
+// have admitted, it sees the count every tenth of the TTL.
+func (l *Limiter) Highest(counter string) Highest {
+	h := l.shardOf(counter).highest(counter)
+	if h.Sessions == 0 {
+		return Highest{}
+	}
+	return Highest{Sessions: h.Sessions, At: l.start.Add(h.At)}
+}
+
 // Status is the state of a limiter, for readiness, metrics and the status page.
 type Status = replica.Status
 

@@ -272,6 +272,12 @@ func (s *shard) leave() {
 	s.wakeUp() //mutate:the-end-is-told-late
 }
 
+func (s *shard) highest(counter string) replica.Highest {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.machine.Highest(counter)
+}
+
 func (s *shard) status() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -199,6 +199,7 @@ func (m *Machine) acknowledge(now time.Duration, r *Request, recovering bool, co
 // settle applies the store's answer to one counter.
 func (m *Machine) settle(now time.Duration, s stated, n store.Count) {
 	c := s.counter
+	m.sawCount(now, c, n)
 	c.inFlight, c.outcomeUnknown = false, false
 	c.granted, c.contended, c.nearlyFull = n.Granted, n.Contended, nearlyFull(n, s.bounds)
 	c.lease = m.leases.current

@@ -140,6 +140,7 @@ func (m *Machine) handleObserve(now time.Duration, r *Request, v store.Membershi
 	if showsSelf(v, m.id, r.acked) {
 		o.members = v
 		m.setRecovering(v.Recovering)
+		m.sawTotals(now, v.Totals)
 		o.observer.look(now, m.id, v, m.witnessTiming())
 	}
 }

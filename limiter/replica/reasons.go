@@ -33,6 +33,10 @@ var (
 type LimitError struct {
 	Reason error // ErrFull for a maximum, ErrThrottled for a rate, ErrKeys for a rate whose keys are too many
 	ByKey  bool  // the limit is that of the key, not that of the whole rule
+
+	// Max is the maximum, and Sessions how many sessions were counted against it over
+	// all replicas, or here if the store did not answer. Both are 0 for a rate.
+	Max, Sessions int64
 }
 
 func (e *LimitError) Error() string { return e.Reason.Error() }
@@ -48,9 +52,9 @@ func reason(n store.Count, b *bounds, keyed bool) error {
 	case n.RuleThrottled, !keyed && n.Throttled:
 		return &LimitError{Reason: ErrThrottled}
 	case b.ruleMax != limit.None && n.RuleTotal >= b.ruleMax:
-		return &LimitError{Reason: ErrFull}
+		return &LimitError{Reason: ErrFull, Max: b.ruleMax, Sessions: n.RuleTotal}
 	case b.max != limit.None && n.Total >= b.max:
-		return &LimitError{Reason: ErrFull, ByKey: keyed}
+		return &LimitError{Reason: ErrFull, ByKey: keyed, Max: b.max, Sessions: n.Total}
 	case n.Throttled:
 		return &LimitError{Reason: ErrThrottled, ByKey: true}
 	case n.NoWindow:

@@ -37,6 +37,8 @@ func TestReasonOrder(t *testing.T) {
 			t.Errorf("%s: %v, want %v", c.what, got, c.want)
 		} else if by := new(LimitError); errors.As(got, &by) && by.ByKey != c.key {
 			t.Errorf("%s: by the key: %v, want %v", c.what, by.ByKey, c.key)
+		} else if errors.Is(got, ErrFull) && (by.Sessions != by.Max || by.Max < 2) {
+			t.Errorf("%s: %d of %d sessions", c.what, by.Sessions, by.Max)
 		}
 	}
 }

@@ -77,10 +77,11 @@ type stream struct {
 
 // space is the counter space (digest of the rules), and what is shown of it.
 type space struct {
-	current string   // in force here
-	acked   string   // as the store knows it
-	number  uint64   // the store's number of acked
-	watch   []string // counters whose totals are wanted
+	current string             // in force here
+	acked   string             // as the store knows it
+	number  uint64             // the store's number of acked
+	watch   []string           // counters whose totals are wanted
+	highest map[string]Highest // of these
 }
 
 // timing has the durations that follow from the TTL. A replica stops relying on its
@@ -131,9 +132,10 @@ func (m *Machine) Effects() []Effect {
 }
 
 // SetSpace puts a counter space in force. watch are the counters whose totals Status
-// reports.
+// reports, and of which Highest knows.
 func (m *Machine) SetSpace(name string, watch []string) {
 	m.space.current, m.space.watch = name, watch
+	m.watched()
 }
 
 // Leave starts to leave the store: no session is admitted any more, and all slots are
