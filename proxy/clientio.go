@@ -80,16 +80,62 @@ func addrPort(a net.Addr) netip.AddrPort {
 	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
 }
 
-// peek returns the first bytes that the client has sent: read, which was read already,
-// and what has arrived since, which stays unread. It does not wait for more, because
-// balancers send their header in one piece.
-func peek(c *net.TCPConn, read []byte) []byte {
-	raw, err := c.SyscallConn()
+// aheadSize is how much a readAhead reads at a time, in bytes: most messages of a client
+// that negotiates are shorter.
+const aheadSize = 64
+
+// readAhead reads more from the client's connection than it is asked for, so that a
+// message takes one system call. It is for the negotiation, and must be used from the end
+// of the PROXY header on. Data that follow the request may be in it when the negotiation
+// is over.
+type readAhead struct {
+	conn       *net.TCPConn
+	buffer     [aheadSize]byte
+	from, till uint8 // buffer[from:till] is unread
+}
+
+// unread returns what was read from the connection, and nobody has asked for yet.
+func (a *readAhead) unread() []byte { return a.buffer[a.from:a.till] }
+
+// Read is that of the connection, but for what was read ahead.
+func (a *readAhead) Read(b []byte) (n int, err error) {
+	if err := a.fill(); err != nil {
+		return 0, err
+	}
+	n = copy(b, a.unread())
+	a.from += uint8(n)
+	return n, nil
+}
+
+// fill waits for bytes, unless there are unread ones.
+func (a *readAhead) fill() error {
+	if a.from < a.till {
+		return nil
+	}
+	n, err := a.conn.Read(a.buffer[:])
+	a.from, a.till = 0, uint8(n)
+	return err
+}
+
+// awaitByte waits for a byte, and leaves it unread: see awaitByte.
+func (a *readAhead) awaitByte() error {
+	if a.from < a.till {
+		return nil
+	}
+	return awaitByte(a.conn)
+}
+
+// peek returns the first bytes that the client has sent: read, which somebody has taken
+// already, and those that have arrived since, which stay unread. It does not wait for
+// more, because balancers send their header in one piece.
+func (a *readAhead) peek(read []byte) []byte {
+	raw, err := a.conn.SyscallConn()
 	if err != nil {
 		return read
 	}
 	var begins [header.PeekLen]byte
 	n := copy(begins[:], read)
+	n += copy(begins[n:], a.unread())
 	_ = raw.Control(func(fd uintptr) { // an error means that c is closed
 		more, _, err := unix.Recvfrom(int(fd), begins[n:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
 		if err == nil {

@@ -25,12 +25,13 @@ func (s *session) watch(early bool) (stop func()) {
 	if err != nil {
 		return func() {} // closed: the next step will see it
 	}
+	ahead := early && len(s.ahead.unread()) > 0
 	done := make(chan struct{})
 	timer := time.AfterFunc(watchAfter, func() {
 		defer close(done)
 		// The error is the deadline that stop sets, or that client was closed.
 		_ = raw.Read(func(fd uintptr) bool {
-			gone := hungUp(int(fd), early)
+			gone := hungUp(int(fd), early, ahead)
 			if gone {
 				s.sockets.cut(errClientClosed)
 			}
@@ -48,8 +49,9 @@ func (s *session) watch(early bool) (stop func()) {
 }
 
 // hungUp reports whether the peer of a socket has left for good. With early, a peer
-// that sent more data before it ended its direction has not left.
-func hungUp(fd int, early bool) bool {
+// that sent more data before it ended its direction has not left. With ahead, such data
+// were read already.
+func hungUp(fd int, early, ahead bool) bool {
 	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
 	for {
 		_, err := unix.Poll(poll, 0)
@@ -66,7 +68,10 @@ func hungUp(fd int, early bool) bool {
 	if poll[0].Revents&unix.POLLRDHUP == 0 {
 		return false
 	}
-	if !early {
+	switch {
+	case ahead:
+		return false
+	case !early:
 		return true
 	}
 	var b [1]byte

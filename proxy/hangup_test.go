@@ -1,8 +1,10 @@
 package proxy_test
 
 import (
+	"bytes"
 	"context"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -133,15 +135,23 @@ func (s slow) LookupNetIP(context.Context, string, string) ([]netip.Addr, error)
 }
 
 // A client that has sent everything and ended its direction waits for an answer. The
-// unread bytes tell it from a client that has left.
+// bytes behind its request tell it from a client that has left, be they read or not.
 func TestPipelinedHalfCloseIsNoHangUp(t *testing.T) {
+	for _, early := range []string{"early", strings.Repeat("early ", 50)} {
+		pipelinedHalfClose(t, early)
+	}
+}
+
+func pipelinedHalfClose(t *testing.T, early string) {
+	t.Helper()
 	to := echo(t)
 	resolver := slow{make(chan struct{}), make(chan struct{}), to.IP}
 	w := newWorld(t, anybody, func(o *proxy.Options, _ *proxy.Policy) { o.Resolver = resolver })
 	c := w.client()
-	c.must(socks.WriteGreeting(c, socks.NoAuth))
-	c.must(socks.WriteRequest(c, socks.Request{Version: socks.V5, Command: socks.Connect, Addr: socks.Addr{Name: "echo.test", Port: to.Port}}))
-	c.send([]byte("early"))
+	var text bytes.Buffer
+	c.must(socks.WriteGreeting(&text, socks.NoAuth))
+	c.must(socks.WriteRequest(&text, socks.Request{Version: socks.V5, Command: socks.Connect, Addr: socks.Addr{Name: "echo.test", Port: to.Port}}))
+	c.send(append(text.Bytes(), early...))
 	c.must(c.CloseWrite())
 	<-resolver.asked
 	eventually(t, func() string {
@@ -153,7 +163,7 @@ func TestPipelinedHalfCloseIsNoHangUp(t *testing.T) {
 	close(resolver.release)
 	c.expect([]byte{5, 0, 5, 0, 0, 1})
 	c.skip(6)
-	c.expect([]byte("early"))
+	c.expect([]byte(early))
 	c.closed()
 	w.reason("done")
 }

@@ -45,7 +45,7 @@ func (s *session) identify() (local bool, err error) {
 // begins with a PROXY header may be a balancer that USHER_PROXY_PROTOCOL_FROM does not
 // name. The error says so then.
 func (s *session) blocked() error {
-	if s.server.trusted(addrPort(s.client.RemoteAddr()).Addr()) || !header.Begins(peek(s.client, nil)) {
+	if s.server.trusted(addrPort(s.client.RemoteAddr()).Addr()) || !header.Begins(s.ahead.peek(nil)) {
 		return decide.ErrBlocked
 	}
 	return fmt.Errorf("%w: it sent a PROXY header; if it is a balancer, add it to USHER_PROXY_PROTOCOL_FROM", decide.ErrBlocked)

@@ -43,7 +43,7 @@ func (s *session) readRequest(ctx context.Context) error {
 		}
 	}
 	var err error
-	s.request, err = socks.ReadRequest(s.client)
+	s.request, err = socks.ReadRequest(&s.ahead)
 	return err
 }
 
@@ -51,13 +51,13 @@ func (s *session) readRequest(ctx context.Context) error {
 // something. Until then its connection is a health check.
 func (s *session) awaitRequest() error {
 	s.negotiateWithin(s.gen.policy.Rules.Settings.Timeouts.Negotiate)
-	s.readFirst(s.client)
+	s.readFirst()
 	if s.first.Version == socks.V4 || errors.Is(s.firstErr, socks.ErrVersion) { // more than a greeting
 		return nil
 	}
 	err := s.greet()
 	if err == nil {
-		err = awaitByte(s.client) // io.EOF: the check is over
+		err = s.ahead.awaitByte() // io.EOF: the check is over
 	}
 	if err != nil {
 		return s.negotiationError(err)
@@ -66,9 +66,9 @@ func (s *session) awaitRequest() error {
 }
 
 // readFirst reads the client's first message, unless it was read before.
-func (o *opening) readFirst(client io.Reader) {
+func (o *opening) readFirst() {
 	if !o.read {
-		o.first, o.firstErr = socks.ContinueOpening(client, o.begun[:o.nBegun])
+		o.first, o.firstErr = socks.ReadOpening(&o.ahead)
 		o.read = true
 	}
 }
@@ -76,7 +76,7 @@ func (o *opening) readFirst(client io.Reader) {
 // greet reads the client's first message, which is the whole request with SOCKS 4, and
 // answers that of SOCKS 5 with a method.
 func (s *session) greet() error {
-	s.readFirst(s.client)
+	s.readFirst()
 	err := s.firstErr
 	if errors.Is(err, io.EOF) {
 		return errNoGreeting
@@ -113,7 +113,7 @@ func (s *session) chooseMethod(ours []rules.Method, offered []socks.Method) erro
 
 // authenticate runs RFC 1929. All failures look the same to the client.
 func (s *session) authenticate(ctx context.Context) error {
-	c, err := socks.ReadCredentials(s.client)
+	c, err := socks.ReadCredentials(&s.ahead)
 	if err != nil {
 		return err
 	}
@@ -157,7 +157,7 @@ func (s *session) negotiationError(err error) error {
 	if !errors.As(err, &version) {
 		return err
 	}
-	begins := peek(s.client, version.Got)
+	begins := s.ahead.peek(version.Got)
 	switch {
 	case !header.Begins(begins):
 		if what := protocolOf(begins); what != "" {

@@ -174,8 +174,9 @@ func TestPipelinedAndByteByByte(t *testing.T) {
 	to := echo(t)
 	w := newWorld(t, anybody, withMonica(t))
 	text, answer := script(t, socks.Connect, to)
-	text = append(text, "early"...)
-	for _, step := range []int{len(text), 1, 3} {
+	early := bytes.Repeat([]byte("early "), 50) // more than one read takes
+	text = append(text, early...)
+	for _, step := range []int{len(text), 1, 3, 50} {
 		c := w.client()
 		c.must(c.SetNoDelay(true))
 		for i := 0; i < len(text); i += step {
@@ -183,11 +184,14 @@ func TestPipelinedAndByteByByte(t *testing.T) {
 		}
 		c.expect(answer)
 		c.skip(6) // the bound address
-		c.expect([]byte("early"))
+		c.expect(early)
 		c.must(c.CloseWrite())
 		c.closed()
 	}
 	w.left("", 0)
+	if up, want := w.metric("usher_transferred_bytes_total", "direction", "up", "protocol", "tcp"), float64(4*len(early)); up != want {
+		t.Errorf("%v bytes went to the target, want %v", up, want)
+	}
 }
 
 // Wherever a client stops, nothing of it is left behind.

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"net"
 
 	"usher/proxy/relay"
@@ -11,8 +12,10 @@ import (
 // only the opening of the session has needed.
 func (s *session) relayTo(target *net.TCPConn, t rules.Timeouts) func() error {
 	s.sockets.dropContext()
+	early := bytes.Clone(s.ahead.unread())
 	s.opening = nil
 	return relay.New(s.client, target, relay.Options{
-		Idle: t.IO, FinWait: t.FinWait, MayWrite: s.valid, Pipes: s.server.pipes, Up: &s.up, Down: &s.down, Moved: &s.moved,
+		Idle: t.IO, FinWait: t.FinWait, MayWrite: s.valid, Early: early, Pipes: s.server.pipes,
+		Up: &s.up, Down: &s.down, Moved: &s.moved,
 	}).Run
 }

@@ -21,7 +21,7 @@ import (
 
 // start begins a session.
 func (s *Server) start(client *net.TCPConn) {
-	sess := &session{server: s, client: client, id: s.ids.Add(1), began: time.Now(), opening: &opening{keptAlive: rules.DefaultKeepAlive}}
+	sess := &session{server: s, client: client, id: s.ids.Add(1), began: time.Now(), opening: newOpening(client)}
 	ctx := sess.sockets.begin(client)
 	if !s.table.add(sess) {
 		_ = client.Close()
@@ -173,9 +173,7 @@ func (s *session) awaitClient() error {
 		return nil
 	}
 	s.setDeadline(s.began.Add(s.server.opts.CheckGrace))
-	n, err := s.client.Read(s.begun[:])
-	s.nBegun = int8(n)
-	switch {
+	switch err := s.ahead.fill(); {
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
 		return errNoGreeting
 	case err != nil && !errors.Is(err, os.ErrDeadlineExceeded):

@@ -44,7 +44,7 @@ func newSession(t *testing.T, text string, ago time.Duration) (*session, *net.TC
 		}
 	})
 	client, ours := pair(t)
-	s := &session{server: New(Options{Limiter: l}, &Policy{Rules: set}), client: ours, began: time.Now().Add(-ago), opening: new(opening), grant: l.NewGrant()}
+	s := &session{server: New(Options{Limiter: l}, &Policy{Rules: set}), client: ours, began: time.Now().Add(-ago), opening: newOpening(ours), grant: l.NewGrant()}
 	ctx := s.sockets.begin(ours)
 	if !s.server.table.add(s) {
 		t.Fatal("the server has stopped")

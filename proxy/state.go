@@ -57,13 +57,16 @@ type opening struct {
 	deadline    time.Time              // in force on client
 	keptAlive   rules.KeepAlive        // the same
 	negotiating *fair.Member[*session] // nil once it has left the negotiators
-	begun       [socks.MaxBegun]byte   // the first bytes from the client
-	nBegun      int8                   // how many there are: see awaitClient
+	ahead       readAhead              // of client
 	first       socks.Opening          // the client's first message
 	firstErr    error                  // of reading it
 	read        bool                   // first, or firstErr, is there
 	greeted     bool                   // first was answered with a method
 	requested   bool                   // the request was read
+}
+
+func newOpening(client *net.TCPConn) *opening {
+	return &opening{keptAlive: rules.DefaultKeepAlive, ahead: readAhead{conn: client}}
 }
 
 // stage is how far a session has come. In the zero stage, no client-rule has passed

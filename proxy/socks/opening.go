@@ -1,7 +1,6 @@
 package socks
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 )
@@ -23,30 +22,20 @@ type Opening struct {
 	Request Request  // SOCKS 4
 }
 
-// MaxBegun is how much of an opening may be read before ContinueOpening. An opening that
-// is shorter offers no method, so no server goes on with its client.
-const MaxBegun = 3
-
 // ReadOpening reads the first message.
 //
 // With SOCKS 4 the error may be ErrName or ErrTooLong, with Version set.
-func ReadOpening(r io.Reader) (Opening, error) { return ContinueOpening(r, nil) }
-
-// ContinueOpening is ReadOpening if begun, at most MaxBegun bytes, was read already. What
-// begun has beyond the opening is lost.
-func ContinueOpening(r io.Reader, begun []byte) (Opening, error) {
-	b := make([]byte, MaxBegun)
-	n := copy(b, begun)
-	b = b[:max(n, 2)]
-	if err := continueVersion(r, b, n, V4, V5); err != nil {
+func ReadOpening(r io.Reader) (Opening, error) {
+	var b [2]byte
+	if err := readVersion(r, b[:], V4, V5); err != nil {
 		return Opening{}, err
 	}
 	o := Opening{Version: Version(b[0])}
 	var err error
 	if o.Version == V4 {
-		o.Request, err = readRequest4(io.MultiReader(bytes.NewReader(b[2:]), r), Command(b[1]))
+		o.Request, err = readRequest4(r, Command(b[1]))
 	} else {
-		o.Methods, err = readMethods(r, int(b[1]), b[2:])
+		o.Methods, err = readMethods(r, int(b[1]))
 	}
 	if err != nil {
 		return Opening{Version: o.Version}, err
@@ -54,13 +43,13 @@ func ContinueOpening(r io.Reader, begun []byte) (Opening, error) {
 	return o, nil
 }
 
-// readMethods reads what follows the number of methods. begun was read already:
+// readMethods reads what follows the number of methods:
 //
 //	VER NMETHODS METHODS
 //	 1     1      0-255
-func readMethods(r io.Reader, n int, begun []byte) ([]Method, error) {
+func readMethods(r io.Reader, n int) ([]Method, error) {
 	b := make([]byte, n)
-	if err := readFull(r, b[copy(b, begun):]); err != nil {
+	if err := readFull(r, b); err != nil {
 		return nil, err
 	}
 	methods := make([]Method, n)

@@ -92,16 +92,9 @@ func readFull(r io.Reader, b []byte) error {
 // readVersion fills b, the shortest beginning of any message, and checks its first byte
 // as soon as it is there: it does not wait for a client of another protocol.
 func readVersion(r io.Reader, b []byte, allowed ...Version) error {
-	return continueVersion(r, b, 0, allowed...)
-}
-
-// continueVersion is readVersion if n bytes of b are there already.
-func continueVersion(r io.Reader, b []byte, n int, allowed ...Version) error {
-	if n == 0 {
-		var err error
-		if n, err = io.ReadAtLeast(r, b, 1); err != nil {
-			return err
-		}
+	n, err := io.ReadAtLeast(r, b, 1)
+	if err != nil {
+		return err
 	}
 	for _, v := range allowed {
 		if b[0] == byte(v) {

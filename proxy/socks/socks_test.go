@@ -189,19 +189,6 @@ func TestBadVersionNeedsOneByte(t *testing.T) {
 	}
 }
 
-// What was read ahead makes no difference.
-func TestContinueOpening(t *testing.T) {
-	for _, sent := range []string{"\x05\x01\x00", "\x05\x00", "\x04\x01\x00\x50\xc0\x00\x02\x07\x00", "\x05\x02\x00", "GET ", "\x05", ""} {
-		want, wantErr := ReadOpening(strings.NewReader(sent))
-		for n := range min(len(sent), MaxBegun) + 1 {
-			got, err := ContinueOpening(strings.NewReader(sent[n:]), []byte(sent[:n]))
-			if !reflect.DeepEqual(got, want) || (err == nil) != (wantErr == nil) || err != nil && err.Error() != wantErr.Error() {
-				t.Errorf("%q after %d bytes: %+v, %v; want %+v, %v", sent, n, got, err, want, wantErr)
-			}
-		}
-	}
-}
-
 func TestRefusedToWrite(t *testing.T) {
 	long := name255 + "n"
 	for _, err := range []error{
