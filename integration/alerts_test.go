@@ -99,6 +99,20 @@ func TestAlertsHaveCases(t *testing.T) {
 	}
 }
 
+// Prometheus accepts the configurations of docs/monitoring.md.
+func TestDocumentedScrapeConfigs(t *testing.T) {
+	blocks := strings.Split(readFile(t, "../docs/monitoring.md"), "\n```yaml\n")[1:]
+	if len(blocks) < 2 {
+		t.Errorf("docs/monitoring.md has %d configurations", len(blocks))
+	}
+	for _, block := range blocks {
+		text, _, _ := strings.Cut(block, "```")
+		name := filepath.Join(t.TempDir(), "prometheus.yml")
+		writeFile(t, name, text)
+		promtool(t, "check", "config", "--syntax-only", name)
+	}
+}
+
 // prometheusConfig writes the configuration of the demo, for replicas at these addresses,
 // and returns its name. Nothing waits: it scrapes and evaluates four times a second, and
 // alerts fire at once, because Prometheus has tested how long they wait (TestAlertRules).

@@ -96,6 +96,24 @@ func (d dashboard) queries(t testing.TB) (all []query) {
 	return all
 }
 
+// documented returns the expressions in the table of docs/monitoring.md.
+func documented(t testing.TB) (all []query) {
+	t.Helper()
+	_, table, _ := strings.Cut(readFile(t, "../docs/monitoring.md"), "\n| I want to know | expression |\n|---|---|\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	for line := range strings.Lines(table) {
+		question, answer, _ := strings.Cut(strings.Trim(line, "| \n"), " | ")
+		if expr := strings.Trim(answer, "`"); expr != answer && !strings.Contains(expr, "`") {
+			expr = strings.ReplaceAll(expr, ":1m]", ":1s]") // no whole minute has passed
+			all = append(all, query{where: "docs/monitoring.md: " + question, expr: expr})
+		}
+	}
+	if len(all) < 5 {
+		t.Errorf("docs/monitoring.md has %d expressions", len(all))
+	}
+	return all
+}
+
 // The panels have ids and titles of their own, explain themselves, fill rows without
 // overlapping, and ask the data source that the reader has chosen.
 func TestDashboardIsWellFormed(t *testing.T) {

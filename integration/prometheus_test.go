@@ -237,14 +237,14 @@ func alertsKnow(t *testing.T, p *prometheus) {
 	}
 }
 
-// dashboardShows checks that the dashboard asks for metrics and labels that exist, and
-// that Prometheus answers with the labels that its legends show.
+// dashboardShows checks that the dashboard and docs/monitoring.md ask for metrics and
+// labels that exist, and that Prometheus answers with the labels that legends show.
 func dashboardShows(t *testing.T, p *prometheus) {
 	known := p.labels()
 	if n := len(slices.DeleteFunc(slices.Collect(maps.Keys(known)), func(name string) bool { return !strings.HasPrefix(name, "usher_") })); n < 30 {
 		t.Fatalf("Prometheus knows %d metrics of Usher", n)
 	}
-	for _, q := range readDashboard(t).queries(t) {
+	for _, q := range slices.Concat(readDashboard(t).queries(t), documented(t)) {
 		for _, trouble := range known.unknown(q.expr) {
 			t.Errorf("%s: %s", q.where, trouble)
 		}
