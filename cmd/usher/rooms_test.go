@@ -15,6 +15,7 @@ const below = "usher/cmd/usher/internal/"
 // that is not named knows none. What all of them may know: settings, the values that
 // the environment gives; exit and build, which are leaves.
 var rooms = map[string][]string{
+	"accounting": {"lines"},
 	"await":      {"follow", "handover", "inforce", "listen", "logging", "monitor", "signals", "stores", "systemd"},
 	"control":    {"signals"},
 	"counting":   {"stores", "storewatch"},
@@ -28,7 +29,7 @@ var rooms = map[string][]string{
 	"publish":    {"policyfile", "rollout", "validate"},
 	"validate":   {"policyfile"},
 	// The running service puts its parts together.
-	"serve": {"agent", "await", "counting", "follow", "handover", "inforce", "listen", "logging", "monitor", "overview", "signals", "systemd"},
+	"serve": {"accounting", "agent", "await", "counting", "follow", "handover", "inforce", "listen", "logging", "monitor", "overview", "signals", "systemd"},
 }
 
 // TestRoomsKnowOnlyThese compares the imports of the packages with the list, in both

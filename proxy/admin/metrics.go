@@ -77,6 +77,16 @@ func CollectLogDrops(reg prometheus.Registerer, dropped func() (unwritten, overB
 		counter("budget", func() uint64 { _, n := dropped(); return n }))
 }
 
+// CollectAccountingDrops registers usher_accounting_lines_dropped_total. dropped returns the
+// lines that were not written because the destination was slow or failed. It is called at
+// each scrape.
+func CollectAccountingDrops(reg prometheus.Registerer, dropped func() uint64) {
+	reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "usher_accounting_lines_dropped_total",
+		Help: "Accounting lines that were not written, as the destination (USHER_ACCOUNTING) was slow or failed.",
+	}, func() float64 { return float64(dropped()) }))
+}
+
 // CollectSnapshot registers the metrics that are read from a snapshot at each
 // scrape, so that they agree with /status.
 func CollectSnapshot(reg prometheus.Registerer, snapshot func() Snapshot) {

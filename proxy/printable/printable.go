@@ -55,10 +55,15 @@ func needsEscape(s string) bool {
 // escaped. The value stays the same. It returns text itself if there is nothing
 // to escape, which is so for all ASCII text of encoding/json but DEL.
 func JSON(text []byte) []byte {
-	i := bytes.IndexFunc(text, escapedInJSON)
-	if i < 0 {
+	i := 0
+	for i < len(text) && text[i] < 0x7f { // most lines of a log are ASCII
+		i++
+	}
+	found := bytes.IndexFunc(text[i:], escapedInJSON)
+	if found < 0 {
 		return text
 	}
+	i += found
 	out := append(make([]byte, 0, len(text)+64), text[:i]...)
 	for i < len(text) {
 		r, size := utf8.DecodeRune(text[i:])

@@ -51,12 +51,18 @@ func (s *service) wait(ctx context.Context, sigs *signals.Signals) error {
 	}
 }
 
-// reload loads the rules again, and reopens log files.
+// reload loads the rules again, and reopens files.
 func (s *service) reload() {
 	s.notify.Reloading()
 	defer s.notify.Ready()
-	s.log.Reopen()
+	s.reopen()
 	s.policy.Reload()
+}
+
+// reopen reopens the files of log and accounting, which a program may have rotated.
+func (s *service) reopen() {
+	s.log.Reopen()
+	s.accounting.Reopen()
 }
 
 // drain stops gracefully. A second signal after signals.RepeatWindow makes it return at
@@ -80,7 +86,7 @@ func (s *service) await(stopped <-chan error, sigs *signals.Signals, since time.
 		case err := <-stopped:
 			return err
 		case sig := <-sigs.Reload:
-			s.passOn(sig)
+			s.reopenOnly(sig)
 		case sig := <-sigs.Drain:
 			s.passOn(sig)
 		case sig := <-sigs.Undrain:
@@ -96,10 +102,22 @@ func (s *service) await(stopped <-chan error, sigs *signals.Signals, since time.
 				continue
 			}
 			s.log.Warn("second signal, exiting at once", "signal", sig.String(), "sessions", s.proxy.Sessions())
+			s.accounting.Flush()
 			s.log.Flush()
 			return exit.CodeError(1)
 		}
 	}
+}
+
+// reopenOnly reopens files while the service stops: sessions that end until then belong
+// into the new ones. Rules are for the process that has taken the place of this one.
+func (s *service) reopenOnly(sig os.Signal) {
+	s.reopen()
+	if s.upgrades.successor == nil {
+		s.log.Warn("rules not reloaded while draining, files reopened", "signal", sig.String())
+		return
+	}
+	s.passOn(sig)
 }
 
 // passOn passes a signal on to the process that has taken the place of this one.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"usher/cmd/usher/internal/accounting"
 	"usher/cmd/usher/internal/agent"
 	"usher/cmd/usher/internal/counting"
 	"usher/cmd/usher/internal/exit"
@@ -27,14 +28,15 @@ import (
 // service is a running usher: everything that start opens and stop closes. Its methods
 // are called by the main loop alone, but for snapshot, weight and notifyReady.
 type service struct {
-	cfg      settings.Config
-	log      *logging.Logs
-	notify   *systemd.Notifier
-	sockets  *handover.Sockets
-	monitor  *monitor.Monitor
-	policy   *inforce.Policy
-	counting *counting.Counting
-	proxy    *proxy.Server
+	cfg        settings.Config
+	log        *logging.Logs
+	accounting *accounting.Accounting
+	notify     *systemd.Notifier
+	sockets    *handover.Sockets
+	monitor    *monitor.Monitor
+	policy     *inforce.Policy
+	counting   *counting.Counting
+	proxy      *proxy.Server
 
 	id    string         // of this replica in the store
 	socks []net.Listener // as they were opened
@@ -72,6 +74,9 @@ func start(cfg settings.Config, sys Streams, sockets *handover.Sockets, f *follo
 	if s.log, err = logging.Open(cfg, set, sys.Stdout, sys.Stderr); err != nil {
 		return nil, err
 	}
+	if s.accounting, err = accounting.Open(s.accountingOptions(sys)); err != nil {
+		return nil, err
+	}
 	s.notify = systemd.New(s.log.Logger)
 	if s.socks, err = s.sockets.Open(handover.SOCKS, addrs, listen.One); err != nil {
 		return nil, err
@@ -95,11 +100,18 @@ func (s *service) addresses(set rules.Settings) (addrs []string, source string, 
 	return listen.Addresses(s.cfg, set)
 }
 
+func (s *service) accountingOptions(sys Streams) accounting.Options {
+	return accounting.Options{To: s.cfg.Accounting, Replica: string(s.cfg.Replica), Stdout: sys.Stdout, Logger: s.log.Logger}
+}
+
 // abandon closes what a failed start opened.
 func (s *service) abandon() error {
 	all := []error{s.sockets.Close()}
 	if s.counting != nil {
 		all = append(all, s.counting.Close())
+	}
+	if s.accounting != nil {
+		all = append(all, s.accounting.Close())
 	}
 	if s.log != nil {
 		all = append(all, s.log.Close())
@@ -111,6 +123,7 @@ func (s *service) abandon() error {
 func (s *service) assemble(policy *proxy.Policy) {
 	capacity, metrics := s.cfg.Capacity(), monitor.NewRegistry(s.cfg)
 	admin.CollectLogDrops(metrics, s.log.Dropped)
+	admin.CollectAccountingDrops(metrics, s.accounting.Dropped)
 	s.tasks = newTasks()
 	s.startCounting(metrics)
 	s.proxy = proxy.New(s.proxyOptions(capacity, metrics), policy)
@@ -133,7 +146,7 @@ func (s *service) startCounting(metrics *prometheus.Registry) {
 
 func (s *service) proxyOptions(capacity settings.Capacity, metrics *prometheus.Registry) proxy.Options {
 	return proxy.Options{
-		Limiter: s.counting.Limiter, Logger: s.log.Logger, Metrics: proxy.NewMetrics(metrics),
+		Limiter: s.counting.Limiter, Logger: s.log.Logger, Metrics: proxy.NewMetrics(metrics), Ended: s.accounting.Ended(),
 		TrustedProxies: s.cfg.ProxyFrom,
 		UDPRelayFrom:   s.cfg.UDPRelayFrom, UDPRelayClients: s.cfg.UDPRelayClients,
 		UDPFollow: s.cfg.UDPFollow, UDPAdvertise: s.cfg.UDPAdvertise, UDPPorts: rules.PortRange(s.cfg.UDPPorts),

@@ -45,6 +45,7 @@ func (s *service) finish(ctx context.Context) error {
 	s.policy.Close()
 	s.tasks.wait()
 	s.loops.Wait()
+	err = errors.Join(err, s.accounting.Close())
 	s.log.Info("stopped", describeCut(cut)...)
 	return errors.Join(err, s.log.Close())
 }

@@ -62,6 +62,7 @@ type Config struct {
 	LogLevel        string        `env:"USHER_LOG_LEVEL" envDefault:"info" enum:"debug,info,warn,error" help:"Lowest level that is logged: debug, info, warn or error."`
 	LogBudget       int           `env:"USHER_LOG_BUDGET" envDefault:"10" min:"0" max:"1000000" help:"Lines about refused sessions that are logged per second, for each reason and client address (IPv6: a /64). A burst may have ten times as many. Usher drops the lines above that, and logs their number every 10 seconds. 0: no bound."`
 	LogSessions     int           `env:"USHER_LOG_SESSIONS" envDefault:"500" min:"0" max:"1000000" help:"Lines about passed sessions that are logged per second, for each client address (IPv6: a /64). A burst may have ten times as many. Usher drops the lines above that, and logs their number and their bytes every 10 seconds. 0: no bound."`
+	Accounting      string        `env:"USHER_ACCOUNTING" help:"A file, or stdout, to which Usher appends one JSON object for each session that ended or was refused, apart from the log. docs/accounting.md describes it. Unset: none."`
 
 	ListenSet bool // USHER_LISTEN was given
 }
