@@ -28,7 +28,7 @@ func (s *shard) takeSlot(ctx context.Context, g *Grant, limit Limit, asked time.
 	}
 	if !answered {
 		err = s.unanswered(w)
-		s.waited(err)
+		s.waited(limit, err)
 	}
 	return s.orLocally(g, limit, err) //mutate:refused-during-a-recovery-and-not-admitted-locally
 }
@@ -43,12 +43,12 @@ func (s *shard) ask(g *Grant, limit Limit, asked time.Duration) (w *replica.Wait
 		// its wait is shorter than one round trip.
 		wait = max(wait, s.machine.RequestTimeout())
 	}
-	if s.away { //mutate:each-session-of-an-outage-waits
+	if s.away && s.limiter.options.locally(limit) { //mutate:each-session-of-an-outage-waits
 		wait = 0
 	}
 	deadline = asked + wait
 	old := s.begins(g)
-	g.slot, w, err = s.machine.Ask(s.limiter.now(), g, old, limit.entry(s.limiter.options.MaxKeys), deadline)
+	g.slot, w, err = s.machine.Ask(s.limiter.now(), g, old, limit.want(s.limiter.options.MaxKeys), deadline)
 	if w != nil {
 		g.answered = make(chan error, 1)
 	} else {
@@ -72,7 +72,7 @@ func (s *shard) keep(g *Grant, limit Limit) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := g.slot
-	if g.kept = s.machine.Keeps(s.limiter.now(), old, limit.entry(s.limiter.options.MaxKeys)); g.kept {
+	if g.kept = s.machine.Keeps(s.limiter.now(), old, limit.want(s.limiter.options.MaxKeys)); g.kept {
 		s.begins(g)
 		g.slot = old
 	}
@@ -103,31 +103,30 @@ func (s *shard) await(ctx context.Context, g *Grant, w *replica.Waiter, deadline
 	if s.machine.Withdraw(w) {
 		return nil, false
 	}
+	s.passOn()
 	return <-g.answered, true //mutate:a-late-answer-is-lost
 }
 
 // orLocally decides about an admission that failed with err. If the store did not
 // answer, this replica may admit the session by its own count.
 func (s *shard) orLocally(g *Grant, limit Limit, err error) error {
-	o := s.limiter.options
-	if !o.AdmitLocally ||
-		o.Strict || //mutate:strict-admits-locally
-		!errors.Is(err, ErrUnavailable) && !errors.Is(err, ErrRecovering) {
+	if !s.limiter.options.locally(limit) || !errors.Is(err, ErrUnavailable) && !errors.Is(err, ErrRecovering) &&
+		(!limit.Report || !errors.Is(err, ErrMismatch)) {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.begins(g)
-	g.slot, err = s.machine.AdmitLocally(s.limiter.now(), g, limit.entry(s.limiter.options.MaxKeys))
+	g.slot, err = s.machine.AdmitLocally(s.limiter.now(), g, limit.want(s.limiter.options.MaxKeys))
 	s.passOn()
 	s.wakeIfDue() //mutate:a-local-admission-is-told-late
 	return err
 }
 
-// waited records that a wait ended with err. If this replica may admit sessions by its
-// own count, only the first session of an outage waits.
-func (s *shard) waited(err error) {
-	if o := s.limiter.options; !o.AdmitLocally || o.Strict || !errors.Is(err, ErrUnavailable) {
+// waited records that a wait for limit ended with err. Of the sessions that this replica
+// may admit by itself, only the first one of an outage waits.
+func (s *shard) waited(limit Limit, err error) {
+	if !s.limiter.options.locally(limit) || !errors.Is(err, ErrUnavailable) {
 		return
 	}
 	s.mu.Lock()
@@ -135,11 +134,11 @@ func (s *shard) waited(err error) {
 	s.away = true
 }
 
-// isAway reports whether the next session should not wait for the store.
-func (s *shard) isAway() bool {
+// isAway reports whether the next session of limit should not wait for the store.
+func (s *shard) isAway(limit Limit) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.away
+	return s.away && s.limiter.options.locally(limit)
 }
 
 // unanswered returns the reason why a waiter got no answer.

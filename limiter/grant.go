@@ -38,7 +38,7 @@ func (g *Grant) Move(ctx context.Context, limit Limit) error {
 	asked := g.limiter.now()
 	if s.index > 0 {
 		first, wait := g.limiter.shards[0], g.limiter.options.StoreWait
-		if first.isAway() {
+		if first.isAway(limit) {
 			wait = 0
 		}
 		err := g.limiter.agree(ctx, asked+wait)
@@ -46,7 +46,7 @@ func (g *Grant) Move(ctx context.Context, limit Limit) error {
 			err = g.limiter.upToDate(ctx, asked+wait) //mutate:admitted-elsewhere-without-an-exchange
 		}
 		if err != nil {
-			first.waited(err)
+			first.waited(limit, err)
 			g.giveUp()
 			return s.orLocally(g, limit, err)
 		}
@@ -87,7 +87,7 @@ func (g *Grant) giveUp() {
 // write, because a pause of the process makes an older answer useless. It reads the
 // clock, and takes a lock only if a lease of this replica has ended.
 func (g *Grant) Valid() bool {
-	if g.slot == nil || !g.slot.Counted() || !g.shard.strict {
+	if g.slot == nil || !g.slot.Leased() || !g.shard.strict {
 		return true
 	}
 	return g.shard.valid(g)
@@ -96,6 +96,16 @@ func (g *Grant) Valid() bool {
 // Confirmed reports whether the store has admitted the session. It is false if this
 // replica admitted it by its own count (Options.AdmitLocally).
 func (g *Grant) Confirmed() bool { return g.slot == nil || !g.slot.Local() }
+
+// WouldRefuse returns the limit that would have refused the session at the last Admit or
+// Move, if it did not only report (Limit.Report); nil if none would have. It is nil for
+// a session that the store has not judged: see Confirmed.
+func (g *Grant) WouldRefuse() *LimitError {
+	if g.slot == nil || g.kept {
+		return nil
+	}
+	return g.slot.WouldRefuse()
+}
 
 // WhenLost calls f when the slot is taken away, or at once if it was taken away before.
 // f must wake blocked calls of the session, which then ask Valid. f must not block and

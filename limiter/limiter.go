@@ -70,6 +70,10 @@ type Limit struct {
 	Key         string
 	KeyMax      int64
 	KeyThrottle limit.Rate
+	// Report refuses no session because of this limit, nor because the store gives no
+	// answer, and ends none: it says instead which the limit would have refused, see
+	// Grant.WouldRefuse. All sessions of a counter that is no pool's have the same.
+	Report bool
 }
 
 // Pool returns the counter of a pool, for Limit.Rule. Sessions of all spaces share it.
@@ -77,16 +81,16 @@ type Limit struct {
 // session that moves within a counter of a pool keeps its slot.
 func Pool(name string) string { return store.PoolSpace + "/" + name }
 
-// entry returns the limit as the store needs it. maxKeys bounds the keys that a rate
+// want returns the limit as the replica needs it. maxKeys bounds the keys that a rate
 // counts.
-func (l Limit) entry(maxKeys int64) store.Entry {
+func (l Limit) want(maxKeys int64) replica.Want {
 	if l.Key == "" {
-		return store.Entry{Counter: l.Rule, Max: l.Max, RuleMax: limit.None, Rate: l.Throttle}
+		return replica.Want{Report: l.Report, Entry: store.Entry{Counter: l.Rule, Max: l.Max, RuleMax: limit.None, Rate: l.Throttle}}
 	}
-	return store.Entry{
+	return replica.Want{Report: l.Report, Entry: store.Entry{
 		Counter: l.Rule + "/" + l.Key, Max: l.KeyMax, RuleMax: l.Max,
 		Rate: l.KeyThrottle, RuleRate: l.Throttle, MaxKeys: maxKeys,
-	}
+	}}
 }
 
 // Operations returns the names of all requests to the store, for Options.Observe.
@@ -132,6 +136,13 @@ type Options struct {
 	// look, and the time limit of that request bounds it. A replica whose lease in the
 	// first shard has ended, because exchanges fail, admits nobody in other shards.
 	Exchange func(context.Context, store.Conn) error
+}
+
+// locally reports whether this replica admits sessions of a limit by itself if the store
+// does not answer.
+func (o *Options) locally(l Limit) bool {
+	return l.Report || o.AdmitLocally &&
+		!o.Strict //mutate:strict-admits-locally
 }
 
 // Limiter admits sessions. It is safe for concurrent use.

@@ -23,6 +23,7 @@ type mutation struct {
 const (
 	sim     = "limiter/replica TestSimulation/"
 	pools   = "limiter/replica TestPools/"
+	reports = "limiter/replica TestReports/"
 	table   = "limiter/replica "
 	driver  = "limiter "
 	clauses = "store/memstore TestContract"
@@ -139,6 +140,13 @@ var mutations = []mutation{
 	{"a-session-stays-in-its-pool-after-the-lease", "return !s.ended", driver + "TestPoolMoveAfterTheLeaseKeep", cutOffExcused},
 	{"claims-of-a-pool-state-a-maximum", "e.RuleMax = s.bounds.ruleMax + 0*limit.None", pools + "restarts/strict", ""},
 	{"a-batch-with-two-rates-of-a-pool", "waiting < 0 && !pools.agree(c)", pools + "messages/keep", ""},
+	{"hand-over-of-a-limit-that-only-reports", "", reports + "calm/keep", ""},
+	{"sessions-over-the-limit-are-stated-with-others", "return !c.overLimit", reports + "messages/strict", ""},
+	{"a-session-over-the-limit-stays-when-it-is-enforced", "", reports + "calm/keep", ""},
+	{"a-reported-session-begins-before-it-is-counted", "m.effects = append(m.effects, Effect{Owner: s.owner, Slot: s})", reports + "messages/keep", ""},
+	{"claims-of-a-limit-that-only-reports-state-a-maximum", "case c.pool:", reports + "restarts/strict", ""},
+	{"a-limit-that-only-reports-ends-sessions", "m.settings.Strict", reports + "partitions/strict", ""},
+	{"a-limit-that-only-reports-refuses", "false", reports + "calm/keep", ""},
 	{"a-window-lasts-as-long-as-the-rate-that-opened-it", "", pools + "calm/keep", ""},
 }
 
@@ -196,7 +204,7 @@ func (m mutation) run(t *testing.T, root string, marked map[string]marker) (surv
 	if !ok {
 		return false, errors.New("no source has its marker")
 	}
-	if simulated := strings.HasPrefix(m.by, sim) || strings.HasPrefix(m.by, pools) || m.by == table+"TestFairness"; simulated != (m.why == "") {
+	if simulated := strings.HasPrefix(m.by, sim) || strings.HasPrefix(m.by, pools) || strings.HasPrefix(m.by, reports) || m.by == table+"TestFairness"; simulated != (m.why == "") {
 		return false, errors.New("a test beside the simulation needs a reason, and the simulation needs none")
 	}
 	u, err := newMutant(root, t.TempDir(), at, m.with)

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"strings"
 	"time"
 
 	"usher/proxy/decide"
@@ -46,6 +47,7 @@ func (v seen) running(now time.Time) record.Running {
 		}
 	}
 	r.Pool, r.LimitKey = v.limit()
+	r.WouldRefuse = v.wouldRefuse()
 	age := now.Sub(s.began)
 	r.Seconds = age.Seconds()
 	silent := age
@@ -71,6 +73,25 @@ func (v seen) limit() (pool, key string) {
 		}
 	}
 	return r.Session.Pool, v.gen.limit(r, v.session.from.Addr(), user).Key
+}
+
+// wouldRefuse names the limits that would have refused a session, each after its rule.
+// "": none.
+func (v seen) wouldRefuse() string {
+	var texts []string
+	add := func(by verdict, r *rules.Rule, user string) {
+		if by != 0 {
+			key := v.gen.limit(r, v.session.from.Addr(), user).Key
+			texts = append(texts, r.ID()+" "+limitText(r, by&byRate != 0, by&byKey != 0, by&byKeys != 0, key))
+		}
+	}
+	if v.stage.command == 0 {
+		add(v.stage.client, v.stage.rule, "")
+	} else {
+		add(v.stage.client, v.session.clientRule, "")
+		add(v.stage.request, v.stage.rule, v.session.user)
+	}
+	return strings.Join(texts, "; ")
 }
 
 // identity returns the record of a session with what is known of each, and with the

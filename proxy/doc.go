@@ -45,6 +45,7 @@
 //	metrics.go         for Prometheus
 //	negotiators.go     sessions before their request
 //	state.go           the fields of a session
+//	verdict.go         what limits that only report would have refused
 //	generation.go      a policy and its sessions
 //	sockets.go         what is closed when a session ends
 //	clientio.go        reads without waiting, peeks

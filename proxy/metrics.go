@@ -49,6 +49,8 @@ var (
 		"Sessions on this replica, by the last rule that passed them.", []string{"rule", "generation", "command"}, nil)
 	ruleDesc = prometheus.NewDesc("usher_rule_info",
 		"Always 1. The position and the location (file:line:col) of each rule in force.", []string{"rule", "position", "location"}, nil)
+	wouldRefuseDesc = prometheus.NewDesc("usher_sessions_would_refuse_total",
+		"Sessions that a limit in session.mode report would have refused.", []string{"rule", "generation"}, nil)
 	bytesDesc = prometheus.NewDesc("usher_transferred_bytes_total",
 		"Bytes relayed: up to targets, down to clients.", []string{"direction", "protocol"}, nil)
 )
@@ -62,7 +64,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		admitted: counter("usher_sessions_admitted_total", "Sessions that a rule passed and that got a slot.", "rule", "command"),
 		unconfirmed: prometheus.NewCounter(prometheus.CounterOpts{Name: "usher_sessions_unconfirmed_total",
-			Help: "Sessions admitted by this replica's own count while the store did not answer (USHER_STORE_DOWN=admit)."}),
+			Help: "Sessions admitted while the store did not answer, by this replica's own count (USHER_STORE_DOWN=admit) or by a limit in session.mode report."}),
 		rejected:      counter("usher_sessions_rejected_total", "Sessions that ended before they were connected, by the last rule that matched.", "rule", "reason"),
 		connectErrors: counter("usher_connect_errors_total", "Sessions whose target could not be reached.", "type"),
 		authAttempts:  counter("usher_auth_attempts_total", "Logins, by result.", "method", "result"),
@@ -108,6 +110,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 	ch <- sessionsDesc
 	ch <- ruleDesc
+	ch <- wouldRefuseDesc
 	ch <- bytesDesc
 }
 
@@ -128,6 +131,9 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	inForce := t.rules()
 	for r := range inForce[len(inForce)-1].All() {
 		ch <- prometheus.MustNewConstMetric(ruleDesc, prometheus.GaugeValue, 1, r.Label(), r.ID(), at(r))
+	}
+	for labels, n := range t.wouldRefuse() {
+		ch <- prometheus.MustNewConstMetric(wouldRefuseDesc, prometheus.CounterValue, float64(n), labels[:]...)
 	}
 	bytes := func(n int64, direction, protocol string) {
 		ch <- prometheus.MustNewConstMetric(bytesDesc, prometheus.CounterValue, float64(n), direction, protocol)

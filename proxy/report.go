@@ -94,6 +94,7 @@ func described(s *session) record.Session {
 	v.addRequest(&r)
 	v.addFarEnd(&r)
 	r.Pool, r.LimitKey = poolOf(s.clientRule, s.socksRule), s.limitKey
+	r.WouldRefuse = v.wouldRefuse()
 	if s.grant != nil && !s.grant.Confirmed() {
 		r.Confirmed = new(bool) // false: admitted without the store
 	}
@@ -104,7 +105,7 @@ func described(s *session) record.Session {
 // that do not apply are left out. Escaping what the client chose is the log handler's
 // part.
 func sessionAttrs(r *record.Session, reason, failed string) []slog.Attr {
-	attrs := make([]slog.Attr, 0, 23)
+	attrs := make([]slog.Attr, 0, 24)
 	text := func(key, value string) {
 		if value != "" {
 			attrs = append(attrs, slog.String(key, value))
@@ -122,6 +123,7 @@ func sessionAttrs(r *record.Session, reason, failed string) []slog.Attr {
 	text("rule_at", r.RuleAt)
 	text("pool", r.Pool)
 	text("limit_key", r.LimitKey)
+	text("would_refuse", r.WouldRefuse)
 	text("user", r.User)
 	if r.SOCKS != 0 {
 		attrs = append(attrs, slog.Int("socks", r.SOCKS))

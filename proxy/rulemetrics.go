@@ -61,7 +61,7 @@ func (m *Metrics) begin(r *rules.Rule) {
 // refusals returns the errors with which the limit of a rule can refuse a session.
 func refusals(r *rules.Rule) (errs []error) {
 	s := r.Session
-	if !s.Limited {
+	if !s.Limited || s.Report {
 		return nil
 	}
 	if s.Max != limit.None || s.KeyMax > 0 {

@@ -34,6 +34,7 @@ func (s *session) admitClient(ctx context.Context) error {
 		return causeOf(ctx, nameLimit(s.clientRule, s.limitKey, err))
 	}
 	s.endOnLostLease()
+	s.server.table.judge(s, s.clientRule)
 	s.server.opts.Metrics.countAdmission(s.clientRule, "negotiate", s.grant)
 	return nil
 }
@@ -57,6 +58,9 @@ func (s *session) admitRequest(ctx context.Context) error {
 			s.grant.Undo() // as in admitClient
 		}
 		return errOutdated
+	}
+	if !inherits {
+		s.server.table.judge(s, s.socksRule)
 	}
 	s.endOnLostLease()
 	s.keepClientAliveBy(s.socksRule)
@@ -89,15 +93,21 @@ func nameLimit(r *rules.Rule, key string, err error) error {
 	if !errors.As(err, &by) {
 		return err
 	}
-	full := errors.Is(err, limiter.ErrFull)
-	text := r.LimitText(!full, by.ByKey)
-	if by.ByKey {
+	text := limitText(r, !errors.Is(err, limiter.ErrFull), by.ByKey, errors.Is(err, limiter.ErrKeys), key)
+	return limitReachedError{text, err}
+}
+
+// limitText names a limit of r: a rate or a maximum, for the key or for all. tooMany says
+// that the rate counts too many keys already.
+func limitText(r *rules.Rule, rate, byKey, tooMany bool, key string) string {
+	text := r.LimitText(rate, byKey)
+	if byKey {
 		text += " for " + keyText(key)
 	}
-	if errors.Is(err, limiter.ErrKeys) {
+	if tooMany {
 		text += ": too many other addresses or users are counted (USHER_THROTTLE_KEYS, or maxmemory of Redis)"
 	}
-	return limitReachedError{text, err}
+	return text
 }
 
 // keyText returns the key of a limit in words.

@@ -80,6 +80,8 @@ type stage struct {
 	command     socks.Command // 0: it negotiates
 	connected   bool          // the client was told so
 	unconfirmed bool          // admitted for its command without the store
+	client      verdict       // which limit of the client-rule would have refused it
+	request     verdict       // which of the socks-rule's
 }
 
 // awaited is the peer of BIND.

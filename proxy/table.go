@@ -19,6 +19,9 @@ type Generation struct {
 	Current  bool   // in force
 	Rules    *rules.Set
 	Sessions int // on this replica, negotiations and health checks among them
+	// WouldRefuse is, for each rule in session.mode report, by its position: how many
+	// sessions it would have refused on this replica.
+	WouldRefuse map[string]uint64
 }
 
 // Count is the number of sessions of one kind on this replica.
@@ -72,7 +75,11 @@ func (t *table) setPolicy(p *Policy) {
 		if old.digest == g.digest && p.Number == 0 && old.policy.Number == 0 {
 			g.number.Store(old.number.Load())
 		}
+		if old.digest == g.digest && old.number.Load() == g.number.Load() { // they have one label
+			g.would = old.would
+		}
 	}
+	g.countReports()
 	t.current = g
 	t.gens = append(t.gens, g)
 	t.forget()
@@ -176,7 +183,10 @@ func (t *table) setStage(s *session, r *rules.Rule, command socks.Command) bool 
 	if t.isOutdated(s) {
 		return false
 	}
-	s.stage = stage{rule: r, command: command, unconfirmed: command != 0 && !s.grant.Confirmed()}
+	s.stage = stage{
+		rule: r, command: command, unconfirmed: command != 0 && !s.grant.Confirmed(),
+		client: s.stage.client, // the verdict about the request follows, if there is one
+	}
 	return true
 }
 
@@ -185,6 +195,23 @@ func (t *table) setConnected(s *session) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s.stage.connected = true
+}
+
+// judge records what the limit of r would have done to s, if it did not only report. s
+// has just got its slot of r.
+func (t *table) judge(s *session, r *rules.Rule) {
+	v := verdictOf(s.grant.WouldRefuse())
+	if v == 0 {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s.gen.would[r.ID()]++
+	if r.Client {
+		s.stage.client = v
+	} else {
+		s.stage.request = v
+	}
 }
 
 // remove removes s. It panics if s is not there. The goroutine of s must call
@@ -251,10 +278,29 @@ func (t *table) generations() []Generation {
 	for _, g := range t.gens {
 		list = append(list, Generation{
 			Label: g.label(), Number: g.number.Load(), Digest: g.digest, Current: g == t.current,
-			Rules: g.policy.Rules, Sessions: g.sessions,
+			Rules: g.policy.Rules, Sessions: g.sessions, WouldRefuse: maps.Clone(g.would),
 		})
 	}
 	return list
+}
+
+// wouldRefuse returns what rules in session.mode report would have refused, by the names
+// of rule and generation. Of generations with one name, the last has the counts of all.
+func (t *table) wouldRefuse() map[[2]string]uint64 {
+	sums := make(map[[2]string]uint64)
+	shown := make(map[string]bool)
+	for _, g := range slices.Backward(t.generations()) {
+		if shown[g.Label] {
+			continue
+		}
+		shown[g.Label] = true
+		for r := range g.Rules.All() {
+			if r.Session.Report {
+				sums[[2]string{r.Label(), g.Label}] += g.WouldRefuse[r.ID()] // two rules may have one name
+			}
+		}
+	}
+	return sums
 }
 
 // rules returns the rules of each generation. The last ones are in force.

@@ -10,14 +10,13 @@ import (
 )
 
 // Ask gives back the slot old, if it is not nil, and asks for a slot of a
-// counter. want is the counter with its maxima and rates. The answer is a slot
-// or an error, if it can be given at once, else a waiter: then an Effect for
-// owner follows, unless Withdraw comes first. Both counters are then in the same
-// batch. deadline is when the wait ends. In a pool, a session that asks for the counter
-// that it is in keeps its slot, whatever the numbers are.
-func (m *Machine) Ask(now time.Duration, owner any, old *Slot, want store.Entry, deadline time.Duration) (*Slot, *Waiter, error) {
+// counter. The answer is a slot or an error, if it can be given at once, else a
+// waiter: then an Effect for owner follows, unless Withdraw comes first. Both counters
+// are then in the same batch. deadline is when the wait ends. In a pool, a session that
+// asks for the counter that it is in keeps its slot, whatever the numbers are.
+func (m *Machine) Ask(now time.Duration, owner any, old *Slot, want Want, deadline time.Duration) (*Slot, *Waiter, error) {
 	if old != nil {
-		if m.stays(now, old, want.Counter) { //mutate:a-session-that-stays-in-its-pool-asks-again
+		if m.stays(now, old, want) { //mutate:a-session-that-stays-in-its-pool-asks-again
 			return old, nil, nil
 		}
 		m.Release(now, old)
@@ -33,22 +32,25 @@ func (m *Machine) Ask(now time.Duration, owner any, old *Slot, want store.Entry,
 }
 
 // Keeps reports whether a session that asks for want keeps its slot, see Ask.
-func (m *Machine) Keeps(now time.Duration, held *Slot, want store.Entry) bool {
-	return held != nil && m.stays(now, held, want.Counter)
+func (m *Machine) Keeps(now time.Duration, held *Slot, want Want) bool {
+	return held != nil && m.stays(now, held, want)
 }
 
-// stays reports whether a slot is of that counter, which is a pool's, and still good:
-// after its lease, another replica may have it. A slot that was admitted locally needs
-// no lease.
-func (m *Machine) stays(now time.Duration, s *Slot, counter string) bool {
-	if s.counter == nil || !s.counter.pool || s.counter.name != counter {
+// stays reports whether a slot is of the wanted counter, which is a pool's, and still
+// good: after its lease, another replica may have it. A slot that was admitted locally
+// needs no lease. A slot of a limit that only reports is none of one that refuses.
+func (m *Machine) stays(now time.Duration, s *Slot, want Want) bool {
+	if s.counter == nil || !s.counter.pool || s.counter.name != want.Counter {
+		return false
+	}
+	if s.report != want.Report { //mutate:a-session-over-the-limit-stays-when-it-is-enforced
 		return false
 	}
 	m.CheckDeadlines(now)
 	return !s.ended && (s.local || !s.counter.lease.passed(now)) //mutate:a-session-stays-in-its-pool-after-the-lease
 }
 
-func (m *Machine) ask(now time.Duration, owner any, want store.Entry, deadline time.Duration) (*Slot, *Waiter, error) {
+func (m *Machine) ask(now time.Duration, owner any, want Want, deadline time.Duration) (*Slot, *Waiter, error) {
 	m.CheckDeadlines(now)
 	switch {
 	case m.ending():
@@ -58,7 +60,7 @@ func (m *Machine) ask(now time.Duration, owner any, want store.Entry, deadline t
 	}
 	c := m.counterOf(want)
 	if len(c.waiters) == 0 && m.canHandOver(now, c) {
-		return m.occupy(c, owner), nil, nil // during a recovery as well: the slot is ours
+		return m.occupy(c, owner, false), nil, nil // during a recovery as well: the slot is ours
 	}
 	if c.counted && m.recoversAfter(deadline) {
 		m.drop(c)
@@ -74,13 +76,15 @@ func (m *Machine) ask(now time.Duration, owner any, want store.Entry, deadline t
 // canHandOver reports whether a session here may take a surplus slot without asking
 // the store. If the limit has a rate it may not, because the store would not count
 // that the session began. In a pool it may not, because other replicas may have
-// admitted more sessions than this one's number allows.
+// admitted more sessions than this one's number allows. If the limit only reports, it
+// may not either: only the store knows whether more sessions run than the maximum.
 func (m *Machine) canHandOver(now time.Duration, c *counter) bool {
 	return m.phase == live && !m.leases.current.passed(now) && c.lease == m.leases.current &&
 		!c.overLimit && //mutate:reused-although-over-the-limit
 		!c.contended && //mutate:hand-over-although-contended
 		!c.bounds.throttled() && //mutate:hand-over-of-a-throttled-counter
 		!c.pool && //mutate:hand-over-in-a-pool
+		!c.bounds.report && //mutate:hand-over-of-a-limit-that-only-reports
 		c.live < c.granted &&
 		(!c.inFlight || c.live < c.sentLive) //mutate:hand-over-beyond-what-a-batch-in-flight-states
 }
@@ -93,7 +97,10 @@ func (m *Machine) handOver(now time.Duration, c *counter) {
 	}
 }
 
-func (m *Machine) grant(c *counter) { m.answer(c, m.occupy(c, c.waiters[0].owner), nil) }
+func (m *Machine) grant(c *counter) {
+	w := c.waiters[0]
+	m.answer(c, m.occupy(c, w.owner, w.bounds.report), nil)
+}
 
 // answer tells the first waiter of c.
 func (m *Machine) answer(c *counter, s *Slot, err error) {
@@ -102,15 +109,16 @@ func (m *Machine) answer(c *counter, s *Slot, err error) {
 	c.waiters = c.waiters[1:]
 }
 
-// occupy makes one session of c live, if c counts them.
-func (m *Machine) occupy(c *counter, owner any) *Slot {
+// occupy makes one session of c live, if c counts them. report says that its limit only
+// reports.
+func (m *Machine) occupy(c *counter, owner any, report bool) *Slot {
 	if !c.counted {
-		return &Slot{ended: true}
+		return &Slot{ended: true, report: report}
 	}
 	m.table.count(c, 1)
 	m.table.admissions++
-	s := &Slot{owner: owner, counter: c, order: m.table.admissions}
-	if m.settings.Strict {
+	s := &Slot{owner: owner, counter: c, order: m.table.admissions, report: report}
+	if m.settings.Strict && !report { //mutate:a-limit-that-only-reports-ends-sessions
 		c.slots[s] = struct{}{}
 	}
 	return s
@@ -134,14 +142,16 @@ func (m *Machine) Release(now time.Duration, s *Slot) {
 // Valid reports whether a strict session may write now: its slot was not taken away,
 // and the lease of its slot has not ended.
 func (m *Machine) Valid(now time.Duration, s *Slot) bool {
-	return s.counter == nil || !s.ended && !s.counter.lease.passed(now)
+	return !s.Leased() || !s.ended && !s.counter.lease.passed(now)
 }
 
 // Withdraw removes a waiter that has no answer yet. It reports false if the waiter has
-// been answered.
+// been answered, or is answered now: a session that is admitted although a limit would
+// have refused it waits no longer for the store to count it.
 func (m *Machine) Withdraw(w *Waiter) bool {
 	i := slices.Index(w.counter.waiters, w)
 	if i < 0 {
+		m.tellNow(w)
 		return false
 	}
 	w.counter.waiters = slices.Delete(w.counter.waiters, i, i+1)
@@ -158,13 +168,31 @@ func (m *Machine) Unanswered(w *Waiter) error {
 }
 
 // AdmitLocally admits by what this replica knows itself, without the store: up
-// to the maximum on its own sessions, and as its own windows allow.
-func (m *Machine) AdmitLocally(now time.Duration, owner any, want store.Entry) (*Slot, error) {
+// to the maximum on its own sessions, and as its own windows allow. If the limit only
+// reports, it admits without looking.
+func (m *Machine) AdmitLocally(now time.Duration, owner any, want Want) (*Slot, error) {
 	if m.ending() {
 		return nil, ErrClosed
 	}
 	c := m.counterOf(want)
 	defer m.drop(c)
+	if !want.Report {
+		if err := m.useLocally(now, c, want); err != nil {
+			return nil, err
+		}
+	}
+	s := m.occupy(c, owner, want.Report)
+	s.local = true
+	if c.counted {
+		c.overLimit = true // as far as we know: no slot is reused before the store has counted it
+		m.queues.enqueue(c)
+	}
+	return s, nil
+}
+
+// useLocally counts one more session in this replica's own windows, unless a limit
+// refuses it.
+func (m *Machine) useLocally(now time.Duration, c *counter, want Want) error {
 	t, b := &m.table, c.bounds
 	t.windows.Shorten(now, c.name, b.rate)
 	t.windows.Shorten(now, c.rule, b.ruleRate)
@@ -179,7 +207,7 @@ func (m *Machine) AdmitLocally(now time.Duration, owner any, want store.Entry) (
 	opens := want.Opens() && t.windows.Used(now, c.name) == 0
 	n.NoWindow = opens && t.opened.Used(now, c.rule) >= b.maxKeys
 	if err := reason(n, b, c.rule != ""); err != nil {
-		return nil, err
+		return err
 	}
 	if opens {
 		t.opened.Use(now, c.rule, b.rate.Per, 1)
@@ -190,19 +218,15 @@ func (m *Machine) AdmitLocally(now time.Duration, owner any, want store.Entry) (
 	if b.ruleRate.N > 0 {
 		t.windows.Use(now, c.rule, b.ruleRate.Per, 1)
 	}
-	s := m.occupy(c, owner)
-	s.local = true
-	if c.counted {
-		c.overLimit = true // as far as we know: no slot is reused before the store has counted it
-		m.queues.enqueue(c)
-	}
-	return s, nil
+	return nil
 }
 
-// takeAway ends the n youngest sessions of c: others may have their slots.
+// takeAway ends the n youngest sessions of c: others may have their slots. Sessions of
+// limits that only report go on.
 func (m *Machine) takeAway(c *counter, n int64) {
 	youngestFirst := func(a, b *Slot) int { return cmp.Compare(b.order, a.order) }
-	for _, s := range slices.SortedFunc(maps.Keys(c.slots), youngestFirst)[:n] {
+	slots := slices.SortedFunc(maps.Keys(c.slots), youngestFirst)
+	for _, s := range slots[:min(n, int64(len(slots)))] {
 		m.table.count(c, -1)
 		delete(c.slots, s)
 		s.ended = true

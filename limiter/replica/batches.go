@@ -79,7 +79,7 @@ func (m *Machine) state(r *Request, c *counter, waiting int) store.Entry {
 	switch {
 	case need > c.live:
 		e.Rate, e.RuleRate, e.MaxKeys = s.bounds.rate, s.bounds.ruleRate, s.bounds.maxKeys
-	case c.pool: // Its sessions began with other numbers, and no number ends them.
+	case c.pool || s.bounds.report: // Its sessions may be more than the number now, and no number ends them. //mutate:claims-of-a-limit-that-only-reports-state-a-maximum
 		e.Max, e.RuleMax = limit.None, limit.None //mutate:claims-of-a-pool-state-a-maximum
 	}
 	return e
@@ -116,7 +116,7 @@ func (m *Machine) makeBatch(now time.Duration) *Request {
 	var pools poolBounds
 	for _, c := range next {
 		waiting := 0
-		if !c.overLimit && !m.others.recovering || !c.counted {
+		if c.mayGrow() && !m.others.recovering || !c.counted {
 			waiting = c.alike()
 		}
 		if waiting > 0 && c.pool && !pools.agree(c) { //mutate:a-batch-with-two-rates-of-a-pool
@@ -200,6 +200,7 @@ func (m *Machine) acknowledge(now time.Duration, r *Request, recovering bool, co
 func (m *Machine) settle(now time.Duration, s stated, n store.Count) {
 	c := s.counter
 	m.sawCount(now, c, n)
+	m.tell(c)
 	c.inFlight, c.outcomeUnknown = false, false
 	c.granted, c.contended, c.nearlyFull = n.Granted, n.Contended, nearlyFull(n, s.bounds)
 	c.lease = m.leases.current
@@ -208,8 +209,8 @@ func (m *Machine) settle(now time.Duration, s stated, n store.Count) {
 	} else if !m.others.recovering { // else the total is incomplete //mutate:over-limit-cleared-by-a-total-in-recovery
 		c.overLimit = false
 	}
-	if m.settings.Strict && c.live > c.granted {
-		m.takeAway(c, c.live-c.granted) // a claim that was cut //mutate:a-cut-claim-ends-no-session
+	if cut := min(c.live, s.live) - c.granted; m.settings.Strict && cut > 0 {
+		m.takeAway(c, cut) // a claim that was cut //mutate:a-cut-claim-ends-no-session
 	}
 	// Waiters get the slots beyond the sessions that were stated, not beyond the
 	// sessions that live now. Over the limit, a session that ended meanwhile must not
@@ -239,7 +240,11 @@ func (m *Machine) refuse(c *counter, s stated, n store.Count) {
 		err := reason(n, s.bounds, c.rule != "") //mutate:refused-as-full-without-the-total-of-this-reply //mutate:refused-by-the-number-of-another
 		switch {
 		case err != nil && (!m.others.recovering || !errors.Is(err, ErrFull)):
-			m.answer(c, nil, err)
+			if s.bounds.report { //mutate:a-limit-that-only-reports-refuses
+				m.report(c, err)
+			} else {
+				m.answer(c, nil, err)
+			}
 		case c.counted && m.recoversAfter(c.waiters[0].deadline):
 			m.answer(c, nil, ErrRecovering)
 		default:

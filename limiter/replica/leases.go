@@ -65,7 +65,8 @@ func (m *Machine) deadlinePassed(l *lease) {
 		relied = relied || c.live > 0
 		if m.settings.Strict {
 			m.takeAway(c, c.live)
-		} else if c.live > 0 {
+		}
+		if c.live > 0 {
 			c.overLimit = true //mutate:over-limit-not-set-at-the-deadline
 		}
 	}

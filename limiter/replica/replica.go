@@ -150,6 +150,7 @@ func (m *Machine) Leave() {
 		for len(c.waiters) > 0 {
 			m.answer(c, nil, ErrClosed)
 		}
+		m.refuseUntold(c)
 	}
 	m.link.notBefore = 0
 	if !joined {

@@ -31,6 +31,7 @@ type mix struct {
 	bounded                      bool // and for those whose keys are bounded
 	keys                         bool // clients ask only for the keys of one rule
 	pools                        bool // clients ask only for pools, see inPools
+	reports                      bool // clients ask only for limits that report, and their pools, see inReports
 	move                         bool // some sessions end by a move to another limit
 	stop, space                  float64
 	settings                     bool // some replicas that replace crashed ones have another TTL
@@ -96,9 +97,11 @@ type world struct {
 	admits  int
 	begun   [len(simLimits)]int // of admits, by limit
 	fulls   int
-	slowed  int // refused as throttled
-	crowded int // refused because too many keys have windows
-	lapses  int // leases lost
+	slowed  int                 // refused as throttled
+	crowded int                 // refused because too many keys have windows
+	would   [len(simLimits)]int // would have been refused, by limit
+	alone   int                 // admitted by limits that only report, without the store
+	lapses  int                 // leases lost
 	broken  string
 }
 
@@ -127,7 +130,9 @@ func newWorld(seed uint64, m mix, strict bool) *world {
 	w := &world{random: rand.New(rand.NewPCG(seed, 1)), mix: m, strict: strict, limits: withoutRates, rates: newRatesTruth(), length: 2 * simTTL, latency: simTTL / 50, applied: map[appliedToken]bool{}}
 	switch {
 	case m.pools:
-		w.first, w.limits = withoutPools, len(simLimits)-withoutPools
+		w.first, w.limits = withoutPools, withoutReports-withoutPools
+	case m.reports:
+		w.first, w.limits = withoutReports, len(simLimits)-withoutReports
 	case m.bounded:
 		w.limits = withoutPools
 	case m.rates:

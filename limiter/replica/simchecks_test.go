@@ -42,14 +42,13 @@ type simCount struct{ counter, whole [len(simLimits)]int64 }
 // count counts the sessions for L, K and G.
 func (w *world) count() (out simCount) {
 	for _, n := range w.nodes {
-		if !w.strict && w.mix.blackout == 0 && (w.now < n.paused || w.now < n.cut) {
-			continue // cut off, or about to find out that it was
-		}
+		away := w.mix.blackout == 0 && (w.now < n.paused || w.now < n.cut) // cut off, or about to find out that it was
 		for _, s := range n.sessions {
-			if w.strict && s.excused && n.mayRelay(s) {
+			strict := w.strict && !s.slot.report
+			if strict && s.excused && n.mayRelay(s) {
 				w.fail("L", "a session of %s relays again after its lease ended", n.m.id)
 			}
-			if n.mayRelay(s) && (w.strict || !s.excused || w.now < s.witnessed) {
+			if n.mayRelay(s) && (strict || !away && !s.slot.local && (!s.excused || w.now < s.witnessed)) {
 				out.counter[simNames[s.limit].counter]++
 				out.whole[simNames[s.limit].whole]++
 			}
@@ -120,6 +119,7 @@ func (n *node) checkDue() {
 // says so.
 func (n *node) checkRefusals(o *Outcome) {
 	n.takeEffects()
+	var refused []*simWaiter
 	n.waiting = slices.DeleteFunc(n.waiting, func(c *simWaiter) bool {
 		switch {
 		case !c.answered:
@@ -128,7 +128,7 @@ func (n *node) checkRefusals(o *Outcome) {
 			n.begin(c.slot, c.limit)
 			return true
 		}
-		n.does("refuses a client:", c.err)
+		refused = append(refused, c)
 		if errors.Is(c.err, ErrFull) {
 			n.w.fulls++
 			if e := simLimits[c.limit]; !saidFull(e, o) {
@@ -147,6 +147,9 @@ func (n *node) checkRefusals(o *Outcome) {
 		}
 		return true
 	})
+	for _, c := range refused {
+		n.refuse(c, c.err)
+	}
 }
 
 func saidFull(e store.Entry, o *Outcome) bool {

@@ -42,11 +42,26 @@ var simLimits = [...]store.Entry{
 	{Counter: "pool/c", Max: 4, RuleMax: limit.None, Rate: limit.Rate{N: 2, Per: simTTL / 5}},
 	{Counter: "pool/d/x", Max: 2, RuleMax: limit.None, Rate: simRate(3), RuleRate: simRate(5)},
 	{Counter: "pool/d/y", Max: 3, RuleMax: 4, RuleRate: limit.Rate{N: 3, Per: simTTL / 4}},
+
+	{Counter: "c1aaaa/s7", Max: 2, RuleMax: limit.None},
+	{Counter: "c1aaaa/s8/x", Max: 2, RuleMax: 3},
+	{Counter: "c1aaaa/s8/y", Max: 2, RuleMax: 3},
+	{Counter: "c1aaaa/s9", Max: 2, RuleMax: limit.None, Rate: simRate(3)},
+	{Counter: "c1aaaa/s10/x", Max: limit.None, RuleMax: limit.None, Rate: simRate(2), MaxKeys: 1},
+	{Counter: "c1aaaa/s10/y", Max: limit.None, RuleMax: limit.None, Rate: simRate(2), MaxKeys: 1},
+	{Counter: "pool/e", Max: 2, RuleMax: limit.None},
+	{Counter: "pool/f/x", Max: 2, RuleMax: 3},
+	{Counter: "pool/e", Max: 3, RuleMax: limit.None},
+	{Counter: "pool/e", Max: 4, RuleMax: limit.None},
+	{Counter: "pool/f/x", Max: 2, RuleMax: 3},
+	{Counter: "pool/f/y", Max: 2, RuleMax: 3},
 }
 
 // withoutRates is how many limits at the start of the list have no rate. withoutBounds
 // is how many have no bound on their keys, withoutPools how many are not in a pool.
-const withoutRates, withoutBounds, withoutPools = 3, 7, 9
+// Those from withoutReports on only report, until withoutReports+reporting; the others
+// are in their pools and refuse.
+const withoutRates, withoutBounds, withoutPools, withoutReports, reporting = 3, 7, 9, 20, 8
 
 func simRate(n int64) limit.Rate { return limit.Rate{N: n, Per: simTTL / 2} }
 
@@ -70,6 +85,9 @@ func nameLimits() (names [len(simLimits)]simName, maxima [len(simLimits)]store.E
 		whole, most := store.RuleOf(e.Counter), e.RuleMax
 		if whole == "" {
 			whole, most = e.Counter, e.Max
+		}
+		if reports(i) { // it refuses nobody
+			e.Max, most = limit.None, limit.None
 		}
 		n := simName{index(counters, e.Counter, i), index(wholes, whole, i)}
 		names[i] = n
@@ -103,14 +121,17 @@ func (n *node) ask(old *simSession) {
 		held = old.slot
 	}
 	c := &simWaiter{limit: which}
-	mustStay := n.mustStay(held, simLimits[which])
-	got, waiter, err := n.m.Ask(n.clock(), c, held, simLimits[which], n.clock()+wait)
+	mustStay := n.mustStay(held, which)
+	got, waiter, err := n.m.Ask(n.clock(), c, held, simWant(which), n.clock()+wait)
 	if mustStay && got != held {
 		n.w.fail("G", "a session of %s that stays in its pool loses its slot", n.m.id)
 	}
 	switch {
 	case got != nil && got == held:
 		n.does("keeps the slot of a session of", simLimits[which].Counter)
+		if held.report != reports(which) {
+			n.w.fail("V", "a session of %s keeps a slot of the other mode", simLimits[which].Counter)
+		}
 		old.limit = which
 		n.w.after(n.w.upTo(n.w.length), func() { n.finish(old) })
 	case got != nil:
@@ -124,15 +145,15 @@ func (n *node) ask(old *simSession) {
 		n.call()
 		return
 	default:
-		n.does("refuses a client:", err)
+		n.refuse(c, err)
 	}
 	n.wakeIfDue()
 }
 
 func (n *node) giveUp(c *simWaiter) {
 	if i := slices.Index(n.waiting, c); i >= 0 && !n.dead && n.m.Withdraw(c.w) {
-		n.does("has a client that gives up", simLimits[c.limit].Counter)
 		n.waiting = slices.Delete(n.waiting, i, i+1)
+		n.refuse(c, n.m.Unanswered(c.w))
 	}
 	n.settleSessions()
 }
@@ -141,6 +162,9 @@ func (n *node) giveUp(c *simWaiter) {
 func (n *node) takeEffects() {
 	for _, e := range n.m.Effects() {
 		if e.Lost {
+			if e.Slot.report {
+				n.w.fail("V", "a limit that only reports ends a session of %s", e.Slot.counter.name)
+			}
 			n.does("ends a session whose slot is taken away", e.Slot.counter.name)
 			continue
 		}
@@ -173,8 +197,10 @@ func (n *node) begin(s *Slot, which int) {
 	n.w.admits++
 	n.w.begun[which]++
 	n.admitted++
-	n.w.checkBegun(simLimits[which])
-	n.checkBegunInPool(simLimits[which])
+	if n.w.countReported(s, which); !s.local && s.refused == nil {
+		n.w.checkBegun(simLimits[which])
+		n.checkBegunInPool(simLimits[which])
+	}
 	n.does("begins a session of", simLimits[which].Counter)
 	sess := &simSession{slot: s, limit: which}
 	n.sessions = append(n.sessions, sess)

@@ -23,6 +23,7 @@ type node struct {
 	sessions []*simSession
 	waiting  []*simWaiter
 	mayBegin map[string]int64 // sessions of pools, by the reply that is being handled
+	judged   map[*Slot]bool   // those that wait to be counted, see checkReported
 	sleepsTo time.Duration    // the driver sleeps until then, by the node's clock; 0: it does not sleep
 	sleep    int              // number of that sleep
 	every    time.Duration    // between clients, twice the mean
@@ -51,7 +52,7 @@ func (w *world) newNode() *node {
 	if w.mix.settings && !w.calm && w.chance(0.5) {
 		s.TTL *= 2
 	}
-	n := &node{w: w, ttl: s.TTL, rate: 0.975 + w.random.Float64()*0.05, every: simTTL / 8}
+	n := &node{w: w, ttl: s.TTL, rate: 0.975 + w.random.Float64()*0.05, every: simTTL / 8, judged: map[*Slot]bool{}}
 	n.offset = -w.now
 	n.m = New(w.name("h"), s, true, func() string { return w.name("b") })
 	n.m.SetSpace("c1aaaa", nil)
@@ -194,6 +195,7 @@ func (n *node) handle(r *Request, o *Outcome, called bool) {
 	n.mayBegin = admittedToPools(r, o)
 	n.m.Handle(n.clock(), r, *o)
 	n.w.note(traced{who: n.m.id, phase: n.m.phase, what: "handles", request: r, outcome: o})
+	n.checkReported(r, o)
 	n.checkRefusals(o)
 	n.settleSessions()
 	n.mayBegin = nil
@@ -233,7 +235,7 @@ func (w *world) execute(n *node, r *Request) *Outcome {
 			w.checkRecovering(r, o, had)
 			w.checkShares(r.Batch, o.Batch, had, totals)
 			w.countRates(r.Batch, o.Batch)
-			w.checkPools(r, o)
+			w.checkNumbers(r, o)
 		}
 		w.checkWindows()
 	case Observe:

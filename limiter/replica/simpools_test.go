@@ -29,10 +29,15 @@ func admittedTo(e store.Entry, k store.Count) int64 {
 	return max(0, k.Granted-e.Live)
 }
 
-// checkPools checks a batch that has just taken effect.
-func (w *world) checkPools(r *Request, o *Outcome) {
-	if !w.mix.pools {
+// checkNumbers checks a batch that has just taken effect: G, and V for limits that only
+// report.
+func (w *world) checkNumbers(r *Request, o *Outcome) {
+	if !w.mix.pools && !w.mix.reports {
 		return
+	}
+	letter := "G"
+	if w.mix.reports {
+		letter = "V"
 	}
 	w.checkClaims(r.Batch.Entries, o.Batch.Counts)
 	now := w.count()
@@ -46,11 +51,11 @@ func (w *world) checkPools(r *Request, o *Outcome) {
 		now.whole[name.whole] += n
 		if store.RuleOf(e.Counter) != "" {
 			if most = e.RuleMax; !within(now.counter[name.counter], e.Max) {
-				w.fail("G", "%d sessions of %s when one was admitted by the number %d", now.counter[name.counter], e.Counter, e.Max)
+				w.fail(letter, "%d sessions of %s when one was admitted by the number %d", now.counter[name.counter], e.Counter, e.Max)
 			}
 		}
 		if !within(now.whole[name.whole], most) {
-			w.fail("G", "%d sessions of the pool of %s when one was admitted by the number %d", now.whole[name.whole], e.Counter, most)
+			w.fail(letter, "%d sessions of the pool or rule of %s when one was admitted by the number %d", now.whole[name.whole], e.Counter, most)
 		}
 	}
 }
@@ -66,17 +71,17 @@ func admittedToPools(r *Request, o *Outcome) map[string]int64 {
 		return out
 	}
 	for i, e := range r.Batch.Entries {
-		if store.InPool(e.Counter) {
+		if asksAlways(e.Counter) {
 			out[e.Counter] = admittedTo(e, o.Batch.Counts[i])
 		}
 	}
 	return out
 }
 
-// checkBegunInPool checks that no session of a pool begins without the store's
-// admission.
+// checkBegunInPool checks that no session of a pool, or of a limit that only reports,
+// begins without the store's admission.
 func (n *node) checkBegunInPool(e store.Entry) {
-	if !store.InPool(e.Counter) {
+	if !asksAlways(e.Counter) {
 		return
 	}
 	if n.mayBegin[e.Counter] == 0 {
@@ -90,14 +95,14 @@ func (n *node) checkBegunInPool(e store.Entry) {
 // replica has now.
 func (w *world) checkClaims(entries []store.Entry, counts []store.Count) {
 	for i, k := range counts {
-		if e := entries[i]; store.InPool(e.Counter) && k.Granted < e.Live {
+		if e := entries[i]; asksAlways(e.Counter) && k.Granted < e.Live {
 			w.fail("G", "%d of %d sessions of %s are granted", k.Granted, e.Live, e.Counter)
 		}
 	}
 }
 
 // mustStay reports whether a session that asks for want keeps its slot.
-func (n *node) mustStay(held *Slot, want store.Entry) bool {
-	return held != nil && !held.ended && held.counter != nil && held.counter.pool && held.counter.name == want.Counter &&
-		!held.counter.lease.passed(n.clock())
+func (n *node) mustStay(held *Slot, which int) bool {
+	return held != nil && !held.ended && held.counter != nil && held.counter.pool && held.counter.name == simLimits[which].Counter &&
+		held.report == reports(which) && !held.counter.lease.passed(n.clock())
 }

@@ -74,6 +74,17 @@ func TestPools(t *testing.T) {
 	}
 }
 
+// TestReports is TestSimulation with clients that ask for limits that only report, and
+// for pools that only report on some replicas.
+func TestReports(t *testing.T) {
+	before := debug.SetGCPercent(400)
+	t.Cleanup(func() { debug.SetGCPercent(before) })
+	var failed atomic.Bool
+	for _, m := range mixes {
+		simulate(t, m.inReports(), schedules(defaultSeeds), simLength/2, &failed)
+	}
+}
+
 // schedules returns how many schedules each mix and mode has.
 func schedules(normally int) int {
 	switch {
@@ -119,7 +130,7 @@ func simulate(t *testing.T, m mix, seeds int, length time.Duration, failed *atom
 // tried counts what several schedules have exercised.
 type tried struct {
 	admits, fulls, slowed, crowded, lapses int
-	begun                                  [len(simLimits)]int
+	begun, would                           [len(simLimits)]int
 	first, limits                          int
 }
 
@@ -129,13 +140,20 @@ func (s *tried) add(w *world) {
 	s.first, s.limits = w.first, w.limits
 	for i, k := range w.begun {
 		s.begun[i] += k
+		s.would[i] += w.would[i]
 	}
 }
 
 // check fails the test if the schedules of a mix have not exercised what they are for.
 func (s *tried) check(t *testing.T, m mix) {
-	if m.rates && s.slowed == 0 || m.bounded && s.crowded == 0 {
+	if m.reports && slices.Contains(s.would[withoutReports:withoutReports+reporting], 0) {
+		t.Errorf("nobody would have been refused by some limit: %v", s.would)
+	}
+	if !m.reports && m.rates && s.slowed == 0 || m.bounded && s.crowded == 0 {
 		t.Errorf("%d refused as throttled, %d for too many keys", s.slowed, s.crowded)
+	}
+	if m.reports {
+		s.first, s.limits = withoutReports, reporting // the others are admitted too seldom: their pools are full
 	}
 	if m.rates && slices.Contains(s.begun[s.first:s.first+s.limits], 0) {
 		t.Errorf("nothing was admitted of some limit: %v", s.begun)

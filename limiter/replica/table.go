@@ -40,6 +40,10 @@ type counter struct {
 	contended  bool  // another replica was refused here: freed slots are for it
 	lease      *lease
 
+	// untold are sessions that a limit would have refused and that are admitted all the
+	// same. They get their answers when the store counts them. See report.
+	untold []*Slot
+
 	queue          queue // in which it waits
 	inFlight       bool  // in a batch whose outcome is not known
 	sentLive       int64 // live as stated in that batch
@@ -52,10 +56,20 @@ type bounds struct {
 	max, ruleMax   int64
 	rate, ruleRate limit.Rate
 	maxKeys        int64 // of the rule: how many keys may have windows, 0 for any number
+	report         bool  // they refuse nobody, see Want
 }
 
-func boundsOf(e store.Entry) bounds {
-	return bounds{max: e.Max, ruleMax: e.RuleMax, rate: e.Rate, ruleRate: e.RuleRate, maxKeys: e.MaxKeys}
+// Want is what a session asks for: a slot of the entry's counter, by its maxima and
+// rates.
+type Want struct {
+	store.Entry
+	// Report admits the session even if a limit would refuse it, see Slot.WouldRefuse.
+	// It never loses its slot.
+	Report bool
+}
+
+func boundsOf(w Want) bounds {
+	return bounds{max: w.Max, ruleMax: w.RuleMax, rate: w.Rate, ruleRate: w.RuleRate, maxKeys: w.MaxKeys, report: w.Report}
 }
 
 // throttled reports whether there is a rate: no session begins without an answer of the store.
@@ -69,11 +83,18 @@ type Slot struct {
 	order   uint64   // in which it was admitted
 	local   bool     // admitted without the store
 	ended   bool     // released or taken away
+	report  bool     // by a limit that only reports: the slot is never taken away
+	refused *LimitError
 }
 
-// Counted reports whether the store counts the session while it lives. If it
-// does not, the slot is valid for ever.
-func (s *Slot) Counted() bool { return s.counter != nil }
+// Leased reports whether the slot is valid only until its lease ends. Else it is valid
+// for ever: the store does not count the session while it lives, or the limit only
+// reports.
+func (s *Slot) Leased() bool { return s.counter != nil && !s.report }
+
+// WouldRefuse returns the limit that would have refused the session, if its Want was not
+// to report that instead; nil if none would have.
+func (s *Slot) WouldRefuse() *LimitError { return s.refused }
 
 // Local reports whether the session was admitted without asking the store.
 func (s *Slot) Local() bool { return s.local }
@@ -103,7 +124,7 @@ func (t *table) sorted() []*counter {
 
 // counterOf returns the row of e's counter, and adds it if there is none. Its bounds
 // are then those of e.
-func (m *Machine) counterOf(e store.Entry) *counter {
+func (m *Machine) counterOf(e Want) *counter {
 	c := m.table.counters[e.Counter]
 	switch {
 	case c == nil:

@@ -9,8 +9,8 @@ import (
 )
 
 // keyEntry is a counter of one key of a rule.
-func keyEntry(key string, ruleMax int64) store.Entry {
-	return store.Entry{Counter: "c1aaaa/s1/" + key, Max: 1, RuleMax: ruleMax}
+func keyEntry(key string, ruleMax int64) Want {
+	return Want{Entry: store.Entry{Counter: "c1aaaa/s1/" + key, Max: 1, RuleMax: ruleMax}}
 }
 
 // TestQueuesStayShort: clients that come and go while nothing is sent leave nothing in

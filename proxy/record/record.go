@@ -24,6 +24,9 @@ type Session struct {
 	RuleAt         string `json:"rule_at,omitempty"`
 	Pool           string `json:"pool,omitempty"`
 	LimitKey       string `json:"limit_key,omitempty"`
+	// WouldRefuse names the limits that would have refused the session, if they were not
+	// in session.mode report: each after its rule, as in "s1 session.max: 10".
+	WouldRefuse string `json:"would_refuse,omitempty"`
 
 	SOCKS     int            `json:"socks,omitempty"` // 4 or 5
 	Command   string         `json:"command,omitempty"`

@@ -75,7 +75,7 @@ var (
 	drawnSession = []string{
 		"maxsessions: 0", "maxsessions: 7", "session.max: 7", "session.max: 070", "session.throttle: 5 / 2", "session.throttle: 0xf/1",
 		"session.state.key: from\nsession.state.max: 3", "session.state.key: from\nsession.state.throttle: 5/2", "session.state.max: 1\nsession.state.key: from\nsession.state.throttle: 9/9",
-		"session.pool: web", "session.pool: web\nsession.max: 7", "session.pool: each\nsession.state.key: from\nsession.state.max: 3",
+		"session.mode: report", "session.mode: enforce\nsession.max: 7", "session.pool: web", "session.pool: web\nsession.max: 7", "session.pool: each\nsession.state.key: from\nsession.state.max: 3",
 	}
 	drawnRule = []string{
 		"socksmethod: none", "socksmethod: username", "socksmethod: username none", "log: connect error", "log: ioop data tcpinfo disconnect",

@@ -89,6 +89,10 @@ var (
 		{name: "user", refuse: "a client has no name before it negotiates; write from, or count users in a socks-rule"},
 		{name: "hostid", refuse: noHostID},
 	}
+	modeChoices = []choice{
+		{name: "enforce"},
+		{name: "report", value: 1},
+	}
 	extensionChoices = []choice{{name: "bind"}}
 	resolveChoices   = []choice{
 		{name: "udp", accept: "the resolver chooses its transport; remove the line"},

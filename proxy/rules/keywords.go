@@ -52,6 +52,7 @@ var keywords = []keyword{
 	{name: "maxsessions", in: inRules, read: (*parser).readMaxsessions},
 	{name: "session.max", in: inRules, read: (*parser).readSessionMax},
 	{name: "session.inheritable", in: inClient, read: (*parser).readInheritable},
+	{name: "session.mode", in: inRules, read: (*parser).readMode},
 	{name: "session.pool", in: inRules, read: (*parser).readPool},
 	{name: "session.throttle", in: inRules, read: (*parser).readThrottle},
 	{name: "session.state.key", in: inRules, read: (*parser).readStateKey},

@@ -115,6 +115,15 @@ var poolNumbers = []poolNumber{
 		return fmt.Sprint(s.KeyMax)
 	}},
 	{[]string{"session.state.throttle"}, func(s Session) string { return rateText(s.KeyThrottle) }},
+	{[]string{"session.mode"}, func(s Session) string { return modeText(s.Report) }},
+}
+
+// modeText returns session.mode.
+func modeText(report bool) string {
+	if report {
+		return "report"
+	}
+	return "enforce"
 }
 
 // rateText returns a rate as the rule file has it, "" for none.

@@ -100,6 +100,9 @@ type Session struct {
 	KeyMax      int64      // session.state.max; 0 if not given
 	KeyThrottle limit.Rate // session.state.throttle
 	Inheritable bool       // client-rule: the slot may stay for the session's life
+	// Report is session.mode: report. The limits refuse nobody. Sessions that they would
+	// have refused are admitted, counted and logged.
+	Report bool
 }
 
 // Key says what a rule counts separately.

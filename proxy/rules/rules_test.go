@@ -50,6 +50,7 @@ func TestDigestCovers(t *testing.T) {
 		strings.Replace(base, "user: b a", "user: b a\nlog: connect\ntimeout.connect: 1\nudp.portrange: 1-2", 1),
 		"external: 127.0.0.1\nexternal.rotation: same-same\nudp.connectdst: no\n" + base,
 		strings.Replace(base, "socks pass", "pass", 1),
+		strings.Replace(base, "session.max: 5", "session.mode: enforce\nsession.max: 5", 1),
 		"session.state.key.ipv6: 64\n" + base,
 	}
 	differs := []string{
@@ -81,6 +82,7 @@ func TestDigestCovers(t *testing.T) {
 		strings.Replace(base, "session.max: 5", "", 1),
 		strings.Replace(base, "session.max: 5", "session.pool: web\nsession.max: 5", 1),
 		strings.Replace(base, "session.max: 5", "session.max: 5\nsession.pool: Web", 1),
+		strings.Replace(base, "session.max: 5", "session.max: 5\nsession.mode: report", 1),
 		strings.Replace(base, "session.max: 5", "}\nsocks block { from: 0/0 to: 0/0", 1),
 		strings.Replace(base, "socks pass", "socks block", 1),
 	}

@@ -38,6 +38,12 @@ func (p *parser) readInheritable(k token) {
 	p.session.Inheritable = !ok || yes == 1
 }
 
+func (p *parser) readMode(k token) {
+	p.sessionKeyword(k)
+	mode, ok := p.one(k, modeChoices)
+	p.session.Report = ok && mode == 1
+}
+
 func (p *parser) readStateKey(k token) {
 	p.sessionKeyword(k)
 	choices := stateKeyChoices
@@ -106,6 +112,9 @@ func (p *parser) checkSession() {
 	if inherit, given := p.seen["session.inheritable"]; given && !limited && r.Pass {
 		p.warn(inherit.pos, "session.inheritable: has no effect in a rule without a limit; remove the line, or add a limit")
 	}
+	if mode, given := p.seen["session.mode"]; given && !limited && r.Pass {
+		p.warn(mode.pos, "session.mode: has no effect in a rule without a limit; remove the line, or add a limit")
+	}
 	if !limited || !r.Pass {
 		return
 	}
@@ -166,6 +175,9 @@ func (p *parser) checkState() {
 func (s Session) print(b *strings.Builder, indent string, client bool) {
 	if !s.Limited {
 		return
+	}
+	if s.Report { // enforce is not written: digests of files without the keyword stay as they are
+		line(b, indent, "session.mode", "report")
 	}
 	if s.Pool != "" {
 		line(b, indent, "session.pool", s.Pool)
