@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"usher/proxy/admin/api"
+	"usher/proxy/admin/page"
 	"usher/proxy/fair"
 	"usher/proxy/printable"
 )
@@ -29,8 +30,9 @@ type Options struct {
 	// Names are the host names that clients may ask for, besides IP addresses and
 	// localhost.
 	Names []string
-	// API answers the paths below api.Prefix.
-	API    http.Handler
+	// API answers the paths below api.Prefix. The status page shows what it tells about
+	// the cluster. nil: there are no rules to tell about yet.
+	API    *api.Handler
 	Logger *slog.Logger // for errors of the HTTP server
 }
 
@@ -39,7 +41,8 @@ type Options struct {
 // the most. So idle connections keep no health check out.
 const MaxConnections = 32
 
-// Server answers GET and HEAD of /healthz, /readyz, /metrics and /status, and the API.
+// Server answers GET and HEAD of /healthz, /readyz, /metrics and /status, the API, and
+// the status page for browsers.
 type Server struct {
 	o    Options
 	http http.Server
@@ -93,11 +96,10 @@ func (s *Server) Shutdown(ctx context.Context) error {
 // method gets 405.
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", index)
 	mux.HandleFunc("GET /healthz", healthz)
 	mux.HandleFunc("GET /readyz", s.readyz)
 	mux.HandleFunc("GET /status", s.status)
-	mux.Handle(api.Prefix, s.o.API)
+	s.tellOfCluster(mux)
 	mux.Handle("GET /metrics", newScrapes(promhttp.HandlerFor(s.o.Gatherer, promhttp.HandlerOpts{
 		ErrorLog:      slog.NewLogLogger(s.o.Logger.Handler(), slog.LevelError),
 		ErrorHandling: promhttp.ContinueOnError,
@@ -109,9 +111,29 @@ func (s *Server) routes() http.Handler {
 	}))
 }
 
+// tellOfCluster adds the API, and the status page for browsers.
+func (s *Server) tellOfCluster(mux *http.ServeMux) {
+	if s.o.API == nil {
+		mux.HandleFunc(api.Prefix, api.NotYet)
+		mux.HandleFunc("GET /{$}", index)
+		return
+	}
+	mux.Handle(api.Prefix, s.o.API.Routes())
+	show := page.New(page.Options{Source: s.o.API.Cluster})
+	mux.Handle("GET "+page.Prefix, show.Assets())
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
+		if page.ForBrowser(r) {
+			show.ServeHTTP(w, r)
+			return
+		}
+		index(w, r)
+	})
+}
+
 func index(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	fmt.Fprint(w, "usher admin listener\n"+
+		"/         this list; for browsers the status page\n"+
 		"/healthz  200 while the process is alive\n"+
 		"/readyz   200 if balancers should send clients here (?strict=1: and limited rules can admit now)\n"+
 		"/metrics  metrics for Prometheus\n"+

@@ -22,6 +22,8 @@ import (
 	"usher/deploy/need"
 	"usher/limiter"
 	"usher/proxy/admin"
+	"usher/proxy/admin/api"
+	"usher/proxy/admin/page/samples"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -70,7 +72,7 @@ func serve(t *testing.T) world {
 	admin.CollectSnapshot(reg, snapshot)
 	ready := admin.NewReadiness(time.Now(), time.Hour)
 	srv := admin.New(admin.Options{
-		Readiness: ready, Snapshot: snapshot, Gatherer: reg, Names: []string{"usher-1.example"}, API: http.NotFoundHandler(), Logger: slog.New(slog.DiscardHandler),
+		Readiness: ready, Snapshot: snapshot, Gatherer: reg, Names: []string{"usher-1.example"}, API: &api.Handler{Cluster: samples.Of("busy"), Local: samples.Of("busy")}, Logger: slog.New(slog.DiscardHandler),
 	})
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -335,4 +337,32 @@ func TestHosts(t *testing.T) {
 		}
 		c.Close()
 	}
+}
+
+// Browsers get the status page, and everything else the list of paths.
+func TestStatusPageIsForBrowsers(t *testing.T) {
+	w := serve(t)
+	for accept, want := range map[string]string{
+		"":    "/readyz",
+		"*/*": "/readyz",
+		"text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8": "<!doctype html>",
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.url+"/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Accept", accept)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(body), want) {
+			t.Errorf("Accept %q: %d, %v, %.100s", accept, resp.StatusCode, err, body)
+		}
+	}
+	w.want(t, "GET", "/page/page.css", 200, "prefers-color-scheme")
+	w.want(t, "GET", "/page/nothing", 404)
+	w.want(t, "POST", "/page/page.css", 405)
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"net/netip"
 	"os"
 	"runtime"
@@ -36,7 +35,7 @@ type Options struct {
 	Weight   func() int // for agent checks, see agent.Options
 	// API returns what answers the paths of the API. It may use status for requests. nil:
 	// there are no rules to tell about yet.
-	API    func(status func() admin.Status) http.Handler
+	API    func(status func() admin.Status) *api.Handler
 	Logger *slog.Logger
 }
 
@@ -98,7 +97,7 @@ func (m *Monitor) Build(o Options) {
 		return now
 	}
 	admin.CollectSnapshot(o.Registry, snapshot)
-	answers := http.Handler(http.HandlerFunc(api.NotYet))
+	var answers *api.Handler
 	if o.API != nil {
 		answers = o.API(func() admin.Status { return m.admin.Status() })
 	}

@@ -1,8 +1,6 @@
 package serve
 
 import (
-	"net/http"
-
 	"usher/cmd/usher/internal/overview"
 	"usher/proxy"
 	"usher/proxy/admin"
@@ -18,10 +16,10 @@ func (sessions) Running() []record.Running { return nil }
 func (sessions) Refusals() []record.End { return nil }
 
 // api returns what answers the API.
-func (s *service) api(status func() admin.Status) http.Handler {
+func (s *service) api(status func() admin.Status) *api.Handler {
 	local := overview.New(overview.Options{
 		ID: s.id, Cluster: string(s.cfg.Cluster), LeaseTTL: s.cfg.LeaseTTL, Strict: s.cfg.LeaseLoss == "close",
 		Server: sessions{s.proxy}, Status: s.counting.Limiter.Status, Snapshot: status,
 	})
-	return api.Handler{Local: local, Cluster: local}.Routes()
+	return &api.Handler{Local: local, Cluster: local}
 }
