@@ -21,7 +21,7 @@ import (
 	"usher/proxy/printable"
 )
 
-// Options configure a Server. All fields but Names are required.
+// Options configure a Server. All fields but Names and API are required.
 type Options struct {
 	Readiness *Readiness
 	// Snapshot is called for each request, concurrently.
