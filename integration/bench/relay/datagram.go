@@ -29,9 +29,9 @@ func startEcho() (socks.Addr, error) {
 	return socks.AddrOf(conn.LocalAddr().(*net.UDPAddr).AddrPort()), nil
 }
 
-// datagrams sends n datagrams of 64 bytes and awaits each one's echo, over so
+// datagrams sends n datagrams of so many bytes and awaits each one's echo, over so
 // many associations at a time.
-func (t *target) datagrams(p *process, associations, n int) error {
+func (t *target) datagrams(p *process, associations, size, n int) error {
 	return each(associations, func() error {
 		conn, err := net.Dial("tcp", p.addr)
 		if err != nil {
@@ -51,8 +51,8 @@ func (t *target) datagrams(p *process, associations, n int) error {
 		if err != nil {
 			return err
 		}
-		packet = append(packet, make([]byte, 64)...)
-		buffer := make([]byte, 1<<10)
+		packet = append(packet, make([]byte, size)...)
+		buffer := make([]byte, 2*len(packet))
 		for range n / associations {
 			if err := exchange(relay, packet, buffer); err != nil {
 				return err

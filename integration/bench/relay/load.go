@@ -77,9 +77,11 @@ func (t *target) dial(p *process, user string, kind byte) (*net.TCPConn, error) 
 		return nil, err
 	}
 	c := conn.(*net.TCPConn)
-	if _, err := request(c, user, socks.Connect, t.addr); err != nil {
-		c.Close()
-		return nil, err
+	if !p.plain {
+		if _, err := request(c, user, socks.Connect, t.addr); err != nil {
+			c.Close()
+			return nil, err
+		}
 	}
 	if _, err := c.Write([]byte{kind}); err != nil {
 		c.Close()

@@ -16,33 +16,6 @@ import (
 	"time"
 )
 
-// proxies are what is measured, in the order of each round.
-var proxies = []string{"usher", "bare", "danted"}
-
-// before is the file of the usher that is measured as the proxy "before".
-var before string
-
-const usherRules = `
-socksmethod: username none
-client pass { from: 127.0.0.0/8 to: 0/0 }
-socks pass { from: 127.0.0.0/8 to: 0/0
-	session.max: 100000 }
-`
-
-// dantedRules count and log nothing more than usherRules do.
-const dantedRules = `
-logoutput: /dev/null
-internal: 127.0.0.1 port = %d
-external: 127.0.0.1
-user.privileged: root
-user.unprivileged: nobody
-clientmethod: none
-socksmethod: username none
-client pass { from: 127.0.0.0/8 to: 0/0 }
-socks pass { from: 127.0.0.0/8 to: 0/0
-	session.max: 100000 }
-`
-
 // Users log in with one password, and a hash of it that Usher and the system
 // both know: crypt(3), SHA-512.
 const (
@@ -70,14 +43,18 @@ func writeUsers(dir string) error {
 	)
 }
 
-// process is a proxy that runs, with its children.
+// process is a peer that runs, with its children.
 type process struct {
-	cmd  *exec.Cmd
-	addr string
+	cmd   *exec.Cmd // nil: there is none
+	addr  string
+	plain bool // it forwards to the target, and speaks no SOCKS
 }
 
-// start runs a proxy and waits until it listens. dir has the usher binary.
-func start(name, dir string) (*process, error) {
+// start runs a peer and waits until it listens. dir has the usher binary.
+func start(by *peer, dir string, t *target) (*process, error) {
+	if by.start == nil {
+		return &process{addr: t.addr.String(), plain: true}, nil
+	}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
@@ -86,27 +63,8 @@ func start(name, dir string) (*process, error) {
 	if err := ln.Close(); err != nil {
 		return nil, err
 	}
-	p := &process{addr: addr.String()}
-	rules := filepath.Join(dir, name+".conf")
-	text := usherRules
-	switch name {
-	case "usher", "before":
-		program := filepath.Join(dir, "usher")
-		if name == "before" {
-			program = before
-		}
-		p.cmd = exec.Command(program, "serve")
-		// One address may hold seven eighths of the places.
-		p.cmd.Env = append(os.Environ(), "USHER_LISTEN="+p.addr, "USHER_CONFIG="+rules, "USHER_USERS_FILE="+filepath.Join(dir, "users"), "USHER_ADMIN_LISTEN=off", "USHER_MAX_SESSIONS="+strconv.Itoa(mostHeld*8/7+8), "USHER_DRAIN_GRACE=0s", "USHER_DRAIN_TIMEOUT=0s")
-	case "danted":
-		text = fmt.Sprintf(dantedRules, addr.Port)
-		// It asks the system who a user is: its own mounts show it our users there.
-		p.cmd = exec.Command("unshare", "--mount", "sh", "-c", `mount --bind passwd /etc/passwd && mount --bind shadow /etc/shadow && exec danted -f "$0"`, rules)
-		p.cmd.Dir = dir
-	default:
-		p.cmd = exec.Command(os.Args[0], "-bare", p.addr)
-	}
-	if err := os.WriteFile(rules, []byte(text), 0o644); err != nil {
+	p := &process{addr: addr.String(), plain: by.plain}
+	if p.cmd, err = by.start(dir, addr, t); err != nil {
 		return nil, err
 	}
 	if err := p.cmd.Start(); err != nil {
@@ -119,12 +77,15 @@ func start(name, dir string) (*process, error) {
 		}
 		if time.Now().After(end) {
 			p.stop()
-			return nil, fmt.Errorf("%s does not listen: %w", name, err)
+			return nil, fmt.Errorf("%s does not listen: %w", by.name, err)
 		}
 	}
 }
 
 func (p *process) stop() {
+	if p.cmd == nil {
+		return
+	}
 	pids, _ := tree(p.cmd.Process.Pid) // the pattern is well-formed
 	for _, pid := range pids {
 		_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
@@ -142,6 +103,9 @@ type usage struct {
 // usage reads /proc, of which processes may vanish meanwhile.
 func (p *process) usage() (usage, error) {
 	var sum usage
+	if p.cmd == nil {
+		return sum, nil
+	}
 	pids, err := tree(p.cmd.Process.Pid)
 	for _, pid := range pids {
 		one, e := usageOf(pid)
