@@ -1,0 +1,181 @@
+package integration
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+)
+
+const wouldRefuse = "usher_sessions_would_refuse_total"
+
+// dryRun is standard(10), with a limit that only reports.
+func dryRun(limited, free endpoint) string {
+	return strings.Replace(standard(10)(limited, free), "maxsessions: 10", "maxsessions: 10\n\tsession.mode: report", 1)
+}
+
+// would returns how many sessions the living replicas have reported.
+func (w *world) would() (n float64) {
+	for _, r := range w.living() {
+		n += r.metrics(w.t).sum(wouldRefuse)
+	}
+	return n
+}
+
+// waitCounted waits until the store counts n sessions of the limited rule.
+func (w *world) waitCounted(n int64) {
+	w.t.Helper()
+	eventually(w.t, patience, func() string {
+		for _, r := range w.living() {
+			if got := r.status(w.t).counted(true); got != n {
+				return fmt.Sprintf("%s: the store counts %d sessions, want %d", r.name, got, n)
+			}
+		}
+		return ""
+	})
+}
+
+// TestDryRunIsExact: over three replicas, a limit of 10 that only reports admits all of
+// 40 sessions and reports exactly 30. Sessions of a killed replica count until it is
+// expired.
+func TestDryRunIsExact(t *testing.T) {
+	w := newWorld(t, options{rules: dryRun, alone: true})
+	var held [3]crowd
+	var asking sync.WaitGroup
+	for i, r := range w.replicas {
+		asking.Go(func() { held[i] = client{proxy: r.socks}.ask(t, 13+i/2, w.limited.String()) })
+	}
+	asking.Wait()
+	for i, c := range held {
+		c.want(t, 13+i/2, granted)
+	}
+	if n := w.would(); n != 30 {
+		t.Errorf("%v of 40 sessions would have been refused, want 30", n)
+	}
+	w.waitCounted(40)
+
+	w.replicas[0].kill()
+	for _, c := range held[1:] {
+		c[3:].close() // three sessions stay on each
+	}
+	w.waitCounted(6)
+	before := w.would()
+	for _, r := range w.replicas[1:] {
+		asking.Go(func() { client{proxy: r.socks}.ask(t, 10, w.limited.String()).want(t, 10, granted) })
+	}
+	asking.Wait()
+	if n := w.would() - before; n != 16 {
+		t.Errorf("%v of 20 sessions would have been refused while 6 ran, want 16", n)
+	}
+	for _, c := range held[1:] {
+		c[:3].want(t, 3, granted)
+	}
+	said := 0
+	for _, r := range w.replicas {
+		said += strings.Count(r.proc.out.String(), "would_refuse")
+	}
+	if said == 0 {
+		t.Error("no log line says would_refuse")
+	}
+}
+
+// TestDryRunReloads changes the mode of a pool on one replica after the other, under
+// traffic. While all replicas report, nobody is refused. Once all enforce and enough
+// sessions have ended, no more than the maximum run.
+func TestDryRunReloads(t *testing.T) {
+	const most = 10
+	dry := func(limited, free endpoint) string {
+		return strings.Replace(dryRun(limited, free), "session.mode", "session.pool: dry\n\tsession.mode", 1)
+	}
+	w := newWorld(t, options{rules: dry, alone: true})
+	enforced := strings.Replace(dry(w.limited, w.free), "session.mode: report", "session.mode: enforce", 1)
+
+	var open, peak, asked, refused, failed atomic.Int64
+	stop := make(chan struct{})
+	var working sync.WaitGroup
+	work := func(c client) {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			a := c.connect(w.limited.String())
+			asked.Add(1)
+			switch {
+			case a.Conn != nil:
+				now := open.Add(1)
+				for highest := peak.Load(); now > highest && !peak.CompareAndSwap(highest, now); highest = peak.Load() {
+				}
+				for range 20 {
+					if !a.relays() {
+						failed.Add(1)
+						break
+					}
+				}
+				open.Add(-1) // before it ends: never more than the replicas have
+				a.Close()
+			case a.reply == notAllowed:
+				refused.Add(1)
+			default:
+				failed.Add(1)
+			}
+		}
+	}
+	defer working.Wait()
+	defer close(stop)
+	for i := range 30 {
+		working.Go(func() { work(client{proxy: w.replicas[i%3].socks}) })
+	}
+	// watch lets 300 more clients ask, and returns how many of them were refused and how
+	// many sessions were open at a time.
+	watch := func() (turnedAway, together int64) {
+		t.Helper()
+		begin, before := asked.Load(), refused.Load()
+		peak.Store(0)
+		eventually(t, patience, func() string {
+			if n := asked.Load() - begin; n < 300 {
+				return fmt.Sprintf("only %d clients have asked", n)
+			}
+			return ""
+		})
+		return refused.Load() - before, peak.Load()
+	}
+	for range 2 {
+		if n, together := watch(); n != 0 || together <= most || w.would() == 0 {
+			t.Errorf("while the limit only reports, %d were refused, %d ran together and %v were reported", n, together, w.would())
+		}
+		w.reload(enforced, true)
+		eventually(t, patience, func() string {
+			if n := open.Load(); n > most {
+				return fmt.Sprintf("%d sessions run", n)
+			}
+			return ""
+		})
+		if n, together := watch(); n == 0 || together > most {
+			t.Errorf("while the limit is enforced, %d were refused and %d ran together", n, together)
+		}
+		eventually(t, patience, func() string {
+			for _, r := range w.replicas {
+				for sample := range r.metrics(t) {
+					if strings.HasPrefix(sample, wouldRefuse) {
+						return r.name + " still has " + sample
+					}
+				}
+			}
+			return ""
+		})
+		w.reload(dry(w.limited, w.free), true)
+		asked.Store(0)
+		eventually(t, patience, func() string { // whoever asked under the rules before has its answer
+			if n := asked.Load(); n < 60 {
+				return fmt.Sprintf("only %d clients have asked", n)
+			}
+			return ""
+		})
+	}
+	if n := failed.Load(); n > 0 {
+		t.Errorf("%d clients got another answer than their target's", n)
+	}
+}
