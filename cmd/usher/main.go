@@ -117,6 +117,8 @@ type cli struct {
 	Drain       drainCmd         `cmd:"" help:"Let a running usher take no new sessions, until undrain."`
 	Undrain     undrainCmd       `cmd:"" help:"Let a running usher take new sessions again."`
 	Stop        stopCmd          `cmd:"" help:"Drain and stop a running usher, and wait until it has ended."`
+	Completion  completionCmd    `cmd:"" help:"Print a script that completes command lines in bash, zsh or fish."`
+	Complete    completeCmd      `cmd:"" hidden:"" help:"Print what the last word can become."`
 	Man         manCmd           `cmd:"" hidden:"" help:"Print the manual page usher(1)."`
 	Version     versionCmd       `cmd:"" name:"version" help:"Print version, commit, build date and Go version."`
 }

@@ -21,7 +21,7 @@ var rooms = map[string][]string{
 	"counting":   {"stores", "storewatch"},
 	"inforce":    {"follow", "listen", "logging", "policyfile"},
 	"logging":    {"lines"},
-	"inspect":    {"control", "screen", "show"},
+	"inspect":    {"complete", "control", "screen", "show"},
 	"monitor":    {"agent", "handover", "listen"},
 	"overview":   {"policyfile"},
 	"policyfile": {"listen"}, // interfaces that rules name

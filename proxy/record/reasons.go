@@ -1,5 +1,10 @@
 package record
 
+import (
+	"iter"
+	"maps"
+)
+
 // Explanation says in words why a session ended.
 type Explanation struct {
 	Why    string // goes on after "the session was refused: " or "the session ended: "
@@ -12,6 +17,9 @@ func Explain(reason string) (e Explanation, ok bool) {
 	e, ok = explanations[reason]
 	return e, ok
 }
+
+// Explanations returns the words for every reason.
+func Explanations() iter.Seq2[string, Explanation] { return maps.All(explanations) }
 
 // explanations has each reason of docs/observability.md.
 var explanations = map[string]Explanation{

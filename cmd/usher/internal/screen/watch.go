@@ -68,6 +68,6 @@ func (s Screen) show(view string, first bool) error {
 		lines = append(lines[:s.Height-1], s.Paint(Dim, fmt.Sprintf("... %d more lines", more)))
 	}
 	// The last line has no line end, which would scroll a full screen.
-	_, err := fmt.Fprint(s.Out, home+strings.Join(lines, toEnd+"\r\n")+toEnd+toLast)
+	_, err := fmt.Fprint(s.Out, home+strings.Join(lines, toEnd+"\n")+toEnd+toLast)
 	return err
 }
