@@ -100,6 +100,8 @@ var forbidden = []struct{ from, to, why string }{
 	{"usher/cmd/usher/internal/logging", "usher/limiter", "the log writes what it is handed"},
 	{"usher/store/limit", "usher/", "the values of limits are a leaf"},
 	{"usher/store/published", "usher/", "what is published is a leaf"},
+	{"usher/store/card", "usher/", "what replicas show each other is a leaf"},
+	{"usher/proxy/admin/peers", "usher/limiter", "asking other replicas counts nothing"},
 	{"usher/store/published", "net", "what is published is values, and stores carry them"},
 	{"usher/store/published", "os", "what is published is values: key files are read elsewhere"},
 	{"usher/store/memstore", "usher/store/redisstore", "stores stand beside each other"},

@@ -29,7 +29,7 @@ var rooms = map[string][]string{
 	"publish":    {"policyfile", "rollout", "validate"},
 	"validate":   {"policyfile"},
 	// The running service puts its parts together.
-	"serve": {"accounting", "agent", "await", "counting", "follow", "handover", "inforce", "listen", "logging", "monitor", "overview", "signals", "systemd"},
+	"serve": {"accounting", "agent", "await", "counting", "follow", "handover", "inforce", "listen", "logging", "monitor", "overview", "replicas", "signals", "systemd"},
 }
 
 // TestRoomsKnowOnlyThese compares the imports of the packages with the list, in both

@@ -1,5 +1,5 @@
 // Package admin is the HTTP listener for operators and their tools: health,
-// readiness, metrics and status. It is read-only.
+// readiness, metrics, status, the API and the status page.
 package admin
 
 import (
@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"usher/proxy/admin/access"
 	"usher/proxy/admin/api"
 	"usher/proxy/admin/page"
 	"usher/proxy/fair"
@@ -32,14 +33,26 @@ type Options struct {
 	Names []string
 	// API answers the paths below api.Prefix. The status page shows what it tells about
 	// the cluster. nil: there are no rules to tell about yet.
-	API    *api.Handler
-	Logger *slog.Logger // for errors of the HTTP server
+	API      *API
+	Guard    *access.Guard // decides who may ask for what
+	Profiles bool          // /debug/pprof/ is answered
+	Logger   *slog.Logger  // for errors of the HTTP server
+}
+
+// API tells about the cluster, and changes it.
+type API struct {
+	Cluster api.Source
+	Read    http.Handler // answers GET below api.Prefix
+	Write   http.Handler // answers POST there
 }
 
 // MaxConnections is how many connections a Server keeps. If there is one more, it
 // closes the oldest connection of the source (an IPv4 address or an IPv6 /64) that has
 // the most. So idle connections keep no health check out.
 const MaxConnections = 32
+
+// maxBody bounds the body of a request, in bytes. No request needs one.
+const maxBody = 16 << 10
 
 // Server answers GET and HEAD of /healthz, /readyz, /metrics and /status, the API, and
 // the status page for browsers.
@@ -98,17 +111,29 @@ func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", healthz)
 	mux.HandleFunc("GET /readyz", s.readyz)
-	mux.HandleFunc("GET /status", s.status)
+	mux.Handle("GET /status", s.reading(http.HandlerFunc(s.status)))
 	s.tellOfCluster(mux)
-	mux.Handle("GET /metrics", newScrapes(promhttp.HandlerFor(s.o.Gatherer, promhttp.HandlerOpts{
+	if s.o.Profiles {
+		mux.Handle("GET "+profiles, s.o.Guard.SameSite(s.o.Guard.Profiling(profile())))
+	}
+	mux.Handle("GET /metrics", s.reading(newScrapes(promhttp.HandlerFor(s.o.Gatherer, promhttp.HandlerOpts{
 		ErrorLog:      slog.NewLogLogger(s.o.Logger.Handler(), slog.LevelError),
 		ErrorHandling: promhttp.ContinueOnError,
-	})))
+	}))))
 	return onlyFor(s.o.Names, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'") // the status page has its own
+		w.Header().Set("Cross-Origin-Resource-Policy", "same-origin")
+		w.Header().Set("Referrer-Policy", "no-referrer")
+		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 		mux.ServeHTTP(w, r)
 	}))
+}
+
+// reading lets those through to h that may read.
+func (s *Server) reading(h http.Handler) http.Handler {
+	return s.o.Guard.SameSite(s.o.Guard.Reading(h))
 }
 
 // tellOfCluster adds the API, and the status page for browsers.
@@ -118,8 +143,9 @@ func (s *Server) tellOfCluster(mux *http.ServeMux) {
 		mux.HandleFunc("GET /{$}", index)
 		return
 	}
-	mux.Handle(api.Prefix, s.o.API.Routes())
-	show := page.New(page.Options{Source: s.o.API.Cluster})
+	mux.Handle("GET "+api.Prefix, s.reading(s.o.API.Read))
+	mux.Handle("POST "+api.Prefix, s.o.Guard.SameSite(s.o.Guard.Writing(s.o.API.Write)))
+	show := page.New(page.Options{Source: s.o.API.Cluster, MayRead: s.o.Guard.MayRead})
 	mux.Handle("GET "+page.Prefix, show.Assets())
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
 		if page.ForBrowser(r) {
@@ -138,7 +164,7 @@ func index(w http.ResponseWriter, _ *http.Request) {
 		"/readyz   200 if balancers should send clients here (?strict=1: and limited rules can admit now)\n"+
 		"/metrics  metrics for Prometheus\n"+
 		"/status   JSON; usher status prints it\n"+
-		"/api/v1/cluster, rules, limits, sessions, refusals  JSON about all replicas\n")
+		"/api/v1/cluster, rules, limits, sessions, refusals, events  JSON about all replicas; openapi.json describes it\n")
 }
 
 // healthz depends on nothing outside the process. Otherwise an outage of the store

@@ -22,6 +22,7 @@ import (
 	"usher/deploy/need"
 	"usher/limiter"
 	"usher/proxy/admin"
+	"usher/proxy/admin/access"
 	"usher/proxy/admin/api"
 	"usher/proxy/admin/page/samples"
 )
@@ -72,7 +73,11 @@ func serve(t *testing.T) world {
 	admin.CollectSnapshot(reg, snapshot)
 	ready := admin.NewReadiness(time.Now(), time.Hour)
 	srv := admin.New(admin.Options{
-		Readiness: ready, Snapshot: snapshot, Gatherer: reg, Names: []string{"usher-1.example"}, API: &api.Handler{Cluster: samples.Of("busy"), Local: samples.Of("busy")}, Logger: slog.New(slog.DiscardHandler),
+		Readiness: ready, Snapshot: snapshot, Gatherer: reg, Names: []string{"usher-1.example"}, Logger: slog.New(slog.DiscardHandler),
+		API: &admin.API{Cluster: samples.Of("busy"), Read: api.Handler{
+			Cluster: samples.Of("busy"), Local: samples.Of("busy"), Events: http.NotFoundHandler(),
+		}.Routes(), Write: http.NotFoundHandler()},
+		Guard: &access.Guard{Logger: slog.New(slog.DiscardHandler)},
 	})
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

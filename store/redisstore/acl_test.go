@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"usher/store"
+	"usher/store/card"
 	"usher/store/limit"
 	"usher/store/redisstore/redistest"
 	"usher/store/storetest"
@@ -68,7 +69,7 @@ func forget(t *testing.T, server *redistest.Server) {
 	admin := server.Client()
 	if err := errors.Join(
 		admin.ScriptFlush(t.Context()).Err(),
-		admin.Del(t.Context(), "usher:{default:0}:m", "usher:{default:0}:t", "usher:{default:0}:r:a", "usher:{default:0}:w:c1aaaa/s1/key").Err(),
+		admin.Del(t.Context(), "usher:{default:0}:c", "usher:{default:0}:m", "usher:{default:0}:t", "usher:{default:0}:r:a", "usher:{default:0}:w:c1aaaa/s1/key").Err(),
 	); err != nil {
 		t.Fatal(err)
 	}
@@ -223,5 +224,8 @@ func exercise(ctx context.Context, s store.Store) (err error) {
 	if _, err := c.Expire(ctx, store.Expire{Target: "a", Epoch: joined.Epoch, Token: last.Next(), Max: 10}); err != nil {
 		return fmt.Errorf("expire: %w", err)
 	}
-	return nil
+	if _, err := c.(card.Conn).Show(ctx, card.Card{Replica: "a"}); err != nil {
+		return fmt.Errorf("show: %w", err)
+	}
+	return c.(card.Conn).Withdraw(ctx, "a")
 }

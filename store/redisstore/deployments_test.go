@@ -165,6 +165,7 @@ func TestSentinels(t *testing.T) {
 	group := redistest.StartSentinels(t)
 	t.Run("contract", func(t *testing.T) { contract(t, group.URL()) })
 	t.Run("publishing", func(t *testing.T) { publishing(t, group.URL()) })
+	t.Run("showing cards", func(t *testing.T) { showing(t, group.URL()) })
 	t.Run("check", func(t *testing.T) { checkSentinels(t, group) })
 	t.Run("minimal user", func(t *testing.T) { minimalSentinelUser(t, group) })
 	t.Run("another name", func(t *testing.T) {
@@ -215,6 +216,7 @@ func TestCluster(t *testing.T) {
 	t.Run("minimal user", func(t *testing.T) { minimalClusterUser(t, cluster) })
 	t.Run("slots", func(t *testing.T) { slotsOfKeys(t, cluster) })
 	t.Run("publishing", func(t *testing.T) { publishing(t, cluster.URL()) })
+	t.Run("showing cards", func(t *testing.T) { showing(t, cluster.URL()) })
 	t.Run("check", func(t *testing.T) { checkCluster(t, cluster) })
 	t.Run("endpoint types", func(t *testing.T) { endpoints(t, cluster) })
 	t.Run("shards are spread", func(t *testing.T) { shardsAreSpread(t, cluster) })

@@ -44,3 +44,7 @@ func (k keys) reports() string { return k.prefix + "on" }
 
 // reported is on:replica, which expires unless the replica reports.
 func (k keys) reported(replica string) string { return k.prefix + "on:" + replica }
+
+// cards is c, in the first shard as well: by replica, when it has shown its card last,
+// and the card.
+func (k keys) cards() string { return k.prefix + "c" }

@@ -31,12 +31,14 @@ var (
 	endRecoveryLua string
 	//go:embed exchange.lua
 	exchangeLua string
+	//go:embed show.lua
+	showLua string
 	//go:embed publish.lua
 	publishLua string
 )
 
 // scripts are the operations in the form that a server version takes.
-type scripts struct{ join, batch, expire, endRecovery, exchange *redis.Script }
+type scripts struct{ join, batch, expire, endRecovery, exchange, show *redis.Script }
 
 // publishScript may fail when Redis is out of memory, because no session depends on it.
 var publishScript = sync.OnceValue(func() *redis.Script { return redis.NewScript(publishLua) })
@@ -65,6 +67,7 @@ func newScripts(head string) *scripts {
 		expire:      build(commonLua, expireLua),
 		endRecovery: build(commonLua, endRecoveryLua),
 		exchange:    build(exchangeLua),
+		show:        build(showLua),
 	}
 }
 

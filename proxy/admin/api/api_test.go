@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"strings"
@@ -71,7 +72,7 @@ func refusals() (list []record.End) {
 
 func serve(t *testing.T) *api.Client {
 	t.Helper()
-	srv := httptest.NewServer(api.Handler{Local: source{"web1"}, Cluster: source{"all"}}.Routes())
+	srv := httptest.NewServer(api.Handler{Local: source{"web1"}, Cluster: source{"all"}, Events: http.NotFoundHandler()}.Routes())
 	t.Cleanup(srv.Close)
 	return &api.Client{Address: srv.URL}
 }

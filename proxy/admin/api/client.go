@@ -24,6 +24,10 @@ type Client struct {
 	Address string // of its admin listener: host:port, or a URL without path
 	Token   string // USHER_ADMIN_TOKEN; "": none is sent
 	Local   bool   // asks for that replica alone
+	// Authorize, if set, adds what a request needs instead of Token.
+	Authorize func(*http.Request)
+	ID        string // with Local: of the replica; the answer of another one is an error
+	By        string // for whom requests are made that change something
 	// HTTP is used for requests. nil: a new connection for each, never through a proxy.
 	HTTP *http.Client
 	// Timeout bounds each request; 0: 10 s.
@@ -79,12 +83,20 @@ func (c *Client) End(ctx context.Context, session string) (a Ended, err error) {
 
 // EndNotAdmitted ends the sessions that the rules in force would not admit.
 func (c *Client) EndNotAdmitted(ctx context.Context) (a Ended, err error) {
-	return a, c.do(ctx, http.MethodPost, "sessions/end", url.Values{"not_admitted": {"1"}}, &a)
+	return c.EndAll(ctx, Ending{NotAdmitted: true})
 }
 
 // EndGeneration ends the sessions of an old generation.
 func (c *Client) EndGeneration(ctx context.Context, label string) (a Ended, err error) {
-	return a, c.do(ctx, http.MethodPost, "sessions/end", url.Values{"generation": {label}}, &a)
+	return c.EndAll(ctx, Ending{Generation: label})
+}
+
+// EndAll ends the sessions that which selects.
+func (c *Client) EndAll(ctx context.Context, which Ending) (a Ended, err error) {
+	if which.Session != "" {
+		return c.End(ctx, which.Session)
+	}
+	return a, c.do(ctx, http.MethodPost, "sessions/end", which.Values(), &a)
 }
 
 // Drain makes a replica take no new sessions. "" is the replica that is asked.
@@ -138,7 +150,13 @@ func (c *Client) send(ctx context.Context, method, path string, v url.Values) (*
 		if v == nil {
 			v = url.Values{}
 		}
-		v.Set("local", "1")
+		v.Set("local", cmp.Or(c.ID, "1"))
+	}
+	if c.By != "" && method == http.MethodPost {
+		if v == nil {
+			v = url.Values{}
+		}
+		v.Set("by", c.By)
 	}
 	where := strings.TrimSuffix(c.Address, "/")
 	if !strings.Contains(where, "://") {
@@ -152,7 +170,10 @@ func (c *Client) send(ctx context.Context, method, path string, v url.Values) (*
 	if err != nil {
 		return nil, fmt.Errorf("admin address %q: %w", c.Address, err)
 	}
-	if c.Token != "" {
+	switch {
+	case c.Authorize != nil:
+		c.Authorize(req)
+	case c.Token != "":
 		req.Header.Set("Authorization", "Bearer "+c.Token)
 	}
 	resp, err := cmp.Or(c.HTTP, direct).Do(req)

@@ -2,12 +2,14 @@ package api
 
 import (
 	"bytes"
+	_ "embed"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
 	"net/url"
-	"slices"
+	"strconv"
 	"strings"
 
 	"usher/proxy/printable"
@@ -16,29 +18,46 @@ import (
 // Prefix begins the paths of the API.
 const Prefix = "/api/v1/"
 
-// Handler answers requests below Prefix. Local answers for this replica alone, if the
-// request asks for that with local=1, and Cluster for all replicas. Both are required.
+// Handler answers requests below Prefix that read. With the parameter local=1 or
+// local=ID, Local answers for this replica alone; without it, Cluster answers for all
+// replicas. All fields are required.
 type Handler struct {
+	ID             string // of this replica in the store
 	Local, Cluster Source
+	Events         http.Handler // answers with a stream of what changes
 }
 
-// Routes returns what answers all paths below Prefix.
+// Routes returns what answers GET below Prefix.
 func (h Handler) Routes() http.Handler {
 	mux := http.NewServeMux()
-	get := func(name string, answer func(Source, *http.Request) (any, error)) {
-		mux.HandleFunc("GET "+Prefix+name, func(w http.ResponseWriter, r *http.Request) { h.answer(w, r, answer) })
+	get := func(name string, ask func(Source, *http.Request, url.Values) (any, error)) {
+		mux.HandleFunc("GET "+Prefix+name, func(w http.ResponseWriter, r *http.Request) { h.answer(w, r, ask) })
 	}
 	get("cluster", plain(func(s Source, r *http.Request) any { return s.Cluster(r.Context()) }))
 	get("rules", plain(func(s Source, r *http.Request) any { return s.Rules(r.Context()) }))
 	get("limits", plain(func(s Source, r *http.Request) any { return s.Limits(r.Context()) }))
 	get("sessions", queried(func(s Source, r *http.Request, q Query) any { return s.Sessions(r.Context(), q) }))
 	get("refusals", queried(func(s Source, r *http.Request, q Query) any { return s.Refusals(r.Context(), q) }))
-	mux.HandleFunc(Prefix, func(w http.ResponseWriter, r *http.Request) {
-		WriteError(w, http.StatusNotFound, Error{
-			Error: fmt.Sprintf("there is no %s", printable.Text(r.Method+" "+r.URL.Path)), Remedy: "read " + Prefix + "openapi.json for all paths",
-		})
-	})
+	mux.Handle("GET "+Prefix+"events", h.Events)
+	mux.HandleFunc("GET "+Prefix+"openapi.json", openAPI)
+	mux.HandleFunc(Prefix, notFound)
 	return mux
+}
+
+// description describes the API in OpenAPI 3.
+//
+//go:embed openapi.json
+var description []byte
+
+func openAPI(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(description) // it fails only if the client is gone
+}
+
+func notFound(w http.ResponseWriter, r *http.Request) {
+	WriteError(w, http.StatusNotFound, Error{
+		Error: fmt.Sprintf("there is no %s", printable.Text(r.Method+" "+r.URL.Path)), Remedy: "read " + Prefix + "openapi.json for all paths",
+	})
 }
 
 // NotYet answers all paths of a process that has no rules yet.
@@ -47,54 +66,72 @@ func NotYet(w http.ResponseWriter, _ *http.Request) {
 }
 
 // plain is for a path without parameters.
-func plain(answer func(Source, *http.Request) any) func(Source, *http.Request) (any, error) {
-	return func(s Source, r *http.Request) (any, error) {
-		for key := range r.URL.Query() {
-			if key != "local" {
-				return nil, fmt.Errorf("parameter %q is not known", key)
-			}
+func plain(ask func(Source, *http.Request) any) func(Source, *http.Request, url.Values) (any, error) {
+	return func(s Source, r *http.Request, v url.Values) (any, error) {
+		if err := only(v); err != nil {
+			return nil, err
 		}
-		return answer(s, r), nil
+		return ask(s, r), nil
 	}
 }
 
 // queried is for a path with the parameters of a Query.
-func queried(answer func(Source, *http.Request, Query) any) func(Source, *http.Request) (any, error) {
-	return func(s Source, r *http.Request) (any, error) {
-		values := maps.Clone(r.URL.Query())
-		local := isLocal(values)
-		delete(values, "local")
-		q, err := ParseQuery(values)
-		if err == nil && !local && q.Limit > MaxLimit {
-			err = fmt.Errorf("limit %d is above %d", q.Limit, MaxLimit)
-		}
+func queried(ask func(Source, *http.Request, Query) any) func(Source, *http.Request, url.Values) (any, error) {
+	return func(s Source, r *http.Request, v url.Values) (any, error) {
+		q, err := ParseQuery(v)
 		if err != nil {
 			return nil, err
 		}
-		return answer(s, r, q), nil
+		return ask(s, r, q), nil
 	}
 }
 
-func isLocal(v url.Values) bool { return slices.Equal(v["local"], []string{"1"}) }
-
-func (h Handler) answer(w http.ResponseWriter, r *http.Request, answer func(Source, *http.Request) (any, error)) {
-	source := h.Cluster
-	if v := r.URL.Query(); isLocal(v) {
-		source = h.Local
-	} else if v.Has("local") {
-		WriteError(w, http.StatusBadRequest, badParameter(fmt.Errorf("local is not 1")))
-		return
+func (h Handler) answer(w http.ResponseWriter, r *http.Request, ask func(Source, *http.Request, url.Values) (any, error)) {
+	v := maps.Clone(r.URL.Query())
+	local, err := takeLocal(v, h.ID)
+	if n, _ := strconv.Atoi(v.Get("limit")); err == nil && !local && n > MaxLimit {
+		err = fmt.Errorf("limit %d is above %d", n, MaxLimit)
 	}
-	body, err := answer(source, r)
-	if err != nil {
-		WriteError(w, http.StatusBadRequest, badParameter(err))
-		return
+	var body any
+	if err == nil {
+		source := h.Cluster
+		if local {
+			source = h.Local
+		}
+		body, err = ask(source, r, v)
 	}
-	writeJSON(w, http.StatusOK, body)
+	answer(w, body, err)
 }
 
-func badParameter(err error) Error {
-	return Error{Error: printable.Text(err.Error()), Remedy: "read " + Prefix + "openapi.json for the parameters of each path"}
+// takeLocal removes local from the parameters, and reports whether it is there. It fails
+// if local is meant for another replica: addresses are used again.
+func takeLocal(v url.Values, id string) (local bool, err error) {
+	asked := v.Get("local")
+	if !v.Has("local") {
+		return false, nil
+	}
+	delete(v, "local")
+	if asked != "1" && asked != id {
+		return false, &FailedError{http.StatusConflict, Error{
+			Error: "this is another replica than the one that local names", Remedy: "give local=1 for whichever replica is here",
+		}}
+	}
+	return true, nil
+}
+
+// answer answers with body, or with the error.
+func answer(w http.ResponseWriter, body any, err error) {
+	var failed *FailedError
+	switch {
+	case err == nil:
+		writeJSON(w, http.StatusOK, body)
+	case errors.As(err, &failed):
+		WriteError(w, failed.Code, failed.Answer)
+	default:
+		WriteError(w, http.StatusBadRequest, Error{
+			Error: printable.Text(err.Error()), Remedy: "read " + Prefix + "openapi.json for the parameters of each path",
+		})
+	}
 }
 
 // WriteError answers a request that failed.

@@ -31,7 +31,6 @@ func (c *Cluster) Judge() {
 		c.Sessions += r.Sessions
 		ready = ready || r.Ready
 		switch {
-		case r.State == Left:
 		case r.State == Dead || r.State == Silent:
 			because("replica %s is %s%s", r.title(), r.State, after(": ", r.Error))
 		case !r.Ready:

@@ -32,8 +32,7 @@ const (
 	Alive    = "alive"
 	Draining = "draining" // takes no new sessions
 	Silent   = "missing"  // a member of the store that does not answer
-	Dead     = "dead"     // its lease has ended
-	Left     = "left"     // it has stopped in good order
+	Dead     = "dead"     // its lease has ended, and it does not answer
 )
 
 // Missing is a replica whose part of an answer is not there.
@@ -154,6 +153,13 @@ type Sessions struct {
 	Total    int              `json:"total"` // that match the filter
 	Offset   int              `json:"offset"`
 	Sessions []record.Running `json:"sessions"`
+}
+
+// SessionsChanged is the event sessions.
+type SessionsChanged struct {
+	Answer
+	Total  int              `json:"total"`
+	Newest []record.Running `json:"newest"` // the one that began last, if there is one
 }
 
 // Refusals is the answer of /api/v1/refusals, newest first.

@@ -110,7 +110,7 @@ func healthOf(c api.Cluster, full int) health {
 		}
 	}
 	replicas := count(working, "replica")
-	if n := present(c.Replicas); n != working {
+	if n := len(c.Replicas); n != working {
 		replicas = fmt.Sprintf("%d of %s", working, count(n, "replica"))
 	}
 	h.Facts = []string{replicas, count(c.Sessions, "session"), storeFact(c)}
@@ -125,16 +125,6 @@ func healthOf(c api.Cluster, full int) health {
 		h.News += " " + count(full, "limit") + " full."
 	}
 	return h
-}
-
-// present returns how many replicas should be there: those that have not left.
-func present(replicas []api.Replica) (n int) {
-	for _, r := range replicas {
-		if r.State != api.Left {
-			n++
-		}
-	}
-	return n
 }
 
 func storeFact(c api.Cluster) string {
@@ -192,7 +182,7 @@ type replica struct {
 
 // words for the states of a replica.
 var states = map[string]string{
-	api.Alive: "Alive", api.Draining: "Draining", api.Silent: "No answer", api.Dead: "Dead", api.Left: "Left",
+	api.Alive: "Alive", api.Draining: "Draining", api.Silent: "No answer", api.Dead: "Dead",
 }
 
 func replicasOf(c api.Cluster, color map[string]string) (cards []replica) {

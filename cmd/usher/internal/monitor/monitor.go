@@ -23,11 +23,11 @@ import (
 	"usher/cmd/usher/internal/listen"
 	"usher/cmd/usher/internal/settings"
 	"usher/proxy/admin"
-	"usher/proxy/admin/api"
+	"usher/proxy/admin/access"
 	"usher/proxy/selfaddr"
 )
 
-// Options say what a Monitor answers. All fields but API are required. The functions are called
+// Options say what a Monitor answers. All fields but API and PeerAddress are required. The functions are called
 // concurrently.
 type Options struct {
 	Snapshot func() admin.Snapshot // what this package does not know itself
@@ -35,8 +35,10 @@ type Options struct {
 	Weight   func() int // for agent checks, see agent.Options
 	// API returns what answers the paths of the API. It may use status for requests. nil:
 	// there are no rules to tell about yet.
-	API    func(status func() admin.Status) *api.Handler
-	Logger *slog.Logger
+	API func(status func() admin.Status) *admin.API
+	// PeerAddress returns where other replicas reach the admin listener. nil: nowhere.
+	PeerAddress func() string
+	Logger      *slog.Logger
 }
 
 // Monitor has the admin and the agent listener. After Build it is safe for concurrent
@@ -81,6 +83,14 @@ func NewRegistry(cfg settings.Config) *prometheus.Registry {
 	return admin.NewRegistry(build.This().Version, runtime.Version(), string(cfg.Replica))
 }
 
+// Listeners returns the addresses at which the admin listener was opened.
+func (m *Monitor) Listeners() (list []net.Addr) {
+	for _, ln := range m.admins {
+		list = append(list, ln.Addr())
+	}
+	return list
+}
+
 // Addresses returns the addresses of the listeners.
 func (m *Monitor) Addresses() (list []netip.AddrPort) {
 	for _, ln := range slices.Concat(m.admins, m.agents) {
@@ -97,13 +107,14 @@ func (m *Monitor) Build(o Options) {
 		return now
 	}
 	admin.CollectSnapshot(o.Registry, snapshot)
-	var answers *api.Handler
+	var answers *admin.API
 	if o.API != nil {
 		answers = o.API(func() admin.Status { return m.admin.Status() })
 	}
 	m.admin = admin.New(admin.Options{
 		Readiness: m.Ready, Snapshot: snapshot, Gatherer: o.Registry, Names: names(m.cfg), Logger: o.Logger,
-		API: answers,
+		API: answers, Profiles: m.cfg.AdminPprof == "on",
+		Guard: &access.Guard{Token: m.cfg.Token(), Address: o.PeerAddress, Logger: o.Logger},
 	})
 	m.agent = agent.New(agent.Options{Unready: m.admin.Unready, Weight: o.Weight})
 }
@@ -112,6 +123,9 @@ func (m *Monitor) Build(o Options) {
 // machine, and those that are set.
 func names(cfg settings.Config) []string {
 	list := slices.Clone(cfg.AdminHosts)
+	if host, _, err := net.SplitHostPort(string(cfg.AdminAdvertise)); err == nil {
+		list = append(list, host)
+	}
 	if name, err := os.Hostname(); err == nil {
 		short, _, _ := strings.Cut(name, ".")
 		list = append(list, name, short)

@@ -19,14 +19,15 @@ type Server interface {
 	Refusals() []record.End
 }
 
-// Options are what a Local knows. All fields but Writing are required. The functions
-// are called concurrently.
+// Options are what a Local knows. All fields are required. The functions are called
+// concurrently.
 type Options struct {
 	ID       string // of this replica in the store
 	Cluster  string // USHER_CLUSTER
 	LeaseTTL time.Duration
-	Strict   bool // USHER_LEASE_LOSS=close
-	Writing  bool // a token is set
+	Strict   bool          // USHER_LEASE_LOSS=close
+	Address  func() string // where other replicas reach this one
+	Writing  bool          // a token is set
 	Server   Server
 	Status   func() limiter.Status
 	// Snapshot returns what /status shows.
@@ -66,7 +67,7 @@ func (l *Local) store(s admin.Store) api.Store {
 
 func (l *Local) replica(now admin.Status) api.Replica {
 	r := api.Replica{
-		ID: l.o.ID, Name: now.Replica, Version: now.Version, State: api.Alive, Started: now.Started.UTC(), Seen: time.Now().UTC(),
+		ID: l.o.ID, Name: now.Replica, Address: l.o.Address(), Version: now.Version, State: api.Alive, Started: now.Started.UTC(), Seen: time.Now().UTC(),
 		Generation: now.Rules.Generation, Digest: now.Rules.Digest, Sessions: now.Sessions, Ready: now.Ready, Reason: now.Reason,
 		ReloadError: now.Rules.ReloadErr,
 	}

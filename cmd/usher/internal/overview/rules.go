@@ -83,3 +83,17 @@ func ruleOf(set *rules.Set, r *rules.Rule, sessions int) api.Rule {
 		Limited: r.Pass && r.Session.Limited, Sessions: sessions,
 	}
 }
+
+// OfOldGeneration returns the sessions of a generation that is not in force here. label
+// is its label, or the hash in it.
+func (l *Local) OfOldGeneration(label string) (ids []string) {
+	for _, g := range l.generations() {
+		if g.Current || hashOf(g.Label) != hashOf("-"+label) && hashOf(g.Label) != hashOf(label) {
+			continue
+		}
+		for _, s := range g.running {
+			ids = append(ids, s.ID)
+		}
+	}
+	return ids
+}

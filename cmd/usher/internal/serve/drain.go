@@ -14,6 +14,17 @@ type drained struct {
 	grace     <-chan time.Time // the end of the grace; nil: none is waited for
 	suspended bool             // the listeners are closed
 	undrain   monitor.Request
+	requests  chan drainRequest // of the API
+}
+
+// obey does what a request of the API asks for.
+func (s *service) obey(r drainRequest) {
+	if r.drain {
+		s.startDrain()
+		r.done <- nil
+		return
+	}
+	r.done <- s.endDrain()
 }
 
 // startDrain does what SIGTERM does to readiness and to new sessions, until endDrain:
@@ -47,9 +58,9 @@ func (s *service) suspend() {
 
 // endDrain takes clients again. If an address has been taken meanwhile, the process
 // stays drained.
-func (s *service) endDrain() {
+func (s *service) endDrain() error {
 	if !s.drained.on {
-		return
+		return nil
 	}
 	s.drained.undrain.Begin()
 	if s.drained.suspended {
@@ -57,7 +68,7 @@ func (s *service) endDrain() {
 		if err != nil {
 			s.drained.undrain.End(err)
 			s.log.Error("undrain failed, still drained", "error", err.Error())
-			return
+			return err
 		}
 		for _, ln := range lns {
 			s.loops.Run(ln, s.proxy.Serve)
@@ -67,4 +78,5 @@ func (s *service) endDrain() {
 	s.monitor.Ready.Drained(false)
 	s.drained.undrain.End(nil)
 	s.log.Info("undrained, new sessions again", "sessions", s.proxy.Sessions())
+	return nil
 }

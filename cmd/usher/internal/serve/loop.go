@@ -16,9 +16,9 @@ func (s *service) wait(ctx context.Context, sigs *signals.Signals) error {
 	alive := s.notify.Watchdog()
 	defer alive.Stop()
 	for {
-		control := sigs
+		control, requests := sigs, s.drained.requests
 		if s.upgrades.running() { // the process that serves then is to do it
-			control = control.Later()
+			control, requests = control.Later(), nil
 		}
 		select {
 		case err := <-s.loops.Broken():
@@ -40,7 +40,9 @@ func (s *service) wait(ctx context.Context, sigs *signals.Signals) error {
 		case <-control.Drain:
 			s.startDrain()
 		case <-control.Undrain:
-			s.endDrain()
+			_ = s.endDrain() // it is logged, and the status has it
+		case r := <-requests:
+			s.obey(r)
 		case <-sigs.Upgrade:
 			s.upgrade()
 		case err := <-s.upgrades.done:

@@ -17,11 +17,13 @@ import (
 	"usher/cmd/usher/internal/listen"
 	"usher/cmd/usher/internal/logging"
 	"usher/cmd/usher/internal/monitor"
+	"usher/cmd/usher/internal/replicas"
 	"usher/cmd/usher/internal/settings"
 	"usher/cmd/usher/internal/systemd"
 	"usher/limiter"
 	"usher/proxy"
 	"usher/proxy/admin"
+	"usher/proxy/admin/events"
 	"usher/proxy/rules"
 )
 
@@ -43,6 +45,8 @@ type service struct {
 	loops *listen.Loops
 	tasks tasks
 
+	replicas *replicas.Replicas // nil without a shared store
+	events   *events.Hub
 	drained  drained
 	upgrades upgrades
 }
@@ -129,8 +133,9 @@ func (s *service) assemble(policy *proxy.Policy) {
 	s.proxy = proxy.New(s.proxyOptions(capacity, metrics), policy)
 	s.tasks.run(func() { s.proxy.GuardMemory(s.tasks.ctx) })
 	s.policy.Serve(s.proxy, policy, s.log.Logger)
+	s.replicas, s.drained.requests = s.newReplicas(), make(chan drainRequest)
 	s.monitor.Build(monitor.Options{
-		Snapshot: s.snapshot, Registry: metrics, Weight: s.weight(capacity.Sessions), API: s.api, Logger: s.log.Logger,
+		Snapshot: s.snapshot, Registry: metrics, Weight: s.weight(capacity.Sessions), API: s.api, PeerAddress: s.peerAddress, Logger: s.log.Logger,
 	})
 	s.monitor.Ready.Listening()
 }
@@ -146,7 +151,7 @@ func (s *service) startCounting(metrics *prometheus.Registry) {
 
 func (s *service) proxyOptions(capacity settings.Capacity, metrics *prometheus.Registry) proxy.Options {
 	return proxy.Options{
-		Limiter: s.counting.Limiter, Logger: s.log.Logger, Metrics: proxy.NewMetrics(metrics), Ended: s.accounting.Ended(),
+		Replica: string(s.cfg.Replica), Limiter: s.counting.Limiter, Logger: s.log.Logger, Metrics: proxy.NewMetrics(metrics), Ended: s.accounting.Ended(),
 		TrustedProxies: s.cfg.ProxyFrom,
 		UDPRelayFrom:   s.cfg.UDPRelayFrom, UDPRelayClients: s.cfg.UDPRelayClients,
 		UDPFollow: s.cfg.UDPFollow, UDPAdvertise: s.cfg.UDPAdvertise, UDPPorts: rules.PortRange(s.cfg.UDPPorts),
@@ -160,6 +165,9 @@ func (s *service) proxyOptions(capacity settings.Capacity, metrics *prometheus.R
 // open serves all listeners. A drained process has none for clients.
 func (s *service) open() {
 	s.monitor.Serve(s.loops, s.log.Logger)
+	if s.replicas != nil { // not before: until now, the process before may have answered at this address
+		s.tasks.run(func() { s.replicas.Run(s.tasks.ctx) })
+	}
 	if s.drained.on {
 		return
 	}

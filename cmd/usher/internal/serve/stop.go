@@ -41,6 +41,7 @@ func (s *service) finish(ctx context.Context) error {
 	}
 	s.policy.LeavePublished(leaving, s.counting.Store)
 	s.tasks.cancel()
+	s.events.Close()
 	err := errors.Join(s.monitor.Close(leaving), s.sockets.Close(), s.counting.Close())
 	s.policy.Close()
 	s.tasks.wait()
@@ -61,6 +62,10 @@ func describeCut(cut proxy.Cut) []any {
 
 // leave ends this process after another one has taken its place.
 func (s *service) leave() error {
+	if s.replicas != nil {
+		s.replicas.Retire("it was upgraded in place, and answers no more while its last sessions end")
+	}
+	s.events.Close()
 	closing, cancel := context.WithTimeout(context.Background(), leaveTimeout)
 	defer cancel()
 	err := errors.Join(s.proxy.CloseListeners(), s.monitor.Close(closing))

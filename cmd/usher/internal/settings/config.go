@@ -25,9 +25,13 @@ import (
 //	help              its meaning
 type Config struct {
 	Listen          []HostPort    `env:"USHER_LISTEN" envDefault:"127.0.0.1:1080" help:"Addresses for SOCKS clients, separated by commas. 0.0.0.0:1080 is every IPv4 address, [::]:1080 every IPv6 address, :1080 both. If set, it overrides the internal: lines of the rule file."`
-	AdminListen     AdminAddr     `env:"USHER_ADMIN_LISTEN" envDefault:"127.0.0.1:9090" help:"Address for health checks, metrics and status over HTTP. It has no password: keep it private. off disables it."`
+	AdminListen     AdminAddr     `env:"USHER_ADMIN_LISTEN" envDefault:"127.0.0.1:9090" help:"Address for health checks, metrics and status over HTTP. Keep it private. USHER_ADMIN_TOKEN protects it. off disables it."`
 	AgentListen     AdminAddr     `env:"USHER_AGENT_LISTEN" envDefault:"off" help:"Address for the agent checks of HAProxy: ready, draining or down, and a weight that falls as descriptors and the places of USHER_MAX_SESSIONS are used up. Keep it private. off disables it."`
 	AdminHosts      HostNames     `env:"USHER_ADMIN_HOSTS" help:"Names under which the admin listener may be asked, separated by commas, such as usher.monitoring.example. IP addresses, localhost and the host name of the machine always work. Requests for other names are refused with 421, so that a web page cannot read the status through a name that points here."`
+	AdminAdvertise  HostPort      `env:"USHER_ADMIN_ADVERTISE" help:"Where the other replicas reach the admin listener, as host:port. Each replica asks the others for their sessions, so that any of them answers for the cluster. Unset: the address by which this replica reaches Redis, and the port of the admin listener. If the admin listener is on a loopback address and Redis is on another machine, the others do not reach it."`
+	AdminToken      Token         `env:"USHER_ADMIN_TOKEN" help:"The token of the admin listener, 16 to 512 printable ASCII characters without blanks. With it, requests from other machines need it (Authorization: Bearer TOKEN), except /healthz and /readyz, and sessions can be ended and replicas drained over HTTP. Without it, reading is free and nothing can be changed. Must be the same on all replicas."`
+	AdminTokenFile  string        `env:"USHER_ADMIN_TOKEN_FILE" help:"A file with the token on one line, instead of USHER_ADMIN_TOKEN. Usher reads it for each request that needs it, so that it can change while Usher runs."`
+	AdminPprof      string        `env:"USHER_ADMIN_PPROF" envDefault:"off" enum:"off,on" help:"on: the admin listener answers /debug/pprof/ with profiles of the process, to loopback addresses and with the token."`
 	RuleFile        string        `env:"USHER_CONFIG" help:"The rule file, or store: the rules that usher apply has published for the cluster. Without it, built-in rules admit clients on loopback addresses and nobody else."`
 	RuleKey         string        `env:"USHER_CONFIG_KEY" help:"With USHER_CONFIG=store: a file with the public key from usher keygen. Usher then takes only rules that usher apply --key has signed with its private key. Several keys may follow each other. Without it, anybody who can write to Redis can replace the rules."`
 	RuleCache       string        `env:"USHER_CONFIG_CACHE" help:"With USHER_CONFIG=store: a file in which Usher keeps the last rules that it took. It starts with them while the store is away, and never takes older ones."`
@@ -145,6 +149,10 @@ func kindOf(t reflect.Type, enum []string) string {
 		return "host:port, ..."
 	case t == reflect.TypeFor[AdminAddr]():
 		return "host:port | off"
+	case t == reflect.TypeFor[HostPort]():
+		return "host:port"
+	case t == reflect.TypeFor[Token]():
+		return "secret"
 	case t == reflect.TypeFor[StoreURL]():
 		return "memory | URL"
 	case t == reflect.TypeFor[Prefixes]():
@@ -194,6 +202,11 @@ func Load(environ map[string]string) (cfg Config, warnings []string, err error) 
 		problems = append(problems, errors.New("USHER_STORE_..._FILE and USHER_SENTINEL_..._FILE need a Redis; set USHER_STORE to its URL"))
 	}
 	problems = append(problems, cfg.misplacedRules()...)
+	if token := cfg.Token(); token != nil {
+		if _, err := token(); err != nil {
+			problems = append(problems, err)
+		}
+	}
 	if cfg.GroupsFile != "" && cfg.UsersFile == "" {
 		problems = append(problems, errors.New("USHER_GROUPS_FILE needs USHER_USERS_FILE, as only users who log in can be in a group; set both"))
 	}
@@ -254,7 +267,7 @@ func readable(err error, byField map[string]variable, environ map[string]string)
 		return v.problem(environ, "not a duration; write a number with its unit, such as 500ms, 10s or 2m")
 	case "number":
 		return v.problem(environ, "not a whole number")
-	case "memory | URL": // the value may hold a password
+	case "memory | URL", "secret": // the value may hold a password
 		return fmt.Errorf("%s: %w", v.name, parse.Err)
 	}
 	return v.problem(environ, parse.Err.Error())

@@ -4,11 +4,37 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 )
 
-// maxToken bounds the file with the token, in bytes.
-const maxToken = 4096
+// Bounds of the token, in bytes. It cannot be guessed if it is random.
+const (
+	minToken = 16
+	maxToken = 512
+)
+
+// Token is the token of the admin listener. Never show it.
+type Token string
+
+// UnmarshalText implements encoding.TextUnmarshaler. Its errors do not quote the text.
+func (t *Token) UnmarshalText(text []byte) error {
+	unfit := func(b byte) bool { return b <= ' ' || b > '~' }
+	if len(text) < minToken || len(text) > maxToken || slices.ContainsFunc(text, unfit) {
+		return fmt.Errorf("the token must have %d to %d printable ASCII characters without blanks; make one with: openssl rand -hex 24", minToken, maxToken)
+	}
+	*t = Token(text)
+	return nil
+}
+
+// Token returns what reads the token of the admin listener, nil if none is set.
+func (cfg Config) Token() func() (string, error) {
+	if cfg.AdminToken == "" && cfg.AdminTokenFile == "" {
+		return nil
+	}
+	environ := map[string]string{"USHER_ADMIN_TOKEN": string(cfg.AdminToken), "USHER_ADMIN_TOKEN_FILE": cfg.AdminTokenFile}
+	return func() (string, error) { return AdminToken(environ) }
+}
 
 // AdminToken returns the token of the admin listener: USHER_ADMIN_TOKEN, or the one line
 // of the file that USHER_ADMIN_TOKEN_FILE names. "" means that there is none. Commands
@@ -27,8 +53,8 @@ func AdminToken(environ map[string]string) (string, error) {
 		return "", fmt.Errorf("USHER_ADMIN_TOKEN_FILE: %w", err)
 	}
 	token = strings.TrimSpace(string(text))
-	if token == "" || len(token) > maxToken || strings.ContainsAny(token, "\r\n") {
-		return "", fmt.Errorf("USHER_ADMIN_TOKEN_FILE: %s must have the token on one line, of at most %d bytes", file, maxToken)
+	if err := new(Token).UnmarshalText([]byte(token)); err != nil {
+		return "", fmt.Errorf("USHER_ADMIN_TOKEN_FILE: %s: %w", file, err)
 	}
 	return token, nil
 }

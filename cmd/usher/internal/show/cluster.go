@@ -59,8 +59,6 @@ func stateStyle(r api.Replica) screen.Style {
 		return screen.Good
 	case alive(r):
 		return screen.Warn
-	case r.State == api.Left:
-		return screen.Dim
 	}
 	return screen.Bad
 }
