@@ -152,7 +152,7 @@ func (p *prometheus) fires(alert string, labels ...string) {
 	})
 }
 
-// monitored are the rules of TestMonitoring: a limit, a pool and a blocked target.
+// monitored are the rules of TestMonitoring: a limit, a pool and a limit on trial.
 func monitored(max int) func(limited, free endpoint) string {
 	return func(limited, free endpoint) string {
 		return fmt.Sprintf(`
@@ -164,6 +164,10 @@ socks pass { from: 0/0 to: %s
 	rule.name: mail
 	session.pool: mails
 	session.max: 50 }
+socks pass { from: 0/0 to: 0/0
+	rule.name: tried
+	session.mode: report
+	session.max: 1 }
 `, limited.to(), max, free.to())
 	}
 }

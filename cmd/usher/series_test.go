@@ -26,6 +26,10 @@ socks pass { from: 0/0 to: 192.0.2.0/24
 socks pass { from: 0/0 to: 0/0
  rule.name: limited-%[1]d
  session.max: 7 }
+socks pass { from: 0/0 to: 192.0.2.0/23
+ rule.name: tried-%[1]d
+ session.mode: report
+ session.max: 7 }
 `, i)
 	}
 	file := ruleFile(t, rules(1))
@@ -52,7 +56,8 @@ socks pass { from: 0/0 to: 0/0
 	all := p.series()
 	for label, want := range map[string][]string{
 		"pool": name("pool-%d", 1, reloads+1),
-		"rule": slices.Concat(name("limited-%d", 1, reloads, reloads+1), name("pooled-%d", 1, reloads, reloads+1)),
+		"rule": slices.Concat(name("limited-%d", 1, reloads, reloads+1), name("pooled-%d", 1, reloads, reloads+1),
+			name("tried-%d", 1, reloads, reloads+1)),
 	} {
 		got := slices.DeleteFunc(labels(all, label), func(v string) bool { return v == "" || strings.HasPrefix(v, "c:") })
 		if slices.Sort(want); !slices.Equal(got, want) {
