@@ -50,6 +50,7 @@ type Accounting struct {
 const (
 	dropReportPause = 10 * time.Second // the least time between two lines about dropped lines
 	closePatience   = time.Second      // for a destination that is slow or stalled
+	writeRest       = 10 * time.Millisecond
 )
 
 // Open opens the destination. If it is a FIFO, somebody must read it already.
@@ -62,13 +63,13 @@ func Open(o Options) (*Accounting, error) {
 	case "":
 		return a, nil
 	case "stdout":
-		a.queue = lines.NewQueue(o.Stdout, nil)
+		a.queue = lines.NewRestingQueue(o.Stdout, nil, writeRest)
 	default:
 		file, err := lines.OpenFile(o.To)
 		if err != nil {
 			return nil, fmt.Errorf("USHER_ACCOUNTING: %w; name a file that usher can write, or stdout", err)
 		}
-		a.file, a.queue = file, lines.NewQueue(file, a.reopen)
+		a.file, a.queue = file, lines.NewRestingQueue(file, a.reopen, writeRest)
 	}
 	a.stopped.Go(a.reportDrops)
 	return a, nil

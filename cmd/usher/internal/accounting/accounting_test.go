@@ -179,6 +179,9 @@ func TestFloodOfManySources(t *testing.T) {
 		a.mu.Unlock()
 		time.Sleep(time.Second)
 		synctest.Wait()
+		if err := a.Close(); err != nil {
+			t.Fatal(err)
+		}
 		list := out.lines(t)
 		if n := len(list); n != mostAlone+mostSources+1 {
 			t.Errorf("%d lines, want %d", n, mostAlone+mostSources+1)
@@ -193,9 +196,6 @@ func TestFloodOfManySources(t *testing.T) {
 		}
 		if refused != sources*each || others != (sources-mostSources)*each {
 			t.Errorf("%d refusals and %d of them of other sources, want %d and %d", refused, others, sources*each, (sources-mostSources)*each)
-		}
-		if err := a.Close(); err != nil {
-			t.Fatal(err)
 		}
 		if a.second.seen != nil {
 			t.Error("the sums take memory after their second")

@@ -22,7 +22,8 @@ const atomicBytes = 4096
 // concurrent use.
 type Queue struct {
 	out    io.Writer
-	reopen func() // runs between two writes; nil if the destination has none
+	reopen func()        // runs between two writes; nil if the destination has none
+	rest   time.Duration // after the lines so far are written
 
 	mu        sync.Mutex
 	pending   bytes.Buffer // whole lines
@@ -40,8 +41,13 @@ type Queue struct {
 // NewQueue starts a goroutine that writes to out until Close. It calls reopen for Reopen,
 // between two writes; nil: the destination has none. A Write of out that fails has
 // written the lines that its result counts.
-func NewQueue(out io.Writer, reopen func()) *Queue {
-	q := &Queue{out: out, reopen: reopen, wanted: -1, ended: make(chan struct{})}
+func NewQueue(out io.Writer, reopen func()) *Queue { return NewRestingQueue(out, reopen, 0) }
+
+// NewRestingQueue is NewQueue with a rest after all lines are written. Lines that come
+// meanwhile are written together, which costs less than to wake up for each of them. The
+// first line after a pause is written at once.
+func NewRestingQueue(out io.Writer, reopen func(), rest time.Duration) *Queue {
+	q := &Queue{out: out, reopen: reopen, rest: rest, wanted: -1, ended: make(chan struct{})}
 	q.changed = sync.NewCond(&q.mu)
 	go q.run()
 	return q
@@ -85,6 +91,11 @@ func (q *Queue) run() {
 		case q.pending.Len() > 0:
 			q.take()
 			q.unlocked(q.write)
+			if q.rest > 0 && q.pending.Len() == 0 && !q.closed {
+				q.mu.Unlock()
+				time.Sleep(q.rest)
+				q.mu.Lock()
+			}
 		case q.closed:
 			return
 		default:

@@ -120,6 +120,36 @@ func TestQueueOfLongLines(t *testing.T) {
 	}
 }
 
+// A queue that rests writes the first line at once, and those that come in the rest
+// together.
+func TestQueueThatRests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var g gate
+		q := NewRestingQueue(&g, nil, time.Second)
+		fmt.Fprintln(q, "one")
+		synctest.Wait()
+		if got := g.String(); got != "one\n" {
+			t.Errorf("%q, want the first line at once", got)
+		}
+		for range 5 {
+			fmt.Fprintln(q, "x")
+		}
+		synctest.Wait()
+		if got := g.String(); got != "one\n" {
+			t.Errorf("%q is written in the rest", got)
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if got := g.String(); got != "one\nx\nx\nx\nx\nx\n" || g.most != 10 {
+			t.Errorf("%q, at most %d bytes at once", got, g.most)
+		}
+		fmt.Fprintln(q, "last")
+		if !q.Close(2*time.Second) || !strings.HasSuffix(g.String(), "last\n") {
+			t.Errorf("%q in the end", g.String())
+		}
+	})
+}
+
 func TestFlushDoesNotWaitForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stalled := make(chan struct{})
