@@ -17,8 +17,8 @@ func gone(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
 
 // Cluster implements api.Source.
 func (c *Cluster) Cluster(ctx context.Context) api.Cluster {
-	found := ask(ctx, c, everybody, func(ctx context.Context, at *api.Client) (api.Cluster, error) { return at.Cluster(ctx) })
-	a := c.o.Local.Cluster(ctx)
+	var a api.Cluster
+	found := ask(ctx, c, everybody, func() { a = c.o.Local.Cluster(ctx) }, func(ctx context.Context, at *api.Client) (api.Cluster, error) { return at.Cluster(ctx) })
 	for _, o := range found {
 		a.Replicas = append(a.Replicas, rowOf(o))
 	}
@@ -52,8 +52,8 @@ func rowOf(o outcome[api.Cluster]) api.Replica {
 
 // Rules implements api.Source.
 func (c *Cluster) Rules(ctx context.Context) api.Rules {
-	found := ask(ctx, c, everybody, func(ctx context.Context, at *api.Client) (api.Rules, error) { return at.Rules(ctx) })
-	a := c.o.Local.Rules(ctx)
+	var a api.Rules
+	found := ask(ctx, c, everybody, func() { a = c.o.Local.Rules(ctx) }, func(ctx context.Context, at *api.Client) (api.Rules, error) { return at.Rules(ctx) })
 	for _, o := range found {
 		if o.err != nil {
 			continue
@@ -104,8 +104,8 @@ func addGeneration(g *api.Generation, other api.Generation) {
 
 // Limits implements api.Source.
 func (c *Cluster) Limits(ctx context.Context) api.Limits {
-	found := ask(ctx, c, everybody, func(ctx context.Context, at *api.Client) (api.Limits, error) { return at.Limits(ctx) })
-	a := c.o.Local.Limits(ctx)
+	var a api.Limits
+	found := ask(ctx, c, everybody, func() { a = c.o.Local.Limits(ctx) }, func(ctx context.Context, at *api.Client) (api.Limits, error) { return at.Limits(ctx) })
 	type identity struct{ digest, rule string }
 	index := map[identity]int{}
 	for i, l := range a.Limits {

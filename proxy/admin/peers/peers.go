@@ -67,15 +67,16 @@ type outcome[T any] struct {
 	err    error
 }
 
-// ask asks all peers that are wanted at the same time. It returns one outcome for each,
-// ordered by name and id.
-func ask[T any](ctx context.Context, c *Cluster, wanted func(Peer) bool, question func(context.Context, *api.Client) (T, error)) []outcome[T] {
+// ask asks all peers that are wanted at the same time, and calls own meanwhile. It returns
+// one outcome for each peer, ordered by name and id.
+func ask[T any](ctx context.Context, c *Cluster, wanted func(Peer) bool, own func(), question func(context.Context, *api.Client) (T, error)) []outcome[T] {
 	list := slices.DeleteFunc(slices.Clone(c.o.Peers()), func(p Peer) bool { return !wanted(p) })
 	slices.SortFunc(list, func(a, b Peer) int { return strings.Compare(a.title()+" "+a.ID, b.title()+" "+b.ID) })
 	out := make([]outcome[T], len(list))
 	release := c.takeTurn(ctx)
 	defer release()
 	var all sync.WaitGroup
+	all.Go(own)
 	for i, p := range list {
 		out[i].peer = p
 		all.Go(func() { out[i].answer, out[i].err = askOne(ctx, c, p, question) })
@@ -136,8 +137,8 @@ func missing[T any](list []outcome[T]) []api.Missing {
 func (c *Cluster) Sessions(ctx context.Context, q api.Query) api.Sessions {
 	all := q
 	all.Offset, all.Limit = 0, q.Offset+q.Limit
-	found := ask(ctx, c, named(q.Replica), func(ctx context.Context, at *api.Client) (api.Sessions, error) { return at.Sessions(ctx, all) })
-	a := c.o.Local.Sessions(ctx, all)
+	var a api.Sessions
+	found := ask(ctx, c, named(q.Replica), func() { a = c.o.Local.Sessions(ctx, all) }, func(ctx context.Context, at *api.Client) (api.Sessions, error) { return at.Sessions(ctx, all) })
 	for _, o := range found {
 		if o.err == nil {
 			a.Total += o.answer.Total
@@ -153,8 +154,8 @@ func (c *Cluster) Sessions(ctx context.Context, q api.Query) api.Sessions {
 func (c *Cluster) Refusals(ctx context.Context, q api.Query) api.Refusals {
 	all := q
 	all.Offset, all.Limit = 0, q.Offset+q.Limit
-	found := ask(ctx, c, named(q.Replica), func(ctx context.Context, at *api.Client) (api.Refusals, error) { return at.Refusals(ctx, all) })
-	a := c.o.Local.Refusals(ctx, all)
+	var a api.Refusals
+	found := ask(ctx, c, named(q.Replica), func() { a = c.o.Local.Refusals(ctx, all) }, func(ctx context.Context, at *api.Client) (api.Refusals, error) { return at.Refusals(ctx, all) })
 	for _, o := range found {
 		if o.err == nil {
 			a.Total += o.answer.Total

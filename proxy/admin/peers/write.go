@@ -20,7 +20,8 @@ var _ api.Writer = Writer{}
 
 // End implements api.Writer.
 func (w Writer) End(ctx context.Context, which api.Ending, by string) api.Ended {
-	found := ask(ctx, w.Cluster, everybody, func(ctx context.Context, at *api.Client) (api.Ended, error) {
+	var a api.Ended
+	found := ask(ctx, w.Cluster, everybody, func() { a = w.Local.End(ctx, which, by) }, func(ctx context.Context, at *api.Client) (api.Ended, error) {
 		at.By = by
 		a, err := at.EndAll(ctx, which)
 		var failed *api.FailedError
@@ -29,7 +30,6 @@ func (w Writer) End(ctx context.Context, which api.Ending, by string) api.Ended 
 		}
 		return a, err
 	})
-	a := w.Local.End(ctx, which, by)
 	for _, o := range found {
 		a.Ended = append(a.Ended, o.answer.Ended...)
 	}
@@ -42,7 +42,7 @@ func (w Writer) Drain(ctx context.Context, replica string, drain bool, by string
 	if replica == "" || replica == w.Name {
 		return w.Local.Drain(ctx, "", drain, by)
 	}
-	found := ask(ctx, w.Cluster, func(p Peer) bool { return p.Name == replica }, func(ctx context.Context, at *api.Client) (api.Changed, error) {
+	found := ask(ctx, w.Cluster, func(p Peer) bool { return p.Name == replica }, func() {}, func(ctx context.Context, at *api.Client) (api.Changed, error) {
 		at.By = by
 		if drain {
 			return at.Drain(ctx, "")
