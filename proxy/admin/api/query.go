@@ -190,20 +190,31 @@ func (q Query) finds(s *record.Session, more ...string) bool {
 }
 
 // PickSessions returns the sessions that q selects, in its order, and their number
-// before the page is cut out. It changes list.
+// before the page is cut out.
 func (q Query) PickSessions(list []record.Running) (page []record.Running, total int) {
-	list = slices.DeleteFunc(list, func(r record.Running) bool {
-		return q.State != "" && r.State != q.State || !q.Matches(&r.Session) || !q.finds(&r.Session, r.State, r.Command)
-	})
+	var picked []*record.Running // a record is large, and a sort would copy it often
+	for i := range list {
+		r := &list[i]
+		if (q.State == "" || r.State == q.State) && q.Matches(&r.Session) && q.finds(&r.Session, r.State, r.Command) {
+			picked = append(picked, r)
+		}
+	}
 	order := orders[cmp.Or(q.Sort, "began")]
-	slices.SortFunc(list, func(a, b record.Running) int {
-		c := order(&a, &b)
+	slices.SortFunc(picked, func(a, b *record.Running) int {
+		c := order(a, b)
 		if q.Descending {
 			c = -c
 		}
-		return cmp.Or(c, strings.Compare(a.ID, b.ID))
+		if c == 0 {
+			c = strings.Compare(a.ID, b.ID)
+		}
+		return c
 	})
-	return cut(list, q.Offset, q.Limit), len(list)
+	page = []record.Running{}
+	for _, r := range cut(picked, q.Offset, q.Limit) {
+		page = append(page, *r)
+	}
+	return page, len(picked)
 }
 
 // PickRefusals returns the refusals that q selects, newest first, and their number
