@@ -139,6 +139,23 @@ func (t Target) send(st admin.Status, deaf error, sig syscall.Signal) error {
 	return nil
 }
 
+// order is send for what the API can do as well: it asks the API of a process that is
+// not here, if there is a token.
+func (t Target) order(ctx context.Context, st admin.Status, deaf error, sig syscall.Signal, ask func(*api.Client, context.Context) error) error {
+	client, err := t.Client()
+	if t.PID != 0 || t.here(st) || err == nil && client.Token == "" {
+		return t.send(st, deaf, sig)
+	}
+	if err != nil {
+		return err
+	}
+	return ask(client, ctx)
+}
+
+// here reports whether the process that the admin listener names runs this program on
+// this machine.
+func (t Target) here(st admin.Status) bool { return st.PID > 0 && sameProgram(st.PID) }
+
 // signal signals the process. An admin listener may be that of another machine or
 // container, where the number belongs to another process: the one to signal must
 // run the same program as this command, unless PID names it.
@@ -147,8 +164,8 @@ func (t Target) signal(st admin.Status, sig syscall.Signal) error {
 	if t.PID < 0 { // for kill, this is a group of processes, or all of them
 		return exit.Usage(fmt.Errorf("--pid %d: not the number of a process", t.PID))
 	}
-	if t.PID == 0 && (pid <= 0 || !sameProgram(pid)) {
-		return fmt.Errorf("process %d, which the admin listener names, is not this usher here; run the command where it runs, or name its process with --pid", pid)
+	if t.PID == 0 && !t.here(st) {
+		return fmt.Errorf("process %d, which the admin listener names, is not this usher here; run the command where it runs, or name its process with --pid; drain and undrain also work with the token of that usher in USHER_ADMIN_TOKEN", pid)
 	}
 	if err := syscall.Kill(pid, sig); err != nil {
 		return fmt.Errorf("cannot signal process %d: %w; run the command as the same user", pid, err)

@@ -1,11 +1,15 @@
 package control
 
 import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -79,5 +83,44 @@ func TestReachable(t *testing.T) {
 func TestInnerPIDs(t *testing.T) {
 	if got := innerPIDs(os.Getpid()); !slices.Contains(got, os.Getpid()) {
 		t.Errorf("the numbers of process %s are %v", strconv.Itoa(os.Getpid()), got)
+	}
+}
+
+// A process of another machine is drained by its API, if there is a token: no signal
+// could reach it.
+func TestDrainElsewhere(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	var asked []string
+	drained := false
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		if r.Method == http.MethodPost {
+			asked = append(asked, r.URL.Path+" "+r.Header.Get("Authorization"))
+			drained = r.URL.Path == "/api/v1/drain"
+			fmt.Fprint(w, "{}")
+			return
+		}
+		reason := ""
+		if drained {
+			reason = admin.Drained
+		}
+		fmt.Fprintf(w, `{"ready": %t, "reason": %q, "pid": 1, "upgrade": {}}`, !drained, reason)
+	}))
+	defer server.Close()
+	where := Target{Admin: server.Listener.Addr().String(), Timeout: time.Minute}
+	if _, err := where.Drain(t.Context(), false); err == nil || !strings.Contains(err.Error(), "USHER_ADMIN_TOKEN") {
+		t.Error(err)
+	}
+	where.Token = func() (string, error) { return "secret", nil }
+	if st, err := where.Drain(t.Context(), true); err != nil || st.Reason != admin.Drained {
+		t.Error(st.Reason, err)
+	}
+	if st, err := where.Undrain(t.Context()); err != nil || !st.Ready {
+		t.Error(st.Reason, err)
+	}
+	if want := []string{"/api/v1/drain Bearer secret", "/api/v1/undrain Bearer secret"}; !slices.Equal(asked, want) {
+		t.Errorf("%q", asked)
 	}
 }

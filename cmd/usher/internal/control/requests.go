@@ -8,6 +8,7 @@ import (
 
 	"usher/cmd/usher/internal/signals"
 	"usher/proxy/admin"
+	"usher/proxy/admin/api"
 )
 
 // Each request signals the process and waits until its admin listener tells the result.
@@ -82,7 +83,11 @@ func (t Target) Drain(ctx context.Context, wait bool) (admin.Status, error) {
 	if err != nil {
 		return now, err
 	}
-	if err := t.send(now, deaf, signals.Drain); err != nil {
+	err = t.order(ctx, now, deaf, signals.Drain, func(c *api.Client, ctx context.Context) error {
+		_, err := c.Drain(ctx, "")
+		return err
+	})
+	if err != nil {
 		return now, err
 	}
 	for now.Reason != admin.Drained || wait && (now.Sessions > 0 || len(now.Listen) > 0) {
@@ -105,7 +110,11 @@ func (t Target) Undrain(ctx context.Context) (now admin.Status, err error) {
 	if err != nil {
 		return before, err
 	}
-	if err := t.send(before, deaf, signals.Undrain); err != nil {
+	err = t.order(ctx, before, deaf, signals.Undrain, func(c *api.Client, ctx context.Context) error {
+		_, err := c.Undrain(ctx, "")
+		return err
+	})
+	if err != nil {
 		return before, err
 	}
 	for now = before; now.Reason == admin.Drained; {
