@@ -6,6 +6,7 @@
 //	microsocks  a small SOCKS proxy in C, with a thread for each session
 //	haproxy     HAProxy, which forwards to the target without SOCKS, and splices
 //	direct      no proxy
+//	accounting  usher with USHER_ACCOUNTING; only if -peers names it
 //
 // Those that are not installed are left out. CPU is user and system time of the proxy's
 // processes, not of the load, and memory is their PSS, so that neither depends on how

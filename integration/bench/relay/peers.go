@@ -24,6 +24,7 @@ type peer struct {
 	name    string
 	program string   // that must be installed; "": none
 	can     []string // see above
+	asked   bool     // it is measured only if a list names it
 	plain   bool     // it forwards to the target, and speaks no SOCKS
 	// start returns the command that listens at an address. nil: clients connect to the
 	// target itself.
@@ -38,6 +39,7 @@ var peers = []*peer{
 	{name: "microsocks", program: "microsocks", can: []string{ownProcess}, start: startMicrosocks},
 	{name: "haproxy", program: "haproxy", can: []string{ownProcess}, plain: true, start: startHAProxy},
 	{name: "direct", plain: true},
+	{name: "accounting", asked: true, can: []string{ownProcess, logins, anyLogins, datagrams, manyHeld}, start: startAccounting},
 }
 
 // choose leaves the peers of a list, or all, and those that are installed. With before,
@@ -52,6 +54,9 @@ func choose(only []string, before string) {
 		return
 	}
 	peers = slices.DeleteFunc(peers, func(p *peer) bool {
+		if p.asked && !slices.Contains(only, p.name) {
+			return true
+		}
 		if len(only) > 0 && p.name != "usher" && !slices.Contains(only, p.name) {
 			return true
 		}
@@ -83,6 +88,15 @@ func serveUsher(program, name, dir string, at *net.TCPAddr) (*exec.Cmd, error) {
 	// One address may hold seven eighths of the places.
 	cmd.Env = append(os.Environ(), "USHER_LISTEN="+at.String(), "USHER_CONFIG="+rules, "USHER_USERS_FILE="+filepath.Join(dir, "users"), "USHER_ADMIN_LISTEN=off", "USHER_MAX_SESSIONS="+strconv.Itoa(mostHeld*8/7+8), "USHER_DRAIN_GRACE=0s", "USHER_DRAIN_TIMEOUT=0s")
 	return cmd, os.WriteFile(rules, []byte(usherRules), 0o644)
+}
+
+// startAccounting starts an usher that also writes the accounting.
+func startAccounting(dir string, at *net.TCPAddr, t *target) (*exec.Cmd, error) {
+	cmd, err := startUsher(dir, at, t)
+	if err == nil {
+		cmd.Env = append(cmd.Env, "USHER_ACCOUNTING="+filepath.Join(dir, "accounting"))
+	}
+	return cmd, err
 }
 
 func startBare(_ string, at *net.TCPAddr, _ *target) (*exec.Cmd, error) {
