@@ -126,6 +126,10 @@ func TestAPIOfThreeReplicas(t *testing.T) {
 		conn, _ := connect(t, c.web[0], target)
 		held = append(held, conn)
 	}
+	redistest.Eventually(t, patience, "the limit tells that it refused, and that it was full", func() bool {
+		a, err := client(c.web[2]).Limits(t.Context())
+		return err == nil && a.Limits[0].Refused == 1 && a.Limits[0].Highest == 5 && !a.Limits[0].HighestAt.IsZero()
+	})
 	redistest.Eventually(t, patience, "the refusal is told by another replica", func() bool {
 		a, err := client(c.web[2]).Refusals(t.Context(), api.Query{Limit: 10, Rule: "web"})
 		return err == nil && a.Total == 1 && a.Refusals[0].Reason == "limit" && a.Refusals[0].Replica == "web1"

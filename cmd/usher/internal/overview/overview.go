@@ -30,6 +30,7 @@ type Options struct {
 	Writing  bool          // a token is set
 	Server   Server
 	Status   func() limiter.Status
+	Highest  func(counter string) limiter.Highest
 	// Snapshot returns what /status shows.
 	Snapshot func() admin.Status
 }

@@ -56,7 +56,7 @@ func (s *service) api(status func() admin.Status) *admin.API {
 	local := overview.New(overview.Options{
 		ID: s.id, Cluster: string(s.cfg.Cluster), LeaseTTL: s.cfg.LeaseTTL, Strict: s.cfg.LeaseLoss == "close",
 		Address: s.peerAddress, Writing: s.cfg.Token() != nil,
-		Server: s.proxy, Status: s.counting.Limiter.Status, Snapshot: status,
+		Server: s.proxy, Status: s.counting.Limiter.Status, Highest: s.counting.Limiter.Highest, Snapshot: status,
 	})
 	all := peers.New(peers.Options{Local: local, Peers: s.peers, Ask: s.peerClient})
 	s.events = events.New(all)
