@@ -12,12 +12,15 @@ import (
 
 // decision returns what is known of s so far, in the form that package decide
 // takes.
-func (s *session) decision() decide.Session {
-	groups, user := s.gen.policy.Groups, s.user
+func (s *session) decision() decide.Session { return decisionBy(s, s.gen, s.to) }
+
+// decisionBy does what decision does, for the policy of g. to is what the client dialled.
+func decisionBy(s *session, g *generation, to netip.AddrPort) decide.Session {
+	groups, user := g.policy.Groups, s.user
 	accepted := s.client.LocalAddr() // of this machine
 	d := decide.Session{
-		Policy: s.gen.decide, Machine: s.server.tcp,
-		From: s.from, To: s.to, Local: addrPort(accepted).Addr(),
+		Policy: g.decide, Machine: s.server.tcp,
+		From: s.from, To: to, Local: addrPort(accepted).Addr(),
 		Version: rules.Version(s.request.Version), Method: s.method, User: user,
 		InGroup: func(group string) bool { return groups.In(group, user) }, // rules ask it only about a user whose password was checked
 	}

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"time"
 
+	"usher/limiter"
 	"usher/proxy/decide"
 	"usher/proxy/record"
 	"usher/proxy/rules"
@@ -18,13 +19,14 @@ type seen struct {
 	stage   stage
 }
 
-// seen returns the sessions that a client-rule has passed.
+// seen returns the sessions that a client-rule has passed and that have its slot, if it
+// has a limit.
 func (t *table) seen() []seen {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	list := make([]seen, 0, len(t.live))
 	for s := range t.live {
-		if s.stage.rule != nil {
+		if s.stage.rule != nil && !s.stage.waits {
 			list = append(list, seen{s, s.gen, s.stage})
 		}
 	}
@@ -46,7 +48,7 @@ func (v seen) running(now time.Time) record.Running {
 			r.Confirmed = new(bool)
 		}
 	}
-	r.Pool, r.LimitKey = v.limit()
+	r.Pool, r.LimitKey = v.counted().Session.Pool, v.limit().Key
 	r.WouldRefuse = v.wouldRefuse()
 	age := now.Sub(s.began)
 	r.Seconds = age.Seconds()
@@ -62,17 +64,21 @@ func (v seen) running(now time.Time) record.Running {
 	return record.Running{Session: r, State: state, IdleSeconds: silent.Seconds()}
 }
 
-// limit returns the pool and the key of the limit that counts the session.
-func (v seen) limit() (pool, key string) {
-	r, user := v.stage.rule, ""
-	if v.stage.command != 0 {
-		if decide.Inherits(v.session.clientRule, r) {
-			r = v.session.clientRule
-		} else {
-			user = v.session.user
-		}
+// counted returns the rule whose limit counts the session, if that has one.
+func (v seen) counted() *rules.Rule {
+	if v.stage.command != 0 && decide.Inherits(v.session.clientRule, v.stage.rule) {
+		return v.session.clientRule
 	}
-	return r.Session.Pool, v.gen.limit(r, v.session.from.Addr(), user).Key
+	return v.stage.rule
+}
+
+// limit returns the limit by which the session is counted.
+func (v seen) limit() limiter.Limit {
+	r, user := v.counted(), ""
+	if !r.Client {
+		user = v.session.user
+	}
+	return v.gen.limit(r, v.session.from.Addr(), user)
 }
 
 // wouldRefuse names the limits that would have refused a session, each after its rule.

@@ -10,7 +10,8 @@
 //	                               health check, too. Limit full or store unreachable: closed without a byte
 //	negotiate       negotiate.go   method, user, request; one deadline from accept to the whole request
 //	judge anew      session.go     only if newer rules are in force by now: client-rule and admit client again, by
-//	                               these. So also if they come before the next admission
+//	                               these. So also if they come before the next admission. rejudge.go judges running sessions,
+//	                               if an operator asks for it
 //	CONNECT         dial.go
 //	  resolve                      the name once, to all its addresses, if a rule could pass it
 //	  socks-rule                   block: reply 2 (SOCKS 4: 91)
@@ -26,8 +27,9 @@
 // The steps use these files, each of which uses only those after it, but for the
 // pairs that TestFilesRunOneWay allows:
 //
-//	report.go          what is told about the end of a session: log lines, records
 //	operate.go         what an operator sees of the sessions, and does to them
+//	report.go          what is told about the end of a session: log lines, records
+//	held.go            what a full limit held when it refused a session
 //	describe.go        sessions as records
 //	decision.go        asks package decide, which makes all decisions and knows their order; usher explain asks it, too
 //	slot.go            asks the limiter
@@ -42,6 +44,7 @@
 //	refusals.go        the last refusals
 //	rulemetrics.go     series of the rules in force
 //	table.go           sessions and generations
+//	limitrefusals.go   the limits that have refused sessions, and who held them
 //	metrics.go         for Prometheus
 //	negotiators.go     sessions before their request
 //	state.go           the fields of a session

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"time"
+	"unique"
 
 	"usher/proxy/decide"
 	"usher/proxy/header"
@@ -37,6 +38,7 @@ func (s *session) identify() (local bool, err error) {
 		return false, fmt.Errorf("%w: %w", errHeader, err)
 	case h.Kind == header.Client:
 		s.from, s.to = h.From, h.To
+		s.via = unique.Make(h.To)
 	}
 	return h.Kind == header.Local, nil
 }

@@ -88,7 +88,13 @@ socks pass { from: 0/0 to: 0/0
 		t.Fatalf("reply %d", reply.Code)
 	}
 	c.echoes("hello")
-	one = w.only(record.Relaying)
+	eventually(t, func() string { // what has come back is counted a moment later
+		one = w.only(record.Relaying)
+		if one.BytesUp < 5 || one.BytesDown < 5 {
+			return fmt.Sprintf("%+v", one)
+		}
+		return ""
+	})
 	if one.Client != c.local() || one.User != "monica" || one.Target != to.String() || one.Dialled.String() != to.String() ||
 		one.Rule != "s1" || one.RuleName != "out" || one.LimitKey != "user=monica" || one.Replica != "web1" ||
 		one.BytesUp != 5 || one.BytesDown != 5 || one.Command != "connect" || one.SOCKS != 5 {
@@ -144,5 +150,42 @@ func TestRefusals(t *testing.T) {
 	end, list := told.wait(t, 1)[0], w.server.Refusals()
 	if len(list) != 1 || list[0] != end || end.Reason != "blocked" || !end.Refused || end.ClientRule != "c1" {
 		t.Errorf("refusals %+v, told %+v", list, end)
+	}
+}
+
+// The list of sessions in the log has a line for each, the oldest first.
+func TestLogRunning(t *testing.T) {
+	w := newWorld(t, "client pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0\n rule.name: out }")
+	to := echo(t)
+	for range 3 {
+		c := w.client()
+		c.connect(to, socks.Succeeded)
+		c.echoes("hello")
+	}
+	negotiating := w.client()
+	negotiating.must(socks.WriteGreeting(negotiating, socks.NoAuth))
+	negotiating.expect([]byte{5, 0})
+	eventually(t, func() string { // what has come back is counted a moment later
+		for _, one := range w.server.Running() {
+			if one.State == record.Relaying && (one.BytesUp < 5 || one.BytesDown < 5) {
+				return fmt.Sprintf("%+v", one)
+			}
+		}
+		return ""
+	})
+	w.server.LogRunning(t.Context())
+	lines := w.log.wait(t, 5)
+	for i, line := range lines[:3] {
+		if line["msg"] != "session running" || line["state"] != "relaying" || line["target"] != to.String() || line["rule_name"] != "out" ||
+			line["bytes_up"] != 5.0 || line["bytes_down"] != 5.0 || line["reason"] != nil || line["client"] == nil ||
+			line["idle_seconds"].(float64) > line["seconds"].(float64) || i > 0 && line["seconds"].(float64) > lines[i-1]["seconds"].(float64) {
+			t.Errorf("line %d: %v", i, line)
+		}
+	}
+	if line := lines[3]; line["state"] != "negotiating" || line["target"] != nil || line["rule"] != nil || line["client_rule"] != "c1" {
+		t.Errorf("negotiating: %v", line)
+	}
+	if line := lines[4]; line["msg"] != "sessions listed" || line["sessions"] != 4.0 || line["listed"] != 4.0 {
+		t.Errorf("last: %v", line)
 	}
 }

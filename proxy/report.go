@@ -56,6 +56,7 @@ func endOf(s *session, err error, o outcome, now time.Time) record.End {
 	e := record.End{Session: described(s), Time: now, Reason: o.reason, Refused: !s.stage.connected}
 	e.Seconds = now.Sub(s.began).Seconds()
 	e.FailedAddresses = s.dialled.failed
+	e.Held = s.server.held(err, now)
 	if s.udp != nil {
 		e.UDP = datagrams(s.udp.Stats())
 	}

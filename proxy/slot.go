@@ -31,7 +31,10 @@ func (s *session) admitClient(ctx context.Context) error {
 		return errOutdated
 	}
 	if err != nil {
-		return causeOf(ctx, nameLimit(s.clientRule, s.limitKey, err))
+		return causeOf(ctx, s.nameLimit(s.clientRule, err))
+	}
+	if s.stage.waits {
+		s.server.table.letIn(s)
 	}
 	s.endOnLostLease()
 	s.server.table.judge(s, s.clientRule)
@@ -50,7 +53,7 @@ func (s *session) admitRequest(ctx context.Context) error {
 			if s.server.table.outdated(s) {
 				return errOutdated
 			}
-			return causeOf(ctx, nameLimit(s.socksRule, s.limitKey, err))
+			return causeOf(ctx, s.nameLimit(s.socksRule, err))
 		}
 	}
 	if !s.server.table.setStage(s, s.socksRule, s.request.Command) {
@@ -80,21 +83,26 @@ func (s *session) limit(r *rules.Rule) limiter.Limit {
 // limit as the rule file does, and for whom it counts, because status shows only the
 // total.
 type limitReachedError struct {
-	text string
+	text    string
+	counter string // of the limiter
+	key     string // "": it counts no keys
+	limit   *limiter.LimitError
 	error
 }
 
 func (e limitReachedError) Error() string { return e.text }
 func (e limitReachedError) Unwrap() error { return e.error }
 
-// nameLimit adds the limit of r to the text of err, if a limit caused it.
-func nameLimit(r *rules.Rule, key string, err error) error {
+// nameLimit adds the limit of r, which was asked last, to the text of err, if a limit
+// caused it.
+func (s *session) nameLimit(r *rules.Rule, err error) error {
+	key := s.limitKey
 	var by *limiter.LimitError
 	if !errors.As(err, &by) {
 		return err
 	}
 	text := limitText(r, !errors.Is(err, limiter.ErrFull), by.ByKey, errors.Is(err, limiter.ErrKeys), key)
-	return limitReachedError{text, err}
+	return limitReachedError{text: text, counter: Counter(s.gen.digest, r), key: key, limit: by, error: err}
 }
 
 // limitText names a limit of r: a rate or a maximum, for the key or for all. tooMany says

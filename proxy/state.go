@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"sync/atomic"
 	"time"
+	"unique"
 
 	"usher/limiter"
 	"usher/proxy/fair"
@@ -32,10 +33,10 @@ type session struct {
 	isClient bool  // else no more than a health check, so far: see isCheck
 	method   rules.Method
 
-	from       netip.AddrPort // who the client is, by the PROXY header if there is one
-	clientRule *rules.Rule    // nil: not judged yet, or none matched
-	user       string         // as claimed until the password is checked
-	request    socks.Request  // Version 0 until it was read
+	ends
+	clientRule *rules.Rule   // nil: not judged yet, or none matched
+	user       string        // as claimed until the password is checked
+	request    socks.Request // Version 0 until it was read
 	socksRule  *rules.Rule
 	dialled    dialled  // CONNECT
 	awaited    *awaited // nil but for BIND
@@ -48,6 +49,14 @@ type session struct {
 	moved    idle.Stamp       // safe: when the last of them were relayed; zero before the relay
 
 	sockets sockets // safe: client and what else is open
+}
+
+// ends are the addresses of the client's connection.
+type ends struct {
+	from netip.AddrPort // who the client is, by the PROXY header if there is one
+	// via is what the client dialled, if a PROXY header says so. Sessions share it,
+	// because it is mostly an address of a balancer. Zero: the local address.
+	via unique.Handle[netip.AddrPort]
 }
 
 // opening is what a session needs only before its relay. Most sessions spend most
@@ -82,6 +91,7 @@ type stage struct {
 	unconfirmed bool          // admitted for its command without the store
 	client      verdict       // which limit of the client-rule would have refused it
 	request     verdict       // which of the socks-rule's
+	waits       bool          // for a slot of its client-rule: it is not let in yet
 }
 
 // awaited is the peer of BIND.

@@ -46,6 +46,8 @@ type table struct {
 	cut     bool          // no session is added any more
 	empty   chan struct{} // if not nil: closed when the last session has left
 	ended   traffic       // of sessions that have ended
+
+	refused limitRefusals // by counters of the generations
 }
 
 // traffic is the number of bytes relayed.
@@ -96,7 +98,9 @@ func (t *table) forget() {
 		counters = append(counters, g.counters()...)
 	}
 	slices.Sort(counters)
-	t.limiter.SetSpace(t.current.digest, slices.Compact(counters))
+	counters = slices.Compact(counters)
+	t.limiter.SetSpace(t.current.digest, counters)
+	t.refused.keep(counters)
 }
 
 // learnNumber asks the limiter for the number of the current generation. Earlier
@@ -185,9 +189,17 @@ func (t *table) setStage(s *session, r *rules.Rule, command socks.Command) bool 
 	}
 	s.stage = stage{
 		rule: r, command: command, unconfirmed: command != 0 && !s.grant.Confirmed(),
+		waits:  r.Client && r.Session.Limited,
 		client: s.stage.client, // the verdict about the request follows, if there is one
 	}
 	return true
+}
+
+// letIn records that s has got its slot of the client-rule.
+func (t *table) letIn(s *session) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s.stage.waits = false
 }
 
 // setConnected records that the client of s was told that it is connected.
@@ -237,6 +249,21 @@ func (t *table) leave(s *session) {
 	if s.gen.sessions == 0 && s.gen != t.current {
 		t.forget()
 	}
+}
+
+// inForce returns the generation in force.
+func (t *table) inForce() *generation {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.current
+}
+
+// lives reports whether s has not been removed yet.
+func (t *table) lives(s *session) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, lives := t.live[s]
+	return lives
 }
 
 // whenEmpty returns a channel that is closed when there is no session.

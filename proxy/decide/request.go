@@ -105,6 +105,13 @@ func (s *Session) bindAt(at netip.AddrPort, names *Names) (rules.Verdict, error)
 	return s.socks(q, names)
 }
 
+// BindAt decides again about BIND whose peer is awaited at an address, or has come there.
+// It returns the rule that decides. The error is ErrBlocked or that of names.
+func (s *Session) BindAt(at netip.AddrPort, names *Names) (*rules.Rule, error) {
+	v, err := s.bindAt(at, names)
+	return v.Rule, err
+}
+
 // BindReply decides about the peer that has connected to the address of BIND.
 // expected is what Bind returned; nil stands for anybody. It returns the rule
 // that decides. The error is ErrPeer, ErrBlocked or that of names.

@@ -74,5 +74,6 @@ var explanations = map[string]Explanation{
 	"buffered":     {"the kernel buffered too much for this session while memory was short", "give the machine more memory, or lower USHER_MAX_SESSIONS"},
 	"lease_lost":   {"the session lost its slot, because the replica lost the store (USHER_LEASE_LOSS=close)", "check Redis and the way to it"},
 	"drain":        {"the replica stops, and the drain was over", ""},
+	"ended":        {"an operator has ended it", ""},
 	"error":        {"another error", "look at the error in the log line of the session"},
 }

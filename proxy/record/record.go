@@ -69,8 +69,8 @@ type Held struct {
 	Limit    string   `json:"limit"` // the keyword: session.max, session.keymax ...
 	Max      int64    `json:"max"`
 	Sessions int64    `json:"sessions"`          // over all replicas
-	Here     int      `json:"here"`              // of them on this replica
-	Holders  []Holder `json:"holders,omitempty"` // who holds most of those here
+	Here     int      `json:"here"`              // of them on this replica; -1: nobody has counted them
+	Holders  []Holder `json:"holders,omitempty"` // who holds most of those here; at most five
 }
 
 // End is the end of a session, or its refusal.

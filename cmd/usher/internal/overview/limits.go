@@ -31,6 +31,8 @@ func (l *Local) Limits(context.Context) api.Limits {
 				limit.Highest, limit.HighestAt = most.Sessions, most.At.UTC()
 			}
 			used[counter].show(&limit, name)
+			highest := l.o.Highest(counter)
+			limit.Refused, limit.Highest, limit.HighestAt = l.o.Server.RefusedLately(counter), highest.Sessions, highest.At
 			a.Limits = append(a.Limits, limit)
 		}
 	}

@@ -17,6 +17,7 @@ type Server interface {
 	Generations() []proxy.Generation
 	Running() []record.Running
 	Refusals() []record.End
+	RefusedLately(counter string) uint64
 }
 
 // Options are what a Local knows. All fields are required. The functions are called

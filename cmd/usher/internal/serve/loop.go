@@ -43,6 +43,8 @@ func (s *service) wait(ctx context.Context, sigs *signals.Signals) error {
 			_ = s.endDrain() // it is logged, and the status has it
 		case r := <-requests:
 			s.obey(r)
+		case <-sigs.List:
+			s.list()
 		case <-sigs.Upgrade:
 			s.upgrade()
 		case err := <-s.upgrades.done:
@@ -65,6 +67,28 @@ func (s *service) reload() {
 func (s *service) reopen() {
 	s.log.Reopen()
 	s.accounting.Reopen()
+}
+
+// list makes the task listSessions log the sessions. While it does, further signals are
+// one.
+func (s *service) list() {
+	select {
+	case s.lists <- struct{}{}:
+	default:
+	}
+}
+
+// listSessions logs the sessions whenever list says so. It is a task, because a long list
+// takes seconds.
+func (s *service) listSessions() {
+	for {
+		select {
+		case <-s.lists:
+			s.proxy.LogRunning(s.tasks.ctx)
+		case <-s.tasks.ctx.Done():
+			return
+		}
+	}
 }
 
 // drain stops gracefully. A second signal after signals.RepeatWindow makes it return at
@@ -93,6 +117,8 @@ func (s *service) await(stopped <-chan error, sigs *signals.Signals, since time.
 			s.passOn(sig)
 		case sig := <-sigs.Undrain:
 			s.passOn(sig)
+		case <-sigs.List: // its own sessions, also if another process has taken its place
+			s.list()
 		case sig := <-sigs.Upgrade:
 			s.passOn(sig)
 		case sig := <-sigs.Stop:

@@ -23,9 +23,7 @@ func (o operator) End(ctx context.Context, which api.Ending, _ string) api.Ended
 	server := o.service.proxy
 	switch {
 	case which.NotAdmitted:
-		if judge, ok := any(server).(interface{ EndNotAdmitted() []string }); ok {
-			a.Ended = append(a.Ended, judge.EndNotAdmitted()...)
-		}
+		a.Ended = append(a.Ended, server.EndNotAdmitted()...)
 	case which.Generation != "":
 		a.Ended = append(a.Ended, server.End(o.local.OfOldGeneration(which.Generation)...)...)
 	default:

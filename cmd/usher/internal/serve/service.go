@@ -44,6 +44,7 @@ type service struct {
 	socks []net.Listener // as they were opened
 	loops *listen.Loops
 	tasks tasks
+	lists chan struct{} // see list
 
 	replicas *replicas.Replicas // nil without a shared store
 	events   *events.Hub
@@ -56,7 +57,7 @@ type service struct {
 // they come from the store, and is nil otherwise.
 func start(cfg settings.Config, sys Streams, sockets *handover.Sockets, f *follow.Follower) (_ *service, err error) {
 	s := &service{
-		cfg: cfg, sockets: sockets, monitor: monitor.New(cfg), policy: inforce.New(cfg, f), loops: listen.NewLoops(),
+		cfg: cfg, sockets: sockets, monitor: monitor.New(cfg), policy: inforce.New(cfg, f), loops: listen.NewLoops(), lists: make(chan struct{}, 1),
 	}
 	defer func() {
 		if err != nil {
@@ -132,6 +133,7 @@ func (s *service) assemble(policy *proxy.Policy) {
 	s.startCounting(metrics)
 	s.proxy = proxy.New(s.proxyOptions(capacity, metrics), policy)
 	s.tasks.run(func() { s.proxy.GuardMemory(s.tasks.ctx) })
+	s.tasks.run(s.listSessions)
 	s.policy.Serve(s.proxy, policy, s.log.Logger)
 	s.replicas, s.drained.requests = s.newReplicas(), make(chan drainRequest)
 	s.monitor.Build(monitor.Options{

@@ -8,6 +8,7 @@ import (
 
 // SignalsHelp says what signals do.
 const SignalsHelp = "SIGHUP reloads the rule file, the users file and the groups file. If one of them has a mistake, the old ones stay in force.\n\n" +
+	"SIGUSR1 writes the running sessions to the log.\n\n" +
 	"SIGUSR2 starts the program anew, and hands the listeners over when the new process is ready. usher upgrade sends it and waits for the result.\n\n" +
 	"SIGTERM or SIGINT drains and exits with 0. A second signal, at least a second later, exits at once with 1."
 

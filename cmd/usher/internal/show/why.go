@@ -110,7 +110,9 @@ func (c Case) then() string {
 	if c.byKey() {
 		text += " of " + c.LimitKey
 	}
-	text += fmt.Sprintf(", %d of them on %s", c.Held.Here, c.Replica)
+	if c.Held.Here >= 0 {
+		text += fmt.Sprintf(", %d of them on %s", c.Held.Here, c.Replica)
+	}
 	if len(c.Held.Holders) > 0 {
 		text += ": " + people(c.Held.Holders)
 	}

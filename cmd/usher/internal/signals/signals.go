@@ -23,6 +23,7 @@ type Signals struct {
 	Reload  chan os.Signal // SIGHUP
 	Drain   chan os.Signal
 	Undrain chan os.Signal
+	List    chan os.Signal // SIGUSR1
 	Upgrade chan os.Signal // SIGUSR2
 	Stop    chan os.Signal // SIGTERM, SIGINT
 }
@@ -43,13 +44,13 @@ func Receive() *Signals {
 	}
 	return &Signals{
 		Reload: receive(1, syscall.SIGHUP), Drain: receive(1, Drain), Undrain: receive(1, Undrain),
-		Upgrade: receive(1, syscall.SIGUSR2), Stop: receive(2, syscall.SIGTERM, syscall.SIGINT),
+		List: receive(1, syscall.SIGUSR1), Upgrade: receive(1, syscall.SIGUSR2), Stop: receive(2, syscall.SIGTERM, syscall.SIGINT),
 	}
 }
 
 // Release stops receiving.
 func (s *Signals) Release() {
-	for _, c := range []chan os.Signal{s.Reload, s.Drain, s.Undrain, s.Upgrade, s.Stop} {
+	for _, c := range []chan os.Signal{s.Reload, s.Drain, s.Undrain, s.List, s.Upgrade, s.Stop} {
 		signal.Stop(c)
 	}
 }
