@@ -59,6 +59,7 @@ type bar struct {
 	Free       string
 	Label      string // for screen readers
 	Segments   []segment
+	Used       string // the width of all segments
 	Mark       string // where the maximum is, if more sessions run; in thousandths
 	Shares     []share
 	Full, Over bool
@@ -256,6 +257,7 @@ func (b *bar) segments(l api.Limit, known int64) {
 		b.Segments = append(b.Segments, segment{X: thousandths(at), Width: thousandths(width), Color: s.Color})
 		at += width
 	}
+	b.Used = thousandths(at)
 	if b.Over {
 		b.Mark = thousandths(float64(l.Max) / float64(whole) * scale)
 	}

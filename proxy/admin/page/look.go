@@ -100,14 +100,15 @@ func healthOf(c api.Cluster, full int) health {
 	if word == "" { // of another version of Usher
 		h.State, h.Word = "degraded", printable.Text(c.Health)
 	}
-	for _, r := range c.Reasons {
-		h.Reasons = append(h.Reasons, sentence(printable.Text(r)))
-	}
-	working := 0
+	working, names := 0, map[string]bool{}
 	for _, r := range c.Replicas {
+		names[printable.Text(r.Name)] = true
 		if r.State == api.Alive || r.State == api.Draining {
 			working++
 		}
+	}
+	for _, r := range c.Reasons {
+		h.Reasons = append(h.Reasons, sentence(printable.Text(r), names))
 	}
 	replicas := count(working, "replica")
 	if n := len(c.Replicas); n != working {

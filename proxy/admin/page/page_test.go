@@ -59,7 +59,7 @@ func TestStates(t *testing.T) {
 		"reload": {"edge is degraded", "Replicas have different rules: g41-7be0c512 on 1, g42-9f31c2ab on 2.", "g42-9f31c2ab in force", "5 of 12",
 			"g41-7be0c512 older", "7 of 10", "partners Not in force", "older rules, g41-7be0c512", "g41-7be0c512 (not those of this replica)"},
 		"store-down": {"edge is down", "store redis.internal:6379 has failed for 47 s", "Rules with a limit admit nobody.", "store_unavailable"},
-		"replica-dead": {"edge is degraded", "1 of 3 replicas", "usher-2 No answer", "usher-3 Dead seen 3 min ago", "Usher-2 does not answer.",
+		"replica-dead": {"edge is degraded", "1 of 3 replicas", "usher-2 No answer", "usher-3 Dead seen 3 min ago", "usher-2 does not answer.",
 			"Not in these numbers: usher-2: no answer within 1s", "elsewhere"},
 		"thousand": {"10 000 running", "1–40 of 1000", "1–50 of 10 000", "1–15 of 1000"},
 	} {

@@ -23,12 +23,12 @@ type sessions struct {
 
 // session is a line of the list.
 type session struct {
-	ID, Client, User, Target, Command, State string
-	Rule                                     where
-	Older                                    string // generation, if it is not the one in force
-	Replica, Color                           string
-	Age, Idle, Up, Down                      string
-	Unconfirmed                              bool
+	ID, Client, User, Target string
+	Note                     string // what is not as in most sessions
+	Rule                     where
+	Older                    string // generation, if it is not the one in force
+	Replica, Color           string
+	Age, Idle, Up, Down      string
 }
 
 // column is a head of the table. It may order the table.
@@ -57,15 +57,29 @@ func sessionsOf(answer api.Sessions, a asked, current string, color map[string]s
 func sessionOf(r *record.Running, current string, color map[string]string) session {
 	s := session{
 		ID: printable.Text(r.ID), Client: clientOf(&r.Session), User: printable.Text(r.User),
-		Target: printable.Text(r.Target), Command: printable.Text(r.Command), State: printable.Text(r.State),
+		Target: printable.Text(r.Target), Note: noteOf(r),
 		Rule: ruleOf(&r.Session), Replica: printable.Text(r.Replica), Color: color[r.Replica],
 		Age: span(seconds(r.Seconds)), Idle: span(seconds(r.IdleSeconds)),
-		Up: size(r.BytesUp), Down: size(r.BytesDown), Unconfirmed: r.Confirmed != nil && !*r.Confirmed,
+		Up: size(r.BytesUp), Down: size(r.BytesDown),
 	}
 	if g := printable.Text(r.Generation); g != current {
 		s.Older = g
 	}
 	return s
+}
+
+func noteOf(r *record.Running) string {
+	var notes []string
+	if r.Command != "" && r.Command != "connect" {
+		notes = append(notes, printable.Text(r.Command))
+	}
+	if r.State != record.Relaying {
+		notes = append(notes, printable.Text(r.State))
+	}
+	if r.Confirmed != nil && !*r.Confirmed {
+		notes = append(notes, "not confirmed by the store")
+	}
+	return strings.Join(notes, ", ")
 }
 
 func clientOf(s *record.Session) string {

@@ -74,8 +74,13 @@ func size(n int64) string {
 	return fmt.Sprintf("%.0f PB", v/1000)
 }
 
-// sentence begins text with a capital letter, and ends it with a full stop.
-func sentence(text string) string {
-	first, size := utf8.DecodeRuneInString(text)
-	return string(unicode.ToUpper(first)) + strings.TrimSuffix(text[size:], ".") + "."
+// sentence begins text with a capital letter, unless its first word is a name, and ends
+// it with a full stop.
+func sentence(text string, names map[string]bool) string {
+	text = strings.TrimSuffix(text, ".") + "."
+	word, _, _ := strings.Cut(text, " ")
+	if first, size := utf8.DecodeRuneInString(text); !names[strings.TrimRight(word, ".:,")] {
+		return string(unicode.ToUpper(first)) + text[size:]
+	}
+	return text
 }
