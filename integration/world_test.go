@@ -2,6 +2,7 @@ package integration
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -106,8 +107,10 @@ func newWorld(t testing.TB, o options) *world {
 	w.ports.socks, w.ports.admin = need.Port(t), need.Port(t)
 	for i := range o.replicas {
 		w.hosts = append(w.hosts, "127.0.1."+strconv.Itoa(i+1))
+		own := maps.Clone(env)
+		own["USHER_REPLICA"] = fmt.Sprintf("usher-%d", i+1)
 		w.replicas = append(w.replicas,
-			launchReplica(t, fmt.Sprintf("usher %d", i+1), w.hosts[i], w.ports.socks, w.ports.admin, env))
+			launchReplica(t, fmt.Sprintf("usher %d", i+1), w.hosts[i], w.ports.socks, w.ports.admin, own))
 	}
 	for _, r := range w.replicas {
 		r.waitReady(t)

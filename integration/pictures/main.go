@@ -11,8 +11,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,7 +20,6 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"usher/integration/browser"
-	statuspage "usher/proxy/admin/page"
 	"usher/proxy/admin/page/samples"
 )
 
@@ -112,7 +109,7 @@ func everything() (list []picture) {
 
 // take shows the state on a page and takes a picture of it.
 func (p picture) take(b *browser.Browser) (png []byte, err error) {
-	address, stop, err := serve(samples.Of(p.state))
+	address, stop, err := browser.Show(samples.Of(p.state))
 	if err != nil {
 		return nil, err
 	}
@@ -154,32 +151,4 @@ func (p picture) take(b *browser.Browser) (png []byte, err error) {
 		return chromedp.Run(ctx, chromedp.FullScreenshot(100))
 	}
 	return chromedp.Run(ctx, chromedp.CaptureScreenshot())
-}
-
-// serve answers for a cluster that stands still, until stop.
-func serve(source *samples.State) (address string, stop func(), err error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", nil, err
-	}
-	show := statuspage.New(statuspage.Options{Source: source})
-	mux := http.NewServeMux()
-	mux.Handle("GET /{$}", show)
-	mux.Handle("GET "+statuspage.Prefix, show.Assets())
-	mux.HandleFunc("GET /api/v1/events", func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "text/event-stream")
-		fmt.Fprint(w, ":\n\n")
-		_ = http.NewResponseController(w).Flush() // it fails only if the client is gone
-		<-r.Context().Done()
-	})
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: time.Minute}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = server.Serve(ln) // until Close
-	}()
-	return ln.Addr().String(), func() {
-		server.Close()
-		<-done
-	}, nil
 }
