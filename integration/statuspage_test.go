@@ -13,7 +13,7 @@ import (
 // real browser.
 func TestStatusPage(t *testing.T) {
 	b := startBrowser(t)
-	const token = "the token of the test"
+	const token = "token-of-the-status-page-test"
 	limited := func(most int) func(limited, free endpoint) string {
 		return func(limited, free endpoint) string {
 			return fmt.Sprintf(`
@@ -51,7 +51,7 @@ socks pass { from: 0/0 to: %s }
 		p.until(shows(".limit.full .shares", "usher-3 2"))
 		p.until(shows(".limit.full .holders", "127.0.0.1 5"))
 		p.until("document.querySelectorAll('#refusals tbody tr').length == 2")
-		p.until(shows("#refusals td", "sockd.conf:3:1"))
+		p.until(shows("#refusals td", "sockd.conf:3"))
 		p.until(shows("#refusals .reason", "limit"))
 	})
 
@@ -86,7 +86,7 @@ socks pass { from: 0/0 to: %s }
 		if !eval[bool](p, "!!document.getElementById('session-"+id+"')") {
 			t.Fatal("the session was ended without the token")
 		}
-		p.do(chromedp.SetValue(chromedp.CSS("#ask-secret"), ""), chromedp.SendKeys(chromedp.CSS("#ask-secret"), token+"\r"))
+		p.do(chromedp.SendKeys(chromedp.CSS("#ask-secret"), token+"\r"))
 		p.until("!document.querySelector('#ask').open && !document.getElementById('session-" + id + "')")
 		p.until(shows("#done", "was ended"))
 		if eval[bool](p, "JSON.stringify([document.cookie, {...localStorage}, location.href]).includes('token')") {

@@ -310,6 +310,7 @@
       if (answer.status === 401 || answer.status === 403) {
         token.set('');
         $('ask-token').hidden = false;
+        $('ask-secret').value = '';
         $('ask-secret').focus();
       }
       const body = await answer.json().catch(() => ({}));
