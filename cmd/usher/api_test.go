@@ -231,6 +231,51 @@ func TestAPIWrites(t *testing.T) {
 	}
 }
 
+// Sessions that newer rules would not admit end on all replicas, and no others.
+func TestAPIEndsWhatIsNotAdmitted(t *testing.T) {
+	t.Parallel()
+	c := startTrio(t)
+	refused, kept := webServer(t), webServer(t)
+	for _, p := range c.web[:2] {
+		for _, target := range []string{refused, kept} {
+			if _, code := connect(t, p, target); code != 0 {
+				t.Fatal("reply", code)
+			}
+		}
+	}
+	var want []string
+	for _, s := range c.sessions(c.web[2], 4) {
+		if s.Target == refused {
+			want = append(want, s.ID)
+		}
+	}
+	if a, err := client(c.web[2]).EndNotAdmitted(t.Context()); err != nil || len(a.Ended) > 0 || len(a.Missing) > 0 {
+		t.Errorf("before the reload: %+v, %v", a, err)
+	}
+	_, port, _ := net.SplitHostPort(refused)
+	write(t, c.file, strings.Replace(apiRules, "socks pass", "socks block { from: 0/0 to: 127.0.0.1/32 port = "+port+" }\nsocks pass", 1))
+	for _, p := range c.web {
+		p.signal(syscall.SIGHUP)
+		p.logged("reloaded")
+	}
+	a, err := client(c.web[2]).EndNotAdmitted(t.Context()) // it has none itself
+	slices.Sort(a.Ended)
+	slices.Sort(want)
+	if err != nil || len(want) != 2 || !slices.Equal(a.Ended, want) || len(a.Missing) > 0 {
+		t.Errorf("%+v, %v, want %q", a, err, want)
+	}
+	for _, s := range c.sessions(c.web[0], 2) {
+		if s.Target != kept {
+			t.Errorf("left: %+v", s)
+		}
+	}
+	for _, p := range c.web[:2] {
+		if line := p.logged("session ended"); line["reason"] != "ended" || line["target"] != refused {
+			t.Errorf("%v", line)
+		}
+	}
+}
+
 // Drain and undrain, of the replica that is asked and of another one.
 func TestAPIDrains(t *testing.T) {
 	t.Parallel()
@@ -282,7 +327,9 @@ func TestAPIAccess(t *testing.T) {
 		{"health through a proxy", with, "GET", "/healthz", "X-Forwarded-For: 192.0.2.1", 200, "ok"},
 		{"another site", with, "GET", "/api/v1/cluster", "Origin: http://evil.example", 403, "another site"},
 		{"another site writes", with, "POST", "/api/v1/drain", "Origin: http://evil.example", 403, "another site"},
-		{"rebound name", with, "GET", "/api/v1/cluster", "Host: evil.example", 421, "USHER_ADMIN_HOSTS"},
+		{"rebound name", with, "GET", "/api/v1/cluster", "Host: evil.example", 421, `"remedy":"ask for an address, or add the name to USHER_ADMIN_HOSTS"`},
+		{"another method", with, "PUT", "/api/v1/drain", "Authorization: Bearer " + adminToken, 405, `"error":"the method PUT is not known here"`},
+		{"preflight of another site", with, "OPTIONS", "/api/v1/drain", "Origin: http://evil.example", 405, `"error"`},
 		{"profiles", with, "GET", "/debug/pprof/goroutine?debug=1", "", 200, "goroutine profile"},
 		{"command line", with, "GET", "/debug/pprof/cmdline", "", 404, ""},
 		{"long profile", with, "GET", "/debug/pprof/profile?seconds=3600", "", 400, "1 to 60"},
@@ -304,7 +351,7 @@ func TestAPIAccess(t *testing.T) {
 		if code != c.code || !strings.Contains(body, c.says) {
 			t.Errorf("%s: %d %s, want %d and %q", c.what, code, body, c.code, c.says)
 		}
-		if policy := header.Get("Content-Security-Policy"); c.code != 421 && policy == "" || header.Get("Access-Control-Allow-Origin") != "" {
+		if policy := header.Get("Content-Security-Policy"); policy == "" || header.Get("Access-Control-Allow-Origin") != "" {
 			t.Errorf("%s: headers %v", c.what, header)
 		}
 	}

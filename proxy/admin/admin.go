@@ -120,15 +120,16 @@ func (s *Server) routes() http.Handler {
 		ErrorLog:      slog.NewLogLogger(s.o.Logger.Handler(), slog.LevelError),
 		ErrorHandling: promhttp.ContinueOnError,
 	}))))
-	return onlyFor(s.o.Names, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	known := onlyFor(s.o.Names, mux)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'") // the status page has its own
 		w.Header().Set("Cross-Origin-Resource-Policy", "same-origin")
 		w.Header().Set("Referrer-Policy", "no-referrer")
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-		mux.ServeHTTP(w, r)
-	}))
+		known.ServeHTTP(w, r)
+	})
 }
 
 // reading lets those through to h that may read.
@@ -144,6 +145,7 @@ func (s *Server) tellOfCluster(mux *http.ServeMux) {
 		return
 	}
 	mux.Handle("GET "+api.Prefix, s.reading(s.o.API.Read))
+	mux.HandleFunc(api.Prefix, api.OtherMethod)
 	mux.Handle("POST "+api.Prefix, s.o.Guard.SameSite(s.o.Guard.Writing(s.o.API.Write)))
 	show := page.New(page.Options{Source: s.o.API.Cluster, MayRead: s.o.Guard.MayRead})
 	mux.Handle("GET "+page.Prefix, show.Assets())

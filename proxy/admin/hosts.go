@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"usher/proxy/admin/api"
 	"usher/proxy/printable"
 )
 
@@ -20,8 +21,9 @@ import (
 func onlyFor(names []string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if host := hostOf(r.Host); host != "" && !isOurs(host, names) {
-			http.Error(w, fmt.Sprintf("%q is not a name of this admin listener; ask for an address, or add the name to USHER_ADMIN_HOSTS",
-				printable.Text(host)), http.StatusMisdirectedRequest)
+			api.WriteError(w, http.StatusMisdirectedRequest, api.Error{
+				Error: fmt.Sprintf("%q is not a name of this admin listener", printable.Text(host)), Remedy: "ask for an address, or add the name to USHER_ADMIN_HOSTS",
+			})
 			return
 		}
 		next.ServeHTTP(w, r)

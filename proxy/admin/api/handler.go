@@ -60,6 +60,14 @@ func notFound(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
+// OtherMethod answers requests that neither read nor write.
+func OtherMethod(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Allow", "GET, HEAD, POST")
+	WriteError(w, http.StatusMethodNotAllowed, Error{
+		Error: fmt.Sprintf("the method %s is not known here", printable.Text(fmt.Sprintf("%.20s", r.Method))), Remedy: "use GET to read, and POST to change something",
+	})
+}
+
 // NotYet answers all paths of a process that has no rules yet.
 func NotYet(w http.ResponseWriter, _ *http.Request) {
 	WriteError(w, http.StatusServiceUnavailable, Error{Error: "this replica has no rules yet", Remedy: "ask another replica, or read in /readyz what it waits for"})
