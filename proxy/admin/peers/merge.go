@@ -127,10 +127,19 @@ func (c *Cluster) Limits(ctx context.Context) api.Limits {
 		}
 	}
 	for i := range a.Limits {
+		byReplica(a.Limits[i].Shares)
+		for _, k := range a.Limits[i].Keys {
+			byReplica(k.Shares)
+		}
 		a.Limits[i].KeepFullest(api.KeysOfAnswer)
 	}
 	a.Missing = missing(found)
 	return a
+}
+
+// byReplica sorts shares, so that all replicas tell them in one order.
+func byReplica(list []api.Share) {
+	slices.SortFunc(list, func(a, b api.Share) int { return strings.Compare(a.Replica, b.Replica) })
 }
 
 // addLimit adds what another replica tells about the same limit. Its sessions come from

@@ -25,7 +25,7 @@ type Status struct {
 func (Status) Help() string {
 	return `Shows the health of the cluster and its replicas, then the rules, store and limits of the replica that was asked. usher limits, sessions, refusals and why show more, for the whole cluster.
 
-Exit codes: 0 success, 1 no answer, 2 wrong arguments.`
+Exit codes: 0 success, 1 no answer, 2 wrong arguments. Replicas that did not answer are named on the standard error.`
 }
 
 // Run shows the cluster and one replica.
@@ -36,7 +36,7 @@ func (v Status) Run(ctx context.Context, c Caller) error {
 		if err != nil || v.JSON {
 			return view{text: string(text)}, err
 		}
-		cluster, err := v.cluster(ctx, target, s)
+		cluster, missing, err := v.cluster(ctx, target, s)
 		if err != nil {
 			return view{}, err
 		}
@@ -44,23 +44,23 @@ func (v Status) Run(ctx context.Context, c Caller) error {
 		if err := control.Print(&b, st); err != nil {
 			return view{}, err
 		}
-		return view{text: cluster + b.String()}, nil
+		return view{cluster + b.String(), missing}, nil
 	})
 }
 
 // cluster asks about all replicas. An older usher does not know.
-func (v Status) cluster(ctx context.Context, target control.Target, s screen.Screen) (string, error) {
+func (v Status) cluster(ctx context.Context, target control.Target, s screen.Screen) (string, []api.Missing, error) {
 	client, err := target.Client()
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	a, err := client.Cluster(ctx)
 	var failed *api.FailedError
 	if errors.As(err, &failed) && failed.Code == http.StatusNotFound {
-		return "", nil
+		return "", nil, nil
 	}
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
-	return show.Cluster(s, a, a.Time.Local()) + "\n", nil
+	return show.Cluster(s, a, a.Time.Local()) + "\n", a.Missing, nil
 }

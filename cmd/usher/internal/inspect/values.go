@@ -21,7 +21,7 @@ func Values(ctx context.Context, c Caller) complete.Values {
 		case "reason":
 			return reasons()
 		case "state":
-			return []complete.Candidate{{Value: record.Negotiating}, {Value: record.Opening}, {Value: record.Relaying}, {Value: record.Associated}}
+			return each(states)
 		}
 		client, err := c.Target("", completing).Client()
 		if err != nil {
@@ -29,6 +29,13 @@ func Values(ctx context.Context, c Caller) complete.Values {
 		}
 		return ask(ctx, client, kind)
 	}
+}
+
+func each(values []string) (list []complete.Candidate) {
+	for _, value := range values {
+		list = append(list, complete.Candidate{Value: value})
+	}
+	return list
 }
 
 // reasons are those of refusals and ends.

@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/netip"
+	"slices"
+	"strings"
 
 	"usher/cmd/usher/internal/exit"
 	"usher/cmd/usher/internal/screen"
 	"usher/cmd/usher/internal/show"
 	"usher/proxy/admin/api"
+	"usher/proxy/record"
 )
 
 // Filter selects sessions or refusals.
@@ -42,6 +46,9 @@ func prefix(text string) (netip.Prefix, error) {
 	return netip.ParsePrefix(text)
 }
 
+// states are those that a session goes through.
+var states = []string{record.Negotiating, record.Opening, record.Relaying, record.Associated}
+
 // Sessions is usher sessions.
 type Sessions struct {
 	From
@@ -65,6 +72,9 @@ func (v Sessions) Run(ctx context.Context, c Caller) error {
 	q, err := v.query()
 	if err != nil {
 		return err
+	}
+	if v.State != "" && !slices.Contains(states, v.State) {
+		return exit.Usage(fmt.Errorf("--state %q is none of %s", v.State, strings.Join(states, ", ")))
 	}
 	q.State, q.Sort, q.Descending = v.State, v.Sort, v.Desc
 	if q.Limit, err = page(v.Limit); err != nil {
@@ -189,6 +199,10 @@ func (v End) Run(ctx context.Context, c Caller) error {
 func (v End) end(ctx context.Context, c Caller, do func(context.Context, *api.Client) (api.Ended, error)) error {
 	return Again{}.ask(ctx, c, v.JSON, v.question(c, func(ctx context.Context, client *api.Client, _ screen.Screen) (view, error) {
 		a, err := do(ctx, client)
+		var failed *api.FailedError
+		if client.Token == "" && errors.As(err, &failed) && failed.Code == http.StatusUnauthorized {
+			err = errors.New("this needs the token of the admin listener; set USHER_ADMIN_TOKEN or USHER_ADMIN_TOKEN_FILE as on the replicas")
+		}
 		return view{show.Ended(a), a.Missing}, err
 	}))
 }

@@ -2,7 +2,9 @@ package inspect
 
 import (
 	"context"
+	"errors"
 
+	"usher/cmd/usher/internal/exit"
 	"usher/cmd/usher/internal/screen"
 	"usher/cmd/usher/internal/show"
 	"usher/proxy/admin/api"
@@ -30,6 +32,9 @@ func (v Why) Run(ctx context.Context, c Caller) error {
 	most, err := page(v.Limit)
 	if err != nil {
 		return err
+	}
+	if v.Who == "" {
+		return exit.Usage(errors.New("name a client address, a network or a user"))
 	}
 	q := api.Query{Limit: api.MaxLimit}
 	if q.Client, err = prefix(v.Who); err != nil {

@@ -93,7 +93,7 @@ func shares(list []api.Share) string {
 	var words []string
 	for _, share := range list {
 		if share.Sessions > 0 {
-			words = append(words, fmt.Sprintf("%s %d", share.Replica, share.Sessions))
+			words = append(words, fmt.Sprintf("%s (%d)", share.Replica, share.Sessions))
 		}
 	}
 	return strings.Join(words, ", ")
@@ -126,7 +126,7 @@ func holders(s screen.Screen, list []api.Limit) string {
 		for _, k := range l.Keys {
 			text := fmt.Sprintf("%s %d/%d", k.Key, k.Sessions, k.Max)
 			if parts := shares(k.Shares); parts != "" {
-				text += " (" + parts + ")"
+				text += " on " + parts
 			}
 			keys = append(keys, text)
 		}
@@ -143,7 +143,7 @@ const indent = "    "
 func people(list []record.Holder) string {
 	var words []string
 	for _, h := range list {
-		words = append(words, fmt.Sprintf("%s %d", person(h.Client, h.User), h.Sessions))
+		words = append(words, fmt.Sprintf("%s (%d)", person(h.Client, h.User), h.Sessions))
 	}
 	return strings.Join(words, ", ")
 }
