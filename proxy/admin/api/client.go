@@ -30,7 +30,7 @@ type Client struct {
 	By        string // for whom requests are made that change something
 	// HTTP is used for requests. nil: a new connection for each, never through a proxy.
 	HTTP *http.Client
-	// Timeout bounds each request; 0: 10 s.
+	// Timeout bounds each request; 0: 10 s, and 15 s for EndNotAdmitted.
 	Timeout time.Duration
 	// Body, if it is not nil, gets the JSON text of each answer that is a success.
 	Body func(text []byte)
@@ -91,12 +91,20 @@ func (c *Client) EndGeneration(ctx context.Context, label string) (a Ended, err 
 	return c.EndAll(ctx, Ending{Generation: label})
 }
 
+// JudgeTime bounds how long a replica takes to judge its sessions anew: it may have to look
+// up names.
+const JudgeTime = 12 * time.Second
+
 // EndAll ends the sessions that which selects.
 func (c *Client) EndAll(ctx context.Context, which Ending) (a Ended, err error) {
 	if which.Session != "" {
 		return c.End(ctx, which.Session)
 	}
-	return a, c.do(ctx, http.MethodPost, "sessions/end", which.Values(), &a)
+	at := *c
+	if which.NotAdmitted && c.Timeout == 0 { // it asks others, too
+		at.Timeout = JudgeTime + 3*time.Second
+	}
+	return a, at.do(ctx, http.MethodPost, "sessions/end", which.Values(), &a)
 }
 
 // Drain makes a replica take no new sessions. "" is the replica that is asked.

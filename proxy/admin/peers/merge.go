@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"syscall"
@@ -18,7 +19,13 @@ func gone(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
 // Cluster implements api.Source.
 func (c *Cluster) Cluster(ctx context.Context) api.Cluster {
 	var a api.Cluster
-	found := ask(ctx, c, everybody, func() { a = c.o.Local.Cluster(ctx) }, func(ctx context.Context, at *api.Client) (api.Cluster, error) { return at.Cluster(ctx) })
+	found := ask(ctx, c, everybody, func() { a = c.o.Local.Cluster(ctx) }, func(ctx context.Context, at *api.Client) (api.Cluster, error) {
+		a, err := at.Cluster(ctx)
+		if err == nil && len(a.Replicas) != 1 {
+			err = fmt.Errorf("it tells of %d replicas instead of itself alone", len(a.Replicas))
+		}
+		return a, err
+	})
 	for _, o := range found {
 		a.Replicas = append(a.Replicas, rowOf(o))
 	}
@@ -33,7 +40,7 @@ func (c *Cluster) Cluster(ctx context.Context) api.Cluster {
 // rowOf returns what is known of a peer.
 func rowOf(o outcome[api.Cluster]) api.Replica {
 	p := o.peer
-	if o.err == nil && len(o.answer.Replicas) == 1 {
+	if o.err == nil {
 		row := o.answer.Replicas[0]
 		row.Address, row.Seen = p.Address, p.Seen
 		return row
@@ -41,9 +48,7 @@ func rowOf(o outcome[api.Cluster]) api.Replica {
 	row := api.Replica{
 		ID: p.ID, Name: p.Name, Address: p.Address, Version: p.Version, Started: p.Started, Seen: p.Seen, State: api.Silent,
 	}
-	if o.err != nil {
-		row.Error = o.err.Error()
-	}
+	row.Error = o.err.Error()
 	if p.Dead {
 		row.State = api.Dead
 	}

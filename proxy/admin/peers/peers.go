@@ -35,8 +35,9 @@ func (p Peer) title() string {
 
 // Bounds of the requests to peers.
 const (
-	Timeout     = time.Second            // for an answer
+	Timeout     = time.Second            // for an answer, where nothing else is said
 	deadTimeout = 250 * time.Millisecond // for one of a replica whose lease has ended
+	drainTime   = 6 * time.Second        // for one that has to wait for the main loop
 	together    = 8                      // questions of clients that are passed on at a time
 )
 
@@ -45,20 +46,28 @@ const (
 type Options struct {
 	Local api.Source    // this replica alone
 	Peers func() []Peer // in any order
-	// Ask returns a client that asks this peer alone.
+	// Ask returns a client that asks this peer alone. The Cluster sets its Timeout.
 	Ask func(Peer) *api.Client
 }
 
 // Cluster answers for all replicas. It is safe for concurrent use.
 type Cluster struct {
-	o    Options
-	turn chan struct{} // has a token for each question that is passed on
+	o       Options
+	timeout time.Duration // for an answer
+	turn    chan struct{} // has a token for each question that is passed on
 }
 
 var _ api.Source = (*Cluster)(nil)
 
 // New returns a Cluster.
-func New(o Options) *Cluster { return &Cluster{o: o, turn: make(chan struct{}, together)} }
+func New(o Options) *Cluster {
+	return &Cluster{o: o, timeout: Timeout, turn: make(chan struct{}, together)}
+}
+
+// within returns the same cluster with another time for an answer.
+func (c *Cluster) within(timeout time.Duration) *Cluster {
+	return &Cluster{o: c.o, timeout: timeout, turn: c.turn}
+}
 
 // outcome is what a peer has answered.
 type outcome[T any] struct {
@@ -99,13 +108,15 @@ func askOne[T any](ctx context.Context, c *Cluster, p Peer, question func(contex
 	if p.Address == "" {
 		return answer, errors.New(p.Silent)
 	}
-	timeout := Timeout
+	timeout := c.timeout
 	if p.Dead {
 		timeout = deadTimeout
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errors.New("no answer within "+timeout.String()))
 	defer cancel()
-	answer, err = question(ctx, c.o.Ask(p))
+	at := c.o.Ask(p)
+	at.Timeout = 2 * timeout // ctx ends first, and says why
+	answer, err = question(ctx, at)
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}

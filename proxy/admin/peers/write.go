@@ -21,7 +21,11 @@ var _ api.Writer = Writer{}
 // End implements api.Writer.
 func (w Writer) End(ctx context.Context, which api.Ending, by string) api.Ended {
 	var a api.Ended
-	found := ask(ctx, w.Cluster, everybody, func() { a = w.Local.End(ctx, which, by) }, func(ctx context.Context, at *api.Client) (api.Ended, error) {
+	all := w.Cluster
+	if which.NotAdmitted {
+		all = all.within(api.JudgeTime)
+	}
+	found := ask(ctx, all, everybody, func() { a = w.Local.End(ctx, which, by) }, func(ctx context.Context, at *api.Client) (api.Ended, error) {
 		at.By = by
 		a, err := at.EndAll(ctx, which)
 		var failed *api.FailedError
@@ -42,7 +46,7 @@ func (w Writer) Drain(ctx context.Context, replica string, drain bool, by string
 	if replica == "" || replica == w.Name {
 		return w.Local.Drain(ctx, "", drain, by)
 	}
-	found := ask(ctx, w.Cluster, func(p Peer) bool { return p.Name == replica }, func() {}, func(ctx context.Context, at *api.Client) (api.Changed, error) {
+	found := ask(ctx, w.within(drainTime), func(p Peer) bool { return p.Name == replica }, func() {}, func(ctx context.Context, at *api.Client) (api.Changed, error) {
 		at.By = by
 		if drain {
 			return at.Drain(ctx, "")
@@ -61,6 +65,7 @@ func (w Writer) Drain(ctx context.Context, replica string, drain bool, by string
 		}
 	}
 	return api.Changed{}, &api.FailedError{Code: http.StatusServiceUnavailable, Answer: api.Error{
-		Error: fmt.Sprintf("replica %s has not done it: %v", found[0].peer.title(), found[0].err), Remedy: "see its log, or run usher drain or undrain where it runs",
+		Error:  fmt.Sprintf("replica %s has not said that it has done it, and may do it later: %v", found[0].peer.title(), found[0].err),
+		Remedy: "read " + api.Prefix + "cluster for its state, or run usher drain or undrain where it runs",
 	}}
 }

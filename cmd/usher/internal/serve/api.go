@@ -71,7 +71,7 @@ func (s *service) api(status func() admin.Status) *admin.API {
 
 // peerClient returns a client that asks one other replica.
 func (s *service) peerClient(p peers.Peer) *api.Client {
-	c := &api.Client{Address: p.Address, Local: true, ID: p.ID, Timeout: peers.Timeout}
+	c := &api.Client{Address: p.Address, Local: true, ID: p.ID}
 	if token := s.cfg.Token(); token != nil {
 		c.Authorize = func(r *http.Request) {
 			if text, err := token(); err == nil { // else the peer refuses the request, and says so
