@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -180,6 +181,30 @@ func TestSlowClient(t *testing.T) {
 	}
 	if show(2, 5, "z", "y", "x"); len(s.take()) > 0 {
 		t.Error("nothing has changed, and there is an event")
+	}
+}
+
+// A replica that answers again brings no refusals that were told before.
+func TestRefusalsAreToldOnce(t *testing.T) {
+	s := newStream()
+	show := func(refused ...int) string {
+		v := &view{}
+		for _, id := range refused {
+			v.refusals.Refusals = append(v.refusals.Refusals, record.End{Session: record.Session{ID: fmt.Sprint(id)}, Time: time.Unix(1, 0)})
+		}
+		s.show(v)
+		return string(s.take())
+	}
+	show(2, 1)
+	show(1) // the replica of 2 does not answer
+	if text := show(3, 2, 1); !strings.Contains(text, `"session":"3"`) || strings.Contains(text, `"session":"2"`) {
+		t.Errorf("told: %s", text)
+	}
+	for id := range 20 * maxNews {
+		show(id)
+	}
+	if len(s.last) > maxKnown+maxNews {
+		t.Errorf("%d refusals are kept", len(s.last))
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -14,6 +15,9 @@ import (
 
 // maxNews bounds how many refusals one event tells.
 const maxNews = 100
+
+// maxKnown is how many refusals a stream knows again, about.
+const maxKnown = 10 * maxNews
 
 // view is what the cluster looks like at one moment.
 type view struct {
@@ -52,7 +56,7 @@ type stream struct {
 	mu     sync.Mutex
 	before map[string][]byte    // by event: what was shown last, without times
 	limits map[string][]byte    // by limit: the same
-	last   map[string]time.Time // ids of the refusals that were shown last
+	last   map[string]time.Time // ids of refusals that were shown, and when they were made
 
 	pending map[string][]byte // by event: its text
 	changed map[string]api.Limit
@@ -137,7 +141,10 @@ func (s *stream) compareRefusals(now api.Refusals) {
 			fresh = append(fresh, e)
 		}
 	}
-	s.last = seen
+	if len(s.last) > maxKnown {
+		s.last = seen
+	}
+	maps.Copy(s.last, seen) // also those of a replica that answers again
 	if len(fresh) == 0 && !first {
 		return
 	}
