@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,6 +25,12 @@ func TestManualPage(t *testing.T) {
 	want := []string{`.SH "ENVIRONMENT"`, "--relayd", "--timeout=", "SIGHUP"}
 	for _, verb := range []string{"serve", "validate", "explain", "probe", "status", "reload", "apply", "rollback", "generations", "keygen", "stop", "version"} {
 		want = append(want, ".SS \"usher "+verb+"\"\n")
+	}
+	for _, verb := range []string{"sessions", "limits", "refusals", "why", "end", "drain", "undrain", "upgrade", "completion"} {
+		want = append(want, ".SS \"usher "+verb+"\"\n")
+	}
+	for _, code := range []string{"0", "1", "2", "3", fmt.Sprint(unheardCode)} {
+		want = append(want, ".B "+code+"\n")
 	}
 	for _, v := range settings.Variables() {
 		want = append(want, ".B "+v.Name+"\n", v.Help)

@@ -14,9 +14,10 @@ import (
 // exitStatus are the exit codes of all verbs.
 var exitStatus = [][2]string{
 	{"0", "Success. For probe: ready. For explain: the request passes."},
-	{"1", "Failure. For probe: not ready."},
+	{"1", "Failure, or nobody answers. For probe: not ready."},
 	{"2", "Wrong arguments, or a wrong variable."},
 	{"3", "For explain: the request would be refused."},
+	{"4", "For reload, drain, undrain and upgrade: the signal was sent, the result is in the log."},
 }
 
 // Write writes the page for the command line app of this version of usher.

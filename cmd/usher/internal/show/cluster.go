@@ -38,11 +38,14 @@ func Cluster(s screen.Screen, a api.Cluster, now time.Time) string {
 		},
 	}
 	for _, r := range a.Replicas {
-		up := none
-		if !r.Started.IsZero() && alive(r) {
-			up = period(now.Sub(r.Started))
+		up, sessions := none, none // nobody knows those of a replica that does not answer
+		if alive(r) {
+			sessions = fmt.Sprint(r.Sessions)
+			if !r.Started.IsZero() {
+				up = period(now.Sub(r.Started))
+			}
 		}
-		t.Add(cmp.Or(r.Name, r.ID), r.State, fmt.Sprint(r.Sessions), cmp.Or(r.Generation, none), up, since(r.Seen, now),
+		t.Add(cmp.Or(r.Name, r.ID), r.State, sessions, cmp.Or(r.Generation, none), up, since(r.Seen, now),
 			cmp.Or(r.Version, none), cmp.Or(r.Address, none))
 		t.Rows[len(t.Rows)-1][1].Style = stateStyle(r)
 	}

@@ -227,3 +227,20 @@ func TestValues(t *testing.T) {
 		}
 	}
 }
+
+// Kinds of refusals that do not fit are counted, and a blocked one is explained once.
+func TestWhyCountsWhatItLeavesOut(t *testing.T) {
+	blocked := refusal(time.Minute, "192.0.2.7:5000", "usher-3")
+	blocked.Reason, blocked.Error, blocked.Held = "blocked", "blocked by the rules", nil
+	list := []record.End{blocked, refusal(time.Hour, "192.0.2.7:5001", "usher-1"), refusal(time.Hour, "192.0.2.7:5002", "usher-1")}
+	text := Why(screen.Screen{}, "192.0.2.7", 3, Cases(list, 1), now)
+	if !strings.HasSuffix(text, "\n2 of the 3 refusals are not shown; --limit shows more kinds of them\n") {
+		t.Errorf("what is left out is not told:\n%s", text)
+	}
+	if strings.Contains(text, "blocked by the rules") {
+		t.Errorf("the reason is said twice:\n%s", text)
+	}
+	if text = Why(screen.Screen{}, "192.0.2.7", 3, Cases(list, 2), now); strings.Contains(text, "not shown") {
+		t.Errorf("nothing is left out:\n%s", text)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"usher/cmd/usher/internal/screen"
+	"usher/proxy/decide"
 	"usher/proxy/record"
 )
 
@@ -16,12 +17,18 @@ const mostHolders = 8
 // have told.
 func Why(s screen.Screen, subject string, total int, cases []Case, now time.Time) string {
 	if len(cases) == 0 {
-		return fmt.Sprintf("no refusal of %s is known. Each replica remembers its last thousand refusals since its start; older ones are in the log.\n", clean(subject))
+		text := fmt.Sprintf("no refusal of %s is known. Each replica remembers its last thousand refusals since its start; older ones are in the log.", subject)
+		return strings.Join(screen.Wrap(text, s.Width), "\n") + "\n"
 	}
 	last := cases[0]
 	texts := []string{fmt.Sprintf("%s was refused %s, last %s ago.\n", s.Paint(screen.Bold, subject), times(total), since(last.Time, now))}
+	left := total
 	for _, c := range cases {
 		texts = append(texts, c.text(s, now))
+		left -= c.Times
+	}
+	if left > 0 {
+		texts = append(texts, s.Paint(screen.Dim, fmt.Sprintf("%d of the %d refusals are not shown; --limit shows more kinds of them", left, total))+"\n")
 	}
 	return strings.Join(texts, "\n")
 }
@@ -85,7 +92,7 @@ func (c Case) reason() string {
 	if e, ok := record.Explain(c.Reason); ok {
 		text += ": " + e.Why
 	}
-	if c.Error != "" && !strings.HasSuffix(text, c.Error) {
+	if c.Error != "" && c.Error != decide.ErrBlocked.Error() && !strings.HasSuffix(text, c.Error) {
 		text += " (" + c.Error + ")"
 	}
 	return text
