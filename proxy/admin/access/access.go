@@ -127,6 +127,11 @@ func (g *Guard) admitted(w http.ResponseWriter, r *http.Request) bool {
 		return true
 	case r.Header.Get("Authorization") == "":
 		g.challenge(w, r, "this request needs the token of the admin listener")
+	case isSigned(r):
+		g.refuse(w, r, http.StatusUnauthorized, api.Error{
+			Error:  "the signature of the replica that asks is not good here",
+			Remedy: "set the same USHER_ADMIN_TOKEN on all replicas, and their clocks; with USHER_ADMIN_ADVERTISE, see that its address leads to this replica",
+		})
 	default:
 		g.challenge(w, r, "this is not the token of the admin listener")
 	}

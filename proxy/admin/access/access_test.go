@@ -161,6 +161,11 @@ func TestSignedRequests(t *testing.T) {
 			t.Errorf("%s: %d, want %d", what, got, c.want)
 		}
 	}
+	w := httptest.NewRecorder()
+	g.Writing(http.NotFoundHandler()).ServeHTTP(w, signed("another", "192.0.2.7:9090", 0, same))
+	if !strings.Contains(w.Body.String(), "the same USHER_ADMIN_TOKEN on all replicas") {
+		t.Errorf("a replica with another token is told: %s", w.Body)
+	}
 	if r := signed(token, "192.0.2.7:9090", 0, same); strings.Contains(r.Header.Get("Authorization"), token) {
 		t.Error("the token is sent")
 	}

@@ -35,6 +35,12 @@ func mac(r *http.Request, token, address, at string) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
+// isSigned reports whether a request has a signature, good or not.
+func isSigned(r *http.Request) bool {
+	kind, _, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	return kind == scheme
+}
+
 // isPeer reports whether another replica has signed a request, to this one.
 func (g *Guard) isPeer(r *http.Request, token string) bool {
 	kind, rest, _ := strings.Cut(r.Header.Get("Authorization"), " ")

@@ -75,11 +75,11 @@ func TestForgedCard(t *testing.T) {
 	})
 	c := cluster(&replica{name: "web1"}, network{"thief": thief}, peers.Peer{Name: "web2", Address: "thief"})
 	a := c.Sessions(t.Context(), api.Query{Limit: 9})
-	if a.Total != 0 || len(a.Missing) != 1 || !strings.Contains(a.Missing[0].Error, "not the token") {
+	if a.Total != 0 || len(a.Missing) != 1 || !strings.Contains(a.Missing[0].Error, "signature") {
 		t.Errorf("reading: %+v", a)
 	}
 	ended := c.End(t.Context(), api.Ending{Session: "b1"}, "192.0.2.9")
-	if len(ended.Ended) != 0 || len(ended.Missing) != 1 || !strings.Contains(ended.Missing[0].Error, "not the token") {
+	if len(ended.Ended) != 0 || len(ended.Missing) != 1 || !strings.Contains(ended.Missing[0].Error, "signature") {
 		t.Errorf("writing: %+v", ended)
 	}
 	if len(stolen) != 2 || strings.Contains(strings.Join(stolen, ""), token) {
