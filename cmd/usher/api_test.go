@@ -36,14 +36,13 @@ type trio struct {
 	web    []*process
 }
 
-func startTrio(t *testing.T, env ...string) *trio {
+func startTrio(t *testing.T) *trio {
 	t.Helper()
 	c := &trio{t: t, server: redistest.Start(t), file: ruleFile(t, apiRules)}
 	for i := range 3 {
-		c.web = append(c.web, launch(t, append([]string{
-			"USHER_CONFIG=" + c.file, "USHER_STORE=" + c.server.URL(), "USHER_LEASE_TTL=2s", fmt.Sprintf("USHER_REPLICA=web%d", i+1),
-			"USHER_ADMIN_TOKEN=" + adminToken,
-		}, env...)...))
+		c.web = append(c.web, launch(t,
+			"USHER_CONFIG="+c.file, "USHER_STORE="+c.server.URL(), "USHER_LEASE_TTL=2s", fmt.Sprintf("USHER_REPLICA=web%d", i+1),
+			"USHER_ADMIN_TOKEN="+adminToken))
 	}
 	for _, p := range c.web {
 		p.eventually("/readyz", `"ready": true`)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	"usher/cmd/usher/internal/control"
@@ -27,6 +28,9 @@ type controlFlags struct {
 func (s system) target(where string, pid int, timeout time.Duration) control.Target {
 	t := control.Target{Admin: where, PID: pid, Timeout: timeout, Token: func() (string, error) { return settings.AdminToken(s.environ) }}
 	if where != "" {
+		if _, _, err := net.SplitHostPort(where); err != nil {
+			t.NoAdmin = exit.Usage(fmt.Errorf("--admin %q is not HOST:PORT: %w", where, err))
+		}
 		return t
 	}
 	cfg, err := s.config()

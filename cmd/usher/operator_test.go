@@ -22,7 +22,12 @@ type verb struct{ out, err, code string }
 // operate runs a verb against the admin listener of p. env are further variables.
 func operate(t *testing.T, p *process, env []string, args ...string) verb {
 	t.Helper()
-	cmd := exec.Command("usher", append(args, "--admin", p.admin)...)
+	return verbAt(p.admin, args, env...)
+}
+
+// verbAt runs a verb against an admin listener.
+func verbAt(admin string, args []string, env ...string) verb {
+	cmd := exec.Command("usher", append(args, "--admin", admin)...)
 	cmd.Env = append(append(os.Environ(), "COLUMNS=80"), env...)
 	var out, complaints bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &complaints
@@ -89,12 +94,15 @@ func TestOperatorFindsOutWhy(t *testing.T) {
 		t.Errorf("end without the token: %+v", without)
 	}
 	c.sessions(at, 5)
+	if v := verbAt("nonsense", []string{"end", id}); v.code != "2" || !strings.Contains(v.err, "HOST:PORT") {
+		t.Errorf("an address without a port: %+v", v)
+	}
 	with := operate(t, at, []string{"USHER_ADMIN_TOKEN=" + adminToken}, "end", id)
 	if with != (verb{"ended: session " + id + "\n", "", "0"}) {
 		t.Errorf("end with the token: %+v", with)
 	}
 	again := operate(t, at, []string{"USHER_ADMIN_TOKEN=" + adminToken}, "end", id)
-	if again.code != "1" || !strings.Contains(again.err, "session "+id) {
+	if again.code != "1" || !strings.Contains(again.err, "session "+id) || !strings.Contains(again.err, "usher sessions lists") {
 		t.Errorf("end of a session that is not: %+v", again)
 	}
 	redistest.Eventually(t, patience, "the next request is granted", func() bool {

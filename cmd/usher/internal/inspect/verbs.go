@@ -200,7 +200,11 @@ func (v End) end(ctx context.Context, c Caller, do func(context.Context, *api.Cl
 	return Again{}.ask(ctx, c, v.JSON, v.question(c, func(ctx context.Context, client *api.Client, _ screen.Screen) (view, error) {
 		a, err := do(ctx, client)
 		var failed *api.FailedError
-		if client.Token == "" && errors.As(err, &failed) && failed.Code == http.StatusUnauthorized {
+		switch {
+		case !errors.As(err, &failed):
+		case failed.Code == http.StatusNotFound:
+			failed.Answer.Remedy = "usher sessions lists those that run"
+		case failed.Code == http.StatusUnauthorized && client.Token == "":
 			err = errors.New("this needs the token of the admin listener; set USHER_ADMIN_TOKEN or USHER_ADMIN_TOKEN_FILE as on the replicas")
 		}
 		return view{show.Ended(a), a.Missing}, err

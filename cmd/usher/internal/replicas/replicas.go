@@ -5,6 +5,7 @@ package replicas
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -103,7 +104,7 @@ func (r *Replicas) show(ctx context.Context, conn card.Conn) card.Conn {
 
 // failed logs the first failure of several, if it is none of the store as a whole.
 func (r *Replicas) failed(ctx context.Context, err error) {
-	if _, joined := r.o.Members(); !joined || context.Cause(ctx) == context.Canceled {
+	if _, joined := r.o.Members(); !joined || errors.Is(context.Cause(ctx), context.Canceled) {
 		return
 	}
 	r.mu.Lock()
