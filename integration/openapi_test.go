@@ -58,6 +58,12 @@ func describe(t *testing.T, at string) *described {
 // request and answer.
 func (d *described) ask(method, path string, code int) []byte {
 	d.t.Helper()
+	return d.askFor("", method, path, code)
+}
+
+// askFor is like ask, with the name host in Host. "" is the address.
+func (d *described) askFor(host, method, path string, code int) []byte {
+	d.t.Helper()
 	path, free := strings.CutPrefix(path, "-")
 	req, err := http.NewRequestWithContext(d.t.Context(), method, d.at+path, nil)
 	if err != nil {
@@ -66,11 +72,13 @@ func (d *described) ask(method, path string, code int) []byte {
 	if !free {
 		req.Header.Set("Authorization", "Bearer "+apiToken)
 	}
+	req.Host = host
 	resp, err := adminClient.Do(req)
 	if err != nil {
 		d.t.Fatal(err)
 	}
 	defer resp.Body.Close()
+	req.Host = ""
 	text, err := io.ReadAll(resp.Body)
 	if err != nil || resp.StatusCode != code {
 		d.t.Errorf("%s %s: %d %s, %v; want %d", method, path, resp.StatusCode, text, err, code)
@@ -131,6 +139,7 @@ socks block { from: 0/0 to: 0/0 }
 	d.ask("GET", "/api/v1/openapi.json", 200)
 	d.ask("GET", "/api/v1/sessions?limit=0", 400)
 	d.ask("GET", "/api/v1/cluster?local=none", 409)
+	d.askFor("rebound.example", "GET", "/api/v1/cluster", 421)
 	d.ask("POST", "-/api/v1/drain", 401)
 	d.ask("POST", "/api/v1/sessions/none/end", 404)
 	d.ask("POST", "/api/v1/sessions/end", 400)
