@@ -19,6 +19,7 @@ func BenchmarkAdmission(b *testing.B) {
 	}{
 		{"plain", limiter.Limit{}, limiter.Limit{Rule: "a/s1", Max: 9}},
 		{"both", limiter.Limit{Rule: "a/c1", Max: 9}, limiter.Limit{Rule: "a/s1", Max: 9}},
+		{"report", limiter.Limit{}, limiter.Limit{Rule: "a/s1", Max: 9, Report: true}},
 		{"key", limiter.Limit{}, limiter.Limit{Rule: "a/s1", Max: 9, Key: "from=192.0.2.1", KeyMax: 9}},
 		{"rate", limiter.Limit{}, limiter.Limit{Rule: "a/s1", Max: limit.None, Throttle: limit.Rate{N: 1 << 30, Per: time.Hour}}},
 	} {

@@ -141,8 +141,9 @@ type Options struct {
 // locally reports whether this replica admits sessions of a limit by itself if the store
 // does not answer.
 func (o *Options) locally(l Limit) bool {
-	return l.Report || o.AdmitLocally &&
-		!o.Strict //mutate:strict-admits-locally
+	return l.Report || //mutate:a-limit-that-only-reports-needs-the-store
+		o.AdmitLocally &&
+			!o.Strict //mutate:strict-admits-locally
 }
 
 // Limiter admits sessions. It is safe for concurrent use.

@@ -146,6 +146,8 @@ var mutations = []mutation{
 	{"a-reported-session-begins-before-it-is-counted", "m.effects = append(m.effects, Effect{Owner: s.owner, Slot: s})", reports + "messages/keep", ""},
 	{"claims-of-a-limit-that-only-reports-state-a-maximum", "case c.pool:", reports + "restarts/strict", ""},
 	{"a-limit-that-only-reports-ends-sessions", "m.settings.Strict", reports + "partitions/strict", ""},
+	{"a-limit-that-only-reports-needs-the-store", "", driver + "TestReportWithoutStore", ownDriver},
+	{"a-reported-session-outlives-its-replica", "", driver + "TestCloseEndsAReportedSessionThatWaits", ownDriver},
 	{"a-limit-that-only-reports-refuses", "false", reports + "calm/keep", ""},
 	{"a-window-lasts-as-long-as-the-rate-that-opened-it", "", pools + "calm/keep", ""},
 }

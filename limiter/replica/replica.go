@@ -150,7 +150,7 @@ func (m *Machine) Leave() {
 		for len(c.waiters) > 0 {
 			m.answer(c, nil, ErrClosed)
 		}
-		m.refuseUntold(c)
+		m.refuseUntold(c) //mutate:a-reported-session-outlives-its-replica
 	}
 	m.link.notBefore = 0
 	if !joined {

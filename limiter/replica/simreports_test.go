@@ -59,7 +59,7 @@ func (w *world) countReported(s *Slot, which int) {
 		w.fail("V", "a session of %s begins although it is refused", simLimits[which].Counter)
 	case s.refused != nil:
 		w.would[which]++
-		if s.refused.Reason == ErrFull {
+		if errors.Is(s.refused, ErrFull) {
 			w.fulls++
 		}
 	case s.local:
