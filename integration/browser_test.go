@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"testing"
-	"time"
 
 	"github.com/chromedp/chromedp"
 
@@ -71,17 +70,15 @@ func eval[T any](p *tab, script string) T {
 }
 
 // until waits until an expression is true. It says what the page shows if that takes too
-// long, and returns how long it took.
-func (p *tab) until(script string) time.Duration {
+// long.
+func (p *tab) until(script string) {
 	p.t.Helper()
-	begin := time.Now()
 	eventually(p.t, 2*patience, func() string {
 		if eval[bool](p, "!!("+script+")") {
 			return ""
 		}
 		return fmt.Sprintf("not so: %s; the page shows\n%s", script, eval[string](p, "document.body.innerText"))
 	})
-	return time.Since(begin)
 }
 
 // shows is a script that tells whether an element has a text.

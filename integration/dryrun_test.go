@@ -80,6 +80,66 @@ func TestDryRunIsExact(t *testing.T) {
 	}
 }
 
+// comers are clients of one target that come and go.
+type comers struct {
+	target                             string
+	open, peak, asked, refused, failed atomic.Int64
+	working                            sync.WaitGroup
+	stop                               chan struct{}
+}
+
+// work opens sessions until stop, one after the other.
+func (all *comers) work(c client) {
+	for {
+		select {
+		case <-all.stop:
+			return
+		default:
+		}
+		a := c.connect(all.target)
+		all.asked.Add(1)
+		switch {
+		case a.Conn != nil:
+			all.enter(a)
+			a.Close()
+		case a.reply == notAllowed:
+			all.refused.Add(1)
+		default:
+			all.failed.Add(1)
+		}
+	}
+}
+
+// enter uses a session for a while. Its end is counted before it ends, so open is never
+// more than the replicas have.
+func (all *comers) enter(a answer) {
+	now := all.open.Add(1)
+	for highest := all.peak.Load(); now > highest && !all.peak.CompareAndSwap(highest, now); highest = all.peak.Load() {
+	}
+	for range 20 {
+		if !a.relays() {
+			all.failed.Add(1)
+			break
+		}
+	}
+	all.open.Add(-1)
+}
+
+// watch lets 300 more clients ask, and returns how many of them were refused and how
+// many sessions were open at a time.
+func (all *comers) watch(t *testing.T) (turnedAway, together int64) {
+	t.Helper()
+	begin, before := all.asked.Load(), all.refused.Load()
+	all.peak.Store(0)
+	eventually(t, patience, func() string {
+		if n := all.asked.Load() - begin; n < 300 {
+			return fmt.Sprintf("only %d clients have asked", n)
+		}
+		return ""
+	})
+	return all.refused.Load() - before, all.peak.Load()
+}
+
 // TestDryRunReloads changes the mode of a pool on one replica after the other, under
 // traffic. While all replicas report, nobody is refused. Once all enforce and enough
 // sessions have ended, no more than the maximum run.
@@ -91,69 +151,24 @@ func TestDryRunReloads(t *testing.T) {
 	w := newWorld(t, options{rules: dry, alone: true})
 	enforced := strings.Replace(dry(w.limited, w.free), "session.mode: report", "session.mode: enforce", 1)
 
-	var open, peak, asked, refused, failed atomic.Int64
-	stop := make(chan struct{})
-	var working sync.WaitGroup
-	work := func(c client) {
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-			}
-			a := c.connect(w.limited.String())
-			asked.Add(1)
-			switch {
-			case a.Conn != nil:
-				now := open.Add(1)
-				for highest := peak.Load(); now > highest && !peak.CompareAndSwap(highest, now); highest = peak.Load() {
-				}
-				for range 20 {
-					if !a.relays() {
-						failed.Add(1)
-						break
-					}
-				}
-				open.Add(-1) // before it ends: never more than the replicas have
-				a.Close()
-			case a.reply == notAllowed:
-				refused.Add(1)
-			default:
-				failed.Add(1)
-			}
-		}
-	}
-	defer working.Wait()
-	defer close(stop)
+	all := comers{target: w.limited.String(), stop: make(chan struct{})}
+	defer all.working.Wait()
+	defer close(all.stop)
 	for i := range 30 {
-		working.Go(func() { work(client{proxy: w.replicas[i%3].socks}) })
-	}
-	// watch lets 300 more clients ask, and returns how many of them were refused and how
-	// many sessions were open at a time.
-	watch := func() (turnedAway, together int64) {
-		t.Helper()
-		begin, before := asked.Load(), refused.Load()
-		peak.Store(0)
-		eventually(t, patience, func() string {
-			if n := asked.Load() - begin; n < 300 {
-				return fmt.Sprintf("only %d clients have asked", n)
-			}
-			return ""
-		})
-		return refused.Load() - before, peak.Load()
+		all.working.Go(func() { all.work(client{proxy: w.replicas[i%3].socks}) })
 	}
 	for range 2 {
-		if n, together := watch(); n != 0 || together <= most || w.would() == 0 {
+		if n, together := all.watch(t); n != 0 || together <= most || w.would() == 0 {
 			t.Errorf("while the limit only reports, %d were refused, %d ran together and %v were reported", n, together, w.would())
 		}
 		w.reload(enforced, true)
 		eventually(t, patience, func() string {
-			if n := open.Load(); n > most {
+			if n := all.open.Load(); n > most {
 				return fmt.Sprintf("%d sessions run", n)
 			}
 			return ""
 		})
-		if n, together := watch(); n == 0 || together > most {
+		if n, together := all.watch(t); n == 0 || together > most {
 			t.Errorf("while the limit is enforced, %d were refused and %d ran together", n, together)
 		}
 		eventually(t, patience, func() string {
@@ -167,15 +182,15 @@ func TestDryRunReloads(t *testing.T) {
 			return ""
 		})
 		w.reload(dry(w.limited, w.free), true)
-		asked.Store(0)
+		all.asked.Store(0)
 		eventually(t, patience, func() string { // whoever asked under the rules before has its answer
-			if n := asked.Load(); n < 60 {
+			if n := all.asked.Load(); n < 60 {
 				return fmt.Sprintf("only %d clients have asked", n)
 			}
 			return ""
 		})
 	}
-	if n := failed.Load(); n > 0 {
+	if n := all.failed.Load(); n > 0 {
 		t.Errorf("%d clients got another answer than their target's", n)
 	}
 }

@@ -9,21 +9,31 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// TestStatusPage looks at a cluster of three replicas by the page of one of them, in a
-// real browser.
-func TestStatusPage(t *testing.T) {
-	b := startBrowser(t)
-	const token = "token-of-the-status-page-test"
-	limited := func(most int) func(limited, free endpoint) string {
-		return func(limited, free endpoint) string {
-			return fmt.Sprintf(`
+const pageToken = "token-of-the-status-page-test"
+
+// limitedTo returns rules with a limit for one target, and none for the other.
+func limitedTo(most int) func(limited, free endpoint) string {
+	return func(limited, free endpoint) string {
+		return fmt.Sprintf(`
 client pass { from: 0/0 to: 0/0 }
 socks pass { from: 0/0 to: %s rule.name: web maxsessions: %d }
 socks pass { from: 0/0 to: %s }
 `, limited.to(), most, free.to())
-		}
 	}
-	w := newWorld(t, options{alone: true, rules: limited(5), env: map[string]string{"USHER_ADMIN_TOKEN": token, "USHER_CLUSTER": "edge"}})
+}
+
+// viewed is a cluster, the page of its first replica, and the sessions of clients.
+type viewed struct {
+	w    *world
+	p    *tab
+	held []crowd
+}
+
+// TestStatusPage looks at a cluster of three replicas by the page of one of them, in a
+// real browser.
+func TestStatusPage(t *testing.T) {
+	b := startBrowser(t)
+	w := newWorld(t, options{alone: true, rules: limitedTo(5), env: map[string]string{"USHER_ADMIN_TOKEN": pageToken, "USHER_CLUSTER": "edge"}})
 	p := open(t, b, w.replicas[0].admin+"/")
 	p.until(shows("h1", "edge is healthy") + " && document.querySelectorAll('.card.alive').length == 3")
 	p.until("document.querySelector('#link.live')")
@@ -41,117 +51,129 @@ socks pass { from: 0/0 to: %s }
 	third := (client{proxy: w.replicas[2].socks}).ask(t, 4, w.limited.String())
 	third.want(t, 2, notAllowed)
 
-	t.Run("the page of one shows the sessions of all", func(t *testing.T) {
-		p.t = t
-		p.until("document.querySelectorAll('#sessions tbody tr').length == 5")
-		for i := range w.replicas {
-			p.until(shows("#sessions td", fmt.Sprintf("usher-%d", i+1)))
-		}
-		p.until(shows(".limit.full .number", "5 of 5"))
-		p.until(shows(".limit.full .shares", "usher-3 2"))
-		p.until(shows(".limit.full .holders", "127.0.0.1 5"))
-		p.until("document.querySelectorAll('#refusals tbody tr').length == 2")
-		p.until(shows("#refusals td", "sockd.conf:3"))
-		p.until(shows("#refusals .reason", "limit"))
-	})
-
-	t.Run("changes arrive within two seconds", func(t *testing.T) {
-		p.t = t
-		quickest := time.Hour
-		for range 5 { // on a busy machine, one of them is enough
-			rows := eval[int](p, "document.querySelectorAll('#sessions tbody tr').length")
-			begin := time.Now()
-			more := (client{proxy: w.replicas[1].socks}).ask(t, 1, w.free.String())
-			p.until(fmt.Sprintf("document.querySelectorAll('#sessions tbody tr').length == %d", rows+1))
-			quickest = min(quickest, time.Since(begin))
-			more.close()
-			p.until(fmt.Sprintf("document.querySelectorAll('#sessions tbody tr').length == %d", rows))
-		}
-		t.Logf("the quickest of five changes was on the page after %v", quickest)
-		if quickest > 2*time.Second {
-			t.Errorf("no change arrived within two seconds; the quickest took %v", quickest)
-		}
-	})
-
-	t.Run("a session is ended with the token and not without", func(t *testing.T) {
-		p.t = t
-		first := "document.querySelector('#sessions [data-end]')"
-		id := eval[string](p, first+".dataset.end")
-		p.do(chromedp.Evaluate[chromedp.Void](first + ".click()"))
-		p.until("document.querySelector('#ask').open && document.activeElement.id == 'ask-secret'")
-		p.do(chromedp.KeyEvent("\r"))
-		p.until(shows("#ask-error", "needs the token"))
-		p.do(chromedp.SendKeys(chromedp.CSS("#ask-secret"), "wrong\r"))
-		p.until(shows("#ask-error", "token") + " && !" + shows("#ask-error", "needs the token"))
-		if !eval[bool](p, "!!document.getElementById('session-"+id+"')") {
-			t.Fatal("the session was ended without the token")
-		}
-		p.do(chromedp.SendKeys(chromedp.CSS("#ask-secret"), token+"\r"))
-		p.until("!document.querySelector('#ask').open && !document.getElementById('session-" + id + "')")
-		p.until(shows("#done", "was ended"))
-		if eval[bool](p, "JSON.stringify([document.cookie, {...localStorage}, location.href]).includes('token')") {
-			t.Error("the token is kept elsewhere than in this tab")
-		}
-		alive := 0
-		for _, c := range append(held, third) {
-			alive += len(c.alive())
-		}
-		if alive != 4 {
-			t.Errorf("%d of 5 sessions are left, want 4", alive)
-		}
-	})
-
-	t.Run("a reload shows both generations", func(t *testing.T) {
-		p.t = t
-		w.reload(limited(7)(w.limited, w.free), true)
-		p.until(shows(".limit .use.old", "4 of 5") + " && " + shows(".limit .use:not(.old)", "0 of 7"))
-		p.until(shows("#sessions .older", "older rules"))
-	})
-
-	t.Run("what is typed and focused stays", func(t *testing.T) {
-		p.t = t
-		p.do(chromedp.SendKeys(chromedp.CSS("#find"), "usher-3"))
-		p.until("document.querySelectorAll('#sessions tbody tr').length <= 2 && location.search.includes('usher-3')")
-		more := (client{proxy: w.replicas[2].socks}).ask(t, 1, w.free.String())
-		p.until(shows("#sessions td", w.free.String()))
-		more.close()
-		if got := eval[string](p, "document.activeElement.id + ' ' + document.activeElement.value"); got != "find usher-3" {
-			t.Errorf("the focus is at %q", got)
-		}
-		p.do(chromedp.Evaluate[chromedp.Void]("document.querySelector('.filters a').click()"))
-		p.until("!location.search.includes('usher-3')")
-	})
-
-	t.Run("a replica that was killed is dead", func(t *testing.T) {
-		p.t = t
-		w.replicas[2].kill()
-		p.until("document.querySelectorAll('.card.dead, .card.missing').length == 1")
-		p.until("document.querySelectorAll('.card.dead').length == 1")
-		p.until(shows("h1", "edge is degraded") + " && " + shows(".card.dead", "usher-3"))
-	})
-
-	t.Run("Redis stops and comes back", func(t *testing.T) {
-		p.t = t
-		w.store.Kill()
-		p.until("!" + shows("h1", "healthy") + " && " + shows(".facts", "has failed"))
-		w.store.Start()
-		p.until(shows(".facts", "answers"))
-	})
-
-	t.Run("the replica of the page stops and comes back", func(t *testing.T) {
-		p.t = t
-		w.replicas[0].kill()
-		p.until("document.querySelector('#link.gone') && !document.querySelector('#lost').hidden")
-		again := map[string]string{"USHER_REPLICA": "usher-1"}
-		for k, v := range w.env {
-			if again[k] == "" {
-				again[k] = v
-			}
-		}
-		w.replicas[0] = launchReplica(t, "usher 1 again", w.hosts[0], w.ports.socks, w.ports.admin, again)
-		p.until("document.querySelector('#link.live') && document.querySelector('#lost').hidden")
-	})
-	if text := eval[string](p, "document.documentElement.outerHTML"); strings.Contains(text, token) {
+	v := &viewed{w: w, p: p, held: append(held, third)}
+	for _, step := range []struct {
+		name string
+		test func(*testing.T)
+	}{
+		{"the page of one shows the sessions of all", v.all},
+		{"changes arrive within two seconds", v.changes},
+		{"a session is ended with the token and not without", v.endsSession},
+		{"a reload shows both generations", v.reloads},
+		{"what is typed and focused stays", v.keepsFocus},
+		{"a replica that was killed is dead", v.replicaDies},
+		{"Redis stops and comes back", v.storeStops},
+		{"the replica of the page stops and comes back", v.replicaRestarts},
+	} {
+		t.Run(step.name, func(t *testing.T) {
+			p.t = t
+			step.test(t)
+		})
+	}
+	if text := eval[string](p, "document.documentElement.outerHTML"); strings.Contains(text, pageToken) {
 		t.Error("the token stands in the page")
 	}
+}
+
+func (v *viewed) all(t *testing.T) {
+	v.p.until("document.querySelectorAll('#sessions tbody tr').length == 5")
+	for i := range v.w.replicas {
+		v.p.until(shows("#sessions td", fmt.Sprintf("usher-%d", i+1)))
+	}
+	v.p.until(shows(".limit.full .number", "5 of 5"))
+	v.p.until(shows(".limit.full .shares", "usher-3 2"))
+	v.p.until(shows(".limit.full .holders", "127.0.0.1 5"))
+	v.p.until("document.querySelectorAll('#refusals tbody tr').length == 2")
+	v.p.until(shows("#refusals td", "sockd.conf:3"))
+	v.p.until(shows("#refusals .reason", "limit"))
+}
+
+func (v *viewed) changes(t *testing.T) {
+	quickest := time.Hour
+	for range 5 { // on a busy machine, one of them is enough
+		rows := eval[int](v.p, "document.querySelectorAll('#sessions tbody tr').length")
+		begin := time.Now()
+		more := (client{proxy: v.w.replicas[1].socks}).ask(t, 1, v.w.free.String())
+		v.p.until(fmt.Sprintf("document.querySelectorAll('#sessions tbody tr').length == %d", rows+1))
+		quickest = min(quickest, time.Since(begin))
+		more.close()
+		v.p.until(fmt.Sprintf("document.querySelectorAll('#sessions tbody tr').length == %d", rows))
+	}
+	t.Logf("the quickest of five changes was on the page after %v", quickest)
+	if quickest > 2*time.Second {
+		t.Errorf("no change arrived within two seconds; the quickest took %v", quickest)
+	}
+}
+
+func (v *viewed) endsSession(t *testing.T) {
+	first := "document.querySelector('#sessions [data-end]')"
+	id := eval[string](v.p, first+".dataset.end")
+	v.p.do(chromedp.Evaluate[chromedp.Void](first + ".click()"))
+	v.p.until("document.querySelector('#ask').open && document.activeElement.id == 'ask-secret'")
+	v.p.do(chromedp.KeyEvent("\r"))
+	v.p.until(shows("#ask-error", "needs the token"))
+	v.p.do(chromedp.SendKeys(chromedp.CSS("#ask-secret"), "wrong\r"))
+	v.p.until(shows("#ask-error", "token") + " && !" + shows("#ask-error", "needs the token"))
+	if !eval[bool](v.p, "!!document.getElementById('session-"+id+"')") {
+		t.Fatal("the session was ended without the token")
+	}
+	v.p.do(chromedp.SendKeys(chromedp.CSS("#ask-secret"), pageToken+"\r"))
+	v.p.until("!document.querySelector('#ask').open && !document.getElementById('session-" + id + "')")
+	v.p.until(shows("#done", "was ended"))
+	if eval[bool](v.p, "JSON.stringify([document.cookie, {...localStorage}, location.href]).includes('token')") {
+		t.Error("the token is kept elsewhere than in this tab")
+	}
+	alive := 0
+	for _, c := range v.held {
+		alive += len(c.alive())
+	}
+	if alive != 4 {
+		t.Errorf("%d of 5 sessions are left, want 4", alive)
+	}
+}
+
+func (v *viewed) reloads(t *testing.T) {
+	v.w.reload(limitedTo(7)(v.w.limited, v.w.free), true)
+	v.p.until(shows(".limit .use.old", "4 of 5") + " && " + shows(".limit .use:not(.old)", "0 of 7"))
+	v.p.until(shows("#sessions .older", "older rules"))
+}
+
+func (v *viewed) keepsFocus(t *testing.T) {
+	v.p.do(chromedp.SendKeys(chromedp.CSS("#find"), "usher-3"))
+	v.p.until("document.querySelectorAll('#sessions tbody tr').length <= 2 && location.search.includes('usher-3')")
+	more := (client{proxy: v.w.replicas[2].socks}).ask(t, 1, v.w.free.String())
+	v.p.until(shows("#sessions td", v.w.free.String()))
+	more.close()
+	if got := eval[string](v.p, "document.activeElement.id + ' ' + document.activeElement.value"); got != "find usher-3" {
+		t.Errorf("the focus is at %q", got)
+	}
+	v.p.do(chromedp.Evaluate[chromedp.Void]("document.querySelector('.filters a').click()"))
+	v.p.until("!location.search.includes('usher-3')")
+}
+
+func (v *viewed) replicaDies(t *testing.T) {
+	v.w.replicas[2].kill()
+	v.p.until("document.querySelectorAll('.card.dead, .card.missing').length == 1")
+	v.p.until("document.querySelectorAll('.card.dead').length == 1")
+	v.p.until(shows("h1", "edge is degraded") + " && " + shows(".card.dead", "usher-3"))
+}
+
+func (v *viewed) storeStops(t *testing.T) {
+	v.w.store.Kill()
+	v.p.until("!" + shows("h1", "healthy") + " && " + shows(".facts", "has failed"))
+	v.w.store.Start()
+	v.p.until(shows(".facts", "answers"))
+}
+
+func (v *viewed) replicaRestarts(t *testing.T) {
+	v.w.replicas[0].kill()
+	v.p.until("document.querySelector('#link.gone') && !document.querySelector('#lost').hidden")
+	again := map[string]string{"USHER_REPLICA": "usher-1"}
+	for k, v := range v.w.env {
+		if again[k] == "" {
+			again[k] = v
+		}
+	}
+	v.w.replicas[0] = launchReplica(t, "usher 1 again", v.w.hosts[0], v.w.ports.socks, v.w.ports.admin, again)
+	v.p.until("document.querySelector('#link.live') && document.querySelector('#lost').hidden")
 }

@@ -55,7 +55,7 @@ func TestHeld(t *testing.T) {
 				one.must(socks.WriteRequest(one, socks.Request{Version: socks.V5, Command: socks.Connect, Addr: to}))
 				one.expect([]byte{5, byte(socks.NotAllowed)})
 			}
-			held := told.wait(t, 1)[0].Held
+			held := told.one(t).Held
 			if held == nil || held.Limit != c.want.Limit || held.Max != c.want.Max || held.Sessions != c.want.Sessions ||
 				held.Here != c.want.Here || !slices.Equal(held.Holders, c.want.Holders) {
 				t.Errorf("held %+v, want %+v", held, c.want)
@@ -79,7 +79,7 @@ func TestRateHoldsNothing(t *testing.T) {
 	to := echo(t)
 	w.client().connect(to, socks.Succeeded)
 	w.client().connect(to, socks.NotAllowed)
-	if end := told.wait(t, 1)[0]; end.Held != nil || end.Reason != "throttle" {
+	if end := told.one(t); end.Held != nil || end.Reason != "throttle" {
 		t.Errorf("end %+v", end)
 	}
 	g := w.server.Generations()[0]

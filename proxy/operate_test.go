@@ -25,19 +25,19 @@ func (e *ends) add(one record.End) {
 	e.list = append(e.list, one)
 }
 
-// wait returns the records once there are n.
-func (e *ends) wait(t *testing.T, n int) (list []record.End) {
+// one returns the record once there is one.
+func (e *ends) one(t *testing.T) (end record.End) {
 	t.Helper()
 	eventually(t, func() string {
 		e.mu.Lock()
 		defer e.mu.Unlock()
-		if len(e.list) != n {
-			return fmt.Sprintf("%d records, want %d: %+v", len(e.list), n, e.list[max(len(e.list)-3, 0):])
+		if len(e.list) != 1 {
+			return fmt.Sprintf("%d records, want one: %+v", len(e.list), e.list[max(len(e.list)-3, 0):])
 		}
-		list = slices.Clone(e.list)
+		end = e.list[0]
 		return ""
 	})
-	return list
+	return end
 }
 
 // withEnds tells e about the end of each session.
@@ -104,7 +104,7 @@ socks pass { from: 0/0 to: 0/0
 		t.Errorf("idle for %v of %v seconds", one.IdleSeconds, one.Seconds)
 	}
 	c.Close()
-	end := told.wait(t, 1)[0]
+	end := told.one(t)
 	if end.Reason != "done" || end.Refused || end.Error != "" || end.Time.Before(end.Began) {
 		t.Errorf("end: %+v", end)
 	}
@@ -132,7 +132,7 @@ func TestEnd(t *testing.T) {
 	if ended := w.server.End("no-such", id); !slices.Equal(ended, []string{id}) {
 		t.Errorf("ended %v, want %v", ended, id)
 	}
-	if end := told.wait(t, 1)[0]; end.ID != id || end.Reason != "ended" || end.Refused {
+	if end := told.one(t); end.ID != id || end.Reason != "ended" || end.Refused {
 		t.Errorf("end: %+v", end)
 	}
 	one.closed()
@@ -147,7 +147,7 @@ func TestRefusals(t *testing.T) {
 	var told ends
 	w := newWorld(t, "client block { from: 0/0 to: 0/0 }", withEnds(&told))
 	w.client().closed()
-	end, list := told.wait(t, 1)[0], w.server.Refusals()
+	end, list := told.one(t), w.server.Refusals()
 	if len(list) != 1 || list[0] != end || end.Reason != "blocked" || !end.Refused || end.ClientRule != "c1" {
 		t.Errorf("refusals %+v, told %+v", list, end)
 	}

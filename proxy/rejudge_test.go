@@ -72,7 +72,7 @@ func TestEndNotAdmitted(t *testing.T) {
 				}
 				return
 			}
-			if end := told.wait(t, 1)[0]; end.ID != old || end.Reason != "ended" {
+			if end := told.one(t); end.ID != old || end.Reason != "ended" {
 				t.Errorf("end %+v", end)
 			}
 		})
@@ -96,5 +96,5 @@ func TestEndNotAdmittedBehindABalancer(t *testing.T) {
 			t.Errorf("to: %s: ended %v", address, ended)
 		}
 	}
-	told.wait(t, 1)
+	told.one(t)
 }

@@ -54,13 +54,13 @@ func serveTargets() error {
 		return err
 	}
 	go func() {
-		var held []net.Conn
+		held := map[net.Conn]struct{}{} // not closed by the garbage collector
 		for {
 			c, err := ln.Accept()
 			if err != nil {
 				return
 			}
-			held = append(held, c) // not closed by the garbage collector
+			held[c] = struct{}{}
 		}
 	}()
 	_, err = io.Copy(io.Discard, os.Stdin)
