@@ -1,9 +1,7 @@
 package overview
 
 import (
-	"cmp"
 	"context"
-	"time"
 
 	"usher/cmd/usher/internal/policyfile"
 	"usher/proxy"
@@ -19,42 +17,21 @@ func (l *Local) Limits(context.Context) api.Limits {
 	a := api.Limits{Answer: l.answer(name), Limits: []api.Limit{}}
 	gens := l.generations()
 	used := usage(gens)
-	refused := lately(l.o.Server.Refusals(), time.Now())
 	totals := l.o.Status().Totals
 	for _, g := range gens {
 		for _, r := range policyfile.Limited(g.Rules) {
 			counter := proxy.Counter(g.Digest, r)
 			limit := limitOf(g, r)
 			limit.Sessions = totals[counter]
-			limit.Refused = refused[refusal{hashOf(g.Label), r.ID()}]
+			limit.Refused = l.o.Server.RefusedLately(counter)
 			if most := l.o.Highest(counter); most.Sessions > 0 {
 				limit.Highest, limit.HighestAt = most.Sessions, most.At.UTC()
 			}
 			used[counter].show(&limit, name)
-			highest := l.o.Highest(counter)
-			limit.Refused, limit.Highest, limit.HighestAt = l.o.Server.RefusedLately(counter), highest.Sessions, highest.At
 			a.Limits = append(a.Limits, limit)
 		}
 	}
 	return a
-}
-
-// refusal is a limit that refuses, by the hash of its generation and its rule.
-type refusal struct{ hash, rule string }
-
-// lately counts the refusals of the last minute that limits have made. The newest are
-// first. More than the server keeps are not counted.
-func lately(refusals []record.End, now time.Time) map[refusal]uint64 {
-	counts := map[refusal]uint64{}
-	for _, e := range refusals {
-		if now.Sub(e.Time) > time.Minute {
-			break
-		}
-		if e.Reason == "limit" || e.Reason == "throttle" || e.Reason == "throttle_keys" {
-			counts[refusal{hashOf(e.Generation), cmp.Or(e.Rule, e.ClientRule)}]++
-		}
-	}
-	return counts
 }
 
 func limitOf(g *generation, r *rules.Rule) api.Limit {
