@@ -3,6 +3,7 @@
 package proxy_test
 
 import (
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -36,12 +37,19 @@ func TestIdleSessionsHaveSmallStacks(t *testing.T) {
 	to := socks.AddrOf(ln.Addr().(*net.TCPAddr).AddrPort())
 	open := func(n int) (stacks uint64) {
 		for range n {
-			w.client().connect(to, socks.Succeeded)
+			near := w.client()
+			near.connect(to, socks.Succeeded)
 			far, err := ln.Accept()
 			if err != nil {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { far.Close() })
+			// A stack is as large as its deepest point so far, which is a write.
+			near.send([]byte{1})
+			if _, err := io.CopyN(far, far, 1); err != nil {
+				t.Fatal(err)
+			}
+			near.expect([]byte{1})
 		}
 		var m runtime.MemStats
 		runtime.ReadMemStats(&m)

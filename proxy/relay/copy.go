@@ -18,9 +18,15 @@ var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 type reader struct {
 	raw    syscall.RawConn
 	try    func(fd uintptr) (done bool) // attempt, made once and not for every read
-	buffer *[bufferSize]byte
+	buffer *[bufferSize]byte              // nil but while its bytes wait to be returned
 	n      int
 	err    error
+}
+
+// give makes the next wait return b, without a read. b has bufferSize bytes at most.
+func (r *reader) give(b []byte) {
+	r.buffer = buffers.Get().(*[bufferSize]byte)
+	r.n = copy(r.buffer[:], b)
 }
 
 func (r *reader) init(raw syscall.RawConn) { r.raw, r.try = raw, r.attempt }
@@ -28,10 +34,13 @@ func (r *reader) init(raw syscall.RawConn) { r.raw, r.try = raw, r.attempt }
 // wait waits for bytes. If n is not 0, the caller must put the buffer back. If n is
 // 0 and err is nil, the peer has ended its direction.
 func (r *reader) wait() (buffer *[bufferSize]byte, n int, err error) {
-	if err := r.raw.Read(r.try); err != nil {
-		return nil, 0, err
+	if r.buffer == nil { // else it has what give got
+		if err := r.raw.Read(r.try); err != nil {
+			return nil, 0, err
+		}
 	}
-	return r.buffer, r.n, r.err
+	buffer, r.buffer = r.buffer, nil
+	return buffer, r.n, r.err
 }
 
 // attempt reads once, and reports false if there is nothing yet.

@@ -35,7 +35,7 @@ type Options struct {
 	Idle     time.Duration // ends the relay when no byte has moved for this time; 0: never
 	FinWait  time.Duration // the same after one direction has ended, if it is shorter than Idle; 0: only Idle applies
 	MayWrite func() bool   // asked before every system call that writes; nil: always
-	Early    []byte        // was read from the client already, and goes to the target first; may be empty
+	Early    []byte        // was read from the client already, and goes to the target first; at most 64 KiB, may be empty
 	// Pipes bounds how many pipes the relays have at a time: it has a token for each.
 	// If it is full, bulk data is copied. nil: any number.
 	Pipes chan struct{}
@@ -72,7 +72,9 @@ func New(client, target *net.TCPConn, o Options) *Relay {
 	r := &Relay{mayWrite: o.MayWrite, pipes: o.Pipes}
 	r.up = flow{relay: r, from: client, to: target, bytes: o.Up}
 	r.down = flow{relay: r, from: target, to: client, bytes: o.Down}
-	r.up.writer.rest = o.Early
+	if len(o.Early) > 0 {
+		r.up.reader.give(o.Early)
+	}
 	r.finWait = o.FinWait
 	r.idle.Start(o.Idle, o.Moved, r.expire)
 	r.downEnded.Add(1)
@@ -159,9 +161,6 @@ func (f *flow) run() error {
 	f.reader.init(from)
 	f.writer.init(to, f.relay.mayWrite)
 	f.writer.wrote, f.writer.stuck = f.count, f.stuck
-	if early := f.writer.rest; len(early) > 0 { // Options.Early
-		err = f.write(early)
-	}
 	for err == nil {
 		if err = f.copy(); err == nil {
 			err = f.bulk()
@@ -221,24 +220,17 @@ func (f *flow) copy() error {
 		if full++; n < bufferSize {
 			full = 0
 		}
-		err = f.write(buffer[:n])
+		// Not in a function of its own: the stack of an idle session is 2 KiB, and this is
+		// its deepest point.
+		_, err = f.writer.write(buffer[:n])
+		f.watch.end()
 		buffers.Put(buffer)
-		if err != nil {
+		switch {
+		case errors.Is(err, ErrMayWrite):
 			return err
+		case err != nil:
+			return f.writeBroke(err)
 		}
-	}
-	return nil
-}
-
-// write writes what was read.
-func (f *flow) write(b []byte) error {
-	_, err := f.writer.write(b)
-	f.watch.end()
-	switch {
-	case errors.Is(err, ErrMayWrite):
-		return err
-	case err != nil:
-		return f.writeBroke(err)
 	}
 	return nil
 }
