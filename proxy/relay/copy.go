@@ -18,7 +18,7 @@ var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 type reader struct {
 	raw    syscall.RawConn
 	try    func(fd uintptr) (done bool) // attempt, made once and not for every read
-	buffer *[bufferSize]byte              // nil but while its bytes wait to be returned
+	buffer *[bufferSize]byte            // nil but while its bytes wait to be returned
 	n      int
 	err    error
 }
