@@ -21,6 +21,7 @@ func (s shard) tag() string             { return fmt.Sprintf("{default:%d}", int
 func (s shard) key(name string) string  { return "usher:" + s.tag() + ":" + name }
 func (s shard) members() string         { return s.key("m") }
 func (s shard) totals() string          { return s.key("t") }
+func (s shard) cards() string           { return s.key("c") } // how replicas find each other
 func (s shard) ledger(id string) string { return s.key("r:") + id }
 
 // ledger is the data of a shard at one moment.
@@ -300,7 +301,7 @@ func (f *faultWorld) strays(t *testing.T, s shard, l ledger) string {
 	}
 	for _, name := range names {
 		id, ok := strings.CutPrefix(name, s.ledger(""))
-		if name == s.members() || name == s.totals() || ok && l.own[id] != nil {
+		if name == s.members() || name == s.totals() || name == s.cards() || ok && l.own[id] != nil {
 			continue
 		}
 		token, err := f.db.HGet(t.Context(), name, ".t").Result()

@@ -1,6 +1,7 @@
 package proxy_test
 
 import (
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -26,9 +27,12 @@ socks pass { from: 0/0 to: 0/0
 func TestReportsAreExactUnderABurst(t *testing.T) {
 	to := echo(t)
 	w := newWorld(t, dryRun)
-	if n, exists := w.series(would, "rule", "s1", "generation", w.server.Generation()); n != 0 || !exists {
-		t.Errorf("the series begins at %v, %t", n, exists)
-	}
+	eventually(t, func() string { // the store tells the number of the generation
+		if n, exists := w.series(would, "rule", "s1", "generation", w.server.Generation()); n != 0 || !exists {
+			return fmt.Sprintf("the series begins at %v, %t", n, exists)
+		}
+		return ""
+	})
 	var wg sync.WaitGroup
 	clients := make([]*client, 30)
 	for i := range clients {

@@ -302,7 +302,7 @@ func TestDatagramsWaitForAllNames(t *testing.T) {
 }
 
 // between returns an association between two sockets, whose client is at an address.
-func between(t *testing.T, front, upstream *socket, client netip.Addr) *Association {
+func between(t *testing.T, front, upstream *socket, client netip.Addr, moved *idle.Stamp) *Association {
 	t.Helper()
 	set, found := rules.Parse("sockd.conf", []byte("client pass { from: 0/0 to: 0/0 }\nsocks block { from: 0/0 to: 10.0.0.0/8 }\nsocks pass { from: 0/0 to: 0/0 }\n"), rules.Env{})
 	if set == nil {
@@ -320,6 +320,8 @@ func between(t *testing.T, front, upstream *socket, client netip.Addr) *Associat
 	}
 	a := newAssociation(o, front, front.local)
 	a.upstream[true] = upstream
+	a.idle.Start(time.Hour, moved, func() { t.Error("idle for an hour") })
+	t.Cleanup(a.idle.Stop)
 	a.running.Go(func() { _ = a.readClient(t.Context()) })
 	a.running.Go(func() { _ = a.readTargets(t.Context(), upstream) })
 	return a
@@ -331,7 +333,7 @@ func TestCloseWhileADatagramWaits(t *testing.T) {
 	upstream, _, targetAddr := pair(t, nil)
 	waits := make(chan struct{}, 9)
 	upstream.try = func(uintptr) bool { waits <- struct{}{}; return false }
-	a := between(t, front, upstream, clientAddr.Addr())
+	a := between(t, front, upstream, clientAddr.Addr(), new(idle.Stamp))
 	request, err := socks.AppendUDPHeader(nil, socks.AddrOf(targetAddr))
 	if err != nil {
 		t.Fatal(err)
@@ -350,10 +352,8 @@ func TestCloseWhileADatagramWaits(t *testing.T) {
 func TestDatagramsTakeNoMemory(t *testing.T) {
 	front, client, clientAddr := pair(t, nil)
 	upstream, target, targetAddr := pair(t, nil)
-	a := between(t, front, upstream, clientAddr.Addr())
 	moved := new(idle.Stamp)
-	a.idle.Start(time.Hour, moved, func() { t.Error("idle for an hour") })
-	t.Cleanup(a.idle.Stop)
+	a := between(t, front, upstream, clientAddr.Addr(), moved)
 	began := time.Now()
 	request, err := socks.AppendUDPHeader(nil, socks.AddrOf(targetAddr))
 	if err != nil {

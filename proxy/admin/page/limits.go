@@ -103,7 +103,7 @@ func limitsOf(answer api.Limits, a asked, color map[string]string) limits {
 	v.Found = len(list)
 	from := min(a.limitsFrom, lastPage(len(list), limitsShown))
 	v.Shown = list[from:min(from+limitsShown, len(list))]
-	v.Pages = pagesOf(from, len(v.Shown), v.Found, limitsShown, func(from int) string {
+	v.Pages = pagesOf("limits", from, len(v.Shown), v.Found, limitsShown, func(from int) string {
 		b := a
 		b.limitsFrom = from
 		return b.address("limits")
@@ -313,13 +313,14 @@ func slug(name string, pool bool) string {
 
 // pages leads through a long list.
 type pages struct {
+	Of              string // what the list has
 	From, To, Total int
 	Previous, Next  string // addresses, "" at the ends
 	Needed          bool
 }
 
-func pagesOf(from, shown, total, each int, address func(from int) string) pages {
-	p := pages{From: from + 1, To: from + shown, Total: total, Needed: total > each || from > 0}
+func pagesOf(of string, from, shown, total, each int, address func(from int) string) pages {
+	p := pages{Of: of, From: from + 1, To: from + shown, Total: total, Needed: total > each || from > 0}
 	if from > 0 {
 		p.Previous = address(max(0, from-each))
 	}

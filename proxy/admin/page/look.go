@@ -44,17 +44,19 @@ type health struct {
 // look asks the source for everything, side by side, and puts it into words.
 func (p *Page) look(ctx context.Context, a asked) view {
 	var (
-		cluster  api.Cluster
-		all      api.Limits
-		running  api.Sessions
-		refused  api.Refusals
-		requests sync.WaitGroup
+		cluster      api.Cluster
+		all          api.Limits
+		running      api.Sessions
+		refused      api.Refusals
+		from, before int // lines before the pages of sessions and refusals
+		requests     sync.WaitGroup
 	)
 	requests.Go(func() { cluster = p.o.Source.Cluster(ctx) })
 	requests.Go(func() { all = p.o.Source.Limits(ctx) })
-	requests.Go(func() { running = p.sessions(ctx, &a) })
-	requests.Go(func() { refused = p.refusals(ctx, &a) })
+	requests.Go(func() { running, from = p.sessions(ctx, a) })
+	requests.Go(func() { refused, before = p.refusals(ctx, a) })
 	requests.Wait()
+	a.from, a.refused = from, before
 
 	color := colors(cluster.Replicas)
 	v := view{
@@ -72,23 +74,23 @@ func (p *Page) look(ctx context.Context, a asked) view {
 }
 
 // sessions asks for the page of sessions, or for the last one if the list has become
-// shorter. The two methods change different fields of a.
-func (p *Page) sessions(ctx context.Context, a *asked) api.Sessions {
+// shorter, and returns how many sessions come before it.
+func (p *Page) sessions(ctx context.Context, a asked) (api.Sessions, int) {
 	answer := p.o.Source.Sessions(ctx, a.sessions())
 	if len(answer.Sessions) == 0 && answer.Total > 0 {
 		a.from = lastPage(min(answer.Total, api.MaxOffset), sessionsShown)
 		answer = p.o.Source.Sessions(ctx, a.sessions())
 	}
-	return answer
+	return answer, a.from
 }
 
-func (p *Page) refusals(ctx context.Context, a *asked) api.Refusals {
+func (p *Page) refusals(ctx context.Context, a asked) (api.Refusals, int) {
 	answer := p.o.Source.Refusals(ctx, a.refusals())
 	if len(answer.Refusals) == 0 && answer.Total > 0 {
 		a.refused = lastPage(min(answer.Total, api.MaxOffset), refusalsShown)
 		answer = p.o.Source.Refusals(ctx, a.refusals())
 	}
-	return answer
+	return answer, a.refused
 }
 
 // lastPage returns how many lines come before the last page of a list.

@@ -46,7 +46,7 @@ func sessionsOf(answer api.Sessions, a asked, current string, color map[string]s
 	for i := range answer.Sessions {
 		v.Rows = append(v.Rows, sessionOf(&answer.Sessions[i], current, color))
 	}
-	v.Pages = pagesOf(a.from, len(v.Rows), min(answer.Total, api.MaxOffset+sessionsShown), sessionsShown, func(from int) string {
+	v.Pages = pagesOf("sessions", a.from, len(v.Rows), min(answer.Total, api.MaxOffset+sessionsShown), sessionsShown, func(from int) string {
 		b := a
 		b.from = from
 		return b.address("sessions")
@@ -194,7 +194,7 @@ func refusalsOf(answer api.Refusals, a asked, color map[string]string) refusals 
 			v.Remedies = append(v.Remedies, r)
 		}
 	}
-	v.Pages = pagesOf(a.refused, len(v.Rows), answer.Total, refusalsShown, func(from int) string {
+	v.Pages = pagesOf("refusals", a.refused, len(v.Rows), answer.Total, refusalsShown, func(from int) string {
 		b := a
 		b.refused = from
 		return b.address("refusals")
