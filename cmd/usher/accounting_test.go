@@ -192,11 +192,10 @@ func TestAccountingOnAFullDisk(t *testing.T) {
 	}
 }
 
-// A reader that stalls delays no session, reload or stop. When it goes on, it gets whole
-// lines in their order.
-func TestAccountingReaderStalls(t *testing.T) {
-	t.Parallel()
-	fifo := filepath.Join(t.TempDir(), "accounting")
+// stalledReader returns the path of a FIFO, and its reader, which reads nothing by itself.
+func stalledReader(t *testing.T) (fifo string, r *os.File) {
+	t.Helper()
+	fifo = filepath.Join(t.TempDir(), "accounting")
 	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +203,15 @@ func TestAccountingReaderStalls(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.Close()
+	t.Cleanup(func() { r.Close() })
+	return fifo, r
+}
+
+// A reader that stalls delays no session, reload or stop. When it goes on, it gets whole
+// lines in their order.
+func TestAccountingReaderStalls(t *testing.T) {
+	t.Parallel()
+	fifo, r := stalledReader(t)
 	p := launch(t, "USHER_CONFIG="+ruleFile(t, passAndBlock), "USHER_ACCOUNTING="+fifo)
 	target := webServer(t)
 	const sessions = 250 // the pipe takes 64 KiB, and a line has about 400 bytes
@@ -229,15 +236,7 @@ func TestAccountingReaderStalls(t *testing.T) {
 // A reader that stalls for good does not hold the stop.
 func TestAccountingReaderStallsForGood(t *testing.T) {
 	t.Parallel()
-	fifo := filepath.Join(t.TempDir(), "accounting")
-	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	r, err := os.OpenFile(fifo, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
+	fifo, _ := stalledReader(t)
 	p := launch(t, "USHER_CONFIG="+ruleFile(t, passAndBlock), "USHER_ACCOUNTING="+fifo)
 	target := webServer(t)
 	for range 250 {
