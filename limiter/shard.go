@@ -281,5 +281,5 @@ func (s *shard) highest(counter string) replica.Highest {
 func (s *shard) status() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.machine.Status()
+	return s.machine.Status(s.limiter.now())
 }

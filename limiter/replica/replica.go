@@ -197,7 +197,7 @@ func (m *Machine) ending() bool { return m.phase == leaving || m.phase == left }
 
 // Status is a snapshot for readiness, metrics and the status page.
 type Status struct {
-	Joined     bool              // the replica is a member of the store
+	Joined     bool              // the replica is a member of the store, and its lease runs
 	WasReady   bool              // it was joined, and the store ready, at least once
 	Recovering bool              // the store's data is new: it admits no new sessions yet
 	Mismatch   string            // the settings of conflicting replicas, "" if there are none
@@ -207,10 +207,11 @@ type Status struct {
 	LeasesLost uint64            // leases that ended with sessions that relied on them
 }
 
-// Status returns a snapshot.
-func (m *Machine) Status() Status {
+// Status returns a snapshot. A replica that was paused has no lease from the moment it
+// runs again, also before CheckDeadlines has seen that.
+func (m *Machine) Status(now time.Duration) Status {
 	out := Status{
-		Joined: m.joined(), WasReady: m.others.wasReady, Recovering: m.others.recovering,
+		Joined: m.joined() && !(m.leased && m.leases.current.passed(now)), WasReady: m.others.wasReady, Recovering: m.others.recovering,
 		Replicas: map[string]string{}, Totals: map[string]int64{}, LeasesLost: m.leases.lapsed,
 	}
 	if m.Mismatched() {
