@@ -6,8 +6,6 @@
 package accounting
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -15,7 +13,6 @@ import (
 	"time"
 
 	"usher/cmd/usher/internal/lines"
-	"usher/proxy/printable"
 	"usher/proxy/record"
 )
 
@@ -38,11 +35,10 @@ type Accounting struct {
 	stop    chan struct{}
 	stopped sync.WaitGroup
 
-	mu      sync.Mutex // of what follows
-	latest  time.Time  // time of the latest line
-	second  second
-	text    bytes.Buffer // of one line
-	encoder *json.Encoder
+	mu     sync.Mutex // of what follows
+	latest time.Time  // time of the latest line
+	second second
+	line   line // the latest, whose memory the next one uses
 
 	reported uint64 // dropped lines that the log has mentioned; of one goroutine
 }
@@ -57,8 +53,6 @@ const (
 func Open(o Options) (*Accounting, error) {
 	a := &Accounting{to: o.To, replica: o.Replica, log: o.Logger, stop: make(chan struct{})}
 	a.second.over = a.endSecond
-	a.encoder = json.NewEncoder(&a.text)
-	a.encoder.SetEscapeHTML(false)
 	switch o.To {
 	case "":
 		return a, nil
@@ -90,7 +84,7 @@ func (a *Accounting) ended(end record.End) {
 	if end.Refused && !a.second.alone(&end) {
 		return
 	}
-	a.write(sessionLine(&end, a.replica, a.stamp(end.Time)))
+	a.writeSession(&end)
 }
 
 // endSecond writes the sums of a second of refusals.
@@ -99,11 +93,18 @@ func (a *Accounting) endSecond() {
 	defer a.mu.Unlock()
 	for _, s := range a.second.end() {
 		if s.count == 1 {
-			a.write(sessionLine(&s.first, a.replica, a.stamp(s.first.Time)))
+			a.writeSession(&s.first)
 			continue
 		}
-		a.write(sumLine(s, a.replica, a.stamp(time.Now())))
+		a.line.sum(s, a.replica, a.stamp(time.Now()))
+		a.write()
 	}
+}
+
+// writeSession queues the line of one session. a.mu is held.
+func (a *Accounting) writeSession(end *record.End) {
+	a.line.session(end, a.replica, a.stamp(end.Time))
+	a.write()
 }
 
 // stamp returns the time for a line. Sessions end concurrently and report a little later:
@@ -116,13 +117,9 @@ func (a *Accounting) stamp(t time.Time) time.Time {
 	return t
 }
 
-// write queues one line. a.mu is held.
-func (a *Accounting) write(line any) {
-	a.text.Reset()
-	if err := a.encoder.Encode(line); err != nil {
-		panic(err) // a line has no value that JSON lacks
-	}
-	_, _ = a.queue.Write(printable.JSON(a.text.Bytes())) // a queue does not fail
+// write queues a.line. a.mu is held.
+func (a *Accounting) write() {
+	_, _ = a.queue.Write(a.line.text) // a queue does not fail
 }
 
 // Reopen opens the file again, for programs that rotate it, once the lines so far are
