@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
+	"usher/cmd/usher/internal/accounting"
 	"usher/cmd/usher/internal/exit"
 	"usher/cmd/usher/internal/listen"
 	"usher/cmd/usher/internal/logging"
@@ -21,7 +23,7 @@ type validateCmd struct {
 	Print bool   `xor:"form" help:"Print the rules as Usher understands them, with their numbers."`
 	JSON  bool   `name:"json" xor:"form" help:"Print findings and rules as JSON."`
 
-	Elsewhere bool `help:"Check the file for another machine: open no log file and no users file, and only warn about missing interfaces."`
+	Elsewhere bool `help:"Check the file for another machine: open no log file, accounting file or users file, and only warn about missing interfaces."`
 
 	Strict bool `help:"Exit with 1 for dangers and warnings, too. For CI. Notes do not change the exit code."`
 }
@@ -30,7 +32,7 @@ type validateCmd struct {
 func (validateCmd) Help() string {
 	return `Set USHER_USERS_FILE, USHER_GROUPS_FILE and USHER_LISTEN as for usher serve. The meaning of some rules depends on them.
 
-validate also checks whether usher serve, started by the same user on this machine, could open its log files, users file and groups file, and find its interfaces. If not, that is an error. validate creates no file. --elsewhere is for the file of another machine.
+validate also checks whether usher serve, started by the same user on this machine, could open its log files, accounting file (USHER_ACCOUNTING), users file and groups file, and find its interfaces. If not, that is an error. validate creates no file. --elsewhere is for the file of another machine.
 
 Findings have a severity. error: usher cannot serve the file. danger: the file probably lets somebody do more than you mean. warning: it probably does something else than you mean. note: a line has no effect and does no harm.
 
@@ -45,7 +47,7 @@ func (v validateCmd) Run(ctx context.Context, sys system) error {
 	}
 	cfg, _, err := settings.Load(sys.environ)
 	if err != nil { // serve reports it; the file can be judged without
-		cfg = settings.Config{UsersFile: sys.environ["USHER_USERS_FILE"], GroupsFile: sys.environ["USHER_GROUPS_FILE"]}
+		cfg = settings.Config{UsersFile: sys.environ["USHER_USERS_FILE"], GroupsFile: sys.environ["USHER_GROUPS_FILE"], Accounting: sys.environ["USHER_ACCOUNTING"]}
 	}
 	known, machine := v.machine(cfg)
 	report := validate.Text(ctx, name, text, cfg, known, machine)
@@ -76,8 +78,7 @@ func (v validateCmd) machine(cfg settings.Config) (policyfile.Accounts, func(*ru
 		if set == nil || v.Elsewhere {
 			return found
 		}
-		found = append(found, listen.Check(cfg, set.Settings)...)
-		return append(found, logging.Check(set.Settings)...)
+		return slices.Concat(found, listen.Check(cfg, set.Settings), logging.Check(set.Settings), accounting.Check(cfg.Accounting))
 	}
 }
 

@@ -56,12 +56,12 @@ func Open(o Options) (*Accounting, error) {
 	switch o.To {
 	case "":
 		return a, nil
-	case "stdout":
+	case stdout:
 		a.queue = lines.NewRestingQueue(o.Stdout, nil, writeRest)
 	default:
 		file, err := lines.OpenFile(o.To)
 		if err != nil {
-			return nil, fmt.Errorf("USHER_ACCOUNTING: %w; name a file that usher can write, or stdout", err)
+			return nil, fmt.Errorf("USHER_ACCOUNTING: %w; %s", err, remedy)
 		}
 		a.file, a.queue = file, lines.NewRestingQueue(file, a.reopen, writeRest)
 	}

@@ -83,6 +83,8 @@ func Writable(name string) error {
 		return creatable(name)
 	case err != nil:
 		return err
+	case info.Mode().Type() == fs.ModeSocket:
+		return &fs.PathError{Op: "open", Path: name, Err: unix.ENXIO}
 	case !info.Mode().IsRegular() && !info.IsDir():
 		// Opening and closing a FIFO would end the program that reads it.
 		if err := access(name, unix.W_OK); err != nil {

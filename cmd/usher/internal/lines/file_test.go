@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -35,7 +36,12 @@ func TestWritableAgreesWithOpenFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer reader.Close()
-	for _, name := range []string{"old", "link", "new", "dangling", "dangling-nowhere", "nowhere/new", "", "fifo", "old/below"} {
+	socket, err := net.Listen("unix", path("socket"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	for _, name := range []string{"old", "socket", "link", "new", "dangling", "dangling-nowhere", "nowhere/new", "", "fifo", "old/below"} {
 		before := names(t, dir)
 		writable := Writable(path(name))
 		if after := names(t, dir); after != before {

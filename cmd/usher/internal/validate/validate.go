@@ -64,10 +64,10 @@ func Text(ctx context.Context, name string, text []byte, cfg settings.Config, kn
 }
 
 // add puts the findings about the machine before the others. A warning of the parser
-// about the same location says less.
+// about the same location says less. One about a variable has no location.
 func (r *Report) add(machine []rules.Diagnostic) {
 	r.found = slices.DeleteFunc(r.found, func(d rules.Diagnostic) bool {
-		return d.Severity == rules.Warning && slices.ContainsFunc(machine, func(m rules.Diagnostic) bool { return m.Pos == d.Pos })
+		return d.Severity == rules.Warning && d.Pos != rules.Pos{} && slices.ContainsFunc(machine, func(m rules.Diagnostic) bool { return m.Pos == d.Pos })
 	})
 	r.found = append(machine, r.found...)
 	r.Good = r.Good && policyfile.AsError(machine) == nil
