@@ -83,7 +83,7 @@ func CollectLogDrops(reg prometheus.Registerer, dropped func() (unwritten, overB
 func CollectAccountingDrops(reg prometheus.Registerer, dropped func() uint64) {
 	reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "usher_accounting_lines_dropped_total",
-		Help: "Accounting lines that were not written, as the destination (USHER_ACCOUNTING) was slow or failed.",
+		Help: "Accounting lines that were not written, as the destination (USHER_ACCOUNTING) was slow or failed. A line that sums up refusals counts as one.",
 	}, func() float64 { return float64(dropped()) }))
 }
 

@@ -296,7 +296,7 @@ func TestOrder(t *testing.T) {
 	})
 }
 
-// Lines that were not written are counted, and the log mentions them once.
+// Lines that were not written are counted, a sum as one, and the log mentions them once.
 func TestDropsAreReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out, log sink
@@ -309,6 +309,14 @@ func TestDropsAreReported(t *testing.T) {
 		if n := a.Dropped(); n != 2 {
 			t.Errorf("%d lines dropped, want 2", n)
 		}
+		for port := range aloneEach + 5 { // a sum is one line, as docs say
+			a.ended(refusal("192.0.2.2", port))
+		}
+		time.Sleep(3 * dropReportPause)
+		synctest.Wait()
+		if n := a.Dropped(); n != 2+aloneEach+1 {
+			t.Errorf("%d lines dropped, want %d", n, 2+aloneEach+1)
+		}
 		out.fail(nil)
 		a.ended(refusal("192.0.2.1", 3))
 		if err := a.Close(); err != nil {
@@ -317,7 +325,7 @@ func TestDropsAreReported(t *testing.T) {
 		if n := len(out.lines(t)); n != 1 {
 			t.Errorf("%d lines, want 1", n)
 		}
-		if text := log.String(); strings.Count(text, "\n") != 1 || !strings.Contains(text, `"msg":"accounting lines dropped","lines":2,"destination":"stdout"`) {
+		if text := log.String(); strings.Count(text, "\n") != 2 || !strings.Contains(text, `"msg":"accounting lines dropped","lines":2,"destination":"stdout"`) {
 			t.Errorf("the log:\n%s", text)
 		}
 	})
