@@ -99,6 +99,88 @@ func TestAlertsHaveCases(t *testing.T) {
 	}
 }
 
+// allCounted are rules of each kind that has series of its own.
+const allCounted = `
+client pass { from: 0/0 to: 0/0 }
+socks block { from: 0/0 to: 192.0.2.0/24
+	rule.name: private }
+socks pass { from: 0/0 to: 198.51.100.0/24
+	rule.name: mail
+	session.pool: mails
+	session.max: 4 }
+socks pass { from: 0/0 to: 203.0.113.0/24
+	rule.name: tried
+	session.mode: report
+	session.max: 7 }
+socks pass { from: 0/0 to: 0.0.0.0/1
+	rule.name: pooled
+	session.pool: tries
+	session.mode: report
+	session.max: 7 }
+socks pass { from: 0/0 to: 0/0
+	rule.name: web
+	session.max: 5
+	session.throttle: 9/1
+	session.state.key: from
+	session.state.throttle: 9/1 }
+`
+
+// A replica that has just started exports each series that the alerts and the dashboard
+// select, and each that the cases of the alerts feed: increase() sees no first burst of a
+// series that begins with it.
+func TestAlertsSelectSeriesThatExist(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "sockd.conf")
+	writeFile(t, file, allCounted)
+	r := startReplica(t, "usher", "127.0.0.1", need.Port(t), need.Port(t), map[string]string{"USHER_CONFIG": file})
+	var fresh []series
+	for sample := range r.metrics(t) {
+		fresh = append(fresh, readSeries(t, sample)...)
+	}
+	queries := readDashboard(t).queries(t)
+	for _, a := range alertRules(t) {
+		queries = append(queries, query{where: a.Alert, expr: a.Expr})
+	}
+	for _, q := range queries {
+		for _, wanted := range readSeries(t, q.expr) {
+			if wanted["__name__"] == "usher_sessions" {
+				continue // a gauge, which has series while there are sessions
+			}
+			if !slices.ContainsFunc(fresh, wanted.matches) && wanted.ours() {
+				t.Errorf("%s: nothing has been counted, and there is no %v", q.where, wanted)
+			}
+		}
+	}
+	for _, text := range fedSeries(t) {
+		for _, fed := range readSeries(t, text) {
+			if !slices.ContainsFunc(fresh, fed.resembles) && fed.ours() {
+				t.Errorf("alerts_test.yml feeds %v, and a replica has no such series", fed)
+			}
+		}
+	}
+}
+
+// fedSeries returns the series that the cases of the alerts feed.
+func fedSeries(t *testing.T) (all []string) {
+	t.Helper()
+	var cases struct {
+		Tests []struct {
+			Input []struct{ Series string } `yaml:"input_series"`
+		}
+	}
+	if err := yaml.Unmarshal([]byte(readFile(t, "../deploy/monitoring/alerts_test.yml")), &cases); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range cases.Tests {
+		for _, input := range test.Input {
+			all = append(all, input.Series)
+		}
+	}
+	if len(all) < 50 {
+		t.Fatalf("the cases feed %d series", len(all))
+	}
+	return all
+}
+
 // Prometheus accepts the configurations of docs/monitoring.md.
 func TestDocumentedScrapeConfigs(t *testing.T) {
 	blocks := strings.Split(readFile(t, "../docs/monitoring.md"), "\n```yaml\n")[1:]

@@ -82,6 +82,119 @@ func (known labelsOf) below(e metricsql.Expr) map[string]bool {
 	return labels
 }
 
+// series are the labels by which series are selected, or those of one series. The name is
+// one of them. Labels that Prometheus adds are none.
+type series map[string]string
+
+// readSeries returns what an expression selects. Of a filter such as reason=~"a|b", each
+// alternative is one series. Filters that need not match anything are left out.
+func readSeries(t testing.TB, expr string) (all []series) {
+	t.Helper()
+	parsed, err := metricsql.Parse(expr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	metricsql.VisitAll(parsed, func(e metricsql.Expr) {
+		m, ok := e.(*metricsql.MetricExpr)
+		if !ok {
+			return
+		}
+		for _, filters := range m.LabelFilterss {
+			one := []series{{}}
+			for _, f := range filters {
+				if f.Label != "job" && f.Label != "instance" && !f.IsNegative && f.Value != ".*" {
+					one = with(one, f)
+				}
+			}
+			all = append(all, one...)
+		}
+	})
+	return all
+}
+
+// with returns each series with each alternative of a filter.
+func with(list []series, f metricsql.LabelFilter) (all []series) {
+	values := []string{f.Value}
+	if f.IsRegexp {
+		values = strings.Split(f.Value, "|")
+	}
+	for _, s := range list {
+		for _, v := range values {
+			more := maps.Clone(s)
+			more[f.Label] = v
+			all = append(all, more)
+		}
+	}
+	return all
+}
+
+// ours reports whether it is a series of Usher.
+func (s series) ours() bool { return strings.HasPrefix(s["__name__"], "usher_") }
+
+// matches reports whether s selects a series. A value may end with a wildcard.
+func (s series) matches(other series) bool {
+	for label, value := range s {
+		prefix, wild := strings.CutSuffix(value, ".*")
+		if other[label] != value && !(wild && strings.HasPrefix(other[label], prefix)) {
+			return false
+		}
+	}
+	return true
+}
+
+// resembles reports whether two series have the same labels, and the same values of those
+// whose values are fixed words.
+func (s series) resembles(other series) bool {
+	for label, value := range s {
+		was, has := other[label]
+		if !has && value != "" {
+			return false
+		}
+		switch label {
+		case "rule", "pool", "generation", "version", "goversion":
+			if (value == "") != (was == "") {
+				return false
+			}
+		default:
+			if value != was {
+				return false
+			}
+		}
+	}
+	return len(s) == len(other)
+}
+
+// The comparison with a fresh replica tells series apart as far as it should.
+func TestSeriesOfPromQL(t *testing.T) {
+	read := func(expr string) series { return readSeries(t, expr)[0] }
+	const some = `usher_a{job="x", rule="web", reason="limit"}`
+	for fed, want := range map[string]bool{
+		some:                                  true,
+		`usher_a{rule="mail",reason="limit"}`: true,
+		`usher_a{rule="",reason="limit"}`:     false,
+		`usher_a{rule="web",reason="auth"}`:   false,
+		`usher_a{rule="web"}`:                 false,
+		`usher_b{rule="web",reason="limit"}`:  false,
+	} {
+		if got := read(fed).resembles(read(some)); got != want {
+			t.Errorf("%s resembles %s: %v, want %v", fed, some, got, want)
+		}
+	}
+	for selector, want := range map[string]bool{
+		`rate(usher_a{reason=~"lim.*"}[5m])`:           true,
+		`usher_a{rule=~".*"}`:                          true,
+		`usher_a{reason="limit",mode="enforce"}`:       false,
+		`sum(increase(usher_a{reason=~"auth.*"}[5m]))`: false,
+	} {
+		if got := read(selector).matches(read(some)); got != want {
+			t.Errorf("%s matches %s: %v, want %v", selector, some, got, want)
+		}
+	}
+	if n := len(readSeries(t, `increase(usher_a{reason=~"limit|auth"}[5m]) > 0`)); n != 2 {
+		t.Errorf("two alternatives are %d series", n)
+	}
+}
+
 // The checks of the dashboard and of the alerts find what does not exist.
 func TestUnknownInPromQL(t *testing.T) {
 	known := labelsOf{

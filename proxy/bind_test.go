@@ -275,8 +275,11 @@ socks pass { from: 0/0 to: 0/0
 		}
 		c.closed()
 		eventually(t, func() string {
-			if w.metric("usher_sessions_rejected_total", "rule", "s2", "reason", reason)+w.metric("usher_sessions_rejected_total", "rule", "c1", "reason", reason)+
-				w.metric("usher_sessions_rejected_total", "rule", "s1", "reason", reason) == 0 {
+			counted := 0.0
+			for _, rule := range []string{"", "c1", "s1", "s2"} {
+				counted += w.metric("usher_sessions_rejected_total", "rule", rule, "reason", reason)
+			}
+			if counted == 0 {
 				return "no " + reason + " counted"
 			}
 			return ""

@@ -115,7 +115,7 @@ func TestSilentClientsAreCounted(t *testing.T) {
 					t.Errorf("log %v, want %s", line, want)
 				}
 			}
-			if n := w.metric("usher_sessions_rejected_total", "rule", "c1", "reason", "no_greeting"); n != 1 {
+			if n := w.metric("usher_sessions_rejected_total", "rule", "", "reason", "no_greeting"); n != 1 {
 				t.Errorf("%v counted, want 1", n)
 			}
 			if n := w.metric("usher_health_checks_total"); n != 0 {

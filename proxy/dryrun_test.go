@@ -1,14 +1,18 @@
 package proxy_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"usher/limiter"
 	"usher/proxy"
 	"usher/proxy/record"
 	"usher/proxy/socks"
+	"usher/store/memstore"
 )
 
 const (
@@ -77,7 +81,7 @@ func TestReportsAreExactUnderABurst(t *testing.T) {
 	if n := count(texts); n != 23 {
 		t.Errorf("%d of %d log lines say would_refuse, want 23", n, len(texts))
 	}
-	w.left("s1", 7)
+	w.left("", 0)
 }
 
 // Limits by key, rates and the client-rule report in the words of the rule file. A
@@ -211,5 +215,27 @@ func TestModeReloadsInAPool(t *testing.T) {
 	}
 	if last.WouldRefuse != "s1 session.max: 2 in pool web" {
 		t.Errorf("the third session of the pool: would_refuse %q", last.WouldRefuse)
+	}
+}
+
+// Sessions that a dry run admits without the store are counted apart from those by which
+// a limit may be exceeded, also if they keep the slot of their client-rule.
+func TestUnconfirmedByMode(t *testing.T) {
+	to := echo(t)
+	st := &leased{Store: memstore.New()}
+	st.cut.Store(true)
+	away := limiter.New(limiter.Options{Store: st, TTL: 6 * time.Second, StoreWait: time.Millisecond})
+	t.Cleanup(func() {
+		over, cancel := context.WithCancel(context.Background())
+		cancel()
+		_ = away.Close(over) // it cannot: the store is cut off
+	})
+	w := newWorld(t, "client pass { from: 0/0 to: 0/0\nsession.mode: report\nsession.max: 7 }\nsocks pass { from: 0/0 to: 0/0 }",
+		func(o *proxy.Options, _ *proxy.Policy) { o.Limiter = away })
+	w.client().connect(to, socks.Succeeded)
+	for mode, want := range map[string]float64{"report": 2, "enforce": 0} { // as a client, and as a request
+		if n, exists := w.series("usher_sessions_unconfirmed_total", "mode", mode); n != want || !exists {
+			t.Errorf("%s: %v counted, exists: %v, want %v", mode, n, exists, want)
+		}
 	}
 }

@@ -120,6 +120,7 @@ func newWorld(t *testing.T, text string, setups ...setup) *world {
 		s(&o, p)
 	}
 	w.server = proxy.New(o, p)
+	begun := w.counters()
 	ln, err := proxy.Listen(t.Context(), "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -137,6 +138,7 @@ func newWorld(t *testing.T, text string, setups ...setup) *world {
 		over, cancel := context.WithCancel(context.Background())
 		cancel()
 		w.server.Drain(over)
+		w.beganAtZero(begun, p)
 		leaving, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		if err := errors.Join(w.limiter.Close(leaving), st.Close()); err != nil {
@@ -145,6 +147,39 @@ func newWorld(t *testing.T, text string, setups ...setup) *world {
 	})
 	w.fds = descriptors(t)
 	return w
+}
+
+// counters returns the series of all counters, each with its label rule. Those with a
+// generation are left out, because that label changes when the number is known.
+func (w *world) counters() map[string]string {
+	w.t.Helper()
+	families, err := w.metrics.Gather()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	all := make(map[string]string)
+	for _, f := range families {
+		for _, m := range f.Metric {
+			labels := labelsOf(m)
+			if _, has := labels["generation"]; f.GetType() == dto.MetricType_COUNTER && !has {
+				all[fmt.Sprint(f.GetName(), labels)] = labels["rule"]
+			}
+		}
+	}
+	return all
+}
+
+// beganAtZero checks that no series has begun with its first event, which increase()
+// would miss. Series of rules are left out if p is no longer in force.
+func (w *world) beganAtZero(begun map[string]string, p *proxy.Policy) {
+	w.t.Helper()
+	gens := w.server.Generations()
+	same := gens[len(gens)-1].Rules == p.Rules
+	for series, rule := range w.counters() {
+		if _, has := begun[series]; !has && (same || rule == "") {
+			w.t.Errorf("the series %s began with its first event", series)
+		}
+	}
 }
 
 // slots reports how many slots of a rule with this maximum are free.
@@ -162,7 +197,9 @@ func (w *world) slots(rule string, maximum int64) int {
 			w.t.Fatal(err)
 		}
 		defer g.Release()
-		n++
+		if n++; n > int(maximum) { // as of a limit that reports
+			w.t.Fatalf("%s admits more than %d", rule, maximum)
+		}
 	}
 }
 

@@ -20,7 +20,7 @@ import (
 // labels.
 type Metrics struct {
 	admitted       *prometheus.CounterVec
-	unconfirmed    prometheus.Counter
+	unconfirmed    *prometheus.CounterVec
 	rejected       *prometheus.CounterVec
 	duration       prometheus.Histogram
 	connectErrors  *prometheus.CounterVec
@@ -63,9 +63,9 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	}
 	m := &Metrics{
 		admitted: counter("usher_sessions_admitted_total", "Sessions that a rule passed and that got a slot.", "rule", "command"),
-		unconfirmed: prometheus.NewCounter(prometheus.CounterOpts{Name: "usher_sessions_unconfirmed_total",
-			Help: "Sessions admitted while the store did not answer, by this replica's own count (USHER_STORE_DOWN=admit) or by a limit in session.mode report."}),
-		rejected:      counter("usher_sessions_rejected_total", "Sessions that ended before they were connected, by the last rule that matched.", "rule", "reason"),
+		unconfirmed: counter("usher_sessions_unconfirmed_total",
+			"Sessions admitted while the store did not answer: by this replica's own count (enforce, with USHER_STORE_DOWN=admit), or by a limit in session.mode report.", "mode"),
+		rejected:      counter("usher_sessions_rejected_total", "Sessions that ended before they were connected. The rule is empty if neither it nor its limit is the cause.", "rule", "reason"),
 		connectErrors: counter("usher_connect_errors_total", "Sessions whose target could not be reached.", "type"),
 		authAttempts:  counter("usher_auth_attempts_total", "Logins, by result.", "method", "result"),
 		turnedAway:    counter("usher_clients_turned_away_total", "Clients closed because too many are negotiating, no descriptors are left, or memory is short.", "reason"),
@@ -94,11 +94,20 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	for _, result := range []string{"hit", "joined"} {
 		m.nameCache.WithLabelValues(result)
 	}
+	for _, s := range []rules.Session{{}, {Report: true}} {
+		m.unconfirmed.WithLabelValues(s.Mode())
+	}
 	for _, o := range outcomes {
-		if o.target {
+		switch o.cause {
+		case byTarget:
 			m.connectErrors.WithLabelValues(o.reason)
+		case byOthers:
+			m.rejected.WithLabelValues("", o.reason)
+		case byRule: // they begin with the rules, see begin
+		case whileRelaying:
 		}
 	}
+	m.rejected.WithLabelValues("", otherError)
 	m.udp = udp.NewMetrics(r)
 	if r != nil {
 		r.MustRegister(m, m.admitted, m.unconfirmed, m.rejected, m.connectErrors, m.authAttempts, m.turnedAway, m.checks, m.nameCache, m.lookups, m.lookupsDelayed, m.duration)
@@ -145,11 +154,12 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	bytes(sum.udpDown, "down", "udp")
 }
 
-// countAdmission counts a session that r has admitted for a command.
-func (m *Metrics) countAdmission(r *rules.Rule, command string, grant *limiter.Grant) {
+// countAdmission counts a session that r has admitted for a command. If it holds a slot,
+// then one of the rule holds.
+func (m *Metrics) countAdmission(r *rules.Rule, command string, grant *limiter.Grant, holds *rules.Rule) {
 	m.admitted.WithLabelValues(r.Label(), command).Inc()
 	if !grant.Confirmed() {
-		m.unconfirmed.Inc()
+		m.unconfirmed.WithLabelValues(holds.Session.Mode()).Inc()
 	}
 }
 
@@ -180,11 +190,11 @@ func (m *Metrics) finish(s *session, o outcome, took time.Duration) {
 	switch {
 	case s.stage.connected:
 		m.duration.Observe(took.Seconds())
-	case o.target:
+	case o.cause == byTarget:
 		m.connectErrors.WithLabelValues(o.reason).Inc()
 	default:
 		rule := ""
-		if r := cmp.Or(s.socksRule, s.clientRule); r != nil {
+		if r := cmp.Or(s.socksRule, s.clientRule); r != nil && o.cause == byRule {
 			rule = r.Label()
 		}
 		m.rejected.WithLabelValues(rule, o.reason).Inc()

@@ -265,7 +265,7 @@ func TestNegotiationDeadline(t *testing.T) {
 			t.Errorf("log %v", line)
 		}
 	}
-	if n := w.metric("usher_sessions_rejected_total", "rule", "c1", "reason", "negotiation_timeout"); n != 3 {
+	if n := w.metric("usher_sessions_rejected_total", "rule", "", "reason", "negotiation_timeout"); n != 3 {
 		t.Errorf("%v counted, want 3", n)
 	}
 	w.left("c1", 3)

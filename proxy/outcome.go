@@ -56,110 +56,124 @@ type outcome struct {
 	err    error
 	code   socks.Code // the reply, if the client has sent a request
 	reason string     // in the log line and the labels of metrics
-	target bool       // the target could not be reached: counted apart from refusals
+	cause  cause
 }
+
+// cause says what ended a session that was not connected. It decides in which metric the
+// session is counted, and whether for a rule, see Metrics.finish.
+type cause int
+
+const (
+	byOthers      cause = iota // the client, the balancer, an operator, or what this replica lacks
+	byRule                     // a rule, its limit, or the store that did not admit
+	byTarget                   // the target could not be reached
+	whileRelaying              // only sessions that are connected end like this
+)
 
 // outcomes is the one table from errors to replies and reasons. The first
 // entry that errors.Is finds wins.
 var outcomes = []outcome{
-	{errNoGreeting, silent, "no_greeting", false},
-	{errHeader, silent, "proxy_header", false},
-	{errForeign, silent, "proxy_header", false},
-	{errSecondHeader, silent, "proxy_header", false},
-	{decide.ErrBlockedName, socks.HostUnreachable, "blocked", false}, // as ErrUnresolved
-	{decide.ErrBlocked, socks.NotAllowed, "blocked", false},
-	{errClientClosed, silent, "client_gone", false},
-	{errEvicted, silent, "crowded", false},
-	{errNegotiationTimeout, silent, "negotiation_timeout", false},
-	{decide.ErrMethod, socks.NotAllowed, "method", false},
-	{errCredentials, silent, "auth", false}, // RFC 1929 has its own answer
-	{errLoginChanged, socks.NotAllowed, "auth", false},
-	{users.ErrThrottled, silent, "auth_throttle", false},
-	{errSessions, socks.GeneralFailure, "sessions", false},
-	{errConnecting, socks.GeneralFailure, "connecting", false},
-	{errSource, socks.GeneralFailure, "source_sessions", false},
-	{errBuffered, silent, "buffered", false},
-	{errCommand, socks.CommandNotSupported, "command", false},
-	{decide.ErrTarget, socks.AddressNotSupported, "target", false},
-	{decide.ErrSelf, socks.NotAllowed, "self", false},
-	{errUDPAnnounced, socks.NotAllowed, "udp_announcement", false},
+	{errNoGreeting, silent, "no_greeting", byOthers},
+	{errHeader, silent, "proxy_header", byOthers},
+	{errForeign, silent, "proxy_header", byOthers},
+	{errSecondHeader, silent, "proxy_header", byOthers},
+	{decide.ErrBlockedName, socks.HostUnreachable, "blocked", byRule}, // as ErrUnresolved
+	{decide.ErrBlocked, socks.NotAllowed, "blocked", byRule},
+	{errClientClosed, silent, "client_gone", byOthers},
+	{errEvicted, silent, "crowded", byOthers},
+	{errNegotiationTimeout, silent, "negotiation_timeout", byOthers},
+	{decide.ErrMethod, socks.NotAllowed, "method", byOthers},
+	{errCredentials, silent, "auth", byOthers}, // RFC 1929 has its own answer
+	{errLoginChanged, socks.NotAllowed, "auth", byOthers},
+	{users.ErrThrottled, silent, "auth_throttle", byOthers},
+	{errSessions, socks.GeneralFailure, "sessions", byOthers},
+	{errConnecting, socks.GeneralFailure, "connecting", byOthers},
+	{errSource, socks.GeneralFailure, "source_sessions", byOthers},
+	{errBuffered, silent, "buffered", byOthers},
+	{errCommand, socks.CommandNotSupported, "command", byOthers},
+	{decide.ErrTarget, socks.AddressNotSupported, "target", byOthers},
+	{decide.ErrSelf, socks.NotAllowed, "self", byOthers},
+	{errUDPAnnounced, socks.NotAllowed, "udp_announcement", byOthers},
 
-	{socks.ErrVersion, silent, "protocol", false},
-	{socks.ErrTooLong, socks.GeneralFailure, "protocol", false},
-	{socks.ErrAddressType, socks.AddressNotSupported, "protocol", false},
-	{socks.ErrName, socks.HostUnreachable, "protocol", false},
+	{socks.ErrVersion, silent, "protocol", byOthers},
+	{socks.ErrTooLong, socks.GeneralFailure, "protocol", byOthers},
+	{socks.ErrAddressType, socks.AddressNotSupported, "protocol", byOthers},
+	{socks.ErrName, socks.HostUnreachable, "protocol", byOthers},
 
-	{limiter.ErrFull, socks.NotAllowed, "limit", false},
-	{limiter.ErrThrottled, socks.NotAllowed, "throttle", false},
-	{limiter.ErrKeys, socks.GeneralFailure, "throttle_keys", false},
-	{limiter.ErrRecovering, socks.GeneralFailure, "store_recovering", false},
-	{limiter.ErrMismatch, socks.GeneralFailure, "store_mismatch", false},
-	{limiter.ErrUnavailable, socks.GeneralFailure, "store_unavailable", false},
-	{limiter.ErrClosed, socks.GeneralFailure, "drain", false},
-	{errDrain, silent, "drain", false},
-	{errEnded, silent, "ended", false},
+	{limiter.ErrFull, socks.NotAllowed, "limit", byRule},
+	{limiter.ErrThrottled, socks.NotAllowed, "throttle", byRule},
+	{limiter.ErrKeys, socks.GeneralFailure, "throttle_keys", byRule},
+	{limiter.ErrRecovering, socks.GeneralFailure, "store_recovering", byRule},
+	{limiter.ErrMismatch, socks.GeneralFailure, "store_mismatch", byRule},
+	{limiter.ErrUnavailable, socks.GeneralFailure, "store_unavailable", byRule},
+	{limiter.ErrClosed, socks.GeneralFailure, "drain", byOthers},
+	{errDrain, silent, "drain", byOthers},
+	{errEnded, silent, "ended", byOthers},
 
-	{udp.ErrPorts, socks.GeneralFailure, "udp_ports", false},
-	{udp.ErrSocket, socks.GeneralFailure, "udp_socket", false},
-	{udp.ErrEnded, silent, "done", false},
+	{udp.ErrPorts, socks.GeneralFailure, "udp_ports", byOthers},
+	{udp.ErrSocket, socks.GeneralFailure, "udp_socket", byOthers},
+	{udp.ErrEnded, silent, "done", whileRelaying},
 
-	{decide.ErrUnresolved, socks.HostUnreachable, "unresolved", true},
-	{decide.ErrNoExternal, socks.AddressNotSupported, "no_external", true},
-	{decide.ErrNoRoute, socks.NetworkUnreachable, "no_external", true},
-	{errConnectTime, socks.TTLExpired, "connect_timeout", true},
-	{errBindTime, socks.TTLExpired, "bind_timeout", true},
-	{decide.ErrPeer, socks.NotAllowed, "peer", false},
+	{decide.ErrUnresolved, socks.HostUnreachable, "unresolved", byTarget},
+	{decide.ErrNoExternal, socks.AddressNotSupported, "no_external", byTarget},
+	{decide.ErrNoRoute, socks.NetworkUnreachable, "no_external", byTarget},
+	{errConnectTime, socks.TTLExpired, "connect_timeout", byTarget},
+	{errBindTime, socks.TTLExpired, "bind_timeout", byTarget},
+	{decide.ErrPeer, socks.NotAllowed, "peer", byOthers},
 
-	{relay.ErrClient, silent, "client_error", false},
-	{relay.ErrTarget, silent, "target_error", false},
-	{relay.ErrIdle, silent, "idle", false},
-	{relay.ErrFinWait, silent, "idle", false},
-	{errLeaseLost, silent, "lease_lost", false},
-	{relay.ErrMayWrite, silent, "lease_lost", false},
-	{udp.ErrClient, silent, "client_error", false},
-	{udp.ErrTarget, silent, "target_error", false},
-	{udp.ErrIdle, silent, "idle", false},
-	{udp.ErrMayWrite, silent, "lease_lost", false},
+	{relay.ErrClient, silent, "client_error", whileRelaying},
+	{relay.ErrTarget, silent, "target_error", whileRelaying},
+	{relay.ErrIdle, silent, "idle", whileRelaying},
+	{relay.ErrFinWait, silent, "idle", whileRelaying},
+	{errLeaseLost, silent, "lease_lost", byOthers},
+	{relay.ErrMayWrite, silent, "lease_lost", byOthers},
+	{udp.ErrClient, silent, "client_error", whileRelaying},
+	{udp.ErrTarget, silent, "target_error", whileRelaying},
+	{udp.ErrIdle, silent, "idle", whileRelaying},
+	{udp.ErrMayWrite, silent, "lease_lost", byOthers},
 
 	// Errors of dialling come last: an error above may wrap one of them.
-	{errLocalPorts, socks.GeneralFailure, "local_ports", true},
-	{syscall.EADDRINUSE, socks.GeneralFailure, "local_ports", true}, // bind to any port of an address
-	{syscall.ECONNREFUSED, socks.ConnectionRefused, "refused", true},
-	{syscall.ECONNRESET, socks.ConnectionRefused, "refused", true},
-	{syscall.ECONNABORTED, socks.ConnectionRefused, "refused", true},
-	{syscall.ENETUNREACH, socks.NetworkUnreachable, "net_unreachable", true},
-	{syscall.ENETDOWN, socks.NetworkUnreachable, "net_unreachable", true},
-	{syscall.EADDRNOTAVAIL, socks.NetworkUnreachable, "net_unreachable", true}, // no address to come from, see errLocalPorts
-	{syscall.EINVAL, socks.NetworkUnreachable, "net_unreachable", true},        // a blackhole route, or link-local without an interface
-	{syscall.EHOSTUNREACH, socks.HostUnreachable, "host_unreachable", true},
-	{syscall.EHOSTDOWN, socks.HostUnreachable, "host_unreachable", true},
-	{syscall.EPROTO, socks.HostUnreachable, "host_unreachable", true}, // this and the next two: ICMP errors about the host
-	{syscall.ENOPROTOOPT, socks.HostUnreachable, "host_unreachable", true},
-	{syscall.EOPNOTSUPP, socks.HostUnreachable, "host_unreachable", true},
-	{syscall.EAFNOSUPPORT, socks.AddressNotSupported, "no_family", true},
-	{syscall.EACCES, socks.NotAllowed, "denied_by_host", true}, // a packet filter of ours
-	{syscall.EPERM, socks.NotAllowed, "denied_by_host", true},
-	{syscall.EMFILE, socks.GeneralFailure, "descriptors", true},
-	{syscall.ENFILE, socks.GeneralFailure, "descriptors", true},
-	{syscall.ENOBUFS, socks.GeneralFailure, "memory", true}, // of the kernel
-	{syscall.ENOMEM, socks.GeneralFailure, "memory", true},
-	{syscall.EAGAIN, socks.GeneralFailure, "memory", true}, // connect(2): of the routing cache
-	{syscall.ETIMEDOUT, socks.TTLExpired, "connect_timeout", true},
-	{context.DeadlineExceeded, socks.TTLExpired, "connect_timeout", true},
-	{os.ErrDeadlineExceeded, socks.TTLExpired, "connect_timeout", true},
+	{errLocalPorts, socks.GeneralFailure, "local_ports", byOthers},
+	{syscall.EADDRINUSE, socks.GeneralFailure, "local_ports", byOthers}, // bind to any port of an address
+	{syscall.ECONNREFUSED, socks.ConnectionRefused, "refused", byTarget},
+	{syscall.ECONNRESET, socks.ConnectionRefused, "refused", byTarget},
+	{syscall.ECONNABORTED, socks.ConnectionRefused, "refused", byTarget},
+	{syscall.ENETUNREACH, socks.NetworkUnreachable, "net_unreachable", byTarget},
+	{syscall.ENETDOWN, socks.NetworkUnreachable, "net_unreachable", byTarget},
+	{syscall.EADDRNOTAVAIL, socks.NetworkUnreachable, "net_unreachable", byTarget}, // no address to come from, see errLocalPorts
+	{syscall.EINVAL, socks.NetworkUnreachable, "net_unreachable", byTarget},        // a blackhole route, or link-local without an interface
+	{syscall.EHOSTUNREACH, socks.HostUnreachable, "host_unreachable", byTarget},
+	{syscall.EHOSTDOWN, socks.HostUnreachable, "host_unreachable", byTarget},
+	{syscall.EPROTO, socks.HostUnreachable, "host_unreachable", byTarget}, // this and the next two: ICMP errors about the host
+	{syscall.ENOPROTOOPT, socks.HostUnreachable, "host_unreachable", byTarget},
+	{syscall.EOPNOTSUPP, socks.HostUnreachable, "host_unreachable", byTarget},
+	{syscall.EAFNOSUPPORT, socks.AddressNotSupported, "no_family", byTarget},
+	{syscall.EACCES, socks.NotAllowed, "denied_by_host", byTarget}, // a packet filter of ours
+	{syscall.EPERM, socks.NotAllowed, "denied_by_host", byTarget},
+	{syscall.EMFILE, socks.GeneralFailure, "descriptors", byOthers},
+	{syscall.ENFILE, socks.GeneralFailure, "descriptors", byOthers},
+	{syscall.ENOBUFS, socks.GeneralFailure, "memory", byOthers}, // of the kernel
+	{syscall.ENOMEM, socks.GeneralFailure, "memory", byOthers},
+	{syscall.EAGAIN, socks.GeneralFailure, "memory", byOthers}, // connect(2): of the routing cache
+	{syscall.ETIMEDOUT, socks.TTLExpired, "connect_timeout", byTarget},
+	{context.DeadlineExceeded, socks.TTLExpired, "connect_timeout", byTarget},
+	{os.ErrDeadlineExceeded, socks.TTLExpired, "connect_timeout", byTarget},
 }
+
+// otherError is the reason of errors that outcomes does not have.
+const otherError = "error"
 
 // outcomeOf returns what err means. nil means that both sides have closed normally.
 func outcomeOf(err error) outcome {
 	if err == nil {
-		return outcome{code: silent, reason: "done"}
+		return outcome{code: silent, reason: "done", cause: whileRelaying}
 	}
 	for _, o := range outcomes {
 		if errors.Is(err, o.err) {
 			return o
 		}
 	}
-	return outcome{err: err, code: socks.GeneralFailure, reason: "error"}
+	return outcome{err: err, code: socks.GeneralFailure, reason: otherError}
 }
 
 // Refusal returns the reply (RFC 1928 section 6) and the logged reason for an error

@@ -160,7 +160,7 @@ func TestSessionsAreBounded(t *testing.T) {
 	})
 	want(connect, socks.Succeeded)
 	eventually(t, func() string {
-		if n := w.metric("usher_sessions_rejected_total", "rule", "c1", "reason", "sessions"); n < 2 {
+		if n := w.metric("usher_sessions_rejected_total", "rule", "", "reason", "sessions"); n < 2 {
 			return fmt.Sprintf("%v sessions refused for the bound, want 2 or more", n)
 		}
 		return ""

@@ -84,8 +84,18 @@ socks pass { from: 0/0 to: 0/0
 		w.server.SetPolicy(policy(t, rules))
 		check(t, w)
 	})
-	if n, exists := newWorld(t, anybody).series("usher_connect_errors_total", "type", "refused"); n != 0 || !exists {
+	w := newWorld(t, anybody)
+	if n, exists := w.series("usher_connect_errors_total", "type", "refused"); n != 0 || !exists {
 		t.Errorf("usher_connect_errors_total: %v, exists: %v; want 0", n, exists)
+	}
+	// What the replica lacks is no fault of a target, nor of a rule.
+	for _, reason := range []string{"sessions", "descriptors", "local_ports", "memory", "udp_ports", "udp_socket"} {
+		if n, exists := w.series("usher_sessions_rejected_total", "rule", "", "reason", reason); n != 0 || !exists {
+			t.Errorf("refusals for %s: %v, exists: %v; want 0", reason, n, exists)
+		}
+		if _, exists := w.series("usher_connect_errors_total", "type", reason); exists {
+			t.Errorf("%s is counted as an error of the target", reason)
+		}
 	}
 }
 

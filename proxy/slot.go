@@ -38,7 +38,7 @@ func (s *session) admitClient(ctx context.Context) error {
 	}
 	s.endOnLostLease()
 	s.server.table.judge(s, s.clientRule)
-	s.server.opts.Metrics.countAdmission(s.clientRule, "negotiate", s.grant)
+	s.server.opts.Metrics.countAdmission(s.clientRule, "negotiate", s.grant, s.clientRule)
 	return nil
 }
 
@@ -67,7 +67,11 @@ func (s *session) admitRequest(ctx context.Context) error {
 	}
 	s.endOnLostLease()
 	s.keepClientAliveBy(s.socksRule)
-	s.server.opts.Metrics.countAdmission(s.socksRule, commandName(s.request.Command), s.grant)
+	holds := s.socksRule
+	if inherits {
+		holds = s.clientRule
+	}
+	s.server.opts.Metrics.countAdmission(s.socksRule, commandName(s.request.Command), s.grant, holds)
 	return nil
 }
 

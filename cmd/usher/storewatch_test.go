@@ -240,7 +240,7 @@ func TestAdmitWhileTheStoreIsAway(t *testing.T) {
 		t.Error(line)
 	}
 	p.eventually("/metrics", `usher_sessions_rejected_total{reason="limit",rule="web"} 1`+"\n")
-	p.eventually("/metrics", "usher_sessions_unconfirmed_total 2\n")
+	p.eventually("/metrics", "usher_sessions_unconfirmed_total{mode=\"enforce\"} 2\n")
 	for i, c := range held {
 		c.Close()
 		if line := p.loggedTimes("session ended", i+1); line["rule"] != "s1" || line["rule_name"] != "web" || line["confirmed"] != false {

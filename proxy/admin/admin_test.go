@@ -46,12 +46,12 @@ func serve(t *testing.T) world {
 			File: "sockd.conf", Digest: "c19f31c2ab", Generation: "g5-9f31c2ab", Number: 5,
 			Loaded: time.Unix(1700000000, 0), ReloadOK: true,
 			Limits: []admin.RuleLimit{
-				{Rule: "s1", Name: "web", Location: "sockd.conf:4:1", Generation: "g5-9f31c2ab", Current: true, Max: 5, Sessions: 2},
-				{Rule: "s1", Name: "s:1f0c9a2e", Location: "sockd.conf:4:1", Generation: "g4-00000000", Max: 9, Sessions: 7},
-				{Rule: "s2", Name: "s:00c0ffee", Location: "sockd.conf:9:1", Generation: "g5-9f31c2ab", Current: true, Max: -1, Sessions: 4},
-				{Rule: "s3", Name: "mail", Location: "sockd.conf:11:1", Generation: "g5-9f31c2ab", Pool: "mails", Current: true, Max: 3, Sessions: 6},
-				{Rule: "s4", Name: "smtp", Location: "sockd.conf:13:1", Generation: "g5-9f31c2ab", Pool: "mails", Current: true, Max: 3, Sessions: 6},
-				{Rule: "s2", Name: "mail", Location: "sockd.conf:9:1", Generation: "g4-00000000", Pool: "mails", Max: 8, Sessions: 6},
+				{Rule: "s1", Name: "web", Location: "sockd.conf:4:1", Generation: "g5-9f31c2ab", Mode: "report", Current: true, Max: 5, Sessions: 2},
+				{Rule: "s1", Name: "s:1f0c9a2e", Location: "sockd.conf:4:1", Generation: "g4-00000000", Mode: "enforce", Max: 9, Sessions: 7},
+				{Rule: "s2", Name: "s:00c0ffee", Location: "sockd.conf:9:1", Generation: "g5-9f31c2ab", Mode: "enforce", Current: true, Max: -1, Sessions: 4},
+				{Rule: "s3", Name: "mail", Location: "sockd.conf:11:1", Generation: "g5-9f31c2ab", Mode: "enforce", Pool: "mails", Current: true, Max: 3, Sessions: 6},
+				{Rule: "s4", Name: "smtp", Location: "sockd.conf:13:1", Generation: "g5-9f31c2ab", Mode: "enforce", Pool: "mails", Current: true, Max: 3, Sessions: 6},
+				{Rule: "s2", Name: "mail", Location: "sockd.conf:9:1", Generation: "g4-00000000", Mode: "enforce", Pool: "mails", Max: 8, Sessions: 6},
 			},
 		},
 		Store: admin.StoreOf("memory", limiter.Status{
@@ -228,17 +228,18 @@ func TestMetrics(t *testing.T) {
 		`usher_limit_sessions{generation="g5-9f31c2ab",rule="web"} 2`,
 		`usher_limit_sessions{generation="g4-00000000",rule="s:1f0c9a2e"} 7`,
 		`usher_limit_sessions{generation="g5-9f31c2ab",rule="s:00c0ffee"} 4`,
-		`usher_limit_max{generation="g5-9f31c2ab",rule="web"} 5`,
+		`usher_limit_max{generation="g5-9f31c2ab",mode="report",rule="web"} 5`,
+		`usher_limit_max{generation="g4-00000000",mode="enforce",rule="s:1f0c9a2e"} 9`,
 		`usher_pool_sessions{pool="mails"} 6`,
-		`usher_pool_max{generation="g5-9f31c2ab",pool="mails"} 3`,
-		`usher_pool_max{generation="g4-00000000",pool="mails"} 8`,
+		`usher_pool_max{generation="g5-9f31c2ab",mode="enforce",pool="mails"} 3`,
+		`usher_pool_max{generation="g4-00000000",mode="enforce",pool="mails"} 8`,
 		`usher_store_operation_duration_seconds_count{op="batch"} 2`,
-		`usher_store_errors_total{op="batch"} 1`, `usher_store_errors_total{op="dial"} 0`,
+		`usher_store_errors_total{op="batch"} 1`, `usher_store_errors_total{op="dial"} 0`, `usher_store_operation_duration_seconds_count{op="dial"} 0`,
 		"usher_store_joined 1\n", "usher_store_recovering 0\n", "usher_store_settings_mismatch 0\n",
 		"usher_store_replicas 3\n", "usher_store_generations 2\n",
 		"# TYPE usher_store_leases_lost_total counter\n", "usher_store_leases_lost_total 4\n",
 	)
-	if _, body := w.ask(t, "GET", "/metrics"); strings.Contains(body, `usher_limit_max{generation="g5-9f31c2ab",rule="s:00c0ffee"}`) {
+	if _, body := w.ask(t, "GET", "/metrics"); strings.Contains(body, `usher_limit_max{generation="g5-9f31c2ab",mode="enforce",rule="s:00c0ffee"}`) {
 		t.Error("there is a limit of a rule that has no maximum")
 	}
 }

@@ -47,7 +47,8 @@ func NewStoreMetrics(reg prometheus.Registerer) *StoreMetrics {
 		}, []string{"op"}),
 	}
 	for _, op := range limiter.Operations() {
-		m.errors.WithLabelValues(op) // the series begins at 0
+		m.duration.WithLabelValues(op) // the series begin at 0
+		m.errors.WithLabelValues(op)
 	}
 	reg.MustRegister(m.duration, m.errors)
 	return m
@@ -117,11 +118,11 @@ var (
 	limitSessions = desc("limit_sessions",
 		"Sessions of a limited rule without a pool across all replicas, as last read from the store.", "rule", "generation")
 	limitMax = desc("limit_max",
-		"How many usher_limit_sessions the rule admits.", "rule", "generation")
+		"How many usher_limit_sessions the rule admits (session.mode enforce), or would admit (report).", "rule", "generation", "mode")
 	poolSessions = desc("pool_sessions",
 		"Sessions of a pool across all replicas, as last read from the store.", "pool")
 	poolMax = desc("pool_max",
-		"How many usher_pool_sessions the pool admits for a generation.", "pool", "generation")
+		"How many usher_pool_sessions the pool admits for a generation (session.mode enforce), or would admit (report).", "pool", "generation", "mode")
 	storeJoined = desc("store_joined",
 		"1 while this replica is a member in the store.")
 	storeRecovering = desc("store_recovering",
@@ -185,14 +186,14 @@ func collectLimits(limits []RuleLimit, gauge func(d *prometheus.Desc, v float64,
 		case l.Pool == "":
 			gauge(limitSessions, float64(l.Sessions), l.Name, l.Generation)
 			if l.Max >= 0 {
-				gauge(limitMax, float64(l.Max), l.Name, l.Generation)
+				gauge(limitMax, float64(l.Max), l.Name, l.Generation, l.Mode)
 			}
 			continue
 		case once(series{l.Pool, ""}):
 			gauge(poolSessions, float64(l.Sessions), l.Pool)
 		}
 		if once(series{l.Pool, l.Generation}) && l.Max >= 0 {
-			gauge(poolMax, float64(l.Max), l.Pool, l.Generation)
+			gauge(poolMax, float64(l.Max), l.Pool, l.Generation, l.Mode)
 		}
 	}
 }

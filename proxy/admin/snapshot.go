@@ -70,6 +70,7 @@ type RuleLimit struct {
 	Location   string `json:"location"` // file:line:col
 	Generation string `json:"generation"`
 	Pool       string `json:"pool,omitempty"` // that it counts in
+	Mode       string `json:"mode"`           // session.mode: enforce, or report
 	Current    bool   `json:"current"`        // belongs to the rules in force
 	Max        int64  `json:"max"`            // -1: no limit for all sessions, only rates or limits by key
 	Sessions   int64  `json:"sessions"`       // across all replicas, as last read from the store; of the whole pool

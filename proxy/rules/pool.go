@@ -115,12 +115,12 @@ var poolNumbers = []poolNumber{
 		return fmt.Sprint(s.KeyMax)
 	}},
 	{[]string{"session.state.throttle"}, func(s Session) string { return rateText(s.KeyThrottle) }},
-	{[]string{"session.mode"}, func(s Session) string { return modeText(s.Report) }},
+	{[]string{"session.mode"}, func(s Session) string { return s.Mode() }},
 }
 
-// modeText returns session.mode.
-func modeText(report bool) string {
-	if report {
+// Mode returns session.mode.
+func (s Session) Mode() string {
+	if s.Report {
 		return "report"
 	}
 	return "enforce"
