@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -25,8 +26,42 @@ type manifest struct {
 	Data       map[string]string // of a ConfigMap
 	StringData map[string]string `yaml:"stringData"` // of a Secret
 	Spec       struct {
-		Template struct{ Spec podSpec }
+		Template struct {
+			Metadata struct{ Labels map[string]string }
+			Spec     podSpec
+		}
+		Ingress []struct { // of a NetworkPolicy
+			From  []podPeer
+			Ports []podPort
+		}
+		Egress []struct {
+			To    []podPeer
+			Ports []podPort
+		}
 	}
+}
+
+// podPeer selects pods by the labels of their namespace and their own. Without a selector
+// of namespaces, it is the namespace of the policy.
+type podPeer struct {
+	Namespaces *selector `yaml:"namespaceSelector"`
+	Pods       *selector `yaml:"podSelector"`
+	Block      *struct{} `yaml:"ipBlock"`
+}
+
+type podPort struct{ Port string } // a number, or its name in the pod
+
+type selector struct {
+	Labels map[string]string `yaml:"matchLabels"`
+}
+
+func (s *selector) matches(labels map[string]string) bool {
+	for name, value := range s.Labels {
+		if labels[name] != value {
+			return false
+		}
+	}
+	return true
 }
 
 type podSpec struct {
@@ -134,6 +169,52 @@ func TestKubernetesFiles(t *testing.T) {
 	if said := r.proc.out.String(); strings.Contains(said, `"WARN"`) || strings.Contains(said, `"ERROR"`) {
 		t.Error("there are warnings or errors in the log")
 		t.Log(said)
+	}
+}
+
+// The network policy lets Prometheus and the other replicas reach the admin listener, and
+// nobody else. Without it, a replica knows of no other one.
+func TestKubernetesNetworkPolicy(t *testing.T) {
+	objects := readManifests(t, "../deploy/kubernetes")
+	policy, pod := objects["NetworkPolicy"].Spec, objects["Deployment"].Spec.Template
+	numbers := map[string]string{}
+	for _, p := range pod.Spec.Containers[0].Ports {
+		numbers[p.Name] = fmt.Sprint(p.Number)
+	}
+	reaches := func(peers []podPeer, ports []podPort, namespace string, labels map[string]string, port string) bool {
+		return slices.ContainsFunc(ports, func(p podPort) bool { return p.Port == port || p.Port == numbers[port] }) &&
+			slices.ContainsFunc(peers, func(p podPeer) bool {
+				home := p.Namespaces == nil && namespace == ""
+				return p.Block == nil && (home || p.Namespaces != nil && p.Namespaces.matches(map[string]string{"kubernetes.io/metadata.name": namespace})) &&
+					(p.Pods == nil || p.Pods.matches(labels))
+			})
+	}
+	own, client, other := pod.Metadata.Labels, map[string]string{"socks-client": "true"}, map[string]string{"app.kubernetes.io/name": "web"}
+	for _, c := range []struct {
+		what, namespace string // "" is that of Usher
+		labels          map[string]string
+		port            string
+		in, out         bool
+	}{
+		{"another replica", "", own, "admin", true, true},
+		{"another replica", "", own, "socks", false, false},
+		{"a pod that pretends to be a replica", "elsewhere", own, "admin", false, false},
+		{"Prometheus", "monitoring", other, "admin", true, false},
+		{"a client", "", client, "admin", false, false},
+		{"a client", "elsewhere", client, "admin", false, false},
+		{"a client", "elsewhere", client, "socks", true, false},
+		{"a pod", "", other, "admin", false, false},
+	} {
+		in, out := false, false
+		for _, rule := range policy.Ingress {
+			in = in || reaches(rule.From, rule.Ports, c.namespace, c.labels, c.port)
+		}
+		for _, rule := range policy.Egress {
+			out = out || reaches(rule.To, rule.Ports, c.namespace, c.labels, c.port)
+		}
+		if in != c.in || out != c.out {
+			t.Errorf("%s in namespace %q, port %s: may reach Usher %v, want %v; is reached by Usher %v, want %v", c.what, c.namespace, c.port, in, c.in, out, c.out)
+		}
 	}
 }
 
