@@ -192,6 +192,50 @@ func TestAccountingOnAFullDisk(t *testing.T) {
 	}
 }
 
+// On a disk that is full again and again, and gets room by logrotate's copytruncate, lines
+// are whole, in a file and in a stream that was redirected to a file.
+func TestAccountingOnASmallDisk(t *testing.T) {
+	t.Parallel()
+	logrotate := need.Program(t, "logrotate")
+	for _, to := range []string{"file", "stdout"} {
+		t.Run(to, func(t *testing.T) {
+			t.Parallel()
+			dir, small := t.TempDir(), need.SmallDisk(t, "16k")
+			file := filepath.Join(small, "accounting")
+			cmd, destination := exec.Command("usher"), file
+			if to == "stdout" {
+				out, err := os.OpenFile(file, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer out.Close()
+				cmd.Stdout, destination = out, "stdout"
+			}
+			p := launchCommand(t, cmd, "USHER_CONFIG="+ruleFile(t, passAndBlock), "USHER_ACCOUNTING="+destination)
+			elsewhere := strings.Replace(rotationOf(t, "copytruncate", file), "{", "{\n\tolddir "+dir, 1)
+			rules := write(t, filepath.Join(dir, "logrotate.conf"), elsewhere)
+			end := busy(t, p)
+			dropped := 0
+			for range 3 {
+				before := dropped
+				redistest.Eventually(t, patience, "lines are dropped", func() bool {
+					dropped = p.metric("usher_accounting_lines_dropped_total")
+					return dropped > before+10
+				})
+				rotate(t, logrotate, rules)
+			}
+			sessions := end()
+			p.eventually("/metrics", fmt.Sprintf("\nusher_session_duration_seconds_count %d\n", sessions))
+			dropped = p.metric("usher_accounting_lines_dropped_total")
+			stop(t, p)
+			list := readAccounting(t, file, filepath.Join(dir, "accounting.1"), filepath.Join(dir, "accounting.2"), filepath.Join(dir, "accounting.3"))
+			if n := sessionsOf(list, "ended"); n < 50 || n+dropped > sessions {
+				t.Errorf("%d sessions in lines and %d dropped, of %d", n, dropped, sessions)
+			}
+		})
+	}
+}
+
 // stalledReader returns the path of a FIFO, and its reader, which reads nothing by itself.
 func stalledReader(t *testing.T) (fifo string, r *os.File) {
 	t.Helper()
@@ -244,6 +288,34 @@ func TestAccountingReaderStallsForGood(t *testing.T) {
 	}
 	stop(t, p)
 	p.logged("accounting destination is stalled, its last lines may be lost")
+}
+
+// A file that takes the place of a FIFO whose reader is stalled gets the lines that the
+// reader has not taken, after SIGHUP.
+func TestAccountingReaderIsReplaced(t *testing.T) {
+	t.Parallel()
+	fifo, r := stalledReader(t)
+	p := launch(t, "USHER_CONFIG="+ruleFile(t, passAndBlock), "USHER_ACCOUNTING="+fifo)
+	target := webServer(t)
+	const sessions = 250 // more than a pipe takes
+	for range sessions {
+		talk(t, p, target)
+	}
+	p.eventually("/metrics", fmt.Sprintf("\nusher_session_duration_seconds_count %d\n", sessions))
+	if err := os.Rename(fifo, fifo+".old"); err != nil {
+		t.Fatal(err)
+	}
+	p.signal(syscall.SIGHUP)
+	wantLines(t, fifo)
+	stop(t, p)
+	old, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := append(parseAccounting(t, string(old)), readAccounting(t, fifo)...)
+	if n := sessionsOf(list, "ended"); n != sessions {
+		t.Errorf("%d sessions, want %d", n, sessions)
+	}
 }
 
 // A reader that is killed costs the lines until there is another one.
@@ -318,15 +390,15 @@ func TestAccountingToStdout(t *testing.T) {
 	}
 }
 
-// busy keeps clients busy until the returned function is called, which returns how many
+// busy keeps two clients busy until the returned function is called, which returns how many
 // sessions they had.
-func busy(t *testing.T, p *process, clients int) (end func() int) {
+func busy(t *testing.T, p *process) (end func() int) {
 	t.Helper()
 	target := webServer(t)
 	over := make(chan struct{})
 	var all sync.WaitGroup
 	var sessions atomic.Int64
-	for range clients {
+	for range 2 {
 		all.Go(func() {
 			for {
 				select {
@@ -351,7 +423,7 @@ func TestAccountingIsReopened(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "accounting")
 	p := launch(t, "USHER_CONFIG="+ruleFile(t, passAndBlock), "USHER_ACCOUNTING="+file)
-	end := busy(t, p, 2)
+	end := busy(t, p)
 	wantLines(t, file)
 	if err := os.Rename(file, file+".1"); err != nil {
 		t.Fatal(err)
@@ -372,6 +444,39 @@ func wantLines(t *testing.T, file string) {
 		info, err := os.Stat(file)
 		return err == nil && info.Size() > 2000
 	})
+}
+
+// In an upgrade, two processes append to the same file: lines are whole, and none is lost.
+func TestAccountingInAnUpgrade(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "accounting")
+	p := launchUpgradable(t, "USHER_STORE="+redistest.Start(t).URL(), "USHER_CONFIG="+ruleFile(t, passAndBlock), "USHER_ACCOUNTING="+file,
+		"USHER_DRAIN_TIMEOUT=10m", "USHER_UPGRADE_TIMEOUT=5m")
+	held, _ := connect(t, p, webServer(t))
+	end := busy(t, p)
+	wantLines(t, file)
+	if out, code := ask(t, p, "upgrade", "--timeout", "5m"); code != "0" {
+		t.Fatal(code, out)
+	}
+	size := func() int64 {
+		info, err := os.Stat(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Size()
+	}
+	before := size()
+	redistest.Eventually(t, patience, "lines of the new process", func() bool { return size() > before+5000 })
+	sessions := end() + 1
+	held.Close() // which the old process waits for
+	gone(t, p.cmd.Process.Pid)
+	if out, code := ask(t, p, "stop"); code != "0" {
+		t.Error(code, out)
+	}
+	p.loggedTimes("stopped", 2)
+	if n := sessionsOf(readAccounting(t, file), "ended"); n != sessions {
+		t.Errorf("%d sessions, want %d", n, sessions)
+	}
 }
 
 // A process that drains opens the file again, too.
@@ -400,35 +505,46 @@ func TestAccountingIsReopenedInADrain(t *testing.T) {
 	}
 }
 
-// logrotate rotates the file in both ways of docs/accounting.md while sessions end.
-func TestAccountingIsRotated(t *testing.T) {
-	t.Parallel()
-	logrotate := need.Program(t, "logrotate")
+// rotationOf returns the configuration of docs/accounting.md for logrotate, for a file.
+func rotationOf(t *testing.T, way, file string) string {
+	t.Helper()
 	page, err := os.ReadFile("../../docs/accounting.md")
 	if err != nil {
 		t.Fatal(err)
 	}
+	_, config, found := strings.Cut(string(page), "\n# "+way+".logrotate\n")
+	config, _, ends := strings.Cut(config, "```")
+	if !found || !ends {
+		t.Fatal("the page has no such file")
+	}
+	return strings.NewReplacer("/var/log/usher/accounting", file, "\tcompress\n", "").Replace(config)
+}
+
+// rotate makes logrotate rotate before the time.
+func rotate(t *testing.T, logrotate, rules string) {
+	t.Helper()
+	if out, err := exec.Command(logrotate, "--force", "--state", rules+".state", rules).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
+
+// logrotate rotates the file in both ways of docs/accounting.md while sessions end.
+func TestAccountingIsRotated(t *testing.T) {
+	t.Parallel()
+	logrotate := need.Program(t, "logrotate")
 	for _, way := range []string{"accounting", "copytruncate"} {
 		t.Run(way, func(t *testing.T) {
 			t.Parallel()
-			_, config, found := strings.Cut(string(page), "\n# "+way+".logrotate\n")
-			config, _, ends := strings.Cut(config, "\n```")
-			if !found || !ends {
-				t.Fatal("the page has no such file")
-			}
 			dir := t.TempDir()
 			file := filepath.Join(dir, "accounting")
 			p := launch(t, "USHER_CONFIG="+ruleFile(t, passAndBlock), "USHER_ACCOUNTING="+file)
-			config = strings.NewReplacer("/var/log/usher/accounting", file,
-				"systemctl reload usher", fmt.Sprintf("kill -HUP %d", p.cmd.Process.Pid), "\tcompress\n", "").Replace(config)
-			rules := write(t, filepath.Join(dir, "logrotate.conf"), config+"\n")
-			end := busy(t, p, 2)
+			config := rotationOf(t, way, file)
+			config = strings.Replace(config, "systemctl reload usher", fmt.Sprintf("kill -HUP %d", p.cmd.Process.Pid), 1)
+			rules := write(t, filepath.Join(dir, "logrotate.conf"), config)
+			end := busy(t, p)
 			for range 3 {
 				wantLines(t, file)
-				// --force rotates before the time.
-				if out, err := exec.Command(logrotate, "--force", "--state", filepath.Join(dir, "state"), rules).CombinedOutput(); err != nil {
-					t.Fatalf("%v\n%s", err, out)
-				}
+				rotate(t, logrotate, rules)
 			}
 			wantLines(t, file)
 			sessions := end()

@@ -57,7 +57,7 @@ func Open(o Options) (*Accounting, error) {
 	case "":
 		return a, nil
 	case stdout:
-		a.queue = lines.NewRestingQueue(o.Stdout, nil, writeRest)
+		a.queue = lines.NewRestingQueue(lines.Stream(o.Stdout), nil, writeRest)
 	default:
 		file, err := lines.OpenFile(o.To)
 		if err != nil {

@@ -17,10 +17,11 @@ import (
 	"go.uber.org/goleak"
 
 	"usher/cmd/usher/internal/lines"
+	"usher/deploy/need"
 	"usher/proxy/record"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(need.Summary(m)) }
 
 // sink is a destination that can fail.
 type sink struct {

@@ -4,7 +4,10 @@ package lines
 
 import (
 	"bytes"
+	"errors"
 	"io"
+	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,6 +27,9 @@ type Queue struct {
 	out    io.Writer
 	reopen func()        // runs between two writes; nil if the destination has none
 	rest   time.Duration // after the lines so far are written
+	// patience is how long the lines before a reopen may take: a reader that takes none
+	// would hold the reopen up for ever.
+	patience time.Duration
 
 	mu        sync.Mutex
 	pending   bytes.Buffer // whole lines
@@ -47,7 +53,7 @@ func NewQueue(out io.Writer, reopen func()) *Queue { return NewRestingQueue(out,
 // meanwhile are written together, which costs less than to wake up for each of them. The
 // first line after a pause is written at once.
 func NewRestingQueue(out io.Writer, reopen func(), rest time.Duration) *Queue {
-	q := &Queue{out: out, reopen: reopen, rest: rest, wanted: -1, ended: make(chan struct{})}
+	q := &Queue{out: out, reopen: reopen, rest: rest, patience: time.Second, wanted: -1, ended: make(chan struct{})}
 	q.changed = sync.NewCond(&q.mu)
 	go q.run()
 	return q
@@ -67,7 +73,8 @@ func (q *Queue) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// Reopen calls reopen once the lines so far are written.
+// Reopen calls reopen once the lines so far are written. If out is a File that does not
+// take them within a second, they go to what is opened then.
 func (q *Queue) Reopen() {
 	if q.reopen == nil {
 		return
@@ -76,6 +83,18 @@ func (q *Queue) Reopen() {
 	defer q.mu.Unlock()
 	q.wanted = q.pending.Len()
 	q.changed.Broadcast()
+	if file, ok := q.out.(*File); ok {
+		time.AfterFunc(q.patience, func() { q.hurry(file) })
+	}
+}
+
+// hurry ends the wait for a reopen.
+func (q *Queue) hurry(file *File) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.wanted >= 0 { // so the file is not being reopened
+		file.Interrupt()
+	}
 }
 
 // run writes until Close, and then what is left.
@@ -133,12 +152,24 @@ func (q *Queue) take() {
 
 func (q *Queue) write() {
 	n, err := q.out.Write(q.lines)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.failing = err != nil
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		q.putBack(q.lines[bytes.LastIndexByte(q.lines[:n], '\n')+1:])
+		return
+	}
 	if err != nil {
 		q.unwritten.Add(uint64(bytes.Count(q.lines[n:], []byte("\n"))))
 	}
-	q.mu.Lock()
-	q.failing = err != nil
-	q.mu.Unlock()
+}
+
+// putBack puts lines before all others, and the reopen before them. q.mu is held.
+func (q *Queue) putBack(lines []byte) {
+	rest := slices.Concat(lines, q.pending.Bytes())
+	q.pending.Reset()
+	q.pending.Write(rest)
+	q.wanted = 0
 }
 
 // Works reports whether a further line is likely to be written soon.

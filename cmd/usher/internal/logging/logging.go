@@ -70,11 +70,14 @@ func Open(cfg settings.Config, set rules.Settings, stdout, stderr io.Writer) (*L
 	return &l, nil
 }
 
-// add opens one destination. w is nil for a file.
+// add opens one destination. w is nil for a file, and otherwise a stream.
 func (l *Logs) add(name string, w io.Writer, cfg settings.Config, level slog.Level) error {
 	d := &destination{name: name}
+	terminal := isTerminal(w)
 	var reopen func()
-	if w == nil {
+	if w != nil {
+		w = lines.Stream(w)
+	} else {
 		f, err := lines.OpenFile(name)
 		if err != nil {
 			return fmt.Errorf("logoutput or errorlog: %w; name a file that usher can write, or stderr", err)
@@ -87,7 +90,7 @@ func (l *Logs) add(name string, w io.Writer, cfg settings.Config, level slog.Lev
 		}
 	}
 	d.queue = lines.NewQueue(w, reopen)
-	d.handler = newHandler(d.queue, isTerminal(w), cfg, level)
+	d.handler = newHandler(d.queue, terminal, cfg, level)
 	l.destinations = append(l.destinations, d)
 	return nil
 }
