@@ -195,9 +195,13 @@
 
   // ---- links and searches stay on the page
 
+  const pageHere = () => location.pathname + location.search;
+  let pageShown = pageHere(); // what the address asks for, without the place within it
+
   function go(address) {
     const to = new URL(address, location.href);
     history.pushState(null, '', to);
+    pageShown = pageHere();
     last = 0;
     refresh();
     const section = to.hash && document.querySelector(to.hash);
@@ -239,11 +243,15 @@
     const to = new URL('/', location.href);
     for (const [name, value] of new FormData(form)) if (value) to.searchParams.set(name, value);
     history[pushed ? 'pushState' : 'replaceState'](null, '', to);
+    pageShown = pageHere();
     last = 0;
     refresh();
   }
 
-  window.addEventListener('popstate', () => location.reload());
+  // Back and forward. A link to a place within the page is heard here, too.
+  window.addEventListener('popstate', () => {
+    if (pageHere() !== pageShown) location.reload();
+  });
 
   // ---- writing
 
