@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"cmp"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -48,7 +47,7 @@ var (
 	sessionsDesc = prometheus.NewDesc("usher_sessions",
 		"Sessions on this replica, by the last rule that passed them.", []string{"rule", "generation", "command"}, nil)
 	ruleDesc = prometheus.NewDesc("usher_rule_info",
-		"Always 1. The position and the location (file:line:col) of each rule in force.", []string{"rule", "position", "location"}, nil)
+		"Always 1. The position and the location (file:line) of each rule in force.", []string{"rule", "position", "location"}, nil)
 	wouldRefuseDesc = prometheus.NewDesc("usher_sessions_would_refuse_total",
 		"Sessions that a limit in session.mode report would have refused.", []string{"rule", "generation"}, nil)
 	bytesDesc = prometheus.NewDesc("usher_transferred_bytes_total",
@@ -230,5 +229,5 @@ func at(r *rules.Rule) string {
 	if r == nil {
 		return ""
 	}
-	return r.Pos.File + ":" + strconv.Itoa(r.Pos.Line)
+	return r.At()
 }

@@ -35,7 +35,7 @@ func TestProbeAndStatus(t *testing.T) {
 	if code != "0" {
 		t.Fatal(code, out)
 	}
-	for _, want := range []string{"ready          yes\n", "sessions here  1\n", p.socks, "memory, joined", "sockd.conf:3:1", "s1    web   g1-"} {
+	for _, want := range []string{"ready          yes\n", "sessions here  1\n", p.socks, "memory, joined", "sockd.conf:3\n", "s1    web   g1-"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("status lacks %q:\n%s", want, out)
 		}

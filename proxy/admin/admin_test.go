@@ -46,12 +46,12 @@ func serve(t *testing.T) world {
 			File: "sockd.conf", Digest: "c19f31c2ab", Generation: "g5-9f31c2ab", Number: 5,
 			Loaded: time.Unix(1700000000, 0), ReloadOK: true,
 			Limits: []admin.RuleLimit{
-				{Rule: "s1", Name: "web", Location: "sockd.conf:4:1", Generation: "g5-9f31c2ab", Mode: "report", Current: true, Max: 5, Sessions: 2},
-				{Rule: "s1", Name: "s:1f0c9a2e", Location: "sockd.conf:4:1", Generation: "g4-00000000", Mode: "enforce", Max: 9, Sessions: 7},
-				{Rule: "s2", Name: "s:00c0ffee", Location: "sockd.conf:9:1", Generation: "g5-9f31c2ab", Mode: "enforce", Current: true, Max: -1, Sessions: 4},
-				{Rule: "s3", Name: "mail", Location: "sockd.conf:11:1", Generation: "g5-9f31c2ab", Mode: "enforce", Pool: "mails", Current: true, Max: 3, Sessions: 6},
-				{Rule: "s4", Name: "smtp", Location: "sockd.conf:13:1", Generation: "g5-9f31c2ab", Mode: "enforce", Pool: "mails", Current: true, Max: 3, Sessions: 6},
-				{Rule: "s2", Name: "mail", Location: "sockd.conf:9:1", Generation: "g4-00000000", Mode: "enforce", Pool: "mails", Max: 8, Sessions: 6},
+				{Rule: "s1", Name: "web", Location: "sockd.conf:4", Generation: "g5-9f31c2ab", Mode: "report", Current: true, Max: 5, Sessions: 2},
+				{Rule: "s1", Name: "s:1f0c9a2e", Location: "sockd.conf:4", Generation: "g4-00000000", Mode: "enforce", Max: 9, Sessions: 7},
+				{Rule: "s2", Name: "s:00c0ffee", Location: "sockd.conf:9", Generation: "g5-9f31c2ab", Mode: "enforce", Current: true, Max: -1, Sessions: 4},
+				{Rule: "s3", Name: "mail", Location: "sockd.conf:11", Generation: "g5-9f31c2ab", Mode: "enforce", Pool: "mails", Current: true, Max: 3, Sessions: 6},
+				{Rule: "s4", Name: "smtp", Location: "sockd.conf:13", Generation: "g5-9f31c2ab", Mode: "enforce", Pool: "mails", Current: true, Max: 3, Sessions: 6},
+				{Rule: "s2", Name: "mail", Location: "sockd.conf:9", Generation: "g4-00000000", Mode: "enforce", Pool: "mails", Max: 8, Sessions: 6},
 			},
 		},
 		Store: admin.StoreOf("memory", limiter.Status{

@@ -67,7 +67,7 @@ func (r Rules) Limited() bool {
 type RuleLimit struct {
 	Rule       string `json:"rule"`     // c1, s2
 	Name       string `json:"name"`     // its label in metrics: rule.name, or derived from the rule
-	Location   string `json:"location"` // file:line:col
+	Location   string `json:"location"` // file:line
 	Generation string `json:"generation"`
 	Pool       string `json:"pool,omitempty"` // that it counts in
 	Mode       string `json:"mode"`           // session.mode: enforce, or report

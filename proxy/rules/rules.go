@@ -178,6 +178,9 @@ func (r *Rule) ID() string {
 	return "s" + strconv.Itoa(r.Number)
 }
 
+// At is where the rule stands: file:line.
+func (r *Rule) At() string { return r.Pos.File + ":" + strconv.Itoa(r.Pos.Line) }
+
 // Commands returns the commands that a socks-rule matches; a client-rule has none.
 func (r *Rule) Commands() (list []Command) {
 	for c := Connect; c <= UDPReply; c++ {

@@ -77,7 +77,7 @@ type Cluster struct {
 type Rule struct {
 	Rule     string `json:"rule"` // c1, s2
 	Name     string `json:"name"`
-	Location string `json:"location"` // file:line:col
+	Location string `json:"location"` // file:line
 	Verdict  string `json:"verdict"`  // pass, block
 	Text     string `json:"text"`
 	Limited  bool   `json:"limited"`
@@ -119,7 +119,7 @@ type Key struct {
 type Limit struct {
 	Rule       string  `json:"rule"`
 	Name       string  `json:"name"`
-	Location   string  `json:"location"`
+	Location   string  `json:"location"` // file:line
 	Generation string  `json:"generation"`
 	Digest     string  `json:"digest"` // of the generation
 	Current    bool    `json:"current"`

@@ -80,7 +80,7 @@ func refusal(client string, port int) record.End {
 		Session: record.Session{
 			ID: fmt.Sprintf("k-%d", port), Generation: "g5-9f31c2ab",
 			Client:     netip.AddrPortFrom(netip.MustParseAddr(client), uint16(port)),
-			ClientRule: "c1", ClientRuleAt: "sockd.conf:3:1", Rule: "s2", RuleName: "web", RuleAt: "sockd.conf:7:1",
+			ClientRule: "c1", ClientRuleAt: "sockd.conf:3", Rule: "s2", RuleName: "web", RuleAt: "sockd.conf:7",
 			SOCKS: 5, Command: "connect", Target: fmt.Sprintf("192.0.2.80:%d", 80+port%2), Began: now,
 		},
 		Time: now, Reason: "limit", Refused: true, Error: "session.max: 5",
@@ -146,7 +146,7 @@ func TestFloodOfRefusals(t *testing.T) {
 		sum := list[10]
 		for key, want := range map[string]any{
 			"event": "refused", "count": 9990.0, "replica": "a", "reason": "limit", "source": "192.0.2.1", "generation": "g5-9f31c2ab",
-			"rule": "s2", "rule_name": "web", "rule_at": "sockd.conf:7:1", "client_rule": "c1", "command": "connect", "error": "session.max: 5",
+			"rule": "s2", "rule_name": "web", "rule_at": "sockd.conf:7", "client_rule": "c1", "command": "connect", "error": "session.max: 5",
 			"client": nil, "session": nil, "target": nil, "began": nil, "bytes_up": nil,
 		} {
 			if sum[key] != want {

@@ -40,7 +40,7 @@ type Answer struct {
 type Step struct {
 	Rule     string `json:"rule"`
 	Name     string `json:"name,omitempty"` // rule.name
-	Location string `json:"location"`       // file:line:col
+	Location string `json:"location"`       // file:line
 	Pass     bool   `json:"rule_passes"`
 	Decides  bool   `json:"decides"`
 	Mismatch string `json:"mismatch,omitempty"` // the keyword that does not match
@@ -171,7 +171,7 @@ func named(position, name string) string {
 func stepsOf(steps []rules.Step) []Step {
 	list := []Step{}
 	for _, s := range steps {
-		list = append(list, Step{Rule: s.Rule.ID(), Name: s.Rule.Name, Location: s.Rule.Pos.String(), Pass: s.Rule.Pass,
+		list = append(list, Step{Rule: s.Rule.ID(), Name: s.Rule.Name, Location: s.Rule.At(), Pass: s.Rule.Pass,
 			Decides: s.Mismatch == rules.NoMismatch, Mismatch: s.Mismatch.String(), Why: s.Why})
 	}
 	return list

@@ -71,7 +71,7 @@ func showRules(file string, gens []proxy.Generation, st limiter.Status) admin.Ru
 		}
 		for _, r := range policyfile.Limited(g.Rules) {
 			out.Limits = append(out.Limits, admin.RuleLimit{
-				Rule: r.ID(), Name: r.Label(), Location: r.Pos.String(), Generation: g.Label, Pool: r.Session.Pool, Mode: r.Session.Mode(), Current: g.Current,
+				Rule: r.ID(), Name: r.Label(), Location: r.At(), Generation: g.Label, Pool: r.Session.Pool, Mode: r.Session.Mode(), Current: g.Current,
 				Max: r.Session.Max, Sessions: st.Totals[proxy.Counter(g.Digest, r)],
 			})
 		}

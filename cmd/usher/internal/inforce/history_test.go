@@ -53,7 +53,7 @@ func TestShowRules(t *testing.T) {
 	if len(got.Limits) != 2 {
 		t.Fatalf("%+v", got.Limits)
 	}
-	if l := got.Limits[0]; l.Rule != "s2" || !l.Current || l.Max != 5 || l.Sessions != 4 || l.Location != "test.conf:2:1" {
+	if l := got.Limits[0]; l.Rule != "s2" || !l.Current || l.Max != 5 || l.Sessions != 4 || l.Location != "test.conf:2" {
 		t.Errorf("%+v", l)
 	}
 	if l := got.Limits[1]; l.Rule != "s1" || l.Current || l.Max != 9 || l.Sessions != 3 || l.Generation != "g1-old" {

@@ -36,7 +36,7 @@ func (l *Local) Limits(context.Context) api.Limits {
 
 func limitOf(g *generation, r *rules.Rule) api.Limit {
 	return api.Limit{
-		Rule: r.ID(), Name: r.Label(), Location: r.Pos.String(), Generation: g.Label, Digest: g.Digest, Current: g.Current,
+		Rule: r.ID(), Name: r.Label(), Location: r.At(), Generation: g.Label, Digest: g.Digest, Current: g.Current,
 		Pool: r.Session.Pool, Mode: r.Session.Mode(), Max: r.Session.Max, KeyMax: r.Session.KeyMax,
 		Shares: []api.Share{}, Keys: []api.Key{}, Holders: []record.Holder{},
 		WouldRefuse: g.WouldRefuse[r.ID()],

@@ -79,7 +79,7 @@ func ruleOf(set *rules.Set, r *rules.Rule, sessions int) api.Rule {
 		verdict = "pass"
 	}
 	return api.Rule{
-		Rule: r.ID(), Name: r.Label(), Location: r.Pos.String(), Verdict: verdict, Text: set.Text(r),
+		Rule: r.ID(), Name: r.Label(), Location: r.At(), Verdict: verdict, Text: set.Text(r),
 		Limited: r.Pass && r.Session.Limited, Sessions: sessions,
 	}
 }

@@ -30,8 +30,8 @@ func session(id, from, user, target, replica, generation string, age, idle float
 	return record.Running{
 		Session: record.Session{
 			ID: id, Replica: replica, Generation: generation, Client: client(from), User: user,
-			ClientRule: "c1", ClientRuleAt: "/etc/usher/sockd.conf:12:1",
-			Rule: "s1", RuleName: "web", RuleAt: "/etc/usher/sockd.conf:22:1", SOCKS: 5, Command: "connect", Target: target,
+			ClientRule: "c1", ClientRuleAt: "/etc/usher/sockd.conf:12",
+			Rule: "s1", RuleName: "web", RuleAt: "/etc/usher/sockd.conf:22", SOCKS: 5, Command: "connect", Target: target,
 			Began: now.Add(-time.Duration(age) * time.Second), Seconds: age, BytesUp: int64(age) * 40, BytesDown: int64(age) * 9001,
 		},
 		State: record.Relaying, IdleSeconds: idle,
@@ -55,17 +55,17 @@ func sessions() api.Sessions {
 func limits() api.Limits {
 	return api.Limits{Limits: []api.Limit{
 		{
-			Rule: "s1", Name: "web", Location: "/etc/usher/sockd.conf:22:1", Generation: "g2-0833acf5", Current: true, Mode: "enforce",
+			Rule: "s1", Name: "web", Location: "/etc/usher/sockd.conf:22", Generation: "g2-0833acf5", Current: true, Mode: "enforce",
 			Max: 5, Sessions: 5, Shares: []api.Share{{Replica: "usher-1", Sessions: 2}, {Replica: "usher-2", Sessions: 2}, {Replica: "usher-3", Sessions: 1}},
 			Refused: 12, Highest: 5, HighestAt: ago(51 * time.Second),
 			Holders: []record.Holder{{Client: netip.MustParseAddr("192.0.2.9"), User: "kim", Sessions: 4}, {Client: netip.MustParseAddr("192.0.2.11"), Sessions: 1}},
 		},
 		{
-			Rule: "s2", Name: "per-user", Location: "/etc/usher/sockd.conf:32:1", Generation: "g2-0833acf5", Current: true, Mode: "report",
+			Rule: "s2", Name: "per-user", Location: "/etc/usher/sockd.conf:32", Generation: "g2-0833acf5", Current: true, Mode: "report",
 			Max: -1, KeyMax: 3, Sessions: 4, WouldRefuse: 7, Highest: 9, HighestAt: ago(26 * time.Hour),
 			Keys: []api.Key{{Key: "user=kim", Sessions: 3, Max: 3, Shares: []api.Share{{Replica: "usher-1", Sessions: 3}}}, {Key: "user=lee", Sessions: 1, Max: 3}},
 		},
-		{Rule: "s1", Name: "web", Location: "/etc/usher/sockd.conf:22:1", Generation: "g1-08731f73", Mode: "enforce", Max: 50, Sessions: 3, Highest: 3},
+		{Rule: "s1", Name: "web", Location: "/etc/usher/sockd.conf:22", Generation: "g1-08731f73", Mode: "enforce", Max: 50, Sessions: 3, Highest: 3},
 	}}
 }
 
@@ -74,8 +74,8 @@ func refusal(d time.Duration, from, replica string) record.End {
 	return record.End{
 		Session: record.Session{
 			ID: "5c77e1d0-99", Replica: replica, Generation: "g7-0833acf5", Client: client(from), User: "monica",
-			ClientRule: "c1", ClientRuleAt: "/etc/usher/sockd.conf:12:1",
-			Rule: "s1", RuleName: "web", RuleAt: "/etc/usher/sockd.conf:22:1", SOCKS: 5, Command: "connect", Target: "www.example.com:443",
+			ClientRule: "c1", ClientRuleAt: "/etc/usher/sockd.conf:12",
+			Rule: "s1", RuleName: "web", RuleAt: "/etc/usher/sockd.conf:22", SOCKS: 5, Command: "connect", Target: "www.example.com:443",
 		},
 		Time: ago(d), Reason: "limit", Refused: true, Error: "maxsessions: 5",
 		Held: &record.Held{Limit: "session.max", Max: 5, Sessions: 5, Here: 2, Holders: []record.Holder{{Client: netip.MustParseAddr("192.0.2.9"), User: "kim", Sessions: 2}}},
@@ -85,7 +85,7 @@ func refusal(d time.Duration, from, replica string) record.End {
 func refusals() api.Refusals {
 	blocked := refusal(40*time.Minute, "192.0.2.7:5000", "usher-3")
 	blocked.Reason, blocked.Held, blocked.Error, blocked.Target = "blocked", nil, "", "10.0.0.5:25"
-	blocked.Rule, blocked.RuleName, blocked.RuleAt = "s4", "", "/etc/usher/sockd.conf:41:1"
+	blocked.Rule, blocked.RuleName, blocked.RuleAt = "s4", "", "/etc/usher/sockd.conf:41"
 	client := refusal(30*time.Hour, "192.0.2.7:5001", "usher-1")
 	client.Reason, client.Held, client.Error, client.User, client.Target, client.Command = "no_greeting", nil, "", "", "", ""
 	client.Rule, client.RuleName, client.RuleAt = "", "", ""

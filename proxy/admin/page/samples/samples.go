@@ -103,7 +103,7 @@ func cluster(n int) api.Cluster {
 // use is a limit with its shares, in the order of the replicas.
 func use(rule, name string, line int, most int64, shares ...int) api.Limit {
 	l := api.Limit{
-		Rule: rule, Name: name, Location: fmt.Sprintf("/etc/usher/sockd.conf:%d:1", line), Generation: current, Current: true,
+		Rule: rule, Name: name, Location: fmt.Sprintf("/etc/usher/sockd.conf:%d", line), Generation: current, Current: true,
 		Mode: "enforce", Max: most, Shares: []api.Share{}, Keys: []api.Key{}, Holders: []record.Holder{},
 	}
 	for i, n := range shares {
@@ -134,8 +134,8 @@ func session(n, replicas int) record.Running {
 		Session: record.Session{
 			ID: fmt.Sprintf("5ad3c0-%x", 0x2f1000+n*37), Replica: fmt.Sprintf("usher-%d", n%replicas+1), Generation: current,
 			Client: netip.AddrPortFrom(netip.MustParseAddr(c.address), uint16(40_000+n*13%20_000)), User: c.user,
-			ClientRule: "c1", ClientRuleAt: "/etc/usher/sockd.conf:8:1",
-			Rule: c.rule, RuleName: c.name, RuleAt: fmt.Sprintf("/etc/usher/sockd.conf:%d:1", c.line),
+			ClientRule: "c1", ClientRuleAt: "/etc/usher/sockd.conf:8",
+			Rule: c.rule, RuleName: c.name, RuleAt: fmt.Sprintf("/etc/usher/sockd.conf:%d", c.line),
 			SOCKS: 5, Command: "connect", Target: c.target, Began: Now.Add(-age), Seconds: age.Seconds(),
 			BytesUp: int64(n*n*331%900_000 + 517), BytesDown: int64(n*n*92_821%380_000_000 + 4096),
 		},
@@ -193,7 +193,7 @@ func busy() *State {
 	partners := use("s3", "partners", 27, 25, 6, 9, 4)
 	partners.Pool = "partners"
 	second := partners
-	second.Rule, second.Name, second.Location = "s6", "partners-udp", "/etc/usher/sockd.conf:46:1"
+	second.Rule, second.Name, second.Location = "s6", "partners-udp", "/etc/usher/sockd.conf:46"
 	crawl := use("s4", "crawl", 33, -1, 3, 2, 1)
 	crawl.KeyMax = 4
 	crawl.Keys = []api.Key{
