@@ -65,7 +65,7 @@ func (f *File) Reopen() error {
 	file, err := os.OpenFile(f.name, os.O_WRONLY|os.O_APPEND|os.O_CREATE|syscall.O_NONBLOCK, 0o640)
 	if err != nil {
 		f.setDeadline(time.Time{})
-		return err
+		return explained(err, f.name)
 	}
 	f.reopening.Lock()
 	defer f.reopening.Unlock()
@@ -75,6 +75,16 @@ func (f *File) Reopen() error {
 		f.own = file
 	}
 	return nil
+}
+
+// explained says in words what the system says of a FIFO that nobody reads: that there is
+// no such device or address.
+func explained(err error, name string) error {
+	info, errStat := os.Stat(name)
+	if errors.Is(err, unix.ENXIO) && errStat == nil && info.Mode().Type() == fs.ModeNamedPipe {
+		return fmt.Errorf("open %s: no program reads this FIFO", name)
+	}
+	return err
 }
 
 // Interrupt makes writes to a FIFO whose reader is stalled fail with

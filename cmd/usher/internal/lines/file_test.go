@@ -292,6 +292,11 @@ func TestReopenOfAStalledFIFO(t *testing.T) {
 	t.Parallel()
 	name := filepath.Join(t.TempDir(), "lines")
 	reader := fifo(t, name)
+	unread := name + ".unread"
+	fifo(t, unread).Close()
+	if _, err := OpenFile(unread); err == nil || err.Error() != "open "+unread+": no program reads this FIFO" {
+		t.Errorf("a FIFO without a reader: %v", err)
+	}
 	f, err := OpenFile(name)
 	if err != nil {
 		t.Fatal(err)
