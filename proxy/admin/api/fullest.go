@@ -15,6 +15,13 @@ const (
 	KeysOfAnswer  = 10
 )
 
+// KeepForOthers keeps what a replica tells others of Keys and Holders. Partial says whether
+// it has more.
+func (l *Limit) KeepForOthers() {
+	l.Partial = max(len(l.Keys), len(l.Holders)) > KeysOfReplica
+	l.KeepFullest(KeysOfReplica)
+}
+
 // KeepFullest orders Keys and Holders, those with most sessions first, and keeps n of
 // each.
 func (l *Limit) KeepFullest(n int) {

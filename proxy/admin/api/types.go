@@ -134,6 +134,9 @@ type Limit struct {
 	// Holders are the clients and users with most of its sessions, at most ten, over the
 	// replicas that have answered.
 	Holders []record.Holder `json:"holders"`
+	// Partial: some replica has more keys or clients than it tells the others, so the
+	// sessions of keys and holders are at least what they say.
+	Partial bool `json:"partial,omitempty"`
 	// WouldRefuse counts, in mode report, the sessions that enforce would have refused
 	// since the replicas have started.
 	WouldRefuse uint64    `json:"would_refuse,omitempty"`

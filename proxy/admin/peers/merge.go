@@ -137,6 +137,7 @@ func (c *Cluster) Limits(ctx context.Context) api.Limits {
 			byReplica(k.Shares)
 		}
 		a.Limits[i].KeepFullest(api.KeysOfAnswer)
+		a.Limits[i].Partial = a.Limits[i].Partial && len(found) > 0
 	}
 	a.Missing = missing(found)
 	return a
@@ -153,6 +154,7 @@ func addLimit(l *api.Limit, other api.Limit) {
 	l.Shares = append(l.Shares, other.Shares...)
 	l.Refused += other.Refused
 	l.WouldRefuse += other.WouldRefuse
+	l.Partial = l.Partial || other.Partial
 	if other.Highest > l.Highest {
 		l.Highest, l.HighestAt = other.Highest, other.HighestAt
 	}

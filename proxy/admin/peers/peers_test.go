@@ -238,6 +238,33 @@ func TestLimitsTogether(t *testing.T) {
 	}
 }
 
+// A replica that has more keys than it tells makes the sums of keys and holders partial,
+// unless it is the only one.
+func TestPartialKeys(t *testing.T) {
+	with := func(name string, keys int) *replica {
+		l := api.Limit{Rule: "s1", Digest: "d5"}
+		for i := range keys {
+			l.Keys = append(l.Keys, api.Key{Key: fmt.Sprint(i), Sessions: 1})
+		}
+		l.KeepForOthers()
+		return &replica{name: name, limits: []api.Limit{l}}
+	}
+	const few, many = api.KeysOfReplica, api.KeysOfReplica + 1
+	for _, c := range []struct {
+		cluster peers.Writer
+		want    bool
+	}{
+		{trio(with("web1", few), with("web2", few), with("web3", few)), false},
+		{trio(with("web1", few), with("web2", many), with("web3", few)), true},
+		{trio(with("web1", many), with("web2", few), with("web3", few)), true},
+		{cluster(with("web1", many), network{}), false},
+	} {
+		if got := c.cluster.Limits(t.Context()).Limits[0].Partial; got != c.want {
+			t.Errorf("partial is %v, want %v", got, c.want)
+		}
+	}
+}
+
 // A generation is one, whatever number replicas know it by.
 func TestRulesTogether(t *testing.T) {
 	of := func(digest string, number uint64, n int, in ...string) api.Generation {

@@ -13,8 +13,7 @@ import (
 
 // Limits implements api.Source.
 func (l *Local) Limits(context.Context) api.Limits {
-	name := l.o.Snapshot().Replica
-	a := api.Limits{Answer: l.answer(name), Limits: []api.Limit{}}
+	a := api.Limits{Answer: l.answer(), Limits: []api.Limit{}}
 	gens := l.generations()
 	used := usage(gens)
 	totals := l.o.Status().Totals
@@ -27,7 +26,7 @@ func (l *Local) Limits(context.Context) api.Limits {
 			if most := l.o.Highest(counter); most.Sessions > 0 {
 				limit.Highest, limit.HighestAt = most.Sessions, most.At.UTC()
 			}
-			used[counter].show(&limit, name)
+			used[counter].show(&limit, l.o.Name)
 			a.Limits = append(a.Limits, limit)
 		}
 	}
@@ -109,5 +108,5 @@ func (u *use) show(limit *api.Limit, name string) {
 		h.Sessions = n
 		limit.Holders = append(limit.Holders, h)
 	}
-	limit.KeepFullest(api.KeysOfReplica)
+	limit.KeepForOthers()
 }

@@ -24,6 +24,7 @@ type Server interface {
 // concurrently.
 type Options struct {
 	ID       string // of this replica in the store
+	Name     string // USHER_REPLICA
 	Cluster  string // USHER_CLUSTER
 	LeaseTTL time.Duration
 	Strict   bool          // USHER_LEASE_LOSS=close
@@ -32,7 +33,8 @@ type Options struct {
 	Server   Server
 	Status   func() limiter.Status
 	Highest  func(counter string) limiter.Highest
-	// Snapshot returns what /status shows.
+	// Snapshot returns what /status shows. It counts the sessions of each rule, so only
+	// what needs that calls it.
 	Snapshot func() admin.Status
 }
 
@@ -45,15 +47,15 @@ var _ api.Source = (*Local)(nil)
 func New(o Options) *Local { return &Local{o} }
 
 // answer returns the part of an answer that all have.
-func (l *Local) answer(name string) api.Answer {
-	return api.Answer{Time: time.Now().UTC(), Replica: name, Missing: []api.Missing{}}
+func (l *Local) answer() api.Answer {
+	return api.Answer{Time: time.Now().UTC(), Replica: l.o.Name, Missing: []api.Missing{}}
 }
 
 // Cluster implements api.Source.
 func (l *Local) Cluster(context.Context) api.Cluster {
 	now := l.o.Snapshot()
 	a := api.Cluster{
-		Answer: l.answer(now.Replica), Cluster: l.o.Cluster, Writing: l.o.Writing, Store: l.store(now.Store),
+		Answer: l.answer(), Cluster: l.o.Cluster, Writing: l.o.Writing, Store: l.store(now.Store),
 		Replicas: []api.Replica{l.replica(now)},
 	}
 	a.Judge()
@@ -69,7 +71,7 @@ func (l *Local) store(s admin.Store) api.Store {
 
 func (l *Local) replica(now admin.Status) api.Replica {
 	r := api.Replica{
-		ID: l.o.ID, Name: now.Replica, Address: l.o.Address(), Version: now.Version, State: api.Alive, Started: now.Started.UTC(), Seen: time.Now().UTC(),
+		ID: l.o.ID, Name: l.o.Name, Address: l.o.Address(), Version: now.Version, State: api.Alive, Started: now.Started.UTC(), Seen: time.Now().UTC(),
 		Generation: now.Rules.Generation, Digest: now.Rules.Digest, Sessions: now.Sessions, Ready: now.Ready, Reason: now.Reason,
 		ReloadError: now.Rules.ReloadErr,
 	}
@@ -81,14 +83,14 @@ func (l *Local) replica(now admin.Status) api.Replica {
 
 // Sessions implements api.Source.
 func (l *Local) Sessions(_ context.Context, q api.Query) api.Sessions {
-	a := api.Sessions{Answer: l.answer(l.o.Snapshot().Replica), Offset: q.Offset}
+	a := api.Sessions{Answer: l.answer(), Offset: q.Offset}
 	a.Sessions, a.Total = q.PickSessions(l.o.Server.Running())
 	return a
 }
 
 // Refusals implements api.Source.
 func (l *Local) Refusals(_ context.Context, q api.Query) api.Refusals {
-	a := api.Refusals{Answer: l.answer(l.o.Snapshot().Replica), Offset: q.Offset}
+	a := api.Refusals{Answer: l.answer(), Offset: q.Offset}
 	a.Refusals, a.Total = q.PickRefusals(l.o.Server.Refusals())
 	return a
 }

@@ -50,15 +50,14 @@ func hashOf(label string) string {
 
 // Rules implements api.Source.
 func (l *Local) Rules(context.Context) api.Rules {
-	name := l.o.Snapshot().Replica
-	a := api.Rules{Answer: l.answer(name), Generations: []api.Generation{}}
+	a := api.Rules{Answer: l.answer(), Generations: []api.Generation{}}
 	for _, g := range l.generations() {
 		out := api.Generation{
 			Label: g.Label, Number: g.Number, Digest: g.Digest, Current: g.Current, Replicas: []string{},
 			Sessions: len(g.running), Rules: []api.Rule{},
 		}
 		if g.Current {
-			out.Replicas = append(out.Replicas, name)
+			out.Replicas = append(out.Replicas, l.o.Name)
 		}
 		passed := map[string]int{}
 		for _, r := range g.running {
