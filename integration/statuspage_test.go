@@ -2,11 +2,16 @@ package integration
 
 import (
 	"fmt"
+	"net"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/chromedp/chromedp"
+
+	"usher/deploy/need"
+	"usher/integration/browser"
 )
 
 const pageToken = "token-of-the-status-page-test"
@@ -24,6 +29,7 @@ socks pass { from: 0/0 to: %s }
 
 // viewed is a cluster, the page of its first replica, and the sessions of clients.
 type viewed struct {
+	b    *browser.Browser
 	w    *world
 	p    *tab
 	held []crowd
@@ -51,19 +57,22 @@ func TestStatusPage(t *testing.T) {
 	third := (client{proxy: w.replicas[2].socks}).ask(t, 4, w.limited.String())
 	third.want(t, 2, notAllowed)
 
-	v := &viewed{w: w, p: p, held: append(held, third)}
+	v := &viewed{b: b, w: w, p: p, held: append(held, third)}
 	for _, step := range []struct {
 		name string
 		test func(*testing.T)
 	}{
 		{"the page of one shows the sessions of all", v.all},
 		{"changes arrive within two seconds", v.changes},
+		{"a rule shows its text", v.showsRule},
 		{"a session is ended with the token and not without", v.endsSession},
+		{"a replica is drained with the token and not without", v.drains},
 		{"a reload shows both generations", v.reloads},
 		{"what is typed and focused stays", v.keepsFocus},
 		{"a replica that was killed is dead", v.replicaDies},
 		{"Redis stops and comes back", v.storeStops},
 		{"the replica of the page stops and comes back", v.replicaRestarts},
+		{"from another machine, the page asks for the token", v.locked},
 	} {
 		t.Run(step.name, func(t *testing.T) {
 			p.t = t
@@ -105,6 +114,26 @@ func (v *viewed) changes(t *testing.T) {
 	}
 }
 
+// showsRule opens the text of a rule on a phone. It stays open while the page changes.
+func (v *viewed) showsRule(t *testing.T) {
+	v.p.do(chromedp.EmulateViewport(390, 800))
+	v.p.do(chromedp.Evaluate[chromedp.Void]("document.querySelector('.limit [popovertarget]').click()"))
+	v.p.until(shows(".rule:popover-open pre", "session.max: 5") + " && " + shows(".rule:popover-open", v.w.ruleFile+":3"))
+	more := (client{proxy: v.w.replicas[1].socks}).ask(t, 1, v.w.free.String()) // its rule has a text, too
+	v.p.until("document.querySelectorAll('#sessions tbody tr').length == 6 && document.querySelectorAll('.rule').length == 2")
+	more.close()
+	v.p.until("document.querySelectorAll('#sessions tbody tr').length == 5 && document.querySelectorAll('.rule').length == 1")
+	if got := eval[string](v.p, `(() => {
+		const box = document.querySelector('.rule:popover-open')?.getBoundingClientRect();
+		return !box ? 'closed' : box.left < 0 || box.right > innerWidth || box.bottom > innerHeight ? 'not all on the screen' : '';
+	})()`); got != "" {
+		t.Errorf("the text of the rule is %s", got)
+	}
+	v.p.do(chromedp.Evaluate[chromedp.Void]("document.querySelector('.rule:popover-open button').click()"))
+	v.p.until("!document.querySelector('.rule:popover-open')")
+	v.p.do(chromedp.EmulateViewport(1280, 900))
+}
+
 func (v *viewed) endsSession(t *testing.T) {
 	first := "document.querySelector('#sessions [data-end]')"
 	id := eval[string](v.p, first+".dataset.end")
@@ -129,6 +158,40 @@ func (v *viewed) endsSession(t *testing.T) {
 	}
 	if alive != 4 {
 		t.Errorf("%d of 5 sessions are left, want 4", alive)
+	}
+}
+
+// drains begins with the token that the tab has kept.
+func (v *viewed) drains(t *testing.T) {
+	press := func(deed string) {
+		t.Helper()
+		v.p.do(chromedp.Evaluate[chromedp.Void]("document.querySelector('[data-" + deed + "=usher-2]').click()"))
+		v.p.until("document.querySelector('#ask').open && " + shows("#ask", "usher-2?"))
+	}
+	press("drain")
+	if !eval[bool](v.p, "document.querySelector('#ask-token').hidden") {
+		t.Error("the page asks for a token that it has")
+	}
+	v.p.do(chromedp.Evaluate[chromedp.Void]("document.querySelector('#ask-no').click(); sessionStorage.clear()"))
+	press("drain")
+	v.p.do(chromedp.KeyEvent("\r"))
+	v.p.until(shows("#ask-error", "needs the token"))
+	v.p.do(chromedp.SendKeys(chromedp.CSS("#ask-secret"), "wrong\r"))
+	v.p.until(shows("#ask-error", "This is not the token"))
+	if eval[bool](v.p, "!!document.querySelector('.card.draining')") {
+		t.Fatal("the replica was drained without the token")
+	}
+	v.p.do(chromedp.SendKeys(chromedp.CSS("#ask-secret"), pageToken+"\r"))
+	v.p.until("!document.querySelector('#ask').open && " + shows("#done", "usher-2 takes no new sessions"))
+	v.p.until(shows(".card.draining", "usher-2"))
+	if code, body, err := v.w.replicas[1].get("/readyz"); code != 503 {
+		t.Errorf("readyz of the drained replica: %d %s %v", code, body, err)
+	}
+	press("undrain")
+	v.p.do(chromedp.Evaluate[chromedp.Void]("document.querySelector('#ask-yes').click()"))
+	v.p.until(shows("#done", "takes new sessions again") + " && document.querySelectorAll('.card.alive').length == 3")
+	if code, body, err := v.w.replicas[1].get("/readyz"); code != 200 {
+		t.Errorf("readyz of the undrained replica: %d %s %v", code, body, err)
 	}
 }
 
@@ -176,4 +239,40 @@ func (v *viewed) replicaRestarts(t *testing.T) {
 	}
 	v.w.replicas[0] = launchReplica(t, "usher 1 again", v.w.hosts[0], v.w.ports.socks, v.w.ports.admin, again)
 	v.p.until("document.querySelector('#link.live') && document.querySelector('#lost').hidden")
+}
+
+// locked looks at a replica from an address that is none of loopback.
+func (v *viewed) locked(t *testing.T) {
+	r := launchReplica(t, "locked", outside(t), need.Port(t), need.Port(t), map[string]string{
+		"USHER_CONFIG": v.w.ruleFile, "USHER_ADMIN_TOKEN": pageToken, "USHER_REPLICA": "locked-1",
+	})
+	r.waitReady(t)
+	p := open(t, v.b, r.admin+"/?find=nobody")
+	p.until(shows("#unlock", "enter the admin token") + " && " + shows("#unlock", "USHER_ADMIN_TOKEN") + " && document.activeElement.id == 'unlock-secret'")
+	if text := eval[string](p, "document.documentElement.outerHTML"); strings.Contains(text, "locked-1") {
+		t.Error("without the token, the page names the replica")
+	}
+	p.do(chromedp.SendKeys(chromedp.CSS("#unlock-secret"), "wrong\r"))
+	p.until(shows("#unlock-error", "not accepted") + " && document.querySelector('#unlock-secret').value == ''")
+	p.do(chromedp.SendKeys(chromedp.CSS("#unlock-secret"), pageToken+"\r"))
+	unlocked := shows(".card.alive", "locked-1") + " && document.querySelector('#link.live') && document.querySelector('#find').value == 'nobody'"
+	p.until(unlocked)
+	p.do(chromedp.Reload()) // the tab keeps the token
+	p.until(unlocked)
+}
+
+// outside returns an address of this machine that is none of loopback.
+func outside(t *testing.T) string {
+	t.Helper()
+	list, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range list {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() && p.Addr().IsGlobalUnicast() {
+			return p.Addr().String()
+		}
+	}
+	need.Missing(t, "an address besides loopback")
+	return ""
 }

@@ -7,7 +7,7 @@ import (
 )
 
 // maxRefusals bounds how many refusals a Server keeps.
-const maxRefusals = 1000
+const maxRefusals = record.RefusalsKept
 
 // lastRefusals are the last refusals. The zero value has none.
 type lastRefusals struct {

@@ -6,18 +6,25 @@ import (
 	"net/http"
 	"time"
 
-	"usher/proxy/admin/api"
 	"usher/proxy/admin/page"
+	"usher/proxy/admin/page/samples"
 )
 
-// Show serves the status page of source on a loopback address, until stop is called. Its
-// event stream never tells of a change.
-func Show(source api.Source) (address string, stop func(), err error) {
+// Locked is the name of a state in which the page asks for the token.
+const Locked = "locked"
+
+// Show serves the status page of a sample, or of Locked, on a loopback address, until stop
+// is called. Its event stream never tells of a change.
+func Show(state string) (address string, stop func(), err error) {
+	o := page.Options{MayRead: func(*http.Request) bool { return state != Locked }}
+	if state != Locked {
+		o.Source = samples.Of(state)
+	}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", nil, err
 	}
-	show := page.New(page.Options{Source: source})
+	show := page.New(o)
 	mux := http.NewServeMux()
 	mux.Handle("GET /{$}", show)
 	mux.Handle("GET "+page.Prefix, show.Assets())

@@ -40,6 +40,8 @@ var documented = []picture{
 	{name: "status-page-reload", state: "reload", width: desktop, height: 800},
 	{name: "status-page-store-down", state: "store-down", width: desktop, height: 800},
 	{name: "status-page-replica-dead", state: "replica-dead", width: desktop, height: 800},
+	{name: "status-page-drained", state: "drained", width: desktop, height: 440},
+	{name: "status-page-locked", state: browser.Locked, width: desktop, height: 560},
 	{name: "status-page-phone", state: "busy", width: phone, height: 1100},
 	{name: "status-page-end", state: "busy", width: desktop, height: 800, script: `document.querySelector('[data-end]').click()`},
 }
@@ -92,15 +94,25 @@ func run(folder string, all bool, only string) (err error) {
 	return nil
 }
 
+// scripts open what is not open at first, in the state busy.
+var scripts = map[string]string{
+	"drain": `document.querySelector('[data-drain]').click()`,
+	"rule":  `document.querySelector('.limit [popovertarget]').click()`,
+}
+
 func everything() (list []picture) {
-	for _, state := range samples.Names() {
+	for _, state := range append(samples.Names(), browser.Locked, "drain", "rule") {
 		for _, width := range []int64{desktop, phone} {
 			for _, dark := range []bool{false, true} {
 				name := fmt.Sprintf("%s-%d", state, width)
 				if dark {
 					name += "-dark"
 				}
-				list = append(list, picture{name: name, state: state, width: width, dark: dark})
+				p := picture{name: name, state: state, width: width, dark: dark}
+				if p.script = scripts[state]; p.script != "" {
+					p.state, p.height = "busy", 900
+				}
+				list = append(list, p)
 			}
 		}
 	}
@@ -109,7 +121,7 @@ func everything() (list []picture) {
 
 // take shows the state on a page and takes a picture of it.
 func (p picture) take(b *browser.Browser) (png []byte, err error) {
-	address, stop, err := browser.Show(samples.Of(p.state))
+	address, stop, err := browser.Show(p.state)
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +150,7 @@ func (p picture) take(b *browser.Browser) (png []byte, err error) {
 	if err := chromedp.Do(ctx,
 		chromedp.EmulateViewport(p.width, height),
 		chromedp.Navigate("http://"+address+"/"+p.query),
-		chromedp.WaitVisible(chromedp.CSS("#link.live")),
+		chromedp.WaitVisible(chromedp.CSS("#link.live, #unlock")),
 	); err != nil {
 		return nil, err
 	}

@@ -73,6 +73,9 @@ type Held struct {
 	Holders  []Holder `json:"holders,omitempty"` // who holds most of those here; at most five
 }
 
+// RefusalsKept is how many of its last refusals a replica remembers.
+const RefusalsKept = 1000
+
 // End is the end of a session, or its refusal.
 type End struct {
 	Session

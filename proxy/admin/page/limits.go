@@ -39,6 +39,8 @@ type limit struct {
 	KeyMax   int64
 	KeyFull  bool // a key has no slot left
 	Holders  []holder
+	AtLeast  bool   // sessions of keys and holders may be more
+	Missing  bool   // a replica that has not answered may have refused more
 	List     string // address of its sessions
 	fullness float64
 	order    int
@@ -48,6 +50,9 @@ type limit struct {
 type rule struct {
 	Position string // s1
 	At       place
+	Text     string // id in the page, "" if it is not known
+
+	generation, position, location string
 }
 
 // bar shows the use of a limit in one generation.
@@ -85,7 +90,7 @@ type holder struct {
 	List         string // address of its sessions
 }
 
-func limitsOf(answer api.Limits, a asked, color map[string]string) limits {
+func limitsOf(answer api.Limits, a asked, color map[string]string, t telling) limits {
 	list := together(answer, color)
 	v := limits{Total: len(list)}
 	for i := range list {
@@ -103,6 +108,12 @@ func limitsOf(answer api.Limits, a asked, color map[string]string) limits {
 	v.Found = len(list)
 	from := min(a.limitsFrom, lastPage(len(list), limitsShown))
 	v.Shown = list[from:min(from+limitsShown, len(list))]
+	for _, l := range v.Shown {
+		for i := range l.Rules {
+			r := &l.Rules[i]
+			r.Text = t.id(r.generation, r.position, l.Name, r.location)
+		}
+	}
 	v.Pages = pagesOf("limits", from, len(v.Shown), v.Found, limitsShown, func(from int) string {
 		b := a
 		b.limitsFrom = from
@@ -136,6 +147,8 @@ func together(answer api.Limits, color map[string]string) []limit {
 	for i, n := range order {
 		l := limitOf(members[n], answer.Time, color)
 		l.order = i
+		l.Missing = len(answer.Missing) > 0
+		l.AtLeast = l.AtLeast || l.Missing
 		list = append(list, l)
 	}
 	return list
@@ -152,7 +165,7 @@ func limitOf(members []api.Limit, now time.Time, color map[string]string) limit 
 	l := limit{
 		Name: printable.Text(cmp.Or(first.Pool, first.Name, first.Rule)), Pool: first.Pool != "",
 		Report: first.Mode == "report", Ended: !first.Current, KeyMax: first.KeyMax,
-		Keys: keysOf(first.Keys), Holders: holdersOf(first),
+		Keys: keysOf(first.Keys), Holders: holdersOf(first), AtLeast: first.Partial,
 		List: asked{Rule: cmp.Or(first.Name, first.Rule)}.address("sessions"),
 	}
 	l.ID = "limit-" + slug(cmp.Or(first.Pool, first.Name, first.Rule), l.Pool)
@@ -166,7 +179,7 @@ func limitOf(members []api.Limit, now time.Time, color map[string]string) limit 
 	for _, m := range members {
 		l.Refused += m.Refused
 		l.Would += m.WouldRefuse
-		r := rule{Position: printable.Text(m.Rule), At: placeOf(m.Location)}
+		r := rule{Position: printable.Text(m.Rule), At: placeOf(m.Location), generation: m.Generation, position: m.Rule, location: m.Location}
 		if m.Current && !slices.Contains(l.Rules, r) || !first.Current && len(l.Rules) == 0 {
 			l.Rules = append(l.Rules, r)
 		}

@@ -28,6 +28,7 @@ type view struct {
 	Limits   limits
 	Sessions sessions
 	Refusals refusals
+	Texts    []ruleText // of the rules that the page names
 }
 
 // health is the first line of the page.
@@ -58,16 +59,21 @@ func (p *Page) look(ctx context.Context, a asked) view {
 	requests.Wait()
 	a.from, a.refused = from, before
 
+	t := telling{
+		known: p.texts.of(generationsIn(all, running, refused), func() api.Rules { return p.o.Source.Rules(ctx) }),
+		named: map[string]ruleText{},
+	}
 	color := colors(cluster.Replicas)
 	v := view{
 		Asked: a, Name: cmp.Or(printable.Text(cluster.Cluster), "Usher"), Replica: printable.Text(cluster.Replica),
 		Time: cluster.Time.UTC(), Writing: cluster.Writing,
 		Replicas: replicasOf(cluster, color), Rollout: rolloutOf(cluster.Replicas),
 		Missing:  missingOf(cluster.Missing, all.Missing, running.Missing, refused.Missing),
-		Limits:   limitsOf(all, a, color),
-		Sessions: sessionsOf(running, a, generationOf(cluster), color),
-		Refusals: refusalsOf(refused, a, color),
+		Limits:   limitsOf(all, a, color, t),
+		Sessions: sessionsOf(running, a, generationOf(cluster), color, t),
+		Refusals: refusalsOf(refused, a, color, t),
 	}
+	v.Texts = t.all()
 	v.Health = healthOf(cluster, v.Limits.Full)
 	v.Title = v.Health.Word + " · " + v.Name
 	return v
@@ -180,6 +186,8 @@ type replica struct {
 	Up, Seen                               string // "" if it is not known
 	Here                                   bool   // the one that answers
 	Old                                    bool   // has other rules than the one that answers
+	Last                                   bool   // no other one takes new sessions
+	Drain, Undrain                         bool   // it can be told so
 	List                                   string // address of its sessions
 }
 
@@ -190,13 +198,20 @@ var states = map[string]string{
 
 func replicasOf(c api.Cluster, color map[string]string) (cards []replica) {
 	current := generationOf(c)
+	ready := 0
+	for _, r := range c.Replicas {
+		if takesSessions(r) {
+			ready++
+		}
+	}
 	for _, r := range sorted(c.Replicas) {
 		card := replica{
 			ID: printable.Text(r.ID), Name: printable.Text(cmp.Or(r.Name, r.ID)), Address: printable.Text(r.Address),
 			Version: printable.Text(r.Version), Generation: printable.Text(r.Generation), Color: color[r.Name],
 			State: printable.Text(r.State), Word: cmp.Or(states[r.State], printable.Text(r.State)), Sessions: r.Sessions,
 			Here: r.Name == c.Replica, Old: r.Generation != "" && r.Generation != current,
-			List: asked{Replica: r.Name}.address("sessions"),
+			List: asked{Replica: r.Name}.address("sessions"), Last: takesSessions(r) && ready == 1,
+			Drain: c.Writing && r.State == api.Alive, Undrain: c.Writing && r.State == api.Draining,
 		}
 		trouble := cmp.Or(r.Error, r.ReloadError)
 		if trouble == "" && !r.Ready && r.State == api.Alive {
@@ -213,6 +228,8 @@ func replicasOf(c api.Cluster, color map[string]string) (cards []replica) {
 	}
 	return cards
 }
+
+func takesSessions(r api.Replica) bool { return r.State == api.Alive && r.Ready }
 
 func sorted(replicas []api.Replica) []api.Replica {
 	return slices.SortedFunc(slices.Values(replicas), func(a, b api.Replica) int {

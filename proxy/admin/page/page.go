@@ -39,6 +39,7 @@ type Page struct {
 	o      Options
 	html   *template.Template
 	assets map[string]asset
+	texts  texts
 }
 
 // New returns the page.

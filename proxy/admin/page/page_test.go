@@ -49,25 +49,120 @@ func text(html string) string {
 func TestStates(t *testing.T) {
 	for name, want := range map[string][]string{
 		"empty": {"Usher is healthy", "1 replica", "counted in memory", "No rule in force has a limit", "Nobody was refused", "No session is running",
-			"when USHER_ADMIN_TOKEN is set"},
+			"To end sessions and drain replicas here, set USHER_ADMIN_TOKEN"},
 		"busy": {"edge is healthy", "3 replicas", "38 sessions", "store redis.internal:6379 answers", "1 full , 5 in all",
-			"web Full", "s1 at sockd.conf:12", "10 of 10", "usher-1 4 usher-2 3 usher-3 3", "14 refused in the last minute", "192.0.2.17 monica 6",
+			"web Full", "s1 at sockd.conf:12", "10 of 10", "usher-1 4 usher-2 3 usher-3 3", "14 refused in the last minute", "192.0.2.17 monica 6", "5 since the replicas have started",
 			"partners Pool s3 at sockd.conf:27 s6 at sockd.conf:46", "19 of 25", "mail Report only Over limit", "31 would have been refused",
 			"Fullest keys, 4 for each", "user=crawler 4 of 4, full",
 			"session.max 10: 10 sessions, 4 of them here 192.0.2.17 monica: 3, 192.0.2.41 rafael: 1", "a rule passes it, but the limit of the rule is full",
 			"limit end a session that holds a slot"},
 		"reload": {"edge is degraded", "Replicas have different rules: g41-7be0c512 on 1, g42-9f31c2ab on 2.", "g42-9f31c2ab in force", "5 of 12",
 			"g41-7be0c512 older", "7 of 10", "partners Not in force", "older rules, g41-7be0c512", "g41-7be0c512 (not those of this replica)"},
-		"store-down": {"edge is down", "store redis.internal:6379 has failed for 47 s", "Rules with a limit admit nobody.", "store_unavailable"},
-		"replica-dead": {"edge is degraded", "1 of 3 replicas", "usher-2 No answer", "usher-3 Dead seen 3 min ago", "usher-2 does not answer.",
-			"Not in these numbers: usher-2: no answer within 1s", "elsewhere"},
-		"thousand": {"10 000 running", "1–40 of 1000", "1–50 of 10 000", "1–15 of 1000"},
+		"store-down": {"edge is degraded", "store redis.internal:6379 has failed for 47 s", "The store fails since 2026-03-12T03:03:18Z: dial tcp", "store_unavailable"},
+		"replica-dead": {"edge is degraded", "1 of 3 replicas", "usher-2 No answer", "usher-3 Dead seen 3 min ago", "Replica usher-2 is missing: no answer within 1s.",
+			"Not in these numbers: usher-2: no answer within 1s", "elsewhere", "at least 14 refused in the last minute", "at least 31 would have been refused",
+			"192.0.2.17 monica at least 6", "user=crawler at least 4 of 4, full", "at least 5 since the replicas have started", "at least 13 running"},
+		"drained":  {"usher-1 Alive Drain…", "usher-2 Draining Undrain…", "usher-2 is not ready: drained"},
+		"thousand": {"10 000 running", "1000 kept: the last 1000 of each replica", "1–40 of 1000", "1–50 of 10 000", "1–15 of 1000"},
 	} {
 		got := text(show(t, samples.Of(name), "/"))
 		for _, part := range want {
 			if !strings.Contains(got, part) {
 				t.Errorf("%s: the page lacks %q:\n%s", name, part, got)
 			}
+		}
+	}
+}
+
+// counted counts how often the rules are asked for.
+type counted struct {
+	*samples.State
+	limits api.Limits
+	asked  int
+}
+
+func (c *counted) Rules(ctx context.Context) api.Rules {
+	c.asked++
+	return c.State.Rules(ctx)
+}
+
+func (c *counted) Limits(ctx context.Context) api.Limits {
+	if c.limits.Limits != nil {
+		return c.limits
+	}
+	return c.State.Limits(ctx)
+}
+
+// Each rule that the page names opens its text. The texts are asked for once: they are long
+// and never change.
+func TestTextsOfRules(t *testing.T) {
+	source := &counted{State: samples.Of("reload")}
+	p := page.New(page.Options{Source: source})
+	for range 3 {
+		w := httptest.NewRecorder()
+		p.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil))
+		body := w.Body.String()
+		opened := regexp.MustCompile(`popovertarget="([^"]*)" title`).FindAllStringSubmatch(body, -1)
+		if len(opened) < 3+31 { // three limits, and the sessions
+			t.Fatalf("%d rules can be opened", len(opened))
+		}
+		for _, m := range opened {
+			if n := strings.Count(body, `<div popover id="`+m[1]+`"`); n != 1 {
+				t.Errorf("the text %s is there %d times", m[1], n)
+			}
+		}
+		for _, want := range []string{"socks pass {\n    from: ", "    session.max: 12\n", "  session.max: 10\n", "/etc/usher/sockd.conf:12, rules g42-9f31c2ab", "rules g41-7be0c512"} {
+			if !strings.Contains(body, want) {
+				t.Errorf("the page lacks %q", want)
+			}
+		}
+	}
+	if source.asked != 1 {
+		t.Errorf("the rules were asked for %d times, want 1", source.asked)
+	}
+}
+
+// A rule whose text nobody knows any more has its place alone.
+func TestUnknownText(t *testing.T) {
+	source := &counted{State: samples.Of("busy")}
+	source.limits = api.Limits{Limits: []api.Limit{{Rule: "s1", Location: "/etc/usher/sockd.conf:7", Generation: "g1-00000000", Current: true, Max: 1}}}
+	if body := show(t, source, "/"); !strings.Contains(body, `<span class="place" title="/etc/usher/sockd.conf:7">sockd.conf:7</span>`) {
+		t.Error("the place of the rule is not there")
+	}
+}
+
+// What a replica has not told the others may be missing in the sums.
+func TestPartialLimit(t *testing.T) {
+	source := &counted{State: samples.Of("busy")}
+	for _, partial := range []bool{false, true} {
+		source.limits = api.Limits{Limits: []api.Limit{{
+			Rule: "s1", Current: true, Max: 6, Sessions: 6, Refused: 2, Partial: partial,
+			Keys: []api.Key{{Key: "ann", Sessions: 4, Max: 5}}, Holders: []record.Holder{{User: "ann", Sessions: 4}},
+		}}}
+		got := text(show(t, source, "/"))
+		for _, want := range []string{"at least 4 of 5", "ann at least 4"} {
+			if strings.Contains(got, want) != partial {
+				t.Errorf("partial %v: %q in\n%s", partial, want, got)
+			}
+		}
+		if !strings.Contains(got, " 2 refused in the last minute") || strings.Contains(got, "at least 2 refused") {
+			t.Error("all replicas have told what they refused")
+		}
+	}
+}
+
+// Replicas that answer can be drained and undrained, if a token is set.
+func TestDrainButtons(t *testing.T) {
+	for state, want := range map[string]string{
+		"busy": "drain usher-1, drain usher-2, drain usher-3", "drained": "drain usher-1, undrain usher-2, drain usher-3",
+		"replica-dead": "drain usher-1 last", "empty": "",
+	} {
+		var got []string
+		for _, m := range regexp.MustCompile(`data-((?:un)?drain)="([^"]*)"( data-last)?`).FindAllStringSubmatch(show(t, samples.Of(state), "/"), -1) {
+			got = append(got, m[1]+" "+m[2]+strings.Replace(m[3], " data-", " ", 1))
+		}
+		if list := strings.Join(got, ", "); list != want {
+			t.Errorf("%s: buttons %q, want %q", state, list, want)
 		}
 	}
 }
@@ -138,6 +233,10 @@ func (hostile) Limits(context.Context) api.Limits {
 	}}}
 }
 
+func (hostile) Rules(context.Context) api.Rules {
+	return api.Rules{Generations: []api.Generation{{Label: evil, Rules: []api.Rule{{Rule: evil, Name: evil, Location: evil, Text: evil}}}}}
+}
+
 func session() record.Session {
 	return record.Session{ID: evil, Replica: evil, Generation: evil, User: evil, Rule: evil, RuleName: evil, RuleAt: evil, Command: evil, Target: evil,
 		Client: netip.MustParseAddrPort("192.0.2.1:1")}
@@ -163,6 +262,9 @@ func TestHostileNames(t *testing.T) {
 			t.Errorf("the page has %q as it is: %q", harm, typed[max(0, i-80):i+40])
 		}
 	}
+	if !strings.Contains(body, "<pre>&lt;script") {
+		t.Error("the text of the rule is not there")
+	}
 	if strings.Contains(body, "<script>alert") {
 		t.Error("what was searched for is no text")
 	}
@@ -183,6 +285,7 @@ func TestPages(t *testing.T) {
 		"/?find=crawler&from=50":        "51–100 of 1666",
 		"/?rule=databases&find=nothing": "No running session matches",
 		"/?limit=nothing":               "No limit has “nothing”",
+		"/?find=monica":                 "found among the last 1000 of each replica",
 	} {
 		body := show(t, source, address)
 		if !strings.Contains(text(body), want) {

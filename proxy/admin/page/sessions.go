@@ -41,10 +41,10 @@ type column struct {
 // filter is a restriction that can be taken away.
 type filter struct{ What, Value, Without string }
 
-func sessionsOf(answer api.Sessions, a asked, current string, color map[string]string) sessions {
+func sessionsOf(answer api.Sessions, a asked, current string, color map[string]string, t telling) sessions {
 	v := sessions{Total: answer.Total, Columns: columnsOf(a), Filters: filtersOf(a)}
 	for i := range answer.Sessions {
-		v.Rows = append(v.Rows, sessionOf(&answer.Sessions[i], current, color))
+		v.Rows = append(v.Rows, sessionOf(&answer.Sessions[i], current, color, t))
 	}
 	v.Pages = pagesOf("sessions", a.from, len(v.Rows), min(answer.Total, api.MaxOffset+sessionsShown), sessionsShown, func(from int) string {
 		b := a
@@ -54,11 +54,11 @@ func sessionsOf(answer api.Sessions, a asked, current string, color map[string]s
 	return v
 }
 
-func sessionOf(r *record.Running, current string, color map[string]string) session {
+func sessionOf(r *record.Running, current string, color map[string]string, t telling) session {
 	s := session{
 		ID: printable.Text(r.ID), Client: clientOf(&r.Session), User: printable.Text(r.User),
 		Target: printable.Text(r.Target), Note: noteOf(r),
-		Rule: ruleOf(&r.Session), Replica: printable.Text(r.Replica), Color: color[r.Replica],
+		Rule: ruleOf(&r.Session, t), Replica: printable.Text(r.Replica), Color: color[r.Replica],
 		Age: span(seconds(r.Seconds)), Idle: span(seconds(r.IdleSeconds)),
 		Up: size(r.BytesUp), Down: size(r.BytesDown),
 	}
@@ -93,16 +93,18 @@ func clientOf(s *record.Session) string {
 type where struct {
 	Name string
 	At   place
+	Text string // id in the page, "" if it is not known
 }
 
-func ruleOf(s *record.Session) where {
-	if s.Rule != "" {
-		return where{printable.Text(cmp.Or(s.RuleName, s.Rule)), placeOf(s.RuleAt)}
+func ruleOf(s *record.Session, t telling) where {
+	position, name, location := s.Rule, s.RuleName, s.RuleAt
+	if position == "" {
+		position, name, location = s.ClientRule, s.ClientRuleName, s.ClientRuleAt
 	}
-	if s.ClientRule != "" {
-		return where{printable.Text(cmp.Or(s.ClientRuleName, s.ClientRule)), placeOf(s.ClientRuleAt)}
+	if position == "" {
+		return where{}
 	}
-	return where{}
+	return where{printable.Text(cmp.Or(name, position)), placeOf(location), t.id(s.Generation, position, name, location)}
 }
 
 // place is a location of a rule, without the folder of its file.
@@ -166,7 +168,25 @@ type refusals struct {
 	Rows     []refusal
 	Remedies []remedy // one for each reason of Rows
 	Total    int
+	Kept     string // how many there are, and of which
 	Pages    pages
+}
+
+// keptOf says how many refusals match, and what they were chosen from: a replica forgets
+// all but its last ones.
+func keptOf(answer api.Refusals, filtered bool) string {
+	n := grouped(answer.Total)
+	if len(answer.Missing) > 0 {
+		n = "at least " + n
+	}
+	last := "the last " + grouped(record.RefusalsKept) + " of each replica"
+	switch {
+	case filtered:
+		return n + " found among " + last
+	case answer.Total < record.RefusalsKept:
+		return n + " since the replicas have started"
+	}
+	return n + " kept: " + last
 }
 
 // remedy is what the operator can do about refusals for a reason.
@@ -184,11 +204,11 @@ type refusal struct {
 	ClientList, Detail   string
 }
 
-func refusalsOf(answer api.Refusals, a asked, color map[string]string) refusals {
-	v := refusals{Total: answer.Total}
+func refusalsOf(answer api.Refusals, a asked, color map[string]string, t telling) refusals {
+	v := refusals{Total: answer.Total, Kept: keptOf(answer, len(filtersOf(a)) > 0)}
 	for i := range answer.Refusals {
 		e := &answer.Refusals[i]
-		v.Rows = append(v.Rows, refusalOf(e, answer.Time, color))
+		v.Rows = append(v.Rows, refusalOf(e, answer.Time, color, t))
 		words, _ := record.Explain(e.Reason)
 		if r := (remedy{e.Reason, words.Remedy}); r.Do != "" && !slices.Contains(v.Remedies, r) {
 			v.Remedies = append(v.Remedies, r)
@@ -202,11 +222,11 @@ func refusalsOf(answer api.Refusals, a asked, color map[string]string) refusals 
 	return v
 }
 
-func refusalOf(e *record.End, now time.Time, color map[string]string) refusal {
+func refusalOf(e *record.End, now time.Time, color map[string]string, t telling) refusal {
 	v := refusal{
 		ID: printable.Text(e.ID), Time: e.Time.UTC().Format("15:04:05"), Stamp: e.Time.UTC().Format(time.RFC3339),
 		Ago: span(now.Sub(e.Time)) + " ago", Reason: printable.Text(e.Reason),
-		Rule: ruleOf(&e.Session), Client: clientOf(&e.Session), User: printable.Text(e.User),
+		Rule: ruleOf(&e.Session, t), Client: clientOf(&e.Session), User: printable.Text(e.User),
 		Target: printable.Text(e.Target), Replica: printable.Text(e.Replica), Color: color[e.Replica],
 	}
 	if words, ok := record.Explain(e.Reason); ok {

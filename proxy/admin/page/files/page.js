@@ -1,5 +1,6 @@
 // Keeps the page up to date: it asks for the same page again when the event stream tells
-// of a change, and puts what has changed in place. Ends sessions with the token.
+// of a change, and puts what has changed in place. Ends sessions and drains replicas with
+// the token.
 'use strict';
 
 (() => {
@@ -41,6 +42,9 @@
       if (node.getAttribute(name) !== value) node.setAttribute(name, value);
     }
     if (node.nodeName === 'INPUT') return;
+    // What is gone goes first, so that the rest need not move: a rule that is moved closes.
+    const stays = new Set([...wanted.children].map((c) => c.id));
+    for (const c of [...node.children]) if (c.id && !stays.has(c.id)) c.remove();
     const byID = new Map([...node.children].filter((c) => c.id).map((c) => [c.id, c]));
     let at = node.firstChild;
     for (const next of [...wanted.childNodes]) {
@@ -217,8 +221,8 @@
       e.preventDefault();
       go(link.href);
     }
-    const end = e.target.closest('[data-end]');
-    if (end) askToEnd(end);
+    const button = e.target.closest('[data-end], [data-drain], [data-undrain]');
+    if (button) askTo(deedOf(button));
     if (e.target.closest('#token')) askForToken();
   });
 
@@ -255,7 +259,31 @@
 
   // ---- writing
 
-  let asked = null; // what the dialog is about: an id, or '' for the token itself
+  let asked = null; // the deed that the dialog is about; null: the token itself
+
+  // deedOf returns what a button does: the request, and the words of the dialog.
+  function deedOf({ dataset }) {
+    if (dataset.end) {
+      return {
+        path: 'sessions/' + encodeURIComponent(dataset.end) + '/end', danger: true,
+        title: 'End this session?', what: dataset.what, button: 'End session', done: 'The session was ended.',
+      };
+    }
+    const name = dataset.drain || dataset.undrain;
+    const replica = '?replica=' + encodeURIComponent(name);
+    if (dataset.undrain) {
+      return {
+        path: 'undrain' + replica,
+        title: 'Undrain ' + name + '?', what: 'It takes new sessions again.', button: 'Undrain', done: name + ' takes new sessions again.',
+      };
+    }
+    const last = 'last' in dataset ? 'No other replica takes new sessions: all new clients would be refused. ' : '';
+    return {
+      path: 'drain' + replica, danger: true,
+      title: 'Drain ' + name + '?', what: last + 'It takes no new sessions until Undrain. Its running sessions go on.', button: 'Drain',
+      done: name + ' takes no new sessions.',
+    };
+  }
 
   function open(title, what, button, danger, withToken) {
     $('ask-title').textContent = title;
@@ -270,14 +298,14 @@
     (withToken ? $('ask-secret') : $('ask-no')).focus();
   }
 
-  function askToEnd(button) {
-    asked = button.dataset.end;
-    open('End this session?', button.dataset.what, 'End session', true, !token.get());
+  function askTo(deed) {
+    asked = deed;
+    open(deed.title, deed.what, deed.button, deed.danger, !token.get());
   }
 
   function askForToken() {
-    asked = '';
-    open('Admin token', token.get() ? 'This tab has a token. Give another one, or none to forget it.' : 'It is needed to end sessions.', 'Keep', false, true);
+    asked = null;
+    open('Admin token', token.get() ? 'This tab has a token. Give another one, or none to forget it.' : 'It is needed to end sessions and drain replicas.', 'Keep', false, true);
   }
 
   document.addEventListener('click', (e) => {
@@ -287,33 +315,34 @@
   async function answerAsk(e) {
     e.preventDefault();
     const typed = $('ask-secret').value.trim();
-    if (asked === '') {
+    if (!asked) {
       token.set(typed);
       $('ask').close();
       return say(typed ? 'This tab keeps the token.' : 'This tab has no token.');
     }
     if (typed) token.set(typed);
     if (!token.get()) {
-      $('ask-error').textContent = 'Ending a session needs the token.';
+      $('ask-error').textContent = 'This needs the token.';
       return $('ask-secret').focus();
     }
     $('ask-yes').disabled = true;
-    const failure = await end(asked);
+    const failure = await change(asked.path);
     $('ask-yes').disabled = false;
     if (failure) {
       $('ask-error').textContent = failure;
       return;
     }
     $('ask').close();
-    say('The session was ended.');
+    say(asked.done);
     last = 0;
     refresh();
   }
 
-  // end returns what went wrong, '' if nothing did.
-  async function end(id) {
+  // change sends a request to the API that changes something. It returns what went wrong,
+  // '' if nothing did.
+  async function change(path) {
     try {
-      const answer = await ask('/api/v1/sessions/' + encodeURIComponent(id) + '/end', { method: 'POST', signal: AbortSignal.timeout(10000) });
+      const answer = await ask('/api/v1/' + path, { method: 'POST', signal: AbortSignal.timeout(10000) });
       if (answer.ok) return '';
       if (answer.status === 401 || answer.status === 403) {
         token.set('');
@@ -347,6 +376,7 @@
   function locked() {
     if (token.get()) $('unlock-error').textContent = 'The token is not accepted.';
     token.set('');
+    $('unlock-secret').value = '';
     $('unlock-secret').focus();
   }
 

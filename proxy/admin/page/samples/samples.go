@@ -20,6 +20,7 @@ var Now = time.Date(2026, time.March, 12, 3, 4, 5, 0, time.UTC)
 // State is a cluster that stands still. It is an api.Source.
 type State struct {
 	cluster  api.Cluster
+	rules    []api.Generation
 	limits   []api.Limit
 	sessions []record.Running
 	refusals []record.End
@@ -27,11 +28,17 @@ type State struct {
 
 // Names returns the names of the states, in the order of the documentation.
 func Names() []string {
-	return []string{"busy", "empty", "reload", "store-down", "replica-dead", "thousand"}
+	return []string{"busy", "empty", "reload", "store-down", "replica-dead", "drained", "thousand"}
 }
 
 // Of returns the state of that name.
 func Of(name string) *State {
+	s := named(name)
+	s.cluster.Judge() // as the API does
+	return s
+}
+
+func named(name string) *State {
 	switch name {
 	case "busy":
 		return busy()
@@ -43,6 +50,8 @@ func Of(name string) *State {
 		return storeDown()
 	case "replica-dead":
 		return replicaDead()
+	case "drained":
+		return drained()
 	case "thousand":
 		return Thousand(1000, 10_000)
 	}
@@ -52,9 +61,9 @@ func Of(name string) *State {
 // Cluster implements api.Source.
 func (s *State) Cluster(context.Context) api.Cluster { return s.cluster }
 
-// Rules implements api.Source. No sample has the text of its rules.
+// Rules implements api.Source.
 func (s *State) Rules(context.Context) api.Rules {
-	return api.Rules{Answer: s.cluster.Answer, Generations: []api.Generation{}}
+	return api.Rules{Answer: s.cluster.Answer, Generations: s.rules}
 }
 
 // Limits implements api.Source.
@@ -95,7 +104,7 @@ func replicas(n int) (list []api.Replica) {
 // cluster returns a healthy one.
 func cluster(n int) api.Cluster {
 	return api.Cluster{
-		Answer: api.Answer{Time: Now, Replica: "usher-1", Missing: []api.Missing{}}, Cluster: "edge", Health: "ok", Reasons: []string{},
+		Answer: api.Answer{Time: Now, Replica: "usher-1", Missing: []api.Missing{}}, Cluster: "edge",
 		Store: api.Store{Address: "redis.internal:6379", Joined: true, LeaseSeconds: 10}, Replicas: replicas(n), Writing: true,
 	}
 }
@@ -159,8 +168,42 @@ func refused(n int, ago time.Duration, reason, trouble string, held *record.Held
 	return e
 }
 
-// settle makes the numbers of a state agree.
+// rulesOf returns the rules of the limits and sessions of a generation.
+func (s *State) rulesOf(label string) api.Generation {
+	g := api.Generation{Label: label, Current: label == current, Replicas: []string{}}
+	limited := map[string]bool{}
+	for i := range s.limits {
+		if l := &s.limits[i]; l.Generation == label {
+			limited[l.Rule] = true
+			g.Rules = append(g.Rules, ruleOf(l))
+		}
+	}
+	for _, c := range clients {
+		if !limited[c.rule] {
+			limited[c.rule] = true
+			g.Rules = append(g.Rules, ruleOf(&api.Limit{Rule: c.rule, Name: c.name, Max: -1}))
+		}
+	}
+	return g
+}
+
+func ruleOf(l *api.Limit) api.Rule {
+	text := "socks pass {\n    from: 192.0.2.0/24 to: ." + l.Name + ".example.com\n    command: connect\n    rule.name: " + l.Name + "\n"
+	if l.Max >= 0 {
+		text += fmt.Sprintf("    session.max: %d\n", l.Max)
+	}
+	if l.KeyMax > 0 {
+		text += fmt.Sprintf("    session.state.key: username\n    session.state.max: %d\n", l.KeyMax)
+	}
+	if l.Mode == "report" {
+		text += "    session.mode: report\n"
+	}
+	return api.Rule{Rule: l.Rule, Name: l.Name, Location: l.Location, Verdict: "pass", Text: text + "}\n", Limited: l.Max >= 0}
+}
+
+// settle makes the parts of a state agree.
 func (s *State) settle() *State {
+	s.rules = []api.Generation{s.rulesOf(current), s.rulesOf(older)}
 	on := map[string]int{}
 	for i := range s.sessions {
 		on[s.sessions[i].Replica]++
@@ -169,7 +212,6 @@ func (s *State) settle() *State {
 		r := &s.cluster.Replicas[i]
 		if r.State == api.Alive || r.State == api.Draining {
 			r.Sessions = on[r.Name]
-			s.cluster.Sessions += r.Sessions
 		}
 	}
 	return s
@@ -216,8 +258,8 @@ func busy() *State {
 
 func reload() *State {
 	s := &State{cluster: cluster(3), sessions: sessions(31, 3)}
-	s.cluster.Health, s.cluster.Reasons = "degraded", []string{"usher-3 has other rules than usher-1 (g41-7be0c512)"}
-	s.cluster.Replicas[2].Generation, s.cluster.Replicas[2].Digest = older, "7be0c512"
+	last := &s.cluster.Replicas[2]
+	last.Generation, last.Digest, last.ReloadError = older, "7be0c512", "open /etc/usher/sockd.conf: permission denied"
 	old := func(l api.Limit, most int64, shares ...int) api.Limit {
 		was := use(l.Rule, l.Name, 11, most, shares...)
 		was.Generation, was.Current = older, false
@@ -238,10 +280,8 @@ func reload() *State {
 
 func storeDown() *State {
 	s := busy()
-	s.cluster.Health = "down"
-	s.cluster.Reasons = []string{"the store has failed for 47 s: dial tcp 10.20.0.5:6379: connect: connection refused", "rules with a limit admit nobody"}
 	s.cluster.Store = api.Store{
-		Address: "redis.internal:6379", LeaseSeconds: 10, Failure: "dial tcp 10.20.0.5:6379: connect: connection refused", FailingSince: Now.Add(-47 * time.Second),
+		Address: "redis.internal:6379", Joined: true, LeaseSeconds: 10, Failure: "dial tcp 10.20.0.5:6379: connect: connection refused", FailingSince: Now.Add(-47 * time.Second),
 	}
 	s.refusals = append([]record.End{
 		refused(1, time.Second, "store_unavailable", "dial tcp 10.20.0.5:6379: connect: connection refused", nil),
@@ -252,13 +292,11 @@ func storeDown() *State {
 
 func replicaDead() *State {
 	s := busy()
-	s.cluster.Health = "degraded"
-	s.cluster.Reasons = []string{"usher-2 does not answer", "usher-3 is dead: its lease has ended"}
 	silent, dead := &s.cluster.Replicas[1], &s.cluster.Replicas[2]
-	silent.State, silent.Error = api.Silent, "no answer within 1s"
-	dead.State, dead.Seen = api.Dead, Now.Add(-3*time.Minute)
+	silent.State, silent.Error, silent.Sessions = api.Silent, "no answer within 1s", 0
+	dead.State, dead.Error, dead.Seen, dead.Sessions = api.Dead, "no answer within 250ms", Now.Add(-3*time.Minute), 0
+	silent.Generation, dead.Generation = "", "" // nobody tells
 	s.cluster.Missing = []api.Missing{{Replica: "usher-2", Address: "10.20.0.12:9090", Error: "no answer within 1s"}}
-	s.cluster.Sessions = s.cluster.Replicas[0].Sessions
 	s.sessions = slices.DeleteFunc(s.sessions, func(r record.Running) bool { return r.Replica != "usher-1" })
 	for i := range s.limits {
 		l := &s.limits[i]
@@ -267,6 +305,13 @@ func replicaDead() *State {
 			l.Sessions -= 2
 		}
 	}
+	return s
+}
+
+func drained() *State {
+	s := busy()
+	r := &s.cluster.Replicas[1]
+	r.State, r.Ready, r.Reason = api.Draining, false, "drained: the process takes no new sessions until usher undrain"
 	return s
 }
 
