@@ -118,6 +118,27 @@ func (c *trio) onePlace(p *process) {
 	}
 }
 
+// withoutTheStopped stops web2 for a while. The others answer meanwhile, and name it.
+func (c *trio) withoutTheStopped() {
+	c.t.Helper()
+	c.web[1].signal(syscall.SIGSTOP)
+	redistest.Eventually(c.t, patience, "answers without the stopped replica", func() bool { // it may stop a moment after the signal
+		began := time.Now()
+		a, err := client(c.web[0]).Sessions(c.t.Context(), api.Query{})
+		if took := time.Since(began); err != nil || took > 10*peers.Timeout {
+			c.t.Errorf("a stopped replica: %v, after %v", err, took)
+		}
+		return len(a.Missing) == 1 && a.Missing[0].Replica == "web2"
+	})
+	c.eventually(c.web[0], "a stopped replica whose lease has ended", func(a api.Cluster) bool {
+		return state(a, "web2") == api.Dead && len(a.Missing) == 1 && a.Health == api.Degraded
+	})
+	c.web[1].signal(syscall.SIGCONT)
+	c.eventually(c.web[0], "the replica goes on", func(a api.Cluster) bool {
+		return state(a, "web2") == api.Alive && a.Health == api.OK
+	})
+}
+
 // Each replica answers for all, whatever happens to the others.
 func TestAPIOfThreeReplicas(t *testing.T) {
 	t.Parallel()
@@ -160,22 +181,7 @@ func TestAPIOfThreeReplicas(t *testing.T) {
 	})
 	c.onePlace(c.web[0])
 
-	c.web[1].signal(syscall.SIGSTOP)
-	redistest.Eventually(t, patience, "answers without the stopped replica", func() bool { // it may stop a moment after the signal
-		began := time.Now()
-		a, err := client(c.web[0]).Sessions(t.Context(), api.Query{})
-		if took := time.Since(began); err != nil || took > 10*peers.Timeout {
-			t.Errorf("a stopped replica: %v, after %v", err, took)
-		}
-		return len(a.Missing) == 1 && a.Missing[0].Replica == "web2"
-	})
-	c.eventually(c.web[0], "a stopped replica whose lease has ended", func(a api.Cluster) bool {
-		return state(a, "web2") == api.Dead && len(a.Missing) == 1 && a.Health == api.Degraded
-	})
-	c.web[1].signal(syscall.SIGCONT)
-	c.eventually(c.web[0], "the replica goes on", func(a api.Cluster) bool {
-		return state(a, "web2") == api.Alive && a.Health == api.OK
-	})
+	c.withoutTheStopped()
 
 	c.web[2].signal(syscall.SIGKILL)
 	c.web[2].exit()
@@ -250,6 +256,10 @@ func TestAPIWrites(t *testing.T) {
 		if a, err := client(c.web[1]).EndGeneration(t.Context(), s.Generation); err != nil || len(a.Ended) > 0 {
 			t.Errorf("the generation in force, %s: %+v, %v", s.Generation, a, err)
 		}
+	}
+	var unknown *api.FailedError
+	if _, err := client(c.web[1]).EndGeneration(t.Context(), "g9-typo"); !errors.As(err, &unknown) || unknown.Code != http.StatusNotFound || !strings.Contains(err.Error(), old) {
+		t.Errorf("a generation that does not exist: %v, want one that names %s", err, old)
 	}
 	if a, err := client(c.web[1]).EndGeneration(t.Context(), old); err != nil || len(a.Ended) != 5 {
 		t.Errorf("the old generation %s: %+v, %v", old, a, err)
@@ -349,7 +359,7 @@ func TestAPIAccess(t *testing.T) {
 		{"write without a token", with, "POST", "/api/v1/drain", "", 401, "needs the token"},
 		{"write with a wrong token", with, "POST", "/api/v1/drain", "Authorization: Bearer " + adminToken + "x", 401, "not the token"},
 		{"write", with, "POST", "/api/v1/sessions/none-1/end", "Authorization: Bearer " + adminToken, 404, "no session"},
-		{"read through a proxy", with, "GET", "/api/v1/cluster", "X-Forwarded-For: 192.0.2.1", 401, "needs the token"},
+		{"read through a proxy", with, "GET", "/api/v1/cluster", "X-Forwarded-For: 192.0.2.1", 401, "open the path / in a browser"},
 		{"metrics through a proxy", with, "GET", "/metrics", "X-Forwarded-For: 192.0.2.1", 401, "needs the token"},
 		{"status through a proxy", with, "GET", "/status", "X-Forwarded-For: 192.0.2.1", 401, "needs the token"},
 		{"health through a proxy", with, "GET", "/healthz", "X-Forwarded-For: 192.0.2.1", 200, "ok"},

@@ -3,6 +3,7 @@ package record
 import (
 	"iter"
 	"maps"
+	"slices"
 )
 
 // Explanation says in words why a session ended.
@@ -20,6 +21,9 @@ func Explain(reason string) (e Explanation, ok bool) {
 
 // Explanations returns the words for every reason.
 func Explanations() iter.Seq2[string, Explanation] { return maps.All(explanations) }
+
+// Reasons returns every reason, sorted.
+func Reasons() []string { return slices.Sorted(maps.Keys(explanations)) }
 
 // explanations has each reason of docs/observability.md.
 var explanations = map[string]Explanation{

@@ -50,6 +50,9 @@ const (
 	Associated  = "associated"  // UDP is relayed
 )
 
+// States returns every state.
+func States() []string { return []string{Negotiating, Opening, Relaying, Associated} }
+
 // Running is a session that has not ended.
 type Running struct {
 	Session

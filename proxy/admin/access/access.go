@@ -146,9 +146,15 @@ func (g *Guard) proves(r *http.Request, token string) bool {
 	return g.isPeer(r, token)
 }
 
+// challenge asks for the token. It does not offer Basic: a browser would ask in a window of
+// its own over the status page, and send the password with requests of other sites.
 func (g *Guard) challenge(w http.ResponseWriter, r *http.Request, why string) {
 	w.Header().Add("WWW-Authenticate", `Bearer realm="usher"`)
-	g.refuse(w, r, http.StatusUnauthorized, api.Error{Error: why, Remedy: "send the value of USHER_ADMIN_TOKEN as Authorization: Bearer TOKEN"})
+	remedy := "send the value of USHER_ADMIN_TOKEN as Authorization: Bearer TOKEN"
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		remedy += ", or open the path / in a browser, where the status page asks for it"
+	}
+	g.refuse(w, r, http.StatusUnauthorized, api.Error{Error: why, Remedy: remedy})
 }
 
 // sent returns the token of a request.

@@ -64,7 +64,7 @@ func running() (list []record.Running) {
 func refusals() (list []record.End) {
 	for id := range 4 {
 		list = append(list, record.End{
-			Session: session(id), Time: time.Unix(1700000000+int64(id), 0), Reason: []string{"full", "blocked"}[id%2], Refused: true,
+			Session: session(id), Time: time.Unix(1700000000+int64(id), 0), Reason: []string{"limit", "blocked"}[id%2], Refused: true,
 		})
 	}
 	return list
@@ -116,7 +116,7 @@ func TestQueriesOfSessions(t *testing.T) {
 func TestQueriesOfRefusals(t *testing.T) {
 	c := serve(t)
 	c.Local = true
-	a, err := c.Refusals(t.Context(), api.Query{Reason: "full", Limit: 1})
+	a, err := c.Refusals(t.Context(), api.Query{Reason: "limit", Limit: 1})
 	if err != nil || a.Replica != "web1" || a.Total != 2 || len(a.Refusals) != 1 || a.Refusals[0].ID != "s-2" {
 		t.Errorf("%+v, %v", a, err)
 	}
@@ -126,6 +126,7 @@ func TestMistakesInQueries(t *testing.T) {
 	c := serve(t)
 	for query, want := range map[api.Query]string{
 		{State: "sleeping"}:         `state "sleeping" is none of negotiating, opening`,
+		{Reason: "lmit"}:            `reason "lmit" is none of auth, auth_throttle`,
 		{Sort: "age"}:               `sort "age" is none of began, bytes`,
 		{Limit: 1001}:               "limit 1001 is above 1000",
 		{Limit: -1}:                 `limit "-1" is no number from 1 to`,

@@ -63,9 +63,6 @@ func Sorts() []string {
 	return names
 }
 
-// states are the values of Query.State.
-var states = []string{record.Negotiating, record.Opening, record.Relaying, record.Associated}
-
 // Values returns the parameters that ParseQuery reads.
 func (q Query) Values() url.Values {
 	v := url.Values{}
@@ -115,7 +112,7 @@ func ParseQuery(v url.Values) (q Query, err error) {
 func (q *Query) set(key, value string) (err error) {
 	texts := map[string]*string{
 		"rule": &q.Rule, "user": &q.User, "target": &q.Target, "replica": &q.Replica, "generation": &q.Generation,
-		"reason": &q.Reason, "search": &q.Search,
+		"search": &q.Search,
 	}
 	if text, ok := texts[key]; ok {
 		*text = value
@@ -127,7 +124,9 @@ func (q *Query) set(key, value string) (err error) {
 			return fmt.Errorf("client %q is neither an address nor a network such as 192.0.2.0/24", value)
 		}
 	case "state":
-		q.State, err = oneOf(key, value, states)
+		q.State, err = oneOf(key, value, record.States())
+	case "reason":
+		q.Reason, err = oneOf(key, value, record.Reasons())
 	case "sort":
 		q.Sort, err = oneOf(key, value, Sorts())
 	case "order":

@@ -54,11 +54,13 @@ type Writer interface {
 }
 
 // WriteHandler answers requests below Prefix that change something. Local changes this
-// replica alone, and Cluster all. Who says who asks. All fields are required.
+// replica alone, and Cluster all. Who says who asks. Rules are those of the cluster. All
+// fields are required.
 type WriteHandler struct {
 	ID             string // of this replica in the store
 	Local, Cluster Writer
 	Who            func(*http.Request) netip.Addr
+	Rules          func(context.Context) Rules
 	Logger         *slog.Logger
 }
 
@@ -76,7 +78,11 @@ func (h WriteHandler) Routes() http.Handler {
 			if len(v) != 1 || which == (Ending{}) {
 				return nil, errors.New("give either not_admitted=1 or generation=LABEL")
 			}
-			return h.end(r.Context(), to, which, by)
+			a, err := h.end(r.Context(), to, which, by)
+			if err == nil && len(a.Ended)+len(a.Missing) == 0 && which.Generation != "" && !r.URL.Query().Has("local") {
+				err = h.knowsGeneration(r.Context(), which.Generation)
+			}
+			return a, err
 		})
 	})
 	for path, drain := range map[string]bool{"drain": true, "undrain": false} {
@@ -113,19 +119,34 @@ func (h WriteHandler) write(w http.ResponseWriter, r *http.Request, known []stri
 	answer(w, body, err)
 }
 
-func (h WriteHandler) end(ctx context.Context, to Writer, which Ending, by string) (any, error) {
+// knowsGeneration fails if no generation has this label, or this hash in its label.
+func (h WriteHandler) knowsGeneration(ctx context.Context, name string) error {
+	var labels []string
+	for _, g := range h.Rules(ctx).Generations {
+		if _, hash, _ := strings.Cut(g.Label, "-"); name == g.Label || name == hash {
+			return nil
+		}
+		labels = append(labels, g.Label)
+	}
+	return &FailedError{http.StatusNotFound, Error{
+		Error:  fmt.Sprintf("there is no generation %s, only %s", printable.Text(name), strings.Join(labels, ", ")),
+		Remedy: "its last session has ended, or the label is wrong",
+	}}
+}
+
+func (h WriteHandler) end(ctx context.Context, to Writer, which Ending, by string) (Ended, error) {
 	a := to.End(ctx, which, by)
 	h.Logger.Info("sessions ended through the admin listener", "by", printable.Text(by), "which", printable.Text(which.String()), "ended", len(a.Ended), "missing", len(a.Missing))
 	if which.Session == "" || len(a.Ended) > 0 {
 		return a, nil
 	}
 	if len(a.Missing) > 0 {
-		return nil, &FailedError{http.StatusServiceUnavailable, Error{
+		return a, &FailedError{http.StatusServiceUnavailable, Error{
 			Error:  fmt.Sprintf("session %s is on no replica that has answered; %s has not: %s", printable.Text(which.Session), a.Missing[0].Replica, a.Missing[0].Error),
 			Remedy: "try again when all replicas answer",
 		}}
 	}
-	return nil, &FailedError{http.StatusNotFound, Error{
+	return a, &FailedError{http.StatusNotFound, Error{
 		Error: fmt.Sprintf("there is no session %s", printable.Text(which.Session)), Remedy: "it has ended, or read " + Prefix + "sessions for the ids",
 	}}
 }

@@ -104,7 +104,7 @@ func (r *replica) listener(address string) http.Handler {
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /", guard.Reading(api.Handler{ID: r.name, Local: r, Cluster: r, Events: http.NotFoundHandler()}.Routes()))
-	mux.Handle("POST /", guard.Writing(api.WriteHandler{ID: r.name, Local: r, Cluster: r, Who: access.Who, Logger: quiet}.Routes()))
+	mux.Handle("POST /", guard.Writing(api.WriteHandler{ID: r.name, Local: r, Cluster: r, Who: access.Who, Rules: r.Rules, Logger: quiet}.Routes()))
 	return mux
 }
 

@@ -97,6 +97,7 @@ func TestWrongArguments(t *testing.T) {
 		{Sessions{Limit: 0}.Run, "--limit 0: from 1 to 1000"},
 		{Sessions{Limit: 1001}.Run, "--limit 1001"},
 		{Sessions{Limit: 1, State: "sleeping"}.Run, `--state "sleeping" is none of negotiating, opening, relaying, associated`},
+		{Refusals{Limit: 1, Reason: "lmit"}.Run, `--reason "lmit" is none of auth, auth_throttle, `},
 		{Sessions{Limit: 1, Filter: Filter{Client: "kim"}}.Run, `--client "kim" is neither`},
 		{Refusals{Limit: 1, Filter: Filter{Client: "192.0.2.0/33"}}.Run, `--client "192.0.2.0/33" is neither`},
 		{Refusals{Limit: -1}.Run, "--limit -1"},
@@ -112,6 +113,39 @@ func TestWrongArguments(t *testing.T) {
 		var usage exit.UsageError
 		if !errors.As(err, &usage) || !strings.Contains(err.Error(), c.says) || at.out.Len() > 0 {
 			t.Errorf("%v, want a usage error with %q", err, c.says)
+		}
+	}
+}
+
+// A filter that selects nothing, and that names nothing that exists, is a mistake. One of
+// what exists is none, nor is one of a replica that has not answered.
+func TestFilterOfWhatDoesNotExist(t *testing.T) {
+	missing := ""
+	server := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		text := strings.ReplaceAll(answers[r.URL.Path], "MISSING", missing)
+		text = strings.Replace(text, `"replicas":[]`, `"replicas":[{"name":"web1"},{"name":"web2"}]`, 1)
+		if r.URL.Path == "/api/v1/rules" {
+			text = `{"generations":[{"generation":"g2-b","rules":[{"rule":"c1","name":"c:1"},{"rule":"s1","name":"web"}]}]}`
+		}
+		fmt.Fprint(w, text)
+	})
+	for filter, want := range map[Filter]string{
+		{Rule: "wbe"}:                         `--rule "wbe" is none of c1, c:1, s1, web`,
+		{Replica: "web3"}:                     `--replica "web3" is none of web1, web2`,
+		{Generation: "g1-a"}:                  `--generation "g1-a" is none of g2-b`,
+		{Rule: "web", Replica: "web1"}:        "",
+		{Rule: "s1", Generation: "g2-b"}:      "",
+		{User: "nobody", Target: "elsewhere"}: "",
+	} {
+		for _, run := range []func(context.Context, Caller) error{Sessions{Limit: 1, Filter: filter}.Run, Refusals{Limit: 1, Filter: filter}.Run} {
+			for _, missing = range []string{"", missingReplica} {
+				var at terminal
+				err := run(t.Context(), at.caller(server))
+				var usage exit.UsageError
+				if wrong := errors.As(err, &usage); wrong != (want != "" && missing == "") || wrong && !strings.Contains(err.Error(), want) {
+					t.Errorf("%+v, missing %q: %v, want %q", filter, missing, err, want)
+				}
+			}
 		}
 	}
 }

@@ -21,7 +21,7 @@ func Values(ctx context.Context, c Caller) complete.Values {
 		case "reason":
 			return reasons()
 		case "state":
-			return each(states)
+			return each(record.States())
 		}
 		client, err := c.Target("", completing).Client()
 		if err != nil {

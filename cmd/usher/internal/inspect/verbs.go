@@ -46,8 +46,44 @@ func prefix(text string) (netip.Prefix, error) {
 	return netip.ParsePrefix(text)
 }
 
-// states are those that a session goes through.
-var states = []string{record.Negotiating, record.Opening, record.Relaying, record.Associated}
+// oneOf checks the value of a flag, if it is given.
+func oneOf(flag, value string, accepted []string) error {
+	const most = 50 // a file may have many rules
+	if value == "" || slices.Contains(accepted, value) {
+		return nil
+	}
+	if n := len(accepted); n > most {
+		accepted = append(accepted[:most:most], fmt.Sprintf("%d more", n-most))
+	}
+	return exit.Usage(fmt.Errorf("%s %q is none of %s", flag, value, strings.Join(accepted, ", ")))
+}
+
+// check finds rules, replicas and generations that do not exist. It is asked when a filter
+// has selected nothing and all replicas have answered: refusals outlive what they name.
+func (f Filter) check(ctx context.Context, client *api.Client) error {
+	asking := *client
+	asking.Body = nil // it is no part of the answer
+	for kind, value := range map[string]string{"rule": f.Rule, "replica": f.Replica, "generation": f.Generation} {
+		if value == "" {
+			continue
+		}
+		var known []string
+		for _, c := range ask(ctx, &asking, kind) {
+			known = append(known, c.Value)
+			if kind == "rule" {
+				known = append(known, c.Help) // its name
+			}
+		}
+		slices.Sort(known)
+		if known = slices.Compact(known); len(known) == 0 {
+			continue // nobody has answered
+		}
+		if err := oneOf("--"+kind, value, known); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // Sessions is usher sessions.
 type Sessions struct {
@@ -73,8 +109,8 @@ func (v Sessions) Run(ctx context.Context, c Caller) error {
 	if err != nil {
 		return err
 	}
-	if v.State != "" && !slices.Contains(states, v.State) {
-		return exit.Usage(fmt.Errorf("--state %q is none of %s", v.State, strings.Join(states, ", ")))
+	if err := oneOf("--state", v.State, record.States()); err != nil {
+		return err
 	}
 	q.State, q.Sort, q.Descending = v.State, v.Sort, v.Desc
 	if q.Limit, err = page(v.Limit); err != nil {
@@ -82,6 +118,9 @@ func (v Sessions) Run(ctx context.Context, c Caller) error {
 	}
 	return v.ask(ctx, c, v.JSON, v.question(c, func(ctx context.Context, client *api.Client, s screen.Screen) (view, error) {
 		a, err := client.Sessions(ctx, q)
+		if err == nil && a.Total+len(a.Missing) == 0 {
+			err = v.check(ctx, client)
+		}
 		return view{show.Sessions(s, a), a.Missing}, err
 	}))
 }
@@ -139,12 +178,18 @@ func (v Refusals) Run(ctx context.Context, c Caller) error {
 	if err != nil {
 		return err
 	}
+	if err := oneOf("--reason", v.Reason, record.Reasons()); err != nil {
+		return err
+	}
 	q.Reason = v.Reason
 	if q.Limit, err = page(v.Limit); err != nil {
 		return err
 	}
 	return v.ask(ctx, c, v.JSON, v.question(c, func(ctx context.Context, client *api.Client, s screen.Screen) (view, error) {
 		a, err := client.Refusals(ctx, q)
+		if err == nil && a.Total+len(a.Missing) == 0 {
+			err = v.check(ctx, client)
+		}
 		return view{show.Refusals(s, a, a.Time.Local()), a.Missing}, err
 	}))
 }
@@ -202,7 +247,7 @@ func (v End) end(ctx context.Context, c Caller, do func(context.Context, *api.Cl
 		var failed *api.FailedError
 		switch {
 		case !errors.As(err, &failed):
-		case failed.Code == http.StatusNotFound:
+		case failed.Code == http.StatusNotFound && v.Generation == "":
 			failed.Answer.Remedy = "usher sessions lists those that run"
 		case failed.Code == http.StatusUnauthorized && client.Token == "":
 			err = errors.New("this needs the token of the admin listener; set USHER_ADMIN_TOKEN or USHER_ADMIN_TOKEN_FILE as on the replicas")

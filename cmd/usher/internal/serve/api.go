@@ -64,7 +64,7 @@ func (s *service) api(status func() admin.Status) *admin.API {
 	read := api.Handler{ID: s.id, Local: local, Cluster: all, Events: s.events}
 	write := api.WriteHandler{
 		ID: s.id, Local: operator, Cluster: peers.Writer{Cluster: all, Local: operator, Name: string(s.cfg.Replica)},
-		Who: access.Who, Logger: s.log.Logger,
+		Who: access.Who, Rules: all.Rules, Logger: s.log.Logger,
 	}
 	return &admin.API{Cluster: all, Read: read.Routes(), Write: write.Routes()}
 }
