@@ -97,6 +97,10 @@ func (g *Grant) Valid() bool {
 // replica admitted it by its own count (Options.AdmitLocally).
 func (g *Grant) Confirmed() bool { return g.slot == nil || !g.slot.Local() }
 
+// Kept reports whether the last Move has left the session its slot, because it was within
+// a pool.
+func (g *Grant) Kept() bool { return g.kept }
+
 // WouldRefuse returns the limit that would have refused the session at the last Admit or
 // Move, if it did not only report (Limit.Report); nil if none would have. It is nil for
 // a session that the store has not judged: see Confirmed.

@@ -3,12 +3,15 @@ package limiter_test
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"usher/limiter"
+	"usher/store"
 	"usher/store/limit"
+	"usher/store/storetest"
 )
 
 // reporting is limitOf(n), if it only reports.
@@ -101,14 +104,14 @@ func TestReportInAPool(t *testing.T) {
 		second := requireVerdict(t, b, dry, nil)
 		third := requireVerdict(t, b, dry, limiter.ErrFull)
 		requireAnswer(t, a, web(2), limiter.ErrFull)
-		if err := third.Move(t.Context(), dry); err != nil || third.WouldRefuse() != nil {
-			t.Errorf("a session that stays in its pool: %v, reported again: %v", err, third.WouldRefuse())
+		if err := third.Move(t.Context(), dry); err != nil || third.WouldRefuse() != nil || !third.Kept() {
+			t.Errorf("a session that stays in its pool: %v, reported again: %v, kept: %t", err, third.WouldRefuse(), third.Kept())
 		}
 		if err := third.Move(t.Context(), web(2)); !errors.Is(err, limiter.ErrFull) {
 			t.Errorf("a reported session under rules that enforce: %v", err)
 		}
-		if err := second.Move(t.Context(), web(2)); err != nil {
-			t.Errorf("a session within the number under rules that enforce: %v", err)
+		if err := second.Move(t.Context(), web(2)); err != nil || second.Kept() {
+			t.Errorf("a session within the number under rules that enforce: %v, kept: %t", err, second.Kept())
 		}
 		first.Release()
 		time.Sleep(ttl / 10)
@@ -259,5 +262,73 @@ func TestCloseEndsAReportedSessionThatWaits(t *testing.T) {
 		}
 		s.up()
 		<-closed
+	})
+}
+
+// TestReportTooManyKeys: if as many keys of a rule have windows as may, a session of
+// another key is reported, whichever replica asks. It opens no window.
+func TestReportTooManyKeys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newLink()
+		bounded := func(o *limiter.Options) { o.MaxKeys = 2 }
+		a, b := start(t, s, bounded), start(t, s, bounded)
+		waitReady(t, a, b)
+		of := func(key string) limiter.Limit {
+			return limiter.Limit{
+				Rule: "c1aaaa/s1", Max: limit.None, Report: true,
+				Key: key, KeyMax: limit.None, KeyThrottle: limit.Rate{N: 2, Per: 2 * ttl},
+			}
+		}
+		for range 2 {
+			requireVerdict(t, a, of("x"), nil)
+			requireVerdict(t, b, of("y"), nil)
+			requireVerdict(t, a, of("z"), limiter.ErrKeys)
+			if by := requireVerdict(t, b, of("z"), limiter.ErrKeys).WouldRefuse(); !by.ByKey {
+				t.Error("the limit is not that of the key")
+			}
+			requireVerdict(t, b, of("x"), nil)
+			requireVerdict(t, a, of("x"), limiter.ErrThrottled)
+			time.Sleep(2 * ttl)
+		}
+		requireVerdict(t, b, of("z"), nil)
+	})
+}
+
+// TestReportOverShards: a limit in another shard than the first reports as exactly. While
+// the first shard does not answer, nobody may be judged there, nor refused.
+func TestReportOverShards(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newLink()
+		s.more = []*storetest.Model{storetest.NewModelInRealTime(), storetest.NewModelInRealTime()}
+		var away atomic.Bool
+		exchanges := func(o *limiter.Options) {
+			o.Exchange = func(context.Context, store.Conn) error {
+				if away.Load() {
+					return errCut
+				}
+				return nil
+			}
+		}
+		a, b := start(t, s, exchanges), start(t, s, exchanges)
+		waitReady(t, a, b)
+		dry := elsewhere()
+		dry.Max, dry.Report = 2, true
+		b.SetSpace("c1aaaa", []string{dry.Rule})
+		requireVerdict(t, a, dry, nil)
+		requireVerdict(t, b, dry, nil)
+		requireVerdict(t, a, dry, limiter.ErrFull)
+		requireVerdict(t, b, dry, limiter.ErrFull)
+		away.Store(true)
+		time.Sleep(2 * ttl)
+		if g := requireVerdict(t, a, dry, nil); g.Confirmed() {
+			t.Error("the store has admitted it")
+		}
+		away.Store(false)
+		time.Sleep(ttl)
+		requireVerdict(t, b, dry, limiter.ErrFull)
+		time.Sleep(ttl / 5)
+		if n := b.Status().Totals[dry.Rule]; n != 6 {
+			t.Errorf("%d sessions are counted, want 6", n)
+		}
 	})
 }

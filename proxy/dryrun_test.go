@@ -31,12 +31,9 @@ socks pass { from: 0/0 to: 0/0
 func TestReportsAreExactUnderABurst(t *testing.T) {
 	to := echo(t)
 	w := newWorld(t, dryRun)
-	eventually(t, func() string { // the store tells the number of the generation
-		if n, exists := w.series(would, "rule", "s1", "generation", w.server.Generation()); n != 0 || !exists {
-			return fmt.Sprintf("the series begins at %v, %t", n, exists)
-		}
-		return ""
-	})
+	if n, exists := w.series(would, "rule", "s1"); n != 0 || !exists {
+		t.Errorf("the series begins at %v, %t", n, exists)
+	}
 	var wg sync.WaitGroup
 	clients := make([]*client, 30)
 	for i := range clients {
@@ -48,7 +45,7 @@ func TestReportsAreExactUnderABurst(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n := w.metric(would, "rule", "s1", "generation", w.server.Generation()); n != 23 {
+	if n := w.metric(would, "rule", "s1"); n != 23 {
 		t.Errorf("%v would have been refused, want 23", n)
 	}
 	count := func(texts []string) (n int) {
@@ -123,47 +120,128 @@ func TestRefusedAfterAReport(t *testing.T) {
 	}
 }
 
-// A change of the mode is a reload as any other. The count goes on over a reload of the
-// same rules, and ends with the last session of its generation.
+// reported returns what the rule s1 would have refused, by the generation in force.
+func (w *world) reported() uint64 {
+	w.t.Helper()
+	all := w.server.Generations()
+	return all[len(all)-1].WouldRefuse["s1"]
+}
+
+// A change of the mode is a reload as any other. The metric of a rule goes on over all
+// reloads. The count of a generation goes on over reloads of the same rules, also if
+// others were in force meanwhile, until its last session has ended.
 func TestModeReloads(t *testing.T) {
 	to := echo(t)
-	enforced := strings.Replace(dryRun, "report", "enforce", 1)
-	one := func(text string) *proxy.Policy { return policy(t, strings.Replace(text, "max: 7", "max: 1", 1)) }
-	w := newWorld(t, strings.Replace(dryRun, "max: 7", "max: 1", 1))
-	reported := func(label string, want float64) {
+	dry := strings.Replace(dryRun, "max: 7", "max: 1", 1)
+	enforced := strings.Replace(dry, "report", "enforce", 1)
+	w := newWorld(t, dry)
+	total := 0.0
+	admit := func(inGeneration uint64) *client {
 		t.Helper()
-		if n := w.metric(would, "rule", "s1", "generation", label); n != want {
-			t.Errorf("%v would have been refused by %s, want %v", n, label, want)
+		c := w.client()
+		c.connect(to, socks.Succeeded)
+		if got := w.reported(); got != inGeneration {
+			t.Errorf("the generation would have refused %d, want %d", got, inGeneration)
 		}
+		if got := w.metric(would, "rule", "s1"); got != total {
+			t.Errorf("the metric is %v, want %v", got, total)
+		}
+		return c
 	}
-	first, second := w.client(), w.client()
-	first.connect(to, socks.Succeeded)
-	second.connect(to, socks.Succeeded)
-	dry := w.server.Generation() // with its number
-	reported(dry, 1)
-	w.server.SetPolicy(one("# again\n" + dryRun))
-	third := w.client()
-	third.connect(to, socks.Succeeded)
-	reported(dry, 2)
-	w.server.SetPolicy(one(enforced))
-	fourth := w.client()
-	fourth.connect(to, socks.Succeeded) // a new generation counts from 0
+	held := []*client{admit(0)}
+	total++
+	held = append(held, admit(1))
+	w.server.SetPolicy(policy(t, "# again\n"+dry))
+	total++
+	held = append(held, admit(2))
+	w.server.SetPolicy(policy(t, enforced)) // a new generation counts from 0
+	fourth := admit(0)
 	w.client().connect(to, socks.NotAllowed)
-	reported(dry, 2)
-	for _, c := range []*client{first, second, third} {
+	w.server.SetPolicy(policy(t, dry))
+	total++
+	held = append(held, admit(3))
+	w.server.SetPolicy(policy(t, enforced))
+	for _, c := range held {
 		c.echoes("still here")
 		c.Close()
 	}
 	eventually(t, func() string {
-		if _, exists := w.series(would, "rule", "s1", "generation", dry); exists {
-			return "the series of the old generation is still there"
+		if n := len(w.server.Running()); n > 1 {
+			return fmt.Sprintf("%d sessions run", n)
 		}
 		return ""
 	})
-	w.server.SetPolicy(one(dryRun))
-	w.client().connect(to, socks.Succeeded)
-	w.client().connect(to, socks.Succeeded)
-	reported(w.server.Generation(), 1)
+	w.server.SetPolicy(policy(t, dry))
+	admit(0).Close()
+	fourth.echoes("still here")
+}
+
+// A client that negotiates while unchanged rules are loaded again is let in once: it is
+// counted, charged and reported once, and its line says so. In a pool, this holds also if
+// other rules have changed.
+func TestLetInOnce(t *testing.T) {
+	const (
+		rate = "session.mode: report\nsession.throttle: 1/9999\n"
+		full = "session.mode: report\nmaxsessions: 0\n"
+		pool = full + "session.pool: one\n"
+	)
+	rules := func(limit, more string) string {
+		return "client pass { from: 0/0 to: 0/0\n" + limit + "}\nsocks pass { from: 0/0 to: 0/0 }\n" + more
+	}
+	for name, c := range map[string]struct {
+		limit, more, line string
+		reports           float64
+	}{
+		"no limit":                 {},
+		"maximum":                  {limit: full, line: "c1 maxsessions: 0", reports: 1},
+		"rate that is not used up": {limit: rate},
+		"pool":                     {limit: pool, line: "c1 maxsessions: 0 in pool one", reports: 1},
+		"pool, other rules":        {limit: pool, more: "socks block { from: 0/0 to: 0/0 }\n", line: "c1 maxsessions: 0 in pool one", reports: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			to := echo(t)
+			w := newWorld(t, rules(c.limit, ""))
+			client := w.client()
+			client.greet(socks.NoAuth)
+			for range 2 {
+				w.server.SetPolicy(policy(t, "# again\n"+rules(c.limit, c.more)))
+			}
+			client.ask(socks.Connect, to, socks.Succeeded)
+			if c.limit != "" {
+				if n := w.metric(would, "rule", "c1"); n != c.reports {
+					t.Errorf("%v reports, want %v", n, c.reports)
+				}
+			}
+			admitted := 1.0
+			if c.more != "" {
+				admitted = 2 // changed rules have let it in, too
+			}
+			if n := w.metric("usher_sessions_admitted_total", "rule", "c1", "command", "negotiate"); n != admitted {
+				t.Errorf("c1 has let in %v sessions, want %v", n, admitted)
+			}
+			if running := w.server.Running(); len(running) != 1 || running[0].WouldRefuse != c.line {
+				t.Errorf("running %+v, want would_refuse %q", running, c.line)
+			}
+			client.Close()
+			if line, _ := w.log.wait(t, 1)[0]["would_refuse"].(string); line != c.line {
+				t.Errorf("would_refuse %q in the log, want %q", line, c.line)
+			}
+		})
+	}
+}
+
+// Series of reports go with the rule, as those of refusals do.
+func TestReportSeriesEnd(t *testing.T) {
+	w := newWorld(t, strings.Replace(dryRun, "socks pass {", "socks pass { rule.name: trial\n", 1))
+	for range 2 {
+		if _, exists := w.series(would, "rule", "trial"); !exists {
+			t.Error("there is no series")
+		}
+		w.server.SetPolicy(policy(t, anybody))
+	}
+	if _, exists := w.series(would, "rule", "trial"); exists {
+		t.Error("a rule that is gone still has a series")
+	}
 }
 
 // In a pool, the count goes on over a change of the mode. Sessions that were admitted

@@ -55,22 +55,9 @@ type generation struct {
 	number   atomic.Uint64 // 0 until the store has told it
 
 	// would counts, by the position of a rule in session.mode report, the sessions that
-	// it would have refused. Generations that follow each other with the same rules
-	// share it. Guarded by the table's mutex.
+	// it would have refused. Generations with the same digest share it, as they share
+	// their counters. Guarded by the table's mutex.
 	would map[string]uint64
-}
-
-// countReports makes a place for the count of each rule that only reports. The table's
-// mutex is held.
-func (g *generation) countReports() {
-	if g.would == nil {
-		g.would = map[string]uint64{}
-	}
-	for r := range g.policy.Rules.All() {
-		if _, known := g.would[r.ID()]; r.Session.Report && !known {
-			g.would[r.ID()] = 0
-		}
-	}
 }
 
 // label names the generation for people: g5-9f31c2ab, g?-9f31c2ab while the

@@ -149,8 +149,7 @@ func newWorld(t *testing.T, text string, setups ...setup) *world {
 	return w
 }
 
-// counters returns the series of all counters, each with its label rule. Those with a
-// generation are left out, because that label changes when the number is known.
+// counters returns the series of all counters, each with its label rule.
 func (w *world) counters() map[string]string {
 	w.t.Helper()
 	families, err := w.metrics.Gather()
@@ -160,8 +159,7 @@ func (w *world) counters() map[string]string {
 	all := make(map[string]string)
 	for _, f := range families {
 		for _, m := range f.Metric {
-			labels := labelsOf(m)
-			if _, has := labels["generation"]; f.GetType() == dto.MetricType_COUNTER && !has {
+			if labels := labelsOf(m); f.GetType() == dto.MetricType_COUNTER {
 				all[fmt.Sprint(f.GetName(), labels)] = labels["rule"]
 			}
 		}

@@ -20,6 +20,7 @@ import (
 type Metrics struct {
 	admitted       *prometheus.CounterVec
 	unconfirmed    *prometheus.CounterVec
+	wouldRefuse    *prometheus.CounterVec
 	rejected       *prometheus.CounterVec
 	duration       prometheus.Histogram
 	connectErrors  *prometheus.CounterVec
@@ -48,8 +49,6 @@ var (
 		"Sessions on this replica, by the last rule that passed them.", []string{"rule", "generation", "command"}, nil)
 	ruleDesc = prometheus.NewDesc("usher_rule_info",
 		"Always 1. The position and the location (file:line) of each rule in force.", []string{"rule", "position", "location"}, nil)
-	wouldRefuseDesc = prometheus.NewDesc("usher_sessions_would_refuse_total",
-		"Sessions that a limit in session.mode report would have refused.", []string{"rule", "generation"}, nil)
 	bytesDesc = prometheus.NewDesc("usher_transferred_bytes_total",
 		"Bytes relayed: up to targets, down to clients.", []string{"direction", "protocol"}, nil)
 )
@@ -64,6 +63,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		admitted: counter("usher_sessions_admitted_total", "Sessions that a rule passed and that got a slot.", "rule", "command"),
 		unconfirmed: counter("usher_sessions_unconfirmed_total",
 			"Sessions admitted while the store did not answer: by this replica's own count (enforce, with USHER_STORE_DOWN=admit), or by a limit in session.mode report.", "mode"),
+		wouldRefuse:   counter("usher_sessions_would_refuse_total", "Sessions that a limit in session.mode report would have refused.", "rule"),
 		rejected:      counter("usher_sessions_rejected_total", "Sessions that ended before they were connected. The rule is empty if neither it nor its limit is the cause.", "rule", "reason"),
 		connectErrors: counter("usher_connect_errors_total", "Sessions whose target could not be reached.", "type"),
 		authAttempts:  counter("usher_auth_attempts_total", "Logins, by result.", "method", "result"),
@@ -109,7 +109,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	m.rejected.WithLabelValues("", otherError)
 	m.udp = udp.NewMetrics(r)
 	if r != nil {
-		r.MustRegister(m, m.admitted, m.unconfirmed, m.rejected, m.connectErrors, m.authAttempts, m.turnedAway, m.checks, m.nameCache, m.lookups, m.lookupsDelayed, m.duration)
+		r.MustRegister(m, m.admitted, m.unconfirmed, m.wouldRefuse, m.rejected, m.connectErrors, m.authAttempts, m.turnedAway, m.checks, m.nameCache, m.lookups, m.lookupsDelayed, m.duration)
 	}
 	return m
 }
@@ -118,7 +118,6 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 	ch <- sessionsDesc
 	ch <- ruleDesc
-	ch <- wouldRefuseDesc
 	ch <- bytesDesc
 }
 
@@ -139,9 +138,6 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	inForce := t.rules()
 	for r := range inForce[len(inForce)-1].All() {
 		ch <- prometheus.MustNewConstMetric(ruleDesc, prometheus.GaugeValue, 1, r.Label(), r.ID(), at(r))
-	}
-	for labels, n := range t.wouldRefuse() {
-		ch <- prometheus.MustNewConstMetric(wouldRefuseDesc, prometheus.CounterValue, float64(n), labels[:]...)
 	}
 	bytes := func(n int64, direction, protocol string) {
 		ch <- prometheus.MustNewConstMetric(bytesDesc, prometheus.CounterValue, float64(n), direction, protocol)

@@ -30,6 +30,7 @@ func (m *Metrics) follow(t *table) {
 	for label := range s.labels {
 		if !kept[label] {
 			m.admitted.DeletePartialMatch(prometheus.Labels{"rule": label})
+			m.wouldRefuse.DeleteLabelValues(label)
 			m.rejected.DeletePartialMatch(prometheus.Labels{"rule": label})
 		}
 	}
@@ -40,8 +41,8 @@ func (m *Metrics) follow(t *table) {
 	s.labels, s.inForce = kept, inForce
 }
 
-// begin creates the series of a rule: its admissions, and its refusals as far as the
-// rule or its limit are the cause.
+// begin creates the series of a rule: its admissions, its refusals as far as the rule or
+// its limit are the cause, and its reports.
 func (m *Metrics) begin(r *rules.Rule) {
 	if !r.Pass || r.Client {
 		// A client-rule also counts requests that no socks-rule matches.
@@ -52,6 +53,9 @@ func (m *Metrics) begin(r *rules.Rule) {
 	}
 	for _, command := range admittedAs(r) {
 		m.admitted.WithLabelValues(r.Label(), command)
+	}
+	if r.Session.Limited && r.Session.Report {
+		m.wouldRefuse.WithLabelValues(r.Label())
 	}
 	for _, err := range refusals(r) {
 		m.rejected.WithLabelValues(r.Label(), outcomeOf(err).reason)

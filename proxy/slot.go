@@ -10,15 +10,45 @@ import (
 	"usher/proxy/rules"
 )
 
+// clientAdmission is by which client-rule a session was let in last.
+type clientAdmission struct {
+	digest, rule string // of the generation, and the rule's position; "": not let in yet
+	client       verdict
+	slot         bool // the session has its slot still, if the rule has a limit
+}
+
 // admitClient takes a slot of the client-rule's limit, and gives back what the session
-// has. The error is errOutdated if newer rules are in force, also if they came while it
-// waited.
+// has. A session that the same rule of unchanged rules has let in before keeps its slot
+// and is not counted again. The error is errOutdated if newer rules are in force, also if
+// they came while it waited.
 func (s *session) admitClient(ctx context.Context) error {
 	if !s.server.table.setStage(s, s.clientRule, 0) {
 		return errOutdated
 	}
 	s.negotiateWithin(s.clientRule.Timeouts.Negotiate)
 	s.keepClientAlive(s.clientRule.KeepAlives.Internal)
+	a, digest, rule := &s.admitted, s.gen.digest, s.clientRule.ID()
+	again := a.digest == digest && a.rule == rule
+	if !again || !a.slot {
+		if err := s.takeClientSlot(ctx); err != nil {
+			return err
+		}
+	}
+	if !again {
+		a.digest, a.rule = digest, rule
+		if !s.grant.Kept() { // in a pool, the rules before have judged it
+			a.client = s.judge(s.clientRule)
+		}
+		s.server.opts.Metrics.countAdmission(s.clientRule, "negotiate", s.grant, s.clientRule)
+	}
+	s.server.table.letIn(s, a.client)
+	s.endOnLostLease()
+	return nil
+}
+
+// takeClientSlot does the part of admitClient that asks the limiter.
+func (s *session) takeClientSlot(ctx context.Context) error {
+	s.admitted.slot = false
 	limit := s.limit(s.clientRule)
 	if limit != (limiter.Limit{}) {
 		var stop func()
@@ -33,13 +63,19 @@ func (s *session) admitClient(ctx context.Context) error {
 	if err != nil {
 		return causeOf(ctx, s.nameLimit(s.clientRule, err))
 	}
-	if s.stage.waits {
-		s.server.table.letIn(s)
-	}
-	s.endOnLostLease()
-	s.server.table.judge(s, s.clientRule)
-	s.server.opts.Metrics.countAdmission(s.clientRule, "negotiate", s.grant, s.clientRule)
+	s.admitted.slot = true
 	return nil
+}
+
+// judge returns what the limit of r would have done to the session, if it did not only
+// report, and counts it. The session has just got its slot of r.
+func (s *session) judge(r *rules.Rule) verdict {
+	v := verdictOf(s.grant.WouldRefuse())
+	if v != 0 {
+		s.server.table.countReport(s, r)
+		s.server.opts.Metrics.wouldRefuse.WithLabelValues(r.Label()).Inc()
+	}
+	return v
 }
 
 // admitRequest takes a slot of the socks-rule's limit and returns the client-rule's.
@@ -49,6 +85,7 @@ func (s *session) admitClient(ctx context.Context) error {
 func (s *session) admitRequest(ctx context.Context) error {
 	inherits := decide.Inherits(s.clientRule, s.socksRule)
 	if !inherits {
+		s.admitted.slot = false
 		if err := s.grant.Move(ctx, s.limit(s.socksRule)); err != nil {
 			if s.server.table.outdated(s) {
 				return errOutdated
@@ -63,7 +100,7 @@ func (s *session) admitRequest(ctx context.Context) error {
 		return errOutdated
 	}
 	if !inherits {
-		s.server.table.judge(s, s.socksRule)
+		s.server.table.setRequestVerdict(s, s.judge(s.socksRule))
 	}
 	s.endOnLostLease()
 	s.keepClientAliveBy(s.socksRule)

@@ -72,6 +72,7 @@ type opening struct {
 	read        bool                   // first, or firstErr, is there
 	greeted     bool                   // first was answered with a method
 	requested   bool                   // the request was read
+	admitted    clientAdmission
 }
 
 func newOpening(client *net.TCPConn) *opening {

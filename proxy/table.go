@@ -19,8 +19,8 @@ type Generation struct {
 	Current  bool   // in force
 	Rules    *rules.Set
 	Sessions int // on this replica, negotiations and health checks among them
-	// WouldRefuse is, for each rule in session.mode report, by its position: how many
-	// sessions it would have refused on this replica.
+	// WouldRefuse is, by the position of a rule in session.mode report: how many sessions
+	// it would have refused on this replica, in all generations with this digest.
 	WouldRefuse map[string]uint64
 }
 
@@ -68,7 +68,7 @@ func newTable(l *limiter.Limiter) *table {
 
 // setPolicy makes p the policy of the sessions that are added from now on.
 func (t *table) setPolicy(p *Policy) {
-	g := &generation{policy: p, decide: p.Decide(), digest: p.Rules.Digest()}
+	g := &generation{policy: p, decide: p.Decide(), digest: p.Rules.Digest(), would: map[string]uint64{}}
 	g.number.Store(p.Number)
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -77,11 +77,10 @@ func (t *table) setPolicy(p *Policy) {
 		if old.digest == g.digest && p.Number == 0 && old.policy.Number == 0 {
 			g.number.Store(old.number.Load())
 		}
-		if old.digest == g.digest && old.number.Load() == g.number.Load() { // they have one label
-			g.would = old.would
-		}
 	}
-	g.countReports()
+	if same := slices.IndexFunc(t.gens, func(old *generation) bool { return old.digest == g.digest }); same >= 0 {
+		g.would = t.gens[same].would
+	}
 	t.current = g
 	t.gens = append(t.gens, g)
 	t.forget()
@@ -195,11 +194,15 @@ func (t *table) setStage(s *session, r *rules.Rule, command socks.Command) bool 
 	return true
 }
 
-// letIn records that s has got its slot of the client-rule.
-func (t *table) letIn(s *session) {
+// letIn records that s has its slot of the client-rule, if that has a limit, and what
+// the limit would have done to s, if it did not only report.
+func (t *table) letIn(s *session, v verdict) {
+	if !s.stage.waits && v == 0 {
+		return
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	s.stage.waits = false
+	s.stage.waits, s.stage.client = false, v
 }
 
 // setConnected records that the client of s was told that it is connected.
@@ -209,21 +212,22 @@ func (t *table) setConnected(s *session) {
 	s.stage.connected = true
 }
 
-// judge records what the limit of r would have done to s, if it did not only report. s
-// has just got its slot of r.
-func (t *table) judge(s *session, r *rules.Rule) {
-	v := verdictOf(s.grant.WouldRefuse())
+// countReport counts that the limit of r, which only reports, would have refused s.
+func (t *table) countReport(s *session, r *rules.Rule) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s.gen.would[r.ID()]++
+}
+
+// setRequestVerdict records what the limit of the socks-rule would have done to s, if it
+// did not only report.
+func (t *table) setRequestVerdict(s *session, v verdict) {
 	if v == 0 {
 		return
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	s.gen.would[r.ID()]++
-	if r.Client {
-		s.stage.client = v
-	} else {
-		s.stage.request = v
-	}
+	s.stage.request = v
 }
 
 // remove removes s. It panics if s is not there. The goroutine of s must call
@@ -309,25 +313,6 @@ func (t *table) generations() []Generation {
 		})
 	}
 	return list
-}
-
-// wouldRefuse returns what rules in session.mode report would have refused, by the names
-// of rule and generation. Of generations with one name, the last has the counts of all.
-func (t *table) wouldRefuse() map[[2]string]uint64 {
-	sums := make(map[[2]string]uint64)
-	shown := make(map[string]bool)
-	for _, g := range slices.Backward(t.generations()) {
-		if shown[g.Label] {
-			continue
-		}
-		shown[g.Label] = true
-		for r := range g.Rules.All() {
-			if r.Session.Report {
-				sums[[2]string{r.Label(), g.Label}] += g.WouldRefuse[r.ID()] // two rules may have one name
-			}
-		}
-	}
-	return sums
 }
 
 // rules returns the rules of each generation. The last ones are in force.

@@ -138,7 +138,7 @@ type Limit struct {
 	// sessions of keys and holders are at least what they say.
 	Partial bool `json:"partial,omitempty"`
 	// WouldRefuse counts, in mode report, the sessions that enforce would have refused
-	// since the replicas have started.
+	// on the replicas that have answered, until the last session of the generation ends.
 	WouldRefuse uint64    `json:"would_refuse,omitempty"`
 	Highest     int64     `json:"highest"` // that was seen, since the replicas have started
 	HighestAt   time.Time `json:"highest_at,omitzero"`
