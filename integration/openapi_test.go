@@ -143,7 +143,7 @@ socks block { from: 0/0 to: 0/0 }
 	d.ask("POST", "-/api/v1/drain", 401)
 	d.ask("POST", "/api/v1/sessions/none/end", 404)
 	d.ask("POST", "/api/v1/sessions/end", 400)
-	d.ask("POST", "/api/v1/sessions/end?generation=g1-00000000", 200)
+	d.ask("POST", "/api/v1/sessions/end?generation=g1-00000000", 404)
 	d.ask("POST", "/api/v1/sessions/end?not_admitted=1", 200)
 	d.ask("POST", "/api/v1/drain?replica=none", 404)
 	d.ask("POST", "/api/v1/drain", 200)
