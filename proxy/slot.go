@@ -10,13 +10,6 @@ import (
 	"usher/proxy/rules"
 )
 
-// clientAdmission is by which client-rule a session was let in last.
-type clientAdmission struct {
-	digest, rule string // of the generation, and the rule's position; "": not let in yet
-	client       verdict
-	slot         bool // the session has its slot still, if the rule has a limit
-}
-
 // admitClient takes a slot of the client-rule's limit, and gives back what the session
 // has. A session that the same rule of unchanged rules has let in before keeps its slot
 // and is not counted again. The error is errOutdated if newer rules are in force, also if
@@ -37,7 +30,7 @@ func (s *session) admitClient(ctx context.Context) error {
 	if !again {
 		a.digest, a.rule = digest, rule
 		if !s.grant.Kept() { // in a pool, the rules before have judged it
-			a.client = s.judge(s.clientRule)
+			a.client = s.server.judge(s, s.clientRule)
 		}
 		s.server.opts.Metrics.countAdmission(s.clientRule, "negotiate", s.grant, s.clientRule)
 	}
@@ -67,13 +60,13 @@ func (s *session) takeClientSlot(ctx context.Context) error {
 	return nil
 }
 
-// judge returns what the limit of r would have done to the session, if it did not only
+// judge returns what the limit of r would have done to a session, if it did not only
 // report, and counts it. The session has just got its slot of r.
-func (s *session) judge(r *rules.Rule) verdict {
-	v := verdictOf(s.grant.WouldRefuse())
+func (s *Server) judge(one *session, r *rules.Rule) verdict {
+	v := verdictOf(one.grant.WouldRefuse())
 	if v != 0 {
-		s.server.table.countReport(s, r)
-		s.server.opts.Metrics.wouldRefuse.WithLabelValues(r.Label()).Inc()
+		s.table.countReport(one, r)
+		s.opts.Metrics.wouldRefuse.WithLabelValues(r.Label()).Inc()
 	}
 	return v
 }
@@ -100,7 +93,7 @@ func (s *session) admitRequest(ctx context.Context) error {
 		return errOutdated
 	}
 	if !inherits {
-		s.server.table.setRequestVerdict(s, s.judge(s.socksRule))
+		s.server.table.setRequestVerdict(s, s.server.judge(s, s.socksRule))
 	}
 	s.endOnLostLease()
 	s.keepClientAliveBy(s.socksRule)

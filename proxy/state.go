@@ -75,6 +75,13 @@ type opening struct {
 	admitted    clientAdmission
 }
 
+// clientAdmission is by which client-rule a session was let in last.
+type clientAdmission struct {
+	digest, rule string // of the generation, and the rule's position; "": not let in yet
+	client       verdict
+	slot         bool // the session has its slot still, if the rule has a limit
+}
+
 func newOpening(client *net.TCPConn) *opening {
 	return &opening{keptAlive: rules.DefaultKeepAlive, ahead: readAhead{conn: client}}
 }
