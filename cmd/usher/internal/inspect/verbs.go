@@ -141,9 +141,9 @@ type Limits struct {
 
 // Help is shown under usher limits --help.
 func (Limits) Help() string {
-	return `Lists each rule with a limit. SESSIONS are those of all replicas, as the store counts them; REPLICAS says how many each replica holds. REFUSED counts the last minute. HIGHEST is the highest number that was seen since the replicas have started, and AT when. Below the table: who holds the slots of limits that are nearly full, and the fullest keys of limits by client or user.
+	return `Lists each rule with a limit. SESSIONS are those of all replicas, as the store counts them; REPLICAS says how many each replica holds. REFUSED 1M counts the last minute. HIGHEST is the highest number that was seen since the replicas have started, and AT when. Below the table: who holds the slots of limits that are nearly full, and the fullest keys of limits by client or user. "At least" says that some replica has not told all of them.
 
-A rule with session.mode: report refuses nobody. REFUSED then shows how many it would have refused since the replicas have started.
+A rule with session.mode: report refuses nobody. REFUSED 1M then shows how many it would have refused since its rules came into force.
 
 Exit codes: 0 success, 1 no answer, 2 wrong arguments. Replicas that did not answer are named on the standard error.`
 }

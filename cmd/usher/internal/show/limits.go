@@ -21,7 +21,7 @@ func Limits(s screen.Screen, a api.Limits, now time.Time) string {
 		Break: 9,
 		Columns: []screen.Column{
 			{Title: "RULE"}, {Title: "NAME", Least: 10}, {Title: "POOL", Least: 8}, {Title: "SESSIONS", Right: true}, {Title: "LIMIT", Least: 10},
-			{Title: "USE", Right: true}, {Title: "REFUSED", Right: true}, {Title: "HIGHEST", Right: true}, {Title: "AT"},
+			{Title: "USE", Right: true}, {Title: "REFUSED 1M", Right: true}, {Title: "HIGHEST", Right: true}, {Title: "AT"},
 			{Title: "GENERATION"}, {Title: "REPLICAS", Least: 40}, {Title: "LOCATION", Least: 20, End: true},
 		},
 	}
@@ -39,7 +39,7 @@ func Limits(s screen.Screen, a api.Limits, now time.Time) string {
 	if !slices.ContainsFunc(a.Limits, func(l api.Limit) bool { return l.Pool != "" }) {
 		t.Drop("POOL")
 	}
-	return t.Text(s) + holders(s, a.Limits)
+	return t.Text(s) + dryRuns(s, a.Limits) + holders(s, a)
 }
 
 // bounds prints the maxima of a limit.
@@ -59,12 +59,21 @@ func bounds(l api.Limit) string {
 }
 
 // refused prints how many sessions the limit has refused in the last minute; in mode
-// report, how many it would have refused.
+// report, how many it would have refused since its rules came into force.
 func refused(l api.Limit) string {
 	if l.Mode == "report" {
 		return fmt.Sprintf("would %d", l.WouldRefuse)
 	}
 	return fmt.Sprint(l.Refused)
+}
+
+// dryRuns says which time the numbers of limits in mode report are for: it is another one
+// than that of the column.
+func dryRuns(s screen.Screen, list []api.Limit) string {
+	if !slices.ContainsFunc(list, func(l api.Limit) bool { return l.Mode == "report" }) {
+		return ""
+	}
+	return "\n" + strings.Join(screen.Wrap("would: refused nobody, and counts since these rules came into force", s.Width), "\n") + "\n"
 }
 
 // usage prints how full a limit is. Of a limit by key, the fullest key counts.
@@ -101,7 +110,7 @@ func shares(list []api.Share) string {
 
 // holders prints who holds the slots of limits that are nearly full, and the fullest
 // keys.
-func holders(s screen.Screen, list []api.Limit) string {
+func holders(s screen.Screen, a api.Limits) string {
 	var b strings.Builder
 	line := func(l api.Limit, what, text string) {
 		if b.Len() == 0 {
@@ -118,13 +127,17 @@ func holders(s screen.Screen, list []api.Limit) string {
 			b.WriteString(part + "\n")
 		}
 	}
-	for _, l := range list {
+	for _, l := range a.Limits {
+		least := ""
+		if l.Partial || len(a.Missing) > 0 {
+			least = "at least "
+		}
 		if len(l.Holders) > 0 {
-			line(l, " is held by", people(l.Holders))
+			line(l, " is held by", people(l.Holders, least))
 		}
 		var keys []string
 		for _, k := range l.Keys {
-			text := fmt.Sprintf("%s %d/%d", k.Key, k.Sessions, k.Max)
+			text := fmt.Sprintf("%s %s%d/%d", k.Key, least, k.Sessions, k.Max)
 			if parts := shares(k.Shares); parts != "" {
 				text += " on " + parts
 			}
@@ -139,11 +152,11 @@ func holders(s screen.Screen, list []api.Limit) string {
 
 const indent = "    "
 
-// people prints clients and users with their sessions.
-func people(list []record.Holder) string {
+// people prints clients and users with their sessions, and least before each number.
+func people(list []record.Holder, least string) string {
 	var words []string
 	for _, h := range list {
-		words = append(words, fmt.Sprintf("%s (%d)", person(h.Client, h.User), h.Sessions))
+		words = append(words, fmt.Sprintf("%s (%s%d)", person(h.Client, h.User), least, h.Sessions))
 	}
 	return strings.Join(words, ", ")
 }

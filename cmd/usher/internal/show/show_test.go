@@ -69,6 +69,31 @@ func limits() api.Limits {
 	}}
 }
 
+// Holders and keys may have more sessions than the answer knows: some replica does not
+// tell all of them, or has not answered.
+func TestLimitsSayAtLeast(t *testing.T) {
+	partial, silent := limits(), limits()
+	partial.Limits[0].Partial = true
+	silent.Missing = []api.Missing{{Replica: "usher-3", Error: "no answer within 1s"}}
+	const known, least = "192.0.2.9 as kim (4)", "192.0.2.9 as kim (at least 4), 192.0.2.11 (at least 1)"
+	const knownKey, leastKey = "user=kim 3/3", "user=kim at least 3/3"
+	for name, c := range map[string]struct {
+		answer api.Limits
+		want   []string
+	}{
+		"complete": {limits(), []string{known, knownKey}},
+		"partial":  {partial, []string{least, knownKey}},
+		"silent":   {silent, []string{least, leastKey}},
+	} {
+		text := Limits(screen.Screen{}, c.answer, now)
+		for _, want := range c.want {
+			if !strings.Contains(text, want) {
+				t.Errorf("%s: %q is missing:\n%s", name, want, text)
+			}
+		}
+	}
+}
+
 // refusal is one by the limit of s1.
 func refusal(d time.Duration, from, replica string) record.End {
 	return record.End{

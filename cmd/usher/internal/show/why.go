@@ -121,7 +121,7 @@ func (c Case) then() string {
 		text += fmt.Sprintf(", %d of them on %s", c.Held.Here, c.Replica)
 	}
 	if len(c.Held.Holders) > 0 {
-		text += ": " + people(c.Held.Holders)
+		text += ": " + people(c.Held.Holders, "")
 	}
 	return text
 }
@@ -149,7 +149,7 @@ func (c Case) now() []string {
 	if len(list) == 0 {
 		return lines
 	}
-	held := people(list[:min(mostHolders, len(list))])
+	held := people(list[:min(mostHolders, len(list))], "")
 	if more := len(list) - mostHolders; more > 0 {
 		held += fmt.Sprintf(" and %d more", more)
 	}
