@@ -61,6 +61,9 @@ func printLimits(w io.Writer, limits []admin.RuleLimit) {
 		if l.Max >= 0 {
 			limit = fmt.Sprint(l.Max)
 		}
+		if l.Mode == "report" {
+			limit += " (report)"
+		}
 		row(cells(l.Rule), cells(l.Name), cells(cmp.Or(l.Pool, "-")), cells(l.Generation), fmt.Sprint(l.Sessions), limit, cells(l.Location))
 	}
 }

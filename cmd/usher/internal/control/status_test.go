@@ -9,18 +9,20 @@ import (
 	"usher/proxy/admin"
 )
 
-// A rule that limits rates only has no number of sessions that it is held to.
+// A rule that limits rates only has no number of sessions that it is held to, and one in
+// mode report refuses nobody.
 func TestStatusOfLimits(t *testing.T) {
 	var st admin.Status
 	st.Rules.Limits = []admin.RuleLimit{
 		{Rule: "c1", Name: "c:1f0c9a2e", Generation: "g1", Max: -1, Location: "f:1:1"},
 		{Rule: "s1", Name: "web", Generation: "g1", Max: 0, Sessions: 2, Location: "f:2:1"},
+		{Rule: "s2", Name: "mail", Generation: "g1", Max: 2, Sessions: 5, Mode: "report", Location: "f:3:1"},
 	}
 	var b strings.Builder
 	if err := Print(&b, st); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"c1 c:1f0c9a2e g1 0 - f:1:1", "s1 web g1 2 0 f:2:1"} {
+	for _, want := range []string{"c1 c:1f0c9a2e g1 0 - f:1:1", "s1 web g1 2 0 f:2:1", "s2 mail g1 5 2 (report) f:3:1"} {
 		if !strings.Contains(strings.Join(strings.Fields(b.String()), " "), want) {
 			t.Errorf("no %q in\n%s", want, b.String())
 		}
