@@ -20,11 +20,11 @@ func (c *Cluster) Judge() {
 	case s.Mismatch != "":
 		because("other replicas have conflicting lease settings: %s", s.Mismatch)
 	case s.Failure != "":
-		because("the store fails since %s: %s", s.FailingSince.UTC().Format(time.RFC3339), s.Failure)
+		because("the store has failed since %s; until it answers, %s: %s", s.FailingSince.UTC().Format(time.RFC3339), s.meanwhile(), s.Failure)
 	case !s.Joined:
 		because("the store is not joined")
 	case s.Recovering:
-		because("the store is recovering: no new limited sessions yet")
+		because("the store is recovering; until it has, %s", s.meanwhile())
 	}
 	ready := false
 	for _, r := range c.Replicas {
@@ -48,6 +48,14 @@ func (c *Cluster) Judge() {
 	default:
 		c.Health = OK
 	}
+}
+
+// meanwhile says whom limited rules admit as long as the store confirms nobody.
+func (s Store) meanwhile() string {
+	if s.AdmitLocally {
+		return "rules that enforce limits admit by each replica's own count"
+	}
+	return "rules that enforce limits admit nobody"
 }
 
 // title names a replica for people.

@@ -58,7 +58,8 @@ type Store struct {
 	Failure      string    `json:"failure,omitempty"`
 	FailingSince time.Time `json:"failing_since,omitzero"`
 	LeaseSeconds float64   `json:"lease_seconds"` // USHER_LEASE_TTL
-	Strict       bool      `json:"strict"`
+	Strict       bool      `json:"strict"`        // USHER_LEASE_LOSS=close
+	AdmitLocally bool      `json:"admit_locally"` // USHER_STORE_DOWN=admit
 }
 
 // Cluster is the answer of /api/v1/cluster.

@@ -58,7 +58,7 @@ func TestStates(t *testing.T) {
 			"limit end a session that holds a slot"},
 		"reload": {"edge is degraded", "Replicas have different rules: g41-7be0c512 on 1, g42-9f31c2ab on 2.", "g42-9f31c2ab in force", "5 of 12",
 			"g41-7be0c512 older", "7 of 10", "partners Not in force", "older rules, g41-7be0c512", "g41-7be0c512 (not those of this replica)"},
-		"store-down": {"edge is degraded", "store redis.internal:6379 has failed for 47 s", "The store fails since 2026-03-12T03:03:18Z: dial tcp", "store_unavailable"},
+		"store-down": {"edge is degraded", "store redis.internal:6379 has failed for 47 s", "The store has failed since 2026-03-12T03:03:18Z; until it answers, rules that enforce limits admit nobody: dial tcp", "store_unavailable"},
 		"replica-dead": {"edge is degraded", "1 of 3 replicas", "usher-2 No answer", "usher-3 Dead seen 3 min ago", "Replica usher-2 is missing: no answer within 1s.",
 			"Not in these numbers: usher-2: no answer within 1s", "elsewhere", "at least 14 refused in the last minute", "at least 31 would have been refused",
 			"192.0.2.17 monica at least 6", "user=crawler at least 4 of 4, full", "at least 5 since the replicas have started", "at least 13 running"},

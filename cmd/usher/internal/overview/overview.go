@@ -28,6 +28,7 @@ type Options struct {
 	Cluster  string // USHER_CLUSTER
 	LeaseTTL time.Duration
 	Strict   bool          // USHER_LEASE_LOSS=close
+	Admit    bool          // USHER_STORE_DOWN=admit
 	Address  func() string // where other replicas reach this one
 	Writing  bool          // a token is set
 	Server   Server
@@ -65,7 +66,7 @@ func (l *Local) Cluster(context.Context) api.Cluster {
 func (l *Local) store(s admin.Store) api.Store {
 	return api.Store{
 		Address: s.Address, Joined: s.Joined, Recovering: s.Recovering, Mismatch: s.Mismatch,
-		Failure: s.Failure, FailingSince: s.FailingSince, LeaseSeconds: l.o.LeaseTTL.Seconds(), Strict: l.o.Strict,
+		Failure: s.Failure, FailingSince: s.FailingSince, LeaseSeconds: l.o.LeaseTTL.Seconds(), Strict: l.o.Strict, AdmitLocally: l.o.Admit,
 	}
 }
 

@@ -54,7 +54,7 @@ func (s *service) peerAddress() string {
 // api returns what tells about the cluster, and changes it.
 func (s *service) api(status func() admin.Status) *admin.API {
 	local := overview.New(overview.Options{
-		ID: s.id, Name: string(s.cfg.Replica), Cluster: string(s.cfg.Cluster), LeaseTTL: s.cfg.LeaseTTL, Strict: s.cfg.LeaseLoss == "close",
+		ID: s.id, Name: string(s.cfg.Replica), Cluster: string(s.cfg.Cluster), LeaseTTL: s.cfg.LeaseTTL, Strict: s.cfg.LeaseLoss == "close", Admit: s.cfg.StoreDown == "admit",
 		Address: s.peerAddress, Writing: s.cfg.Token() != nil,
 		Server: s.proxy, Status: s.counting.Limiter.Status, Highest: s.counting.Limiter.Highest, Snapshot: status,
 	})
