@@ -52,7 +52,7 @@ func TestStates(t *testing.T) {
 			"To end sessions and drain replicas here, set USHER_ADMIN_TOKEN"},
 		"busy": {"edge is healthy", "3 replicas", "38 sessions", "store redis.internal:6379 answers", "1 full , 5 in all",
 			"web Full", "s1 at sockd.conf:12", "10 of 10", "usher-1 4 usher-2 3 usher-3 3", "14 refused in the last minute", "192.0.2.17 monica 6", "5 since the replicas have started",
-			"partners Pool s3 at sockd.conf:27 s6 at sockd.conf:46", "19 of 25", "mail Report only Over limit", "31 would have been refused",
+			"partners Pool s3 at sockd.conf:27 s6 at sockd.conf:46", "19 of 25", "mail Report only Over limit", "31 would have been refused since the rules came into force",
 			"Fullest keys, 4 for each", "user=crawler 4 of 4, full",
 			"session.max 10: 10 sessions, 4 of them here 192.0.2.17 monica: 3, 192.0.2.41 rafael: 1", "a rule passes it, but the limit of the rule is full",
 			"limit end a session that holds a slot"},
