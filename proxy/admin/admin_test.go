@@ -176,7 +176,7 @@ func TestReasonsNameTheFailure(t *testing.T) {
 	w.want(t, "GET", "/readyz", 200, `"failure": "dial: NOAUTH"`)
 	w.want(t, "GET", "/readyz?strict=1", 503, "the store is not joined"+failing)
 	fail(admin.Store{Joined: true, Recovering: true, WasReady: true})
-	w.want(t, "GET", "/readyz?strict=1", 503, "no new limited sessions yet"+failing)
+	w.want(t, "GET", "/readyz?strict=1", 503, "it confirms no new sessions yet"+failing)
 	w.set(func(s *admin.Snapshot) { s.Store = admin.Store{Joined: true, WasReady: true} })
 	if _, body := w.ask(t, "GET", "/status"); strings.Contains(body, "fail") {
 		t.Errorf("nothing fails, and the status says\n%s", body)

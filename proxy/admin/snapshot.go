@@ -107,7 +107,7 @@ func StoreOf(address string, st limiter.Status) Store {
 	}
 }
 
-// trouble returns why limited rules can admit nobody now, "" if they can.
+// trouble returns why the store confirms no session now, "" if it does.
 func (s Store) trouble() string {
 	switch {
 	case s.Mismatch != "":
@@ -115,7 +115,7 @@ func (s Store) trouble() string {
 	case !s.Joined:
 		return s.because("the store is not joined")
 	case s.Recovering:
-		return s.because("the store is recovering: no new limited sessions yet")
+		return s.because("the store is recovering: it confirms no new sessions yet")
 	}
 	return ""
 }

@@ -94,7 +94,7 @@ func storeLine(s admin.Store) string {
 	case s.Mismatch != "":
 		state = "refused, other replicas have conflicting lease settings: " + s.Mismatch
 	case s.Joined && s.Recovering:
-		state = "joined, recovering: no new limited sessions yet"
+		state = "joined, recovering: it confirms no new sessions yet"
 	case s.Joined:
 		state = "joined"
 	}

@@ -46,11 +46,18 @@ func TestStatusOfPools(t *testing.T) {
 	}
 }
 
-func TestStatusOfAStoreThatFails(t *testing.T) {
+// A store that recovers confirms nobody: with USHER_STORE_DOWN=admit, sessions are
+// admitted all the same.
+func TestStatusOfAStore(t *testing.T) {
 	st := admin.Store{Address: "redis://r", Joined: true}
 	if line := storeLine(st); strings.Contains(line, "\n") {
 		t.Error(line)
 	}
+	st.Recovering = true
+	if line := storeLine(st); !strings.Contains(line, "joined, recovering: it confirms no new sessions yet") {
+		t.Error(line)
+	}
+	st.Recovering = false
 	st.Failure, st.FailingSince = "batch: MISCONF", time.Unix(1e9, 0).UTC()
 	if line := storeLine(st); !strings.HasSuffix(line, "\nfailing since 2001-09-09T01:46:40Z, last error: batch: MISCONF") {
 		t.Error(line)

@@ -192,7 +192,7 @@ func (n *news) next(st limiter.Status, failure string, now time.Time) (lines []n
 			"remedy", "set the same USHER_LEASE_TTL, USHER_LEASE_LOSS and shards in USHER_STORE on all replicas")
 	case st.Joined && st.Recovering && (!n.last.Joined || !n.last.Recovering):
 		say(slog.LevelInfo, "joined a recovering store", "replicas", len(st.Replicas),
-			"effect", "no new limited sessions until the store is ready")
+			"effect", "the store confirms no new sessions until it is ready")
 	case st.Joined && !st.Recovering && (!n.last.Joined || n.last.Recovering):
 		say(slog.LevelInfo, "joined the store", "replicas", len(st.Replicas), "generation", st.Generation)
 	case !st.Joined && n.last.Joined:
