@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -202,14 +203,15 @@ func (w *world) slots(rule string, maximum int64) int {
 }
 
 // hold waits until n sessions have a slot of rule. Unlike slots, it takes no slot
-// itself, so that it never keeps another session out.
+// itself, so that it never keeps another session out. Sessions that still wait for their
+// slot do not count, unlike in Counts.
 func (w *world) hold(rule string, n int) {
 	w.t.Helper()
 	eventually(w.t, func() string {
 		held := 0
-		for _, c := range w.server.Counts() {
-			if c.Rule == rule {
-				held += c.Sessions
+		for _, r := range w.server.Running() {
+			if cmp.Or(r.Rule, r.ClientRule) == rule {
+				held++
 			}
 		}
 		if held != n {
