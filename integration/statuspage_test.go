@@ -254,6 +254,8 @@ func (v *viewed) replicaRestarts(t *testing.T) {
 	}
 	v.w.replicas[0] = launchReplica(t, "usher 1 again", v.w.hosts[0], v.w.ports.socks, v.w.ports.admin, again)
 	v.p.until("document.querySelector('#link.live') && document.querySelector('#lost').hidden")
+	// Nothing is missing of the process before: it is no replica any more.
+	v.p.until(shows("h1", "healthy"))
 }
 
 // locked looks at a replica from an address that is none of loopback.

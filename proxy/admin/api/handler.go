@@ -111,6 +111,15 @@ func (h Handler) answer(w http.ResponseWriter, r *http.Request, ask func(Source,
 	answer(w, body, err)
 }
 
+const anotherReplica = "this is another replica than the one that local names"
+
+// IsAnotherReplica reports whether another replica than the one that was asked for has
+// given the answer err: it is now at that address.
+func IsAnotherReplica(err error) bool {
+	var failed *FailedError
+	return errors.As(err, &failed) && failed.Code == http.StatusConflict && failed.Answer.Error == anotherReplica
+}
+
 // takeLocal removes local from the parameters, and reports whether it is there. It fails
 // if local is meant for another replica: addresses are used again.
 func takeLocal(v url.Values, id string) (local bool, err error) {
@@ -121,7 +130,7 @@ func takeLocal(v url.Values, id string) (local bool, err error) {
 	delete(v, "local")
 	if asked != "1" && asked != id {
 		return false, &FailedError{http.StatusConflict, Error{
-			Error: "this is another replica than the one that local names", Remedy: "give local=1 for whichever replica is here",
+			Error: anotherReplica, Remedy: "give local=1 for whichever replica is here",
 		}}
 	}
 	return true, nil

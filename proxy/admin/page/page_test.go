@@ -368,3 +368,24 @@ func BenchmarkThousandLimits(b *testing.B) {
 		}
 	}
 }
+
+// refusing answers as busy does, but with one refusal of a limit.
+type refusing struct {
+	*samples.State
+	here int // sessions on the replica; -1: not counted
+}
+
+func (s refusing) Refusals(context.Context, api.Query) api.Refusals {
+	held := &record.Held{Limit: "session.max", Max: 10, Sessions: 10, Here: s.here}
+	return api.Refusals{Total: 1, Refusals: []record.End{{Reason: "limit", Held: held}}}
+}
+
+// Of a limit that refuses quickly, nobody counts each time how many sessions are here.
+func TestHeldHere(t *testing.T) {
+	for here, want := range map[int]bool{2: true, -1: false} {
+		got := text(show(t, refusing{samples.Of("busy"), here}, "/"))
+		if !strings.Contains(got, "session.max 10: 10 sessions") || strings.Contains(got, "of them here") != want {
+			t.Errorf("with %d here, the page says otherwise", here)
+		}
+	}
+}

@@ -236,7 +236,10 @@ func refusalOf(e *record.End, now time.Time, color map[string]string, t telling)
 		v.ClientList = asked{Find: e.Client.Addr().String()}.address("sessions")
 	}
 	if h := e.Held; h != nil {
-		v.Held = fmt.Sprintf("%s %d: %s, %s of them here", printable.Text(h.Limit), h.Max, count(h.Sessions, "session"), grouped(h.Here))
+		v.Held = fmt.Sprintf("%s %d: %s", printable.Text(h.Limit), h.Max, count(h.Sessions, "session"))
+		if h.Here >= 0 { // else they were not counted
+			v.Held += fmt.Sprintf(", %s of them here", grouped(h.Here))
+		}
 		for _, who := range h.Holders {
 			v.Holders = append(v.Holders, named(who, cmp.Or(e.RuleName, e.Rule, e.ClientRuleName, e.ClientRule)))
 		}

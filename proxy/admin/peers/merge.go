@@ -16,6 +16,10 @@ import (
 // gone reports whether nobody listens any more where a peer was.
 func gone(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
 
+// replaced reports whether a peer was started again, at the same address and under a new
+// id, after its lease had ended.
+func replaced(p Peer, err error) bool { return p.Dead && api.IsAnotherReplica(err) }
+
 // Cluster implements api.Source.
 func (c *Cluster) Cluster(ctx context.Context) api.Cluster {
 	var a api.Cluster

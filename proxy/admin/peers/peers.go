@@ -77,7 +77,7 @@ type outcome[T any] struct {
 }
 
 // ask asks all peers that are wanted at the same time, and calls own meanwhile. It returns
-// one outcome for each peer, ordered by name and id.
+// one outcome for each peer that was not replaced, ordered by name and id.
 func ask[T any](ctx context.Context, c *Cluster, wanted func(Peer) bool, own func(), question func(context.Context, *api.Client) (T, error)) []outcome[T] {
 	list := slices.DeleteFunc(slices.Clone(c.o.Peers()), func(p Peer) bool { return !wanted(p) })
 	slices.SortFunc(list, func(a, b Peer) int { return strings.Compare(a.title()+" "+a.ID, b.title()+" "+b.ID) })
@@ -91,7 +91,7 @@ func ask[T any](ctx context.Context, c *Cluster, wanted func(Peer) bool, own fun
 		all.Go(func() { out[i].answer, out[i].err = askOne(ctx, c, p, question) })
 	}
 	all.Wait()
-	return out
+	return slices.DeleteFunc(out, func(o outcome[T]) bool { return replaced(o.peer, o.err) })
 }
 
 // takeTurn waits until few other questions are passed on, or ctx ends.

@@ -116,3 +116,17 @@ func TestSlowChanges(t *testing.T) {
 		time.Sleep(2 * time.Minute) // of the clock of the test: until what was asked for ends
 	})
 }
+
+// A replica that was killed and started again, at the same address, is one replica, and
+// nothing of it is missing.
+func TestStartedAgain(t *testing.T) {
+	again := (&replica{name: "started-again", ids: []string{"c1"}}).listener("web2")
+	all := cluster(&replica{name: "web1"}, network{"web2": again},
+		peers.Peer{Name: "web2", Dead: true}, peers.Peer{ID: "started-again", Name: "web2", Address: "web2"})
+	if a := all.Cluster.Cluster(t.Context()); len(a.Replicas) != 2 || len(a.Missing) > 0 || a.Health != api.OK {
+		t.Errorf("%+v", a)
+	}
+	if a := all.Cluster.Sessions(t.Context(), api.Query{Limit: 10}); a.Total != 1 || len(a.Missing) > 0 {
+		t.Errorf("%+v", a)
+	}
+}
