@@ -1,7 +1,11 @@
 package integration
 
 import (
+	"encoding/json"
 	"fmt"
+	"net"
+	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -187,5 +191,162 @@ func TestDryRunReloads(t *testing.T) {
 	}
 	if n := all.failed.Load(); n > 0 {
 		t.Errorf("%d clients got another answer than their target's", n)
+	}
+}
+
+// dryKind is a limit that only reports, and clients that ask for more than it has.
+type dryKind struct {
+	name     string
+	rules    []string // the names of those that have the limit
+	command  string
+	targets  []string // in turn
+	clients  []netip.Addr
+	each     int  // sessions of each client on each replica
+	reported int  // of all sessions
+	counted  bool // while they run; a rate counts no running sessions
+}
+
+// TestDryRunOfEachKind: limits of each kind that only report admit all sessions over
+// three replicas, report exactly those above the limit, and count none that has ended.
+func TestDryRunOfEachKind(t *testing.T) {
+	pooled := [2]endpoint{startEcho(t).endpoint(), startEcho(t).endpoint()}
+	w := newWorld(t, options{
+		alone: true, shards: 2, env: map[string]string{"USHER_LEASE_LOSS": "close"},
+		rules: func(limited, free endpoint) string {
+			return fmt.Sprintf(`
+client pass { from: 0/0 to: 0/0 }
+socks pass { from: 0/0 to: %s  command: connect  rule.name: key  session.mode: report  session.state.key: from  session.state.max: 2 }
+socks pass { from: 0/0 to: %s  command: connect  rule.name: rate  session.mode: report  session.throttle: 4/86400 }
+socks pass { from: 0/0 to: 0/0  command: bind  rule.name: bind  session.mode: report  maxsessions: 4 }
+socks pass { from: 0/0 to: 0/0  command: bindreply }
+socks pass { from: 0/0 to: 0/0  command: udpassociate  rule.name: udp  session.mode: report  maxsessions: 4 }
+socks pass { from: 0/0 to: %s  command: connect  rule.name: pool1  session.mode: report  session.pool: dry  session.max: 4 }
+socks pass { from: 0/0 to: %s  command: connect  rule.name: pool2  session.mode: report  session.pool: dry  session.max: 4 }
+`, limited.to(), free.to(), pooled[0].to(), pooled[1].to())
+		},
+	})
+	one, three := []netip.Addr{source(1)}, []netip.Addr{source(1), source(2), source(3)}
+	anywhere := []string{"0.0.0.0:0"}
+	for _, k := range []dryKind{
+		{"by key", []string{"key"}, "connect", []string{w.limited.String()}, three, 2, 3 * (6 - 2), true},
+		{"rate", []string{"rate"}, "connect", []string{w.free.String()}, one, 4, 12 - 4, false},
+		{"BIND", []string{"bind"}, "bind", anywhere, one, 4, 12 - 4, true},
+		{"UDP ASSOCIATE", []string{"udp"}, "associate", anywhere, one, 4, 12 - 4, true},
+		{"pool", []string{"pool1", "pool2"}, "connect", []string{pooled[0].String(), pooled[1].String()}, one, 4, 12 - 4, true},
+	} {
+		t.Run(k.name, func(t *testing.T) {
+			t.Parallel()
+			w.dryRunOf(t, k)
+		})
+	}
+}
+
+// dryRunOf opens the sessions of one kind, and ends them.
+func (w *world) dryRunOf(t *testing.T, k dryKind) {
+	all := make(crowd, len(w.replicas)*len(k.clients)*k.each)
+	together(len(all), func(i int) {
+		round := i / len(w.replicas)
+		c := client{proxy: w.replicas[i%len(w.replicas)].socks, from: k.clients[round%len(k.clients)]}
+		all[i] = c.command(k.command, k.targets[i%len(k.targets)])
+	})
+	t.Cleanup(all.close)
+	if got := all.replies()[granted]; got != len(all) {
+		t.Fatalf("replies (reply: how many) %v, want %d granted", all.replies(), len(all))
+	}
+	var peers crowd
+	if k.command == "bind" {
+		peers = all[:len(all)/2].meetPeers(t)
+	}
+	if k.counted {
+		w.waitRules(t, k.rules, int64(len(all)))
+	}
+	all.close()
+	peers.close()
+	w.waitRules(t, k.rules, 0)
+
+	reported := 0.0
+	for _, rule := range k.rules {
+		for _, r := range w.replicas {
+			reported += r.metrics(t).sum(wouldRefuse, fmt.Sprintf("rule=%q", rule))
+		}
+	}
+	if reported != float64(k.reported) {
+		t.Errorf("%v of %d sessions would have been refused, want %d", reported, len(all), k.reported)
+	}
+	w.waitLogged(t, k, len(all))
+}
+
+// meetPeers connects to each of these waiting BINDs.
+func (c crowd) meetPeers(t *testing.T) (peers crowd) {
+	t.Helper()
+	for _, a := range c {
+		peer, err := net.DialTimeout("tcp", a.bound.String(), patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { peer.Close() })
+		if second := readReply(a); second.reply != granted {
+			t.Fatalf("second reply %d, %v", second.reply, second.err)
+		}
+		peers = append(peers, answer{Conn: peer})
+	}
+	return peers
+}
+
+// waitRules waits until every replica knows that the store counts n sessions for each
+// of the rules.
+func (w *world) waitRules(t *testing.T, rules []string, n int64) {
+	t.Helper()
+	eventually(t, patience, func() string {
+		for _, r := range w.replicas {
+			seen := 0
+			for _, l := range r.status(t).Rules.Limits {
+				if !slices.Contains(rules, l.Name) {
+					continue
+				}
+				seen++
+				if l.Sessions != n {
+					return fmt.Sprintf("%s: the store counts %d sessions of %s, want %d", r.name, l.Sessions, l.Name, n)
+				}
+			}
+			if seen != len(rules) {
+				return fmt.Sprintf("%s shows %d of the limits of %v", r.name, seen, rules)
+			}
+		}
+		return ""
+	})
+}
+
+// waitLogged waits for the log lines of all sessions of a kind, and checks how many of
+// them say would_refuse.
+func (w *world) waitLogged(t *testing.T, k dryKind, sessions int) {
+	t.Helper()
+	var reported int
+	eventually(t, patience, func() string {
+		ended := 0
+		reported = 0
+		for _, r := range w.replicas {
+			for text := range strings.Lines(r.proc.out.String()) {
+				var line struct {
+					Session, Rule string
+					RuleName      string `json:"rule_name"`
+					WouldRefuse   string `json:"would_refuse"`
+				}
+				if json.Unmarshal([]byte(text), &line) != nil || line.Session == "" || !slices.Contains(k.rules, line.RuleName) {
+					continue
+				}
+				ended++
+				if strings.HasPrefix(line.WouldRefuse, line.Rule+" ") {
+					reported++
+				}
+			}
+		}
+		if ended != sessions {
+			return fmt.Sprintf("%d sessions of %v are logged, want %d", ended, k.rules, sessions)
+		}
+		return ""
+	})
+	if reported != k.reported {
+		t.Errorf("the log says would_refuse of %d sessions, want %d", reported, k.reported)
 	}
 }

@@ -119,6 +119,7 @@ type status struct {
 		ReloadOK   bool `json:"reload_ok"`
 		Limits     []struct {
 			Rule       string
+			Name       string
 			Generation string
 			Current    bool
 			Max        int64

@@ -44,12 +44,15 @@ type answer struct {
 
 // connect asks the proxy for target (host:port; a host that is not an address is sent
 // as a name). It implements RFC 1928 and 1929 without Usher's code.
-func (c client) connect(target string) answer {
+func (c client) connect(target string) answer { return c.command("connect", target) }
+
+// command is connect for any of commands. The answer to BIND is the first reply.
+func (c client) command(name, target string) answer {
 	conn, err := c.dial()
 	if err != nil {
 		return answer{reply: noReply, err: err}
 	}
-	a := c.negotiate(conn, connectRequest(target))
+	a := c.negotiate(conn, request(commands[name], target))
 	if a.reply != granted {
 		conn.Close()
 		return a

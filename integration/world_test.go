@@ -40,6 +40,7 @@ type options struct {
 	ttl      time.Duration                       // 2s if zero
 	replicas int                                 // 3 if zero
 	rules    func(limited, free endpoint) string // standard if nil
+	shards   int                                 // Usher's default if zero
 	env      map[string]string
 	users    string // text of the users file, if any
 	alone    bool   // the test itself starts the balancer, with balance
@@ -93,6 +94,9 @@ func newWorld(t testing.TB, o options) *world {
 		"USHER_STORE":               redis.URL(),
 		"USHER_LEASE_TTL":           w.ttl.String(),
 		"USHER_PROXY_PROTOCOL_FROM": balancerSource + "/32",
+	}
+	if o.shards != 0 {
+		env["USHER_STORE"] += fmt.Sprintf("?shards=%d", o.shards)
 	}
 	if o.users != "" {
 		env["USHER_USERS_FILE"] = filepath.Join(t.TempDir(), "users")
