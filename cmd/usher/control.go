@@ -95,6 +95,15 @@ func (c upgradeCmd) Run(ctx context.Context, sys system) error {
 type drainCmd struct {
 	controlFlags
 	Wait bool `help:"Wait until no session is left, for --timeout at most."`
+	JSON bool `name:"json" help:"Print JSON."`
+}
+
+// drainState is what usher drain and usher undrain print with --json.
+type drainState struct {
+	Drained  bool   `json:"drained"`
+	Sessions int    `json:"sessions"` // on this replica
+	Ready    bool   `json:"ready"`
+	Reason   string `json:"reason,omitempty"` // why it is not ready
 }
 
 // Help is shown under usher drain --help.
@@ -110,11 +119,17 @@ func (c drainCmd) Run(ctx context.Context, sys system) error {
 	if err != nil {
 		return err
 	}
+	if c.JSON {
+		return printable.WriteJSON(sys.stdout, drainState{Drained: true, Sessions: now.Sessions, Ready: now.Ready, Reason: now.Reason})
+	}
 	_, err = fmt.Fprintf(sys.stdout, "drained: %d sessions\n", now.Sessions)
 	return err
 }
 
-type undrainCmd struct{ controlFlags }
+type undrainCmd struct {
+	controlFlags
+	JSON bool `name:"json" help:"Print JSON."`
+}
 
 // Help is shown under usher undrain --help.
 func (undrainCmd) Help() string {
@@ -128,6 +143,9 @@ func (c undrainCmd) Run(ctx context.Context, sys system) error {
 	now, err := c.target(sys).Undrain(ctx)
 	if err != nil {
 		return err
+	}
+	if c.JSON {
+		return printable.WriteJSON(sys.stdout, drainState{Sessions: now.Sessions, Ready: now.Ready, Reason: now.Reason})
 	}
 	outcome := "undrained"
 	if !now.Ready {

@@ -81,18 +81,23 @@ func TestDrainAndUndrain(t *testing.T) {
 	}
 }
 
+// inOneLine returns JSON without its blanks.
+func inOneLine(text string) string { return strings.Join(strings.Fields(text), "") }
+
 // TestUndrainWithinTheGrace finds listeners that were never closed.
 func TestUndrainWithinTheGrace(t *testing.T) {
 	t.Parallel()
 	p := launch(t, "USHER_DRAIN_GRACE=10m")
 	target := webServer(t)
-	if out, code := ask(t, p, "drain"); code != "0" {
+	out, code := ask(t, p, "drain", "--json")
+	if want := `{"drained":true,"sessions":0,"ready":false,"reason":"`; code != "0" || !strings.HasPrefix(inOneLine(out), want) {
 		t.Fatal(code, out)
 	}
 	if code := replyTo(t, p, target); code != 0 {
 		t.Error("within the grace: reply", code)
 	}
-	if out, code := ask(t, p, "undrain"); code != "0" {
+	out, code = ask(t, p, "undrain", "--json")
+	if want := `{"drained":false,"sessions":0,"ready":true}`; code != "0" || inOneLine(out) != want {
 		t.Fatal(code, out)
 	}
 	if code := replyTo(t, p, target); code != 0 {
