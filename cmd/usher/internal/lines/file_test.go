@@ -21,6 +21,17 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(need.Summary(m).Run()) }
 
+// opened opens a file for the time of the test.
+func opened(t *testing.T, name string) *File {
+	t.Helper()
+	f, err := OpenFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
 // Writable agrees with OpenFile about every kind of file, and changes none.
 func TestWritableAgreesWithOpenFile(t *testing.T) {
 	dir := t.TempDir()
@@ -89,11 +100,7 @@ func names(t *testing.T, dir string) (list string) {
 // lines until it is reopened.
 func TestFileThatIsRotated(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "lines")
-	f, err := OpenFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
+	f := opened(t, name)
 	write := func(line string) {
 		t.Helper()
 		if _, err := f.Write([]byte(line)); err != nil {
@@ -240,16 +247,8 @@ func TestTwoOnAFullDisk(t *testing.T) {
 func TestNoRoomForALine(t *testing.T) {
 	t.Parallel()
 	name := filepath.Join(need.SmallDisk(t, "8k"), "lines")
-	f, err := OpenFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	other, err := OpenFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer other.Close()
+	f := opened(t, name)
+	other := opened(t, name)
 	line := strings.Repeat("x", 4999) + "\n"
 	if n, err := io.WriteString(f, line); n != len(line) || err != nil {
 		t.Fatal(n, err)
@@ -267,11 +266,7 @@ func TestNoRoomForALine(t *testing.T) {
 
 // A file that was cut to nothing right before a part is cut off stays empty.
 func TestShortenAfterCopytruncate(t *testing.T) {
-	f, err := OpenFile(filepath.Join(t.TempDir(), "lines"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
+	f := opened(t, filepath.Join(t.TempDir(), "lines"))
 	for _, have := range []string{"", "a line\n"} {
 		if _, err := io.WriteString(f, have); err != nil {
 			t.Fatal(err)
@@ -297,11 +292,7 @@ func TestReopenOfAStalledFIFO(t *testing.T) {
 	if _, err := OpenFile(unread); err == nil || err.Error() != "open "+unread+": no program reads this FIFO" {
 		t.Errorf("a FIFO without a reader: %v", err)
 	}
-	f, err := OpenFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
+	f := opened(t, name)
 	reopened := make(chan error, 2)
 	q := NewQueue(f, func() { reopened <- f.Reopen() })
 	q.patience = time.Millisecond
@@ -364,16 +355,8 @@ func TestReopenOfAStalledFIFO(t *testing.T) {
 // What another process has written behind the part of a line stays.
 func TestCutOffSparesOthers(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "lines")
-	f, err := OpenFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	other, err := OpenFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer other.Close()
+	f := opened(t, name)
+	other := opened(t, name)
 	_, errPart := f.Write([]byte("part"))
 	_, errOther := other.Write([]byte("of another\n"))
 	if err := errors.Join(errPart, errOther); err != nil {
